@@ -1,0 +1,143 @@
+"""The one way scheduler, controllers, kubelet and proxy speak to the API: a Protocol and the shapes that cross it.
+
+Pure declarations; no IO. `RegistryClient` (in process) and `HttpClient` (HTTPS) fulfil it alike, so that a controller
+cannot tell which of them it was given, and a test gives it either.
+
+Invariants: objects are plain decoded JSON; what a read or a watch returned is shared and must not be changed in place
+(`clone` first); every failure is an `ApiError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import orjson
+
+from cluster.api.errors import ApiError
+
+Obj = dict[str, Any]
+BindOutcomes = list[ApiError | None]
+PatchKind = Literal["merge", "strategic", "json", "apply"]
+
+PATCH_MEDIA_TYPES: dict[str, str] = {
+    "merge": "application/merge-patch+json",
+    "strategic": "application/strategic-merge-patch+json",
+    "json": "application/json-patch+json",
+    "apply": "application/apply-patch+yaml",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent:
+    """`type` is ADDED, MODIFIED, DELETED or BOOKMARK; a bookmark's object carries only metadata.resourceVersion."""
+
+    type: str
+    object: Obj
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectList:
+    items: list[Obj]
+    resource_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Put pod `namespace/name` (of exactly this `uid`, "" for any) on `node`."""
+
+    namespace: str
+    name: str
+    uid: str
+    node: str
+
+
+class Client(Protocol):
+    """A resource is named as `cluster.api.scheme.SCHEME.named` knows it: `pods`, `deployments.apps`."""
+
+    async def get(self, resource: str, name: str, namespace: str = "") -> Obj: ...
+
+    async def list(
+        self, resource: str, namespace: str = "", *, label_selector: str = "", field_selector: str = ""
+    ) -> ObjectList:
+        """All pages, at one revision."""
+        ...
+
+    def watch(
+        self,
+        resource: str,
+        namespace: str = "",
+        *,
+        resource_version: str,
+        label_selector: str = "",
+        field_selector: str = "",
+    ) -> AsyncIterator[WatchEvent]:
+        """Events after `resource_version`. Raises ApiError 410 when expired; ends when the server closes."""
+        ...
+
+    async def create(
+        self, resource: str, obj: Obj, namespace: str = "", *, subresource: str = "", name: str = ""
+    ) -> Obj: ...
+
+    async def update(self, resource: str, obj: Obj, *, subresource: str = "") -> Obj:
+        """Replace; conflicts (409) when the object's resourceVersion is set and no longer current."""
+        ...
+
+    async def patch(
+        self,
+        resource: str,
+        name: str,
+        patch: Any,
+        namespace: str = "",
+        *,
+        kind: PatchKind = "merge",
+        subresource: str = "",
+    ) -> Obj: ...
+
+    async def delete(
+        self,
+        resource: str,
+        name: str,
+        namespace: str = "",
+        *,
+        uid: str = "",
+        grace_period_s: int | None = None,
+        propagation: str = "",
+    ) -> None: ...
+
+    async def bind(self, bindings: Sequence[Binding]) -> BindOutcomes:
+        """One outcome per binding, in order."""
+        ...
+
+
+def clone(obj: Obj) -> Obj:
+    """A deep copy to change; faster than copy.deepcopy for JSON."""
+    copied: Obj = orjson.loads(orjson.dumps(obj))
+    return copied
+
+
+def key_of(obj: Obj) -> str:
+    """`namespace/name`, or `name` for cluster-scoped objects: the keys of work queues and informers."""
+    meta = obj.get("metadata", {})
+    namespace = meta.get("namespace", "")
+    return f"{namespace}/{meta.get('name', '')}" if namespace else str(meta.get("name", ""))
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """The (namespace, name) of a key; namespace "" for cluster-scoped objects."""
+    namespace, slash, name = key.partition("/")
+    return (namespace, name) if slash else ("", namespace)
+
+
+def is_not_found(err: ApiError) -> bool:
+    return err.code == 404
+
+
+def is_conflict(err: ApiError) -> bool:
+    """A lost compare-and-swap (409 Conflict), not a name that is taken (409 AlreadyExists)."""
+    return err.code == 409 and err.reason == "Conflict"
+
+
+def is_already_exists(err: ApiError) -> bool:
+    return err.code == 409 and err.reason == "AlreadyExists"

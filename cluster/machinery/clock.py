@@ -1,0 +1,29 @@
+"""Time as a value that is passed in: wall time, monotonic time, and a clock that tests turn by hand.
+
+The only place of machinery that reads the machine's clocks. Wall time is for what users see (timestamps in objects);
+durations and deadlines use monotonic time, which a stepped wall clock does not move.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+Clock = Callable[[], float]
+
+wall: Clock = time.time
+monotonic: Clock = time.monotonic
+
+
+class FakeClock:
+    """Callable like the real ones; stands still until `advance`."""
+
+    def __init__(self, now: float = 1_700_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> float:
+        self.now += seconds
+        return self.now

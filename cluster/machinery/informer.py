@@ -1,0 +1,262 @@
+"""A local, indexed, ordered copy of one resource, kept by list and watch, that never shows the past.
+
+IO only through the injected Client. Handlers are plain functions called on the loop with (old, new); they should only
+mark keys as dirty. Objects are shared by all readers: `clone` before changing one.
+
+Invariants:
+- Events are applied in order; what a handler saw last is what `get` returns.
+- Read your own writes: `observe(obj)` puts the object a write returned into the cache before the watch delivers it.
+  The watch is ordered, so (1) an observed object at or below the revision the watch has reached is dropped (its later
+  fate, perhaps a delete, has been seen already); (2) an event older than the cached object is dropped.
+- After an expired watch (410) the resource is listed again, and the difference is delivered as ordinary events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable
+
+from cluster.api.errors import ApiError
+from cluster.machinery.client import Client, Obj, WatchEvent
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Obj | None, Obj | None], None]
+IndexFunc = Callable[[Obj], Iterable[str]]
+_Key = tuple[str, str]
+
+_BACKOFF_BASE_S = 0.05
+_BACKOFF_MAX_S = 5.0
+
+
+def revision_of(obj: Obj) -> int:
+    """metadata.resourceVersion as the number it is since KEP-5504 made versions comparable; 0 when unset."""
+    try:
+        return int(obj.get("metadata", {}).get("resourceVersion") or 0)
+    except ValueError:
+        return 0
+
+
+class Informer:
+    def __init__(
+        self,
+        client: Client,
+        resource: str,
+        namespace: str = "",
+        *,
+        label_selector: str = "",
+        field_selector: str = "",
+        rng: random.Random | None = None,
+    ) -> None:
+        self.resource = resource
+        self._client = client
+        self._namespace = namespace
+        self._label_selector = label_selector
+        self._field_selector = field_selector
+        self._rng = rng or random.Random(0)
+        self._objects: dict[_Key, Obj] = {}
+        self._indexers: dict[str, IndexFunc] = {}
+        self._indexes: dict[str, dict[str, dict[_Key, Obj]]] = {}
+        self._handlers: list[Handler] = []
+        self._synced = asyncio.Event()
+        self._reached = 0
+
+    # ---- reading
+
+    @property
+    def synced(self) -> bool:
+        return self._synced.is_set()
+
+    @property
+    def resource_version(self) -> str:
+        """The revision the watch has reached."""
+        return str(self._reached)
+
+    async def wait_synced(self) -> None:
+        await self._synced.wait()
+
+    def get(self, namespace: str, name: str) -> Obj | None:
+        return self._objects.get((namespace, name))
+
+    def items(self) -> list[Obj]:
+        return list(self._objects.values())
+
+    def in_namespace(self, namespace: str) -> list[Obj]:
+        return [obj for (ns, _), obj in self._objects.items() if ns == namespace]
+
+    def by_index(self, name: str, value: str) -> list[Obj]:
+        return list(self._indexes[name].get(value, {}).values())
+
+    # ---- wiring
+
+    def add_handler(self, handler: Handler) -> None:
+        """`handler(old | None, new | None)`; one added late first gets everything known as (None, obj)."""
+        self._handlers.append(handler)
+        for obj in list(self._objects.values()):
+            self._call(handler, None, obj)
+
+    def add_index(self, name: str, func: IndexFunc) -> None:
+        """Adding the same name again is allowed (informers are shared) and must mean the same function."""
+        if name in self._indexers:
+            return
+        self._indexers[name] = func
+        self._indexes[name] = {}
+        for key, obj in self._objects.items():
+            self._index(name, func, key, None, obj)
+
+    def observe(self, obj: Obj) -> None:
+        """Take the result of a write before the watch delivers it (invariant 2 of the module)."""
+        key = _key(obj)
+        revision = revision_of(obj)
+        current = self._objects.get(key)
+        if revision <= self._reached or (current is not None and revision <= revision_of(current)):
+            return
+        meta = obj["metadata"]
+        if meta.get("deletionTimestamp") and not meta.get("finalizers") and meta.get("deletionGracePeriodSeconds") == 0:
+            return  # this write completed a deletion; the watch will say so
+        self._store(key, obj)
+
+    # ---- running
+
+    async def run(self) -> None:
+        """List, then watch, for ever; errors are retried with backoff. Returns only by cancellation."""
+        failures = 0
+        relist = True
+        while True:
+            try:
+                if relist:
+                    await self._list()
+                    relist = False
+                before = self._reached
+                await self._watch()
+                failures = 0 if self._reached > before else failures
+            except ApiError as err:
+                relist = relist or err.code == 410
+                failures += 1
+                level = logging.DEBUG if err.code == 410 or failures < 3 else logging.WARNING
+                log.log(level, "watching %s: %s", self.resource, err.message)
+            if failures:
+                await asyncio.sleep(self._backoff_s(failures))
+
+    def _backoff_s(self, failures: int) -> float:
+        return min(_BACKOFF_BASE_S * 2.0 ** min(failures - 1, 10), _BACKOFF_MAX_S) * (0.5 + self._rng.random())
+
+    async def _list(self) -> None:
+        listing = await self._client.list(
+            self.resource, self._namespace, label_selector=self._label_selector, field_selector=self._field_selector
+        )
+        self._reached = int(listing.resource_version or 0)
+        fresh = {_key(obj): obj for obj in listing.items}
+        for key in [k for k in self._objects if k not in fresh]:
+            if revision_of(self._objects[key]) <= self._reached:
+                self._remove(key)
+        for key, obj in fresh.items():
+            current = self._objects.get(key)
+            if current is None or revision_of(obj) > revision_of(current):
+                self._store(key, obj)
+        self._synced.set()
+
+    async def _watch(self) -> None:
+        stream = self._client.watch(
+            self.resource,
+            self._namespace,
+            resource_version=str(self._reached),
+            label_selector=self._label_selector,
+            field_selector=self._field_selector,
+        )
+        async for event in stream:
+            self.apply(event)
+
+    def apply(self, event: WatchEvent) -> None:
+        revision = revision_of(event.object)
+        if event.type != "BOOKMARK":
+            key = _key(event.object)
+            current = self._objects.get(key)
+            newer = current is None or revision == 0 or revision > revision_of(current)
+            if event.type == "DELETED":
+                if current is not None and (newer or revision == revision_of(current)):
+                    self._remove(key)
+            elif newer:
+                self._store(key, event.object)
+        self._reached = max(self._reached, revision)
+
+    def _store(self, key: _Key, obj: Obj) -> None:
+        old = self._objects.get(key)
+        self._objects[key] = obj
+        self._reindex(key, old, obj)
+        for handler in self._handlers:
+            self._call(handler, old, obj)
+
+    def _remove(self, key: _Key) -> None:
+        old = self._objects.pop(key)
+        self._reindex(key, old, None)
+        for handler in self._handlers:
+            self._call(handler, old, None)
+
+    def _reindex(self, key: _Key, old: Obj | None, new: Obj | None) -> None:
+        for name, func in self._indexers.items():
+            self._index(name, func, key, old, new)
+
+    def _index(self, name: str, func: IndexFunc, key: _Key, old: Obj | None, new: Obj | None) -> None:
+        index = self._indexes[name]
+        if old is not None:
+            for value in func(old):
+                bucket = index.get(value)
+                if bucket is not None:
+                    bucket.pop(key, None)
+                    if not bucket:
+                        del index[value]
+        if new is not None:
+            for value in func(new):
+                index.setdefault(value, {})[key] = new
+
+    def _call(self, handler: Handler, old: Obj | None, new: Obj | None) -> None:
+        try:
+            handler(old, new)
+        except Exception:
+            log.exception("a handler of %s failed", self.resource)
+
+
+class Informers:
+    """One informer per resource, shared by all who ask for it."""
+
+    def __init__(self, client: Client, *, rng: random.Random | None = None) -> None:
+        self._client = client
+        self._rng = rng or random.Random(0)
+        self._informers: dict[str, Informer] = {}
+        self._group: asyncio.TaskGroup | None = None
+
+    def of(self, resource: str) -> Informer:
+        """The shared informer; started at once when the others already run."""
+        informer = self._informers.get(resource)
+        if informer is None:
+            informer = self._informers[resource] = Informer(self._client, resource, rng=self._rng)
+            if self._group is not None:
+                self._group.create_task(informer.run(), name=f"informer-{resource}")
+        return informer
+
+    def observe(self, resource: str, obj: Obj) -> None:
+        informer = self._informers.get(resource)
+        if informer is not None:
+            informer.observe(obj)
+
+    async def wait_synced(self) -> None:
+        for informer in list(self._informers.values()):
+            await informer.wait_synced()
+
+    @property
+    def unsynced(self) -> list[str]:
+        return sorted(name for name, informer in self._informers.items() if not informer.synced)
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            for resource, informer in self._informers.items():
+                group.create_task(informer.run(), name=f"informer-{resource}")
+
+
+def _key(obj: Obj) -> _Key:
+    meta = obj["metadata"]
+    return (meta.get("namespace", ""), meta["name"])

@@ -1,0 +1,97 @@
+"""The loop around a level-based reconcile function: workers, retries with backoff, metrics, logs.
+
+The function gets a key and nothing else; it reads its caches, writes through a client and returns when to look again
+(`Result`) or None. Everything else (who may run at once, what happens on errors) is here and never in it.
+Errors: a lost compare-and-swap is retried quietly; other `ApiError`s are logged as warnings; anything else is counted,
+logged with its stack and retried too, so that one bad object never stops a controller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from prometheus_client import Counter
+
+from cluster.api.errors import ApiError
+from cluster.machinery.client import is_conflict
+from cluster.machinery.workqueue import ShutDown, WorkQueue
+
+log = logging.getLogger(__name__)
+
+RECONCILES = Counter("controller_reconcile_total", "Reconciles by result", ["controller", "result"])
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Look at the key again after `requeue_after_s`; None: only when something changes."""
+
+    requeue_after_s: float | None = None
+
+
+Reconcile = Callable[[str], Awaitable[Result | None]]
+
+
+class Reconciler:
+    """`workers` keys at once, never one key twice at once."""
+
+    def __init__(self, name: str, reconcile: Reconcile, *, workers: int = 5, queue: WorkQueue | None = None) -> None:
+        self.name = name
+        self.queue = queue or WorkQueue(name)
+        self._reconcile = reconcile
+        self._workers = workers
+        self._outcomes = {r: RECONCILES.labels(name, r) for r in ("success", "requeue_after", "conflict", "error")}
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for i in range(self._workers):
+                group.create_task(self._work(), name=f"{self.name}-{i}")
+
+    async def step(self) -> None:
+        """Take one key and reconcile it (tests drive a controller with this)."""
+        key = await self.queue.get()
+        try:
+            await self._one(key)
+        finally:
+            self.queue.done(key)
+
+    async def drain(self) -> None:
+        """Reconcile until nothing waits (keys with a delay are left)."""
+        while len(self.queue):
+            await self.step()
+
+    async def _work(self) -> None:
+        while True:
+            try:
+                await self.step()
+            except ShutDown:
+                return
+
+    async def _one(self, key: str) -> None:
+        try:
+            result = await self._reconcile(key)
+        except ApiError as err:
+            if is_conflict(err):
+                self._outcomes["conflict"].inc()
+                self.queue.add_rate_limited(key)
+                log.debug("%s: %s changed meanwhile, retrying: %s", self.name, key, err.message)
+                return
+            self._failed(key)
+            log.warning("%s: %s: %s (%s)", self.name, key, err.message, err.reason)
+        except Exception:
+            self._failed(key)
+            log.exception("%s: %s failed", self.name, key)
+        else:
+            self.queue.forget(key)
+            if result is not None and result.requeue_after_s is not None:
+                self._outcomes["requeue_after"].inc()
+                self.queue.add_after(key, result.requeue_after_s)
+            else:
+                self._outcomes["success"].inc()
+
+    def _failed(self, key: str) -> None:
+        self._outcomes["error"].inc()
+        self.queue.add_rate_limited(key)

@@ -1,0 +1,134 @@
+"""The Client in process: the same calls straight into the registry, for the control plane (scheduler, controllers).
+
+IO only through the injected Registry. Nothing is skipped on this way (identity, admission, validation, audit); what is
+saved is HTTP. `ctx_factory` makes the context of each call; a leased component's factory puts the elector's fence into
+it, so every write is compared with the leadership it was made under.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import orjson
+
+from cluster.api.errors import ApiError
+from cluster.api.scheme import SCHEME
+from cluster.api.selectors import FieldSelector, LabelSelector, parse_field_selector, parse_label_selector
+from cluster.machinery.client import PATCH_MEDIA_TYPES, Binding, BindOutcomes, Obj, ObjectList, PatchKind, WatchEvent
+from cluster.registry import registry as reg
+from cluster.registry.context import RequestContext
+from cluster.registry.registry import Registry
+
+
+class RegistryClient:
+    def __init__(self, registry: Registry, ctx_factory: Callable[[], RequestContext]) -> None:
+        self._registry = registry
+        self._ctx = ctx_factory
+
+    async def get(self, resource: str, name: str, namespace: str = "") -> Obj:
+        stored = await self._registry.get(self._ctx(), SCHEME.named(resource), namespace, name)
+        return stored.obj
+
+    async def list(
+        self, resource: str, namespace: str = "", *, label_selector: str = "", field_selector: str = ""
+    ) -> ObjectList:
+        result = await self._registry.list(
+            self._ctx(),
+            SCHEME.named(resource),
+            namespace,
+            label_selector=_labels(label_selector),
+            field_selector=_fields(field_selector),
+        )
+        return ObjectList([stored.obj for stored in result.items], str(result.revision))
+
+    async def watch(
+        self,
+        resource: str,
+        namespace: str = "",
+        *,
+        resource_version: str,
+        label_selector: str = "",
+        field_selector: str = "",
+    ) -> AsyncIterator[WatchEvent]:
+        stream = self._registry.watch(
+            self._ctx(),
+            SCHEME.named(resource),
+            namespace,
+            revision=int(resource_version or 0),
+            label_selector=_labels(label_selector),
+            field_selector=_fields(field_selector),
+        )
+        async for event in stream:
+            if event.type == "BOOKMARK":
+                yield WatchEvent("BOOKMARK", {"metadata": {"resourceVersion": str(event.stored.revision)}})
+            else:
+                yield WatchEvent(event.type, event.stored.obj)
+
+    async def create(
+        self, resource: str, obj: Obj, namespace: str = "", *, subresource: str = "", name: str = ""
+    ) -> Obj:
+        namespace = namespace or obj.get("metadata", {}).get("namespace", "")
+        stored = await self._registry.create(
+            self._ctx(), SCHEME.named(resource), namespace, obj, subresource=subresource, name=name
+        )
+        return stored.obj
+
+    async def update(self, resource: str, obj: Obj, *, subresource: str = "") -> Obj:
+        meta = obj["metadata"]
+        stored = await self._registry.update(
+            self._ctx(),
+            SCHEME.named(resource),
+            meta.get("namespace", ""),
+            meta["name"],
+            obj,
+            subresource=subresource,
+        )
+        return stored.obj
+
+    async def patch(
+        self,
+        resource: str,
+        name: str,
+        patch: Any,
+        namespace: str = "",
+        *,
+        kind: PatchKind = "merge",
+        subresource: str = "",
+    ) -> Obj:
+        stored = await self._registry.patch(
+            self._ctx(),
+            SCHEME.named(resource),
+            namespace,
+            name,
+            PATCH_MEDIA_TYPES[kind],
+            orjson.dumps(patch),
+            subresource=subresource,
+            force=kind == "apply",
+        )
+        return stored.obj
+
+    async def delete(
+        self,
+        resource: str,
+        name: str,
+        namespace: str = "",
+        *,
+        uid: str = "",
+        grace_period_s: int | None = None,
+        propagation: str = "",
+    ) -> None:
+        options = reg.DeleteOptions(uid=uid, grace_period_s=grace_period_s, propagation=propagation)
+        await self._registry.delete(self._ctx(), SCHEME.named(resource), namespace, name, options)
+
+    async def bind(self, bindings: Sequence[Binding]) -> BindOutcomes:
+        batch = [reg.Binding(b.namespace, b.name, b.uid, b.node) for b in bindings]
+        return await self._registry.bind(self._ctx(), batch)
+
+
+def _labels(text: str) -> LabelSelector | None:
+    return parse_label_selector(text) if text else None
+
+
+def _fields(text: str) -> FieldSelector | None:
+    return parse_field_selector(text) if text else None
