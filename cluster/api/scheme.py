@@ -1,0 +1,170 @@
+"""The kinds this cluster serves, and how each is addressed.
+
+Pure data. Discovery, OpenAPI paths, RBAC names, store keys and clients all derive from this table, so a kind exists
+everywhere or nowhere. Names, short names and categories are those of Kubernetes 1.3x discovery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
+STATUS_VERBS = ("get", "patch", "update")
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceInfo:
+    """`subresources` are names as in URLs ("status"); `preferred` marks the version clients should use."""
+
+    group: str
+    version: str
+    kind: str
+    plural: str
+    singular: str
+    namespaced: bool
+    short_names: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    verbs: tuple[str, ...] = ALL_VERBS
+    subresources: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """`deployments.apps`, `pods`: how clients and tables name it."""
+        return f"{self.plural}.{self.group}" if self.group else self.plural
+
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    @property
+    def list_kind(self) -> str:
+        return self.kind + "List"
+
+
+def subresource_kind(info: ResourceInfo, subresource: str) -> tuple[str, str, str]:
+    """Group, version and kind that a subresource speaks."""
+    return {
+        "scale": ("autoscaling", "v1", "Scale"),
+        "binding": ("", "v1", "Binding"),
+        "eviction": ("policy", "v1", "Eviction"),
+        "token": ("authentication.k8s.io", "v1", "TokenRequest"),
+        "exec": ("", "v1", "PodExecOptions"),
+        "attach": ("", "v1", "PodAttachOptions"),
+        "portforward": ("", "v1", "PodPortForwardOptions"),
+    }.get(subresource, (info.group, info.version, info.kind))
+
+
+def subresource_verbs(subresource: str) -> tuple[str, ...]:
+    return {
+        "binding": ("create",),
+        "eviction": ("create",),
+        "token": ("create",),
+        "log": ("get",),
+        "exec": ("create", "get"),
+        "attach": ("create", "get"),
+        "portforward": ("create", "get"),
+        "finalize": ("update",),
+    }.get(subresource, STATUS_VERBS)
+
+
+class Scheme:
+    """Lookup by name, by plural, by kind."""
+
+    def __init__(self, infos: Iterable[ResourceInfo]) -> None:
+        self._all = tuple(infos)
+        self._by_name = {i.name: i for i in self._all}
+        self._by_resource = {(i.group, i.version, i.plural): i for i in self._all}
+        self._by_kind = {(i.group, i.version, i.kind): i for i in self._all}
+        if len(self._by_name) != len(self._all) or len(self._by_kind) != len(self._all):
+            raise ValueError("two kinds share a name")
+
+    def named(self, name: str) -> ResourceInfo:
+        """`deployments.apps` or `pods`; raises KeyError."""
+        return self._by_name[name]
+
+    def resource(self, group: str, version: str, plural: str) -> ResourceInfo | None:
+        return self._by_resource.get((group, version, plural))
+
+    def for_kind(self, group: str, version: str, kind: str) -> ResourceInfo | None:
+        return self._by_kind.get((group, version, kind))
+
+    def for_object(self, obj: dict[str, object]) -> ResourceInfo | None:
+        """By the object's own apiVersion and kind."""
+        group, _, version = str(obj.get("apiVersion") or "").rpartition("/")
+        return self.for_kind(group, version, str(obj.get("kind") or ""))
+
+    def all(self) -> list[ResourceInfo]:
+        return list(self._all)
+
+    def group_versions(self) -> list[tuple[str, str]]:
+        """In order of first appearance; core first."""
+        return list(dict.fromkeys((i.group, i.version) for i in self._all))
+
+
+def _r(
+    gv: str,
+    kind: str,
+    plural: str,
+    short: str = "",
+    *,
+    cluster: bool = False,
+    cats: str = "",
+    subs: str = "",
+    verbs: tuple[str, ...] = ALL_VERBS,
+) -> ResourceInfo:
+    group, _, version = gv.rpartition("/")
+    return ResourceInfo(
+        group,
+        version,
+        kind,
+        plural,
+        kind.lower(),
+        not cluster,
+        tuple(short.split()),
+        tuple(cats.split()),
+        verbs,
+        tuple(subs.split()),
+    )
+
+
+_RBAC = "rbac.authorization.k8s.io/v1"
+_STORAGE = "storage.k8s.io/v1"
+
+SCHEME = Scheme(
+    (
+        _r("v1", "ConfigMap", "configmaps", "cm"),
+        _r("v1", "Endpoints", "endpoints", "ep"),
+        _r("v1", "Event", "events", "ev"),
+        _r(
+            "v1",
+            "Namespace",
+            "namespaces",
+            "ns",
+            cluster=True,
+            subs="status finalize",
+            verbs=tuple(v for v in ALL_VERBS if v != "deletecollection"),
+        ),
+        _r("v1", "Node", "nodes", "no", cluster=True, subs="status"),
+        _r("v1", "PersistentVolumeClaim", "persistentvolumeclaims", "pvc", subs="status"),
+        _r("v1", "PersistentVolume", "persistentvolumes", "pv", cluster=True, subs="status"),
+        _r("v1", "Pod", "pods", "po", cats="all", subs="status binding eviction log exec attach portforward"),
+        _r("v1", "Secret", "secrets"),
+        _r("v1", "ServiceAccount", "serviceaccounts", "sa", subs="token"),
+        _r("v1", "Service", "services", "svc", cats="all", subs="status"),
+        _r("apps/v1", "DaemonSet", "daemonsets", "ds", cats="all", subs="status"),
+        _r("apps/v1", "Deployment", "deployments", "deploy", cats="all", subs="status scale"),
+        _r("apps/v1", "ReplicaSet", "replicasets", "rs", cats="all", subs="status scale"),
+        _r("apps/v1", "StatefulSet", "statefulsets", "sts", cats="all", subs="status scale"),
+        _r("coordination.k8s.io/v1", "Lease", "leases"),
+        _r("discovery.k8s.io/v1", "EndpointSlice", "endpointslices"),
+        _r("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", "pdb", subs="status"),
+        _r(_RBAC, "ClusterRoleBinding", "clusterrolebindings", cluster=True),
+        _r(_RBAC, "ClusterRole", "clusterroles", cluster=True),
+        _r(_RBAC, "RoleBinding", "rolebindings"),
+        _r(_RBAC, "Role", "roles"),
+        _r("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses", "pc", cluster=True),
+        _r(_STORAGE, "StorageClass", "storageclasses", "sc", cluster=True),
+        _r(_STORAGE, "VolumeAttachment", "volumeattachments", cluster=True, subs="status"),
+    )
+)

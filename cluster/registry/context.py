@@ -1,0 +1,59 @@
+"""Who asks, and under which conditions: the context every registry call carries.
+
+Pure data. The context travels from the API (or a controller) through the registry into the store's transaction:
+identity for authorization and admission, deadline, audit and cause ids, the leader's fence, and how strictly to read
+the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from cluster.registry.store import Compare
+
+
+@dataclass(frozen=True, slots=True)
+class UserInfo:
+    """An authenticated user; `extra` holds lists per key as in authentication.k8s.io."""
+
+    name: str
+    uid: str = ""
+    groups: tuple[str, ...] = ()
+    extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def node_name(self) -> str:
+        """The machine, for a node identity (`system:node:<m>` in group system:nodes); otherwise ""."""
+        if self.name.startswith("system:node:") and "system:nodes" in self.groups:
+            return self.name.removeprefix("system:node:")
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """`deadline` in seconds on the registry's clock. `warnings` collects texts for Warning headers of the answer."""
+
+    user: UserInfo
+    audit_id: str = ""
+    deadline: float | None = None
+    cause_id: str = ""
+    fence: tuple[Compare, ...] = ()
+    dry_run: bool = False
+    field_manager: str = ""
+    field_validation: str = ""
+    warnings: list[str] = field(default_factory=list, compare=False)
+
+    def with_manager(self, manager: str) -> RequestContext:
+        return replace(self, field_manager=manager)
+
+    def with_fence(self, *fence: Compare) -> RequestContext:
+        return replace(self, fence=fence)
+
+
+MASTERS = UserInfo("system:apiserver", groups=("system:masters", "system:authenticated"))
+
+
+def internal_context(manager: str = "sk8") -> RequestContext:
+    """For the registry's own writes (bootstrap)."""
+    return RequestContext(user=MASTERS, field_manager=manager)
