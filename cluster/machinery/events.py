@@ -166,7 +166,7 @@ class EventRecorder:
             except ApiError as err:
                 # An Event is a courtesy: losing one (namespace being deleted, store away) must not matter.
                 log.debug("event %s dropped: %s", write.event["reason"], err.message)
-            except Exception:
+            except Exception:  # the task's outermost loop
                 log.exception("writing an event failed")
 
     async def _write(self, write: _Write) -> None:

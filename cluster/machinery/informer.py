@@ -215,7 +215,7 @@ class Informer:
     def _call(self, handler: Handler, old: Obj | None, new: Obj | None) -> None:
         try:
             handler(old, new)
-        except Exception:
+        except Exception:  # outermost loop: one bad object or listener must not stop the others
             log.exception("a handler of %s failed", self.resource)
 
 

@@ -81,7 +81,7 @@ class Reconciler:
                 return
             self._failed(key)
             log.warning("%s: %s: %s (%s)", self.name, key, err.message, err.reason)
-        except Exception:
+        except Exception:  # outermost loop: one bad object or listener must not stop the others
             self._failed(key)
             log.exception("%s: %s failed", self.name, key)
         else:

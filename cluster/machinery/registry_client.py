@@ -8,17 +8,18 @@ it, so every write is compared with the leadership it was made under.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from cluster.api.errors import ApiError
 from cluster.api.scheme import SCHEME
 from cluster.api.selectors import FieldSelector, LabelSelector, parse_field_selector, parse_label_selector
 from cluster.machinery.client import PATCH_MEDIA_TYPES, Binding, BindOutcomes, Obj, ObjectList, PatchKind, WatchEvent
-from cluster.registry import registry as reg
+from cluster.registry import types
 from cluster.registry.context import RequestContext
-from cluster.registry.registry import Registry
+
+if TYPE_CHECKING:
+    from cluster.registry.registry import Registry
 
 
 class RegistryClient:
@@ -118,11 +119,11 @@ class RegistryClient:
         grace_period_s: int | None = None,
         propagation: str = "",
     ) -> None:
-        options = reg.DeleteOptions(uid=uid, grace_period_s=grace_period_s, propagation=propagation)
+        options = types.DeleteOptions(uid=uid, grace_period_s=grace_period_s, propagation=propagation)
         await self._registry.delete(self._ctx(), SCHEME.named(resource), namespace, name, options)
 
     async def bind(self, bindings: Sequence[Binding]) -> BindOutcomes:
-        batch = [reg.Binding(b.namespace, b.name, b.uid, b.node) for b in bindings]
+        batch = [types.Binding(b.namespace, b.name, b.uid, b.node) for b in bindings]
         return await self._registry.bind(self._ctx(), batch)
 
 

@@ -1,0 +1,49 @@
+"""What every controller is given, and what it has to be.
+
+Pure declarations. `Env` carries the collaborators; a `Controller` wires informer handlers to its queue when built and
+works only in `run()`, so that a standby is warm: its queues already hold every key when it is elected.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Protocol
+
+from cluster.controllers.config import ControllerConfig
+from cluster.machinery.client import Client
+from cluster.machinery.clock import Clock
+from cluster.machinery.events import EventRecorder
+from cluster.machinery.informer import Informer, Informers
+from cluster.machinery.provider import Provider
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """`client` writes through to `informers`; `clock` is wall time; `recorder(component)` makes Events' sources."""
+
+    client: Client
+    informers: Informers
+    config: ControllerConfig
+    clock: Clock
+    rng: random.Random
+    provider: Provider | None = None
+
+    def informer(self, resource: str) -> Informer:
+        return self.informers.of(resource)
+
+    def recorder(self, component: str) -> EventRecorder:
+        return EventRecorder(self.client, component, clock=self.clock)
+
+
+class Controller(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    async def run(self) -> None:
+        """Work until cancelled; called anew for every term of leadership."""
+        ...
+
+    def resync(self) -> None:
+        """Put everything into the queue (a new term knows nothing of where the last one stopped)."""
+        ...
