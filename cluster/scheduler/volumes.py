@@ -1,0 +1,69 @@
+"""What a pod's PersistentVolumeClaims say about where it may run. Pure.
+
+Source: kube-scheduler plugin VolumeBinding. A claim bound to a volume with node affinity narrows the nodes; an unbound
+claim of a class with WaitForFirstConsumer waits for us to choose a node and write it on the claim; any other unbound
+claim keeps the pod waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cluster.scheduler.columns import NodeColumns
+from cluster.scheduler.filters import match_term
+
+SELECTED_NODE = "volume.kubernetes.io/selected-node"
+Lookup = Callable[[str, str], dict[str, Any] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeVerdict:
+    """`refusal` keeps the pod waiting; `allowed` names the only nodes (None: any); `undecided` claims want a node."""
+
+    refusal: str = ""
+    allowed: frozenset[str] | None = None
+    undecided: tuple[str, ...] = ()
+
+
+def _waits_for_consumer(claim: dict[str, Any], storage_class: Lookup) -> bool:
+    found = storage_class("", claim["spec"].get("storageClassName") or "")
+    return bool(found) and (found or {}).get("volumeBindingMode") == "WaitForFirstConsumer"
+
+
+def _nodes_of(volume: dict[str, Any], columns: NodeColumns) -> frozenset[str] | None:
+    required = (volume["spec"].get("nodeAffinity") or {}).get("required")
+    if not required:
+        return None
+    mask = np.zeros(columns.size, dtype=np.bool_)
+    for term in required["nodeSelectorTerms"]:
+        mask |= match_term(columns, term)
+    return frozenset(columns.names[row] for row in np.flatnonzero(mask & columns.alive))
+
+
+def check_claims(
+    namespace: str, names: Sequence[str], columns: NodeColumns, claims: Lookup, volumes: Lookup, classes: Lookup
+) -> VolumeVerdict:
+    """The verdict over all claims of one pod."""
+    allowed: frozenset[str] | None = None
+    undecided: list[str] = []
+    for name in names:
+        claim = claims(namespace, name)
+        if claim is None:
+            return VolumeVerdict(f'persistentvolumeclaim "{name}" not found')
+        if claim["metadata"].get("deletionTimestamp"):
+            return VolumeVerdict(f'persistentvolumeclaim "{name}" is being deleted')
+        volume_name = claim["spec"].get("volumeName")
+        volume = volumes("", volume_name) if volume_name else None
+        if volume is None or claim.get("status", {}).get("phase") != "Bound":
+            if not _waits_for_consumer(claim, classes):
+                return VolumeVerdict("pod has unbound immediate PersistentVolumeClaims")
+            undecided.append(name)
+            continue
+        nodes = _nodes_of(volume, columns)
+        if nodes is not None:
+            allowed = nodes if allowed is None else allowed & nodes
+    return VolumeVerdict("", allowed, tuple(undecided))

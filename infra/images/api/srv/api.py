@@ -1,0 +1,126 @@
+"""The demo's middle tier: a small JSON API over PostgreSQL, standard library and psycopg2 only.
+
+GET /health    200 once the database answers (the readiness probe)
+GET /livez     200 while the process lives
+GET /users     all rows
+POST /users    {"name": "..."} adds one; 201 with its id once PostgreSQL has committed it
+"""
+
+import json
+import os
+import signal
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import psycopg2
+
+DSN = {
+    "host": os.environ.get("DB_HOST", "postgres"),
+    "dbname": os.environ.get("DB_NAME", "app"),
+    "user": os.environ.get("DB_USER", "app"),
+    "password": os.environ.get("DB_PASSWORD", ""),
+    "connect_timeout": 3,
+    "options": "-c statement_timeout=5000",
+    "keepalives_idle": 2,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 4000,
+}
+SCHEMA = "CREATE TABLE IF NOT EXISTS users (id serial PRIMARY KEY, name text NOT NULL)"
+_local = threading.local()
+
+
+def query(sql, values=()):
+    """Run one statement in its own transaction; a broken connection is replaced once."""
+    for attempt in (1, 2):
+        try:
+            if getattr(_local, "connection", None) is None:
+                _local.connection = psycopg2.connect(**DSN)
+            with _local.connection as connection, connection.cursor() as cursor:
+                cursor.execute(sql, values)
+                return cursor.fetchall() if cursor.description else []
+        except psycopg2.OperationalError:
+            _local.connection = None
+            if attempt == 2:
+                raise
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def answer(self, code, body):
+        data = json.dumps(body).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("X-Served-By", socket.gethostname())
+        self.end_headers()
+        self.wfile.write(data)
+
+    def guarded(self, work):
+        try:
+            self.answer(*work())
+        except psycopg2.Error as error:
+            self.answer(503, {"error": str(error).strip().splitlines()[0] if str(error).strip() else "database error"})
+
+    def do_GET(self):
+        if self.path == "/livez":
+            self.answer(200, {"ok": True})
+        elif self.path == "/health":
+            self.guarded(lambda: (200, {"ok": query("SELECT 1") == [(1,)]}))
+        elif self.path == "/users":
+            self.guarded(
+                lambda: (
+                    200,
+                    {
+                        "users": [{"id": i, "name": n} for i, n in query("SELECT id, name FROM users ORDER BY id")],
+                        "served_by": socket.gethostname(),
+                    },
+                )
+            )
+        else:
+            self.answer(404, {"error": "try /users"})
+
+    def do_POST(self):
+        if self.path != "/users":
+            return self.answer(404, {"error": "try /users"})
+        try:
+            name = str(json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))["name"])
+        except (ValueError, KeyError, TypeError):
+            return self.answer(400, {"error": 'send {"name": "..."}'})
+        self.guarded(
+            lambda: (
+                201,
+                {"id": query("INSERT INTO users (name) VALUES (%s) RETURNING id", (name,))[0][0], "name": name},
+            )
+        )
+
+    def log_message(self, form, *args):
+        if not self.path.startswith(("/health", "/livez")):
+            print(self.address_string(), form % args, flush=True)
+
+
+def prepare():
+    """Make the table as soon as the database answers; the readiness probe waits for it meanwhile."""
+    wait = threading.Event()
+    while True:
+        try:
+            query(SCHEMA)
+            print("database ready", flush=True)
+            return
+        except psycopg2.Error as error:
+            print("waiting for the database:", str(error).strip().splitlines()[:1], flush=True)
+            wait.wait(0.5)
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+
+if __name__ == "__main__":
+    server = Server(("", int(os.environ.get("PORT", "3000"))), Handler)
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+    threading.Thread(target=prepare, daemon=True).start()
+    server.serve_forever()

@@ -1,0 +1,245 @@
+#!/usr/bin/env python3
+"""Build the demo's container images from Debian packages: this box has no registry to pull them from.
+
+Each image is a root file system made by mmdebstrap plus a few files of ours (infra/images/<name>/rootfs), kept as a
+tar under build/images and loaded with `docker import`. A tar is rebuilt only when its recipe changes, so a second run
+takes about a second. The images carry the names that the reference's manifests use and the label `sk8.image`; what is
+really inside is in the label `org.opencontainers.image.description` (Debian's nginx 1.22, not 1.21, and so on).
+
+Standard library only: it runs with whatever python3 the machine has.
+
+    python3 infra/images/build.py [NAME ...] [--remove]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CACHE = HERE.parent.parent / "build" / "images"
+SUITE = "bookworm"
+NOT_NEEDED = (
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "usr/share/perl",
+    "usr/lib/x86_64-linux-gnu/perl",
+    "usr/lib/x86_64-linux-gnu/libLLVM",
+    "usr/lib/llvm",
+    "usr/lib/postgresql/15/lib/bitcode",
+    "usr/lib/postgresql/15/lib/llvmjit",
+    "var/lib/apt",
+    "var/cache/apt",
+)
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image: Debian packages, an overlay directory, and the docker import changes."""
+
+    name: str
+    overlay: str
+    packages: tuple[str, ...]
+    description: str
+    changes: tuple[str, ...]
+    links: dict[str, str] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """A hash over everything the tar is made of but the mirror's state."""
+        parts = [Path(__file__).read_text(), *self.packages, json.dumps(self.links, sort_keys=True)]
+        for path in sorted((HERE / self.overlay).rglob("*")):
+            if path.is_file():
+                parts += [str(path.relative_to(HERE)), oct(path.stat().st_mode), path.read_text()]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+BUSYBOX_LINKS = {
+    f"bin/{name}": "/bin/busybox"
+    for name in (
+        "sh",
+        "ls",
+        "cat",
+        "sleep",
+        "ps",
+        "wget",
+        "nslookup",
+        "id",
+        "env",
+        "date",
+        "hostname",
+        "ip",
+        "nc",
+        "mkdir",
+    )
+}
+
+IMAGES = (
+    Image(
+        "nginx:1.21",
+        "nginx",
+        ("nginx-light", "busybox-static"),
+        "sk8 demo image: Debian 12's nginx-light (1.22) under the name the reference uses",
+        (
+            'ENTRYPOINT ["/bin/sh", "/docker-entrypoint.sh"]',
+            "EXPOSE 80/tcp",
+        ),
+        BUSYBOX_LINKS,
+    ),
+    Image(
+        "postgres:14",
+        "postgres",
+        ("postgresql-15", "postgresql-client-15", "busybox-static", "libc-bin", "util-linux"),
+        "sk8 demo image: Debian 12's PostgreSQL (15) under the name the reference uses",
+        (
+            'ENTRYPOINT ["/bin/sh", "/usr/local/bin/docker-entrypoint.sh"]',
+            "ENV PATH=/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+            "EXPOSE 5432/tcp",
+        ),
+        BUSYBOX_LINKS | {f"bin/{name}": "/bin/busybox" for name in ("chown", "chmod", "rm", "grep")},
+    ),
+    Image(
+        "mycompany/api:v1.2.3",
+        "api",
+        ("python3", "python3-psycopg2", "busybox-static"),
+        "sk8 demo image: the demo's Python API on Debian 12's python3 and psycopg2",
+        (
+            'ENTRYPOINT ["/usr/bin/python3", "-u", "/srv/api.py"]',
+            "EXPOSE 3000/tcp",
+        ),
+        BUSYBOX_LINKS,
+    ),
+    Image(
+        "busybox:1.36",
+        "busybox",
+        ("busybox-static",),
+        "sk8 demo image: Debian 12's busybox-static",
+        ('CMD ["/bin/sh"]',),
+        BUSYBOX_LINKS
+        | {
+            f"bin/{name}": "/bin/busybox"
+            for name in ("echo", "true", "false", "httpd", "tail", "head", "dd", "grep", "touch", "rm", "seq")
+        },
+    ),
+)
+
+
+def run(*argv: str) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-5:]
+        raise SystemExit(f"images: `{' '.join(argv[:3])} ...` failed:\n  " + "\n  ".join(last))
+    return done.stdout.strip()
+
+
+def _slim(source: Path, target: Path, ours: set[str]) -> None:
+    """Copy a root file system without what no container reads and what our own files replace."""
+    with tarfile.open(source) as old, tarfile.open(target, "w") as new:
+        for member in old:
+            name = member.name.removeprefix("./")
+            if name.startswith(NOT_NEEDED) or name in ours or member.ischr() or member.isblk():
+                continue
+            new.addfile(member, old.extractfile(member) if member.isreg() else None)
+
+
+def _add_overlay(image: Image, tar_path: Path) -> None:
+    """Append our files and links; later members of a tar win."""
+    with tarfile.open(tar_path, "a") as tar:
+        for link, target in image.links.items():
+            member = tarfile.TarInfo(f"./{link}")
+            member.type, member.linkname = tarfile.SYMTYPE, target
+            tar.addfile(member)
+        root = HERE / image.overlay
+        for path in sorted(root.rglob("*")):
+            if not path.is_file():
+                continue
+            member = tar.gettarinfo(str(path), arcname=f"./{path.relative_to(root)}")
+            member.uid = member.gid = 0
+            member.uname = member.gname = "root"
+            with path.open("rb") as content:
+                tar.addfile(member, content)
+
+
+def build(image: Image) -> str:
+    """Make sure the engine has the image; what was done, in a few words."""
+    started = time.monotonic()
+    digest = image.digest()
+    try:
+        have = subprocess.run(
+            ["docker", "image", "inspect", "-f", '{{index .Config.Labels "sk8.image"}}', image.name],
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+    except FileNotFoundError:
+        raise SystemExit("images: no docker command; run infra/bootstrap.sh first") from None
+    if have == digest:
+        return "present"
+    if have == "" and subprocess.run(["docker", "image", "inspect", image.name], capture_output=True).returncode == 0:
+        raise SystemExit(
+            f"images: {image.name} exists here and is not ours; it will not be overwritten. "
+            f"Rename it first: docker tag {image.name} mine/{image.name} && docker rmi {image.name}"
+        )
+    CACHE.mkdir(parents=True, exist_ok=True)
+    tar_path = CACHE / f"{image.overlay}-{digest}.tar"
+    what = "loaded"
+    if not tar_path.exists():
+        what = "built"
+        whole, partial = tar_path.with_suffix(".whole.tar"), tar_path.with_suffix(".partial.tar")
+        run("mmdebstrap", "--variant=extract", f"--include={','.join(image.packages)}", SUITE, str(whole))
+        root = HERE / image.overlay
+        _slim(
+            whole,
+            partial,
+            {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()} | set(image.links),
+        )
+        whole.unlink()
+        _add_overlay(image, partial)
+        partial.rename(tar_path)
+        for old in CACHE.glob(f"{image.overlay}-*.tar"):
+            if old != tar_path:
+                old.unlink()
+    changes = [f"--change=LABEL sk8.image={digest}"]
+    changes.append(f'--change=LABEL org.opencontainers.image.description="{image.description}"')
+    changes += [f"--change={change}" for change in image.changes]
+    run("docker", "import", *changes, str(tar_path), image.name)
+    if have:
+        stale = run("docker", "image", "ls", "-q", "--filter", f"label=sk8.image={have}", "--filter", "dangling=true")
+        for image_id in stale.split():
+            subprocess.run(["docker", "rmi", image_id], capture_output=True)
+    return f"{what} in {time.monotonic() - started:.1f} s"
+
+
+def remove() -> None:
+    """Remove every image tag made here; the tars stay in build/images."""
+    names = run("docker", "image", "ls", "--filter", "label=sk8.image", "--format", "{{.Repository}}:{{.Tag}}").split()
+    for name in names:
+        subprocess.run(["docker", "rmi", "-f", name], capture_output=True)
+        print(f"  image {name}: removed", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="only these images (default: all)")
+    parser.add_argument("--remove", action="store_true", help="remove the images made here from the engine")
+    args = parser.parse_args()
+    if args.remove:
+        return remove()
+    if not shutil.which("mmdebstrap"):
+        raise SystemExit("images: mmdebstrap is missing; run infra/bootstrap.sh first (or: apt-get install mmdebstrap)")
+    wanted = [image for image in IMAGES if not args.names or image.name in args.names]
+    with ThreadPoolExecutor(2) as pool:
+        for image, what in zip(wanted, pool.map(build, wanted), strict=True):
+            print(f"  image {image.name}: {what}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
