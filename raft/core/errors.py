@@ -1,13 +1,13 @@
 """Errors of the consensus core. Pure.
 
-    RaftError                    base; ``.code`` is the store error code it maps to where one fits
-    ├── NotLeader                this member cannot take the request; ``.leader`` may (0 = nobody known)
-    ├── ProposalDropped          never entered the log: safe to retry ("too much in flight", transfer, ...)
-    ├── ConfChangeRefused        the membership change is not valid now; nothing was proposed
-    ├── Compacted                the index is older than the log's first entry
-    ├── Unavailable              the index (or snapshot) is not there yet: try again later
-    ├── ConfigError              a Config that cannot be safe; the text says what would be right
-    └── InvariantBroken          a safety invariant does not hold; the process must stop
+RaftError                    base; ``.code`` is the store error code it maps to where one fits
+├── NotLeader                this member cannot take the request; ``.leader`` may (0 = nobody known)
+├── ProposalDropped          never entered the log: safe to retry ("too much in flight", transfer, ...)
+├── ConfChangeRefused        the membership change is not valid now; nothing was proposed
+├── Compacted                the index is older than the log's first entry
+├── Unavailable              the index (or snapshot) is not there yet: try again later
+├── ConfigError              a Config that cannot be safe; the text says what would be right
+└── InvariantBroken          a safety invariant does not hold; the process must stop
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Entry(NamedTuple):
     """One slot of the log. An empty ``data`` of kind NORMAL is a new leader's no-op."""
 
     term: int
-    index: int
+    index: int  # type: ignore[assignment]  # Raft's word; tuple.index is never used on an entry
     kind: int
     data: bytes
 
@@ -118,7 +118,7 @@ class ConfState(NamedTuple):
 class SnapshotMeta(NamedTuple):
     """The state machine after applying ``index`` (of ``term``), with the membership as of then."""
 
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]
     term: int = 0
     conf: ConfState = ConfState()
 
@@ -270,7 +270,7 @@ class Proposed(NamedTuple):
 class ReadState(NamedTuple):
     """A read with ``context`` may be served once everything up to ``index`` is applied."""
 
-    index: int
+    index: int  # type: ignore[assignment]
     context: bytes
 
 
