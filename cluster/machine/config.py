@@ -1,0 +1,427 @@
+"""What a cluster and a machine are made of: two frozen objects, their checks, their JSON, their files.
+
+Pure, except the four load and save functions at the end (atomic replace, mode 0600). The defaults here are the values
+of docs/contracts.md; no other file names an address, a port or a path of its own.
+
+Invariants: a `ClusterConfig` that passed `validate()` never changes while its cluster lives; a `MachineConfig` is that
+machine's own `machine.json` and says which State member it is. Member ids are never reused: a machine whose disk was
+wiped comes back with `state_member_id` 0 and gets a new one from the members that still know the cluster.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+from cluster.machine.files import write_atomic
+
+Profile = Literal["fast", "kubernetes"]
+
+FORMAT = 1
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?")  # a link `sk8-<name>` must fit IFNAMSIZ (15 bytes)
+_DOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot work; every line says what is wrong and what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """One machine as the cluster's configuration lists it."""
+
+    name: str
+    ip: str
+    control_plane: bool
+    zone: str = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class RayPorts:
+    """Fixed, so that the firewall can name them; the worker range must hold one port for every process of a machine."""
+
+    gcs: int = 6379
+    node_manager: int = 6380
+    object_manager: int = 6381
+    runtime_env_agent: int = 6382
+    agent_grpc: int = 6383
+    agent_http: int = 6384
+    metrics_export: int = 6385
+    worker_min: int = 20000
+    worker_max: int = 20999
+
+
+@dataclass(frozen=True, slots=True)
+class StateMember:
+    """One voter of the first State membership."""
+
+    id: int
+    name: str
+    ip: str
+
+
+@dataclass(frozen=True, slots=True)
+class MachineConfig:
+    """One machine's own `machine.json`; every path of its disk is derived from `base_dir`.
+
+    `state_bootstrap` is true only between `sk8 up` making a new cluster and this machine's State directory being
+    written for the first time: an empty directory alone never bootstraps.
+    """
+
+    name: str
+    ip: str
+    control_plane: bool
+    index: int
+    base_dir: str = "/var/lib/sk8"
+    zone: str = "local"
+    cluster_id: str = ""
+    state_member_id: int = 0
+    state_members: tuple[StateMember, ...] = ()
+    state_bootstrap: bool = False
+
+    @property
+    def disk(self) -> Path:
+        return Path(self.base_dir) / "machines" / self.name
+
+    @property
+    def pki(self) -> Path:
+        return self.disk / "pki"
+
+    @property
+    def state_dir(self) -> Path:
+        return self.disk / "state"
+
+    @property
+    def kubelet_dir(self) -> Path:
+        return self.disk / "kubelet"
+
+    @property
+    def ray_dir(self) -> Path:
+        return self.disk / "ray"
+
+    @property
+    def log_dir(self) -> Path:
+        return self.disk / "log"
+
+    @property
+    def ray_token(self) -> Path:
+        return self.pki / "ray.token"
+
+    @property
+    def netns(self) -> str:
+        return f"sk8-{self.name}"
+
+    @property
+    def ray_resource(self) -> str:
+        """The custom resource that pins an actor to this machine."""
+        return f"sk8:{self.name}"
+
+    def to_json(self) -> bytes:
+        return orjson.dumps({"format": FORMAT, **asdict(self)}, option=orjson.OPT_INDENT_2) + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes) -> MachineConfig:
+        raw = _object(data, "machine.json", cls)
+        raw["state_members"] = tuple(StateMember(**member) for member in raw.get("state_members", ()))
+        return cls(**raw)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """Everything about one cluster that is decided before it starts."""
+
+    machines: tuple[MachineSpec, ...]
+    name: str = "sk8"
+    profile: Profile = "fast"
+    base_dir: str = "/var/lib/sk8"
+    run_dir: str = "/run/sk8"
+    cluster_id: str = ""
+
+    node_cidr: str = "10.89.0.0/24"
+    host_ip: str = "10.89.0.1"
+    pod_cidr: str = "10.244.0.0/16"
+    pod_mask: int = 24
+    service_cidr: str = "10.96.0.0/12"
+    kubernetes_ip: str = "10.96.0.1"
+    dns_ip: str = "10.96.0.10"
+    domain: str = "cluster.local"
+    node_port_min: int = 30000
+    node_port_max: int = 32767
+
+    api_port: int = 6443
+    state_client_port: int = 2379
+    state_peer_port: int = 2380
+    state_metrics_port: int = 2381
+    kubelet_port: int = 10250
+    kubelet_healthz_port: int = 10248
+    scheduler_port: int = 10259
+    controllers_port: int = 10257
+    proxy_port: int = 10249
+    machine_port: int = 6390
+
+    ray_head: str = "m1"
+    ray_ports: RayPorts = field(default_factory=RayPorts)
+    ray_num_cpus: int = 2
+    ray_object_store_bytes: int = 80_000_000
+    ensure_command: tuple[str, ...] = ()
+
+    engine_socket: str = "/var/run/docker.sock"
+    cpu_millicores: int = 2000
+    memory_bytes: int = 4 << 30
+    ephemeral_storage_bytes: int = 20 << 30
+    max_pods: int = 110
+
+    # -- derived -------------------------------------------------------------------------------------------------
+    @classmethod
+    def local(cls, machines: int = 3, control_planes: int = 3, **settings: Any) -> ClusterConfig:
+        """m1..mN at .11, .12, ... of the node network; the first `control_planes` of them hold the control plane."""
+        if machines < 1:
+            raise ConfigError(f"machines: {machines}: a cluster has at least 1 machine")
+        if control_planes > machines:
+            raise ConfigError(
+                f"control planes: {control_planes} of {machines} machines: use at most {largest_odd(machines)}"
+            )
+        first = ipaddress.ip_network(settings.get("node_cidr", "10.89.0.0/24")).network_address + 11
+        specs = tuple(MachineSpec(f"m{i + 1}", str(first + i), i < control_planes) for i in range(machines))
+        return cls(machines=specs, **settings)
+
+    @property
+    def control_planes(self) -> tuple[MachineSpec, ...]:
+        return tuple(m for m in self.machines if m.control_plane)
+
+    @property
+    def base(self) -> Path:
+        return Path(self.base_dir)
+
+    @property
+    def run(self) -> Path:
+        return Path(self.run_dir)
+
+    @property
+    def pki(self) -> Path:
+        """The host's side: the CA and the service account key."""
+        return self.base / "pki"
+
+    @property
+    def disks_dir(self) -> Path:
+        return self.base / "disks"
+
+    @property
+    def host_socket(self) -> Path:
+        return self.run / "host.sock"
+
+    @property
+    def gcs_address(self) -> str:
+        return f"{self.spec(self.ray_head).ip}:{self.ray_ports.gcs}"
+
+    @property
+    def api_endpoints(self) -> tuple[tuple[str, int], ...]:
+        return tuple((m.ip, self.api_port) for m in self.control_planes)
+
+    @property
+    def state_client_endpoints(self) -> tuple[tuple[str, int], ...]:
+        return tuple((m.ip, self.state_client_port) for m in self.control_planes)
+
+    def spec(self, name: str) -> MachineSpec:
+        """Raises ConfigError naming the machines there are."""
+        for spec in self.machines:
+            if spec.name == name:
+                return spec
+        raise ConfigError(f"no machine {name!r}: this cluster has {', '.join(m.name for m in self.machines)}")
+
+    def machine(self, name: str) -> MachineConfig:
+        """That machine as a fresh one: it belongs to the cluster but is no State member yet."""
+        spec = self.spec(name)
+        return MachineConfig(
+            name=spec.name,
+            ip=spec.ip,
+            control_plane=spec.control_plane,
+            index=self.machines.index(spec),
+            base_dir=self.base_dir,
+            zone=spec.zone,
+            cluster_id=self.cluster_id,
+            state_members=self.first_members(),
+        )
+
+    def first_members(self) -> tuple[StateMember, ...]:
+        return tuple(StateMember(i + 1, m.name, m.ip) for i, m in enumerate(self.control_planes))
+
+    def first_machine(self, name: str) -> MachineConfig:
+        """That machine at the birth of the cluster: a control plane is State member 1..n and may bootstrap."""
+        machine = self.machine(name)
+        ids = [m.id for m in machine.state_members if m.name == name]
+        return replace(machine, state_member_id=ids[0], state_bootstrap=True) if ids else machine
+
+    # -- checks --------------------------------------------------------------------------------------------------
+    def problems(self) -> list[str]:
+        """Every reason why this cannot work; empty when it can."""
+        return [*self._machine_problems(), *self._network_problems(), *self._port_problems(), *self._other_problems()]
+
+    def validate(self) -> ClusterConfig:
+        """Itself when it can work; raises ConfigError with all that is wrong."""
+        found = self.problems()
+        if found:
+            raise ConfigError("\n".join(found))
+        return self
+
+    def _machine_problems(self) -> list[str]:
+        found = []
+        planes = len(self.control_planes)
+        if planes and planes % 2 == 0:
+            found.append(
+                f"control planes: {planes} is even: a majority of {planes} is {planes // 2 + 1}, so it survives no "
+                f"more failures than {planes - 1} and has one more part to fail; use {planes - 1} or {planes + 1}"
+            )
+        elif planes not in (1, 3, 5):
+            found.append(f"control planes: {planes}: must be 1, 3 or 5 (each write waits for a majority of them)")
+        for kind, values in (("name", [m.name for m in self.machines]), ("ip", [m.ip for m in self.machines])):
+            twice = sorted({v for v in values if values.count(v) > 1})
+            if twice:
+                found.append(f"machines: {kind} {', '.join(twice)} is used twice; each machine needs its own")
+        for machine in self.machines:
+            if not _NAME.fullmatch(machine.name):
+                found.append(
+                    f"machines: name {machine.name!r}: must be at most 10 of a-z, 0-9 and '-', "
+                    "beginning and ending with a letter or digit, such as m1"
+                )
+        names = [m.name for m in self.control_planes]
+        if self.ray_head not in names:
+            found.append(f"ray_head: {self.ray_head!r} is not a control plane machine; use one of {', '.join(names)}")
+        return found
+
+    def _network_problems(self) -> list[str]:
+        found: list[str] = []
+        nets: dict[str, ipaddress.IPv4Network] = {}
+        for key in ("node_cidr", "pod_cidr", "service_cidr"):
+            text = getattr(self, key)
+            try:
+                nets[key] = ipaddress.IPv4Network(text)
+            except ValueError as e:
+                found.append(f"{key}: {text!r}: {e}; an IPv4 network such as 10.244.0.0/16 is needed")
+        keys = list(nets)
+        for i, a in enumerate(keys):
+            for b in keys[i + 1 :]:
+                if nets[a].overlaps(nets[b]):
+                    found.append(f"{a} {nets[a]} and {b} {nets[b]} overlap; choose networks that do not")
+        members = [("host_ip", self.host_ip, "node_cidr")]
+        members += [(f"machine {m.name}: ip", m.ip, "node_cidr") for m in self.machines]
+        members += [("kubernetes_ip", self.kubernetes_ip, "service_cidr"), ("dns_ip", self.dns_ip, "service_cidr")]
+        for what, ip, key in members:
+            if key in nets and not _inside(ip, nets[key]):
+                found.append(f"{what} {ip!r} is not an address of {key} {nets[key]}")
+        pods = nets.get("pod_cidr")
+        if pods is not None:
+            if not pods.prefixlen <= self.pod_mask <= 30:
+                found.append(f"pod_mask: {self.pod_mask}: must be between {pods.prefixlen} and 30 for pod_cidr {pods}")
+            elif 1 << (self.pod_mask - pods.prefixlen) < len(self.machines):
+                found.append(f"pod_cidr {pods} holds fewer /{self.pod_mask} networks than there are machines")
+        return found
+
+    def _port_problems(self) -> list[str]:
+        found = []
+        used: dict[int, str] = {}
+        for owner in (self, self.ray_ports):
+            for item in fields(owner):
+                if item.type != "int" or (owner is self and not item.name.endswith("_port")):
+                    continue
+                port = getattr(owner, item.name)
+                if not 1 <= port <= 65535:
+                    found.append(f"{item.name}: {port}: a port is between 1 and 65535")
+                if port in used:
+                    found.append(f"{item.name}: port {port} is also {used[port]}; each needs its own")
+                used[port] = item.name
+        if self.ray_ports.worker_max - self.ray_ports.worker_min < 99:
+            found.append("ray_ports: worker_min..worker_max holds fewer than 100 ports; every actor takes one")
+        if self.node_port_min > self.node_port_max:
+            found.append("node_port_min is greater than node_port_max")
+        return found
+
+    def _other_problems(self) -> list[str]:
+        found = []
+        if self.profile not in ("fast", "kubernetes"):
+            found.append(f"profile: {self.profile!r}: must be fast or kubernetes")
+        if not _DOMAIN.fullmatch(self.domain):
+            found.append(f"domain: {self.domain!r}: must be a DNS name in lower case such as cluster.local")
+        for key in ("base_dir", "run_dir"):
+            path = Path(getattr(self, key))
+            if not path.is_absolute() or len(path.parts) < 3:
+                found.append(f"{key}: {str(path)!r}: must be an absolute path at least two levels deep: sk8 empties it")
+        if self.ray_object_store_bytes < 78_643_200:
+            found.append(f"ray_object_store_bytes: {self.ray_object_store_bytes}: Ray needs at least 78643200 (75 MiB)")
+        for key in ("cpu_millicores", "memory_bytes", "ephemeral_storage_bytes", "max_pods", "ray_num_cpus"):
+            if getattr(self, key) < 1:
+                found.append(f"{key}: {getattr(self, key)}: must be at least 1")
+        return found
+
+    # -- JSON ----------------------------------------------------------------------------------------------------
+    def to_json(self) -> bytes:
+        return orjson.dumps({"format": FORMAT, **asdict(self)}, option=orjson.OPT_INDENT_2) + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes) -> ClusterConfig:
+        raw = _object(data, "cluster.json", cls)
+        raw["machines"] = tuple(MachineSpec(**spec) for spec in raw.get("machines", ()))
+        raw["ray_ports"] = RayPorts(**raw.get("ray_ports", {}))
+        raw["ensure_command"] = tuple(raw.get("ensure_command", ()))
+        return cls(**raw)
+
+
+def largest_odd(count: int) -> int:
+    return min(5, count if count % 2 else count - 1)
+
+
+def _inside(ip: str, net: ipaddress.IPv4Network) -> bool:
+    try:
+        return ipaddress.IPv4Address(ip) in net
+    except ValueError:
+        return False
+
+
+def _object(data: bytes, what: str, cls: type[Any]) -> dict[str, Any]:
+    try:
+        raw = orjson.loads(data)
+    except orjson.JSONDecodeError as e:
+        raise ConfigError(f"{what} is not JSON: {e}") from e
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{what}: must be a JSON object")
+    version = raw.pop("format", None)
+    if version != FORMAT:
+        raise ConfigError(f"{what}: format {version!r} was written by another version of sk8; this one reads {FORMAT}")
+    unknown = sorted(set(raw) - {f.name for f in fields(cls)})
+    if unknown:
+        raise ConfigError(f"{what}: unknown setting {', '.join(unknown)}")
+    return raw
+
+
+def parse_settings(raw: Mapping[str, Any], known: Sequence[str] = ()) -> dict[str, Any]:
+    """What a user's settings file may set, as keyword arguments of `ClusterConfig.local`; raises ConfigError."""
+    allowed = {f.name for f in fields(ClusterConfig)} - {"machines", "ray_ports", "cluster_id"} | set(known)
+    unknown = sorted(set(raw) - allowed)
+    if unknown:
+        raise ConfigError(f"unknown setting {', '.join(unknown)}; known are {', '.join(sorted(allowed))}")
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+def load_cluster(base_dir: str | Path) -> ClusterConfig:
+    """Raises FileNotFoundError when there is no cluster at `base_dir`, ConfigError when its file is damaged."""
+    return ClusterConfig.from_json((Path(base_dir) / "cluster.json").read_bytes())
+
+
+def save_cluster(config: ClusterConfig) -> None:
+    write_atomic(config.base / "cluster.json", config.to_json())
+
+
+def load_machine(base_dir: str | Path, name: str) -> MachineConfig:
+    """Raises FileNotFoundError when that machine's disk is empty."""
+    return MachineConfig.from_json((Path(base_dir) / "machines" / name / "machine.json").read_bytes())
+
+
+def save_machine(machine: MachineConfig) -> None:
+    write_atomic(machine.disk / "machine.json", machine.to_json())

@@ -1,0 +1,179 @@
+"""The files of an identity: the host's side that holds the CA, and the machine's side that asks for certificates.
+
+IO on files only; how a request travels is the caller's (host.sock for local machines). Invariants: a private key is
+written once, 0600, in a 0700 directory, and leaves its machine never; a join token is used up by the first join and is
+compared in constant time; an interrupted join leaves no certificate without its key.
+
+ host                                    machine
+ ----                                    -------
+ provision: machine.json, join.token --> boot: pki/ incomplete?
+                                         keys + requests made
+ admit(token, requests)  <-------------- join request
+ certificates + secrets  --------------> install(): keys, certificates, secrets; join.token removed
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from cluster.machine import pki
+from cluster.machine.config import ClusterConfig, MachineConfig, MachineSpec, save_machine
+from cluster.machine.files import make_private_dir, write_atomic
+
+TOKEN_FILE = "join.token"
+SHARED_SECRETS = ("ray.token",)
+
+
+def utcnow() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinReply:
+    """`certs` by name without suffix; `files` are shared files by their name in pki/ (`ca.crt`, `sa.key`, ...)."""
+
+    certs: dict[str, bytes]
+    files: dict[str, bytes]
+
+    def to_json(self) -> bytes:
+        text = {k: {n: v.decode() for n, v in d.items()} for k, d in (("certs", self.certs), ("files", self.files))}
+        return orjson.dumps(text)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> JoinReply:
+        raw = orjson.loads(data)
+        return cls(*({n: str(v).encode() for n, v in raw[k].items()} for k in ("certs", "files")))
+
+
+# -- the host's side -------------------------------------------------------------------------------------------------
+class Authority:
+    """The holder of the CA: makes the cluster's secrets once, provisions empty disks, admits machines that join."""
+
+    def __init__(self, config: ClusterConfig) -> None:
+        self._config = config
+        self._dir = config.pki
+
+    def create(self) -> None:
+        """Makes whatever is missing; never replaces what is there (idempotent after an interrupted first start)."""
+        make_private_dir(self._dir)
+        if not (self._dir / "ca.key").exists():
+            ca = pki.new_ca(f"{self._config.name}-ca", utcnow())
+            write_atomic(self._dir / "ca.crt", ca.cert)
+            write_atomic(self._dir / "ca.key", ca.key)
+        if not (self._dir / "sa.key").exists():
+            private, public = pki.new_service_account_key()
+            write_atomic(self._dir / "sa.pub", public)
+            write_atomic(self._dir / "sa.key", private)
+        if not (self._dir / "encryption.key").exists():
+            write_atomic(self._dir / "encryption.key", base64.b64encode(secrets.token_bytes(32)) + b"\n")
+        if not (self._dir / "ray.token").exists():
+            write_atomic(self._dir / "ray.token", secrets.token_hex(32).encode())
+        if not self._valid(self._dir / "admin.crt"):
+            admin = pki.issue(self._ca(), pki.ADMIN, utcnow())
+            write_atomic(self._dir / "admin.key", admin.key)
+            write_atomic(self._dir / "admin.crt", admin.cert)
+
+    def provision(self, machine: MachineConfig) -> None:
+        """Puts a machine's configuration and a fresh join token on its empty disk, as a cloud's first boot does."""
+        make_private_dir(machine.disk)
+        self.invite(machine)
+        save_machine(machine)
+
+    def invite(self, machine: MachineConfig) -> None:
+        """A fresh join token, valid once; the one before it is void."""
+        token = secrets.token_hex(32)
+        make_private_dir(self._dir / "join")
+        write_atomic(self._token_hash(machine.name), _digest(token).encode())
+        write_atomic(machine.disk / TOKEN_FILE, token.encode())
+
+    def admit(self, name: str, token: str, requests: Mapping[str, bytes]) -> JoinReply:
+        """Checks name, role and token, signs, and uses the token up; raises PkiError when refused."""
+        machine = self._config.spec(name)
+        try:
+            expected = self._token_hash(name).read_text()
+        except FileNotFoundError as e:
+            raise pki.PkiError(f"machine {name} has no join pending: its token was used up") from e
+        if not hmac.compare_digest(expected, _digest(token)):
+            raise pki.PkiError(f"machine {name}: wrong join token")
+        reply = self._reply(machine, requests)
+        self._token_hash(name).unlink()
+        return reply
+
+    def _reply(self, machine: MachineSpec, requests: Mapping[str, bytes]) -> JoinReply:
+        certs = pki.sign_machine(self._ca(), self._config, machine, requests, utcnow())
+        shared = ["ca.crt", *SHARED_SECRETS, *(pki.CONTROL_PLANE_SECRETS if machine.control_plane else ())]
+        return JoinReply(certs, {name: (self._dir / name).read_bytes() for name in shared})
+
+    def _ca(self) -> pki.KeyPair:
+        return pki.KeyPair((self._dir / "ca.crt").read_bytes(), (self._dir / "ca.key").read_bytes())
+
+    def _valid(self, path: Path) -> bool:
+        if not path.exists():
+            return False
+        cert = path.read_bytes()
+        return pki.issued_by(cert, (self._dir / "ca.crt").read_bytes()) and not pki.needs_renewal(cert, utcnow())
+
+    def _token_hash(self, name: str) -> Path:
+        return self._dir / "join" / name
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.strip().encode()).hexdigest()
+
+
+# -- the machine's side ----------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class JoinRequest:
+    """What a machine sends; its keys stay behind in `keys`."""
+
+    machine: str
+    token: str
+    requests: dict[str, bytes]
+    keys: dict[str, bytes]
+
+    def to_json(self) -> bytes:
+        csrs = {name: pem.decode() for name, pem in self.requests.items()}
+        return orjson.dumps({"machine": self.machine, "token": self.token, "requests": csrs})
+
+
+def is_complete(machine: MachineConfig) -> bool:
+    """True when every file this machine needs is there and no certificate is near its end."""
+    names = pki.certificate_names(MachineSpec(machine.name, machine.ip, machine.control_plane))
+    files = ["ca.crt", *SHARED_SECRETS, *(pki.CONTROL_PLANE_SECRETS if machine.control_plane else ())]
+    if not all((machine.pki / f).is_file() for f in (*files, *(f"{n}.key" for n in names))):
+        return False
+    certs = [machine.pki / f"{n}.crt" for n in names]
+    return all(c.is_file() and not pki.needs_renewal(c.read_bytes(), utcnow()) for c in certs)
+
+
+def join_request(machine: MachineConfig) -> JoinRequest:
+    """New keys and requests for all certificates; raises FileNotFoundError when there is no token to join with."""
+    token = (machine.disk / TOKEN_FILE).read_text().strip()
+    made = {
+        n: pki.new_request(n)
+        for n in pki.certificate_names(MachineSpec(machine.name, machine.ip, machine.control_plane))
+    }
+    return JoinRequest(machine.name, token, {n: r for n, (_, r) in made.items()}, {n: k for n, (k, _) in made.items()})
+
+
+def install(machine: MachineConfig, request: JoinRequest, reply: JoinReply) -> None:
+    """Keys before certificates, the token last: a crash in between makes the next boot ask for help, not misuse."""
+    make_private_dir(machine.pki)
+    for name, key in request.keys.items():
+        write_atomic(machine.pki / f"{name}.key", key)
+    for name, cert in reply.certs.items():
+        write_atomic(machine.pki / f"{name}.crt", cert)
+    for name, data in reply.files.items():
+        if name != Path(name).name:
+            raise pki.PkiError(f"the host sent a file with the name {name!r}")
+        write_atomic(machine.pki / name, data)
+    (machine.disk / TOKEN_FILE).unlink(missing_ok=True)
