@@ -1,0 +1,211 @@
+"""The pod's status as Kubernetes words it, computed from what the core knows.
+
+Pure. Invariant: the same state gives the same status (no clock in it beyond the times of things that happened), so
+that a status is written only when something changed. Source: Kubernetes' API reference (PodStatus) and the pod
+lifecycle page; a container that was started at least once counts as stopped, not as waiting, for the phase.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.api.meta import rfc3339
+from cluster.node.core_container import ContainerState
+from cluster.node.core_events import ExitInfo
+
+Status = dict[str, Any]
+
+OWN_CONDITIONS = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """What the status is made of besides the containers."""
+
+    pod: Mapping[str, Any]
+    node_ip: str
+    qos_class: str
+    start_time: float
+    ip: str
+    sandbox_ready: bool
+    initialized: bool
+    verdict: tuple[str, str, str] | None  # (phase, reason, message) once decided for good
+
+
+def _image_ref(image_id: str) -> str:
+    return f"docker://{image_id}" if image_id else ""
+
+
+def terminated(run: ExitInfo) -> Status:
+    state: Status = {"exitCode": run.exit_code, "reason": run.reason}
+    if run.message:
+        state["message"] = run.message
+    if run.started_at:
+        state["startedAt"] = rfc3339(run.started_at)
+    if run.finished_at:
+        state["finishedAt"] = rfc3339(run.finished_at)
+    if run.id:
+        state["containerID"] = f"docker://{run.id}"
+    return {"terminated": state}
+
+
+def _waiting(container: ContainerState, default: str) -> Status:
+    state: Status = {"reason": container.waiting_reason or default}
+    if container.waiting_message:
+        state["message"] = container.waiting_message
+    return {"waiting": state}
+
+
+def _state(container: ContainerState, default: str) -> tuple[Status, Status]:
+    """(state, lastState)"""
+    last = terminated(container.last) if container.last else {}
+    if container.phase in ("running", "stopping"):
+        return {"running": {"startedAt": rfc3339(container.started_at)}}, last
+    if container.phase == "exited" and container.exit is not None:
+        if container.waiting_reason:  # CrashLoopBackOff: the run that ended is the last one now
+            return _waiting(container, default), terminated(container.exit)
+        return terminated(container.exit), last
+    return _waiting(container, default), last
+
+
+def container_status(container: ContainerState, default: str) -> Status:
+    state, last = _state(container, default)
+    current = container.id or (container.exit.id if container.exit else "")
+    if not current and container.last:
+        current = container.last.id
+    status: Status = {
+        "name": container.name,
+        "image": container.spec.get("image", ""),
+        "imageID": _image_ref(container.image_id),
+        "ready": container.ready,
+        "restartCount": container.attempt,
+        "state": state,
+        "lastState": last,
+        "started": container.started,
+    }
+    if current:
+        status["containerID"] = f"docker://{current}"
+    return status
+
+
+def phase_of(containers: Sequence[ContainerState], policy: str) -> str:
+    """The phase from the containers alone; the core's verdict comes before it."""
+    pending_init = any(c.kind == "init" and not c.succeeded for c in containers)
+    sidecars_unstarted = any(c.kind == "sidecar" and not c.started and c.exit is None for c in containers)
+    if pending_init and any(
+        c.kind == "init" and c.phase == "exited" and not c.wants_restart(policy) and not c.succeeded for c in containers
+    ):
+        return "Failed"
+    mains = [c for c in containers if c.kind == "main"]
+    stopped = [c for c in mains if c.exit is not None or c.last is not None]
+    running = [c for c in mains if c.phase in ("running", "stopping")]
+    if not stopped and not running and (pending_init or sidecars_unstarted):
+        return "Pending"
+    if len(set(map(id, stopped + running))) < len(mains):
+        return "Pending"
+    if running or any(c.wants_restart(policy) or c.phase != "exited" for c in mains):
+        return "Running"
+    return "Succeeded" if all(c.succeeded for c in mains) else "Failed"
+
+
+def final_phase(containers: Sequence[ContainerState]) -> str:
+    """The phase of a pod whose containers have all been stopped for good."""
+    mains = [c for c in containers if c.kind == "main"]
+    failed_init = any(c.kind == "init" and c.exit is not None and c.exit.exit_code != 0 for c in containers)
+    if mains and not failed_init and all(c.succeeded for c in mains):
+        return "Succeeded"
+    return "Failed"
+
+
+def _condition(kind: str, ok: bool, reason: str = "", message: str = "") -> Status:
+    condition: Status = {"type": kind, "status": "True" if ok else "False"}
+    if reason:
+        condition["reason"] = reason
+    if message:
+        condition["message"] = message
+    return condition
+
+
+def _names(containers: Sequence[ContainerState]) -> str:
+    return "[" + " ".join(c.name for c in containers) + "]"
+
+
+def conditions(view: PodView, containers: Sequence[ContainerState], phase: str) -> list[Status]:
+    """The conditions the kubelet owns, without their times."""
+    over = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}.get(phase, "")
+    out = [_condition("PodReadyToStartContainers", view.sandbox_ready)]
+    incomplete = [
+        c for c in containers if (c.kind == "init" and not c.succeeded) or (c.kind == "sidecar" and not c.started)
+    ]
+    if view.initialized or phase == "Succeeded" or not incomplete:
+        out.append(_condition("Initialized", True, over if phase == "Succeeded" else ""))
+    else:
+        why = f"containers with incomplete status: {_names(incomplete)}"
+        out.append(_condition("Initialized", False, "ContainersNotInitialized", why))
+    ready, containers_ready = _readiness(view, containers, over)
+    out += [ready, containers_ready, _condition("PodScheduled", True)]
+    return out
+
+
+def _readiness(view: PodView, containers: Sequence[ContainerState], over: str) -> tuple[Status, Status]:
+    unready = [c for c in containers if c.kind != "init" and not c.ready]
+    if over:
+        return _condition("Ready", False, over), _condition("ContainersReady", False, over)
+    if unready:
+        why = f"containers with unready status: {_names(unready)}"
+        return (
+            _condition("Ready", False, "ContainersNotReady", why),
+            _condition("ContainersReady", False, "ContainersNotReady", why),
+        )
+    gates = _closed_gates(view.pod)
+    if gates:
+        return _condition("Ready", False, "ReadinessGatesNotReady", "; ".join(gates)), _condition(
+            "ContainersReady", True
+        )
+    return _condition("Ready", True), _condition("ContainersReady", True)
+
+
+def _closed_gates(pod: Mapping[str, Any]) -> list[str]:
+    known = {c["type"]: c for c in (pod.get("status") or {}).get("conditions") or ()}
+    closed = []
+    for gate in pod["spec"].get("readinessGates") or ():
+        kind = gate["conditionType"]
+        condition = known.get(kind)
+        if condition is None:
+            closed.append(f'corresponding condition of pod readiness gate "{kind}" does not exist.')
+        elif condition.get("status") != "True":
+            closed.append(f'the status of pod readiness gate "{kind}" is not "True", but {condition.get("status")}')
+    return closed
+
+
+def pod_status(view: PodView, containers: Sequence[ContainerState]) -> Status:
+    """The whole status the kubelet owns; conditions without their times."""
+    policy = str(view.pod["spec"].get("restartPolicy") or "Always")
+    phase = view.verdict[0] if view.verdict else phase_of(containers, policy)
+    inits = [c for c in containers if c.kind != "main"]
+    waiting = "PodInitializing" if inits else "ContainerCreating"
+    status: Status = {
+        "phase": phase,
+        "qosClass": view.qos_class,
+        "hostIP": view.node_ip,
+        "hostIPs": [{"ip": view.node_ip}],
+        "startTime": rfc3339(view.start_time),
+        "conditions": conditions(view, containers, phase),
+    }
+    if view.verdict and view.verdict[1]:
+        status["reason"] = view.verdict[1]
+    if view.verdict and view.verdict[2]:
+        status["message"] = view.verdict[2]
+    if view.verdict and not any(c.ran or c.active or c.exit or c.last for c in containers):
+        return status  # rejected before anything ran: no container statuses, as the kubelet's
+    if view.ip:
+        status["podIP"] = view.ip
+        status["podIPs"] = [{"ip": view.ip}]
+    status["containerStatuses"] = [
+        container_status(c, waiting) for c in sorted(containers, key=lambda c: c.name) if c.kind == "main"
+    ]
+    if inits:
+        status["initContainerStatuses"] = [container_status(c, waiting) for c in inits]
+    return status
