@@ -1,0 +1,64 @@
+# sk8: `make up` and `make test` are all a new user needs. Targets that start machines need root.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+PYTEST := $(BIN)/pytest
+SEEDS ?= 200
+
+.PHONY: help up down demo test check bench fmt bootstrap lint unit sim integration e2e lock
+
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+bootstrap: ## Install what is missing: Debian packages, uv, Python packages from requirements.lock
+	@infra/bootstrap.sh
+
+up: bootstrap ## Start a three-machine cluster on this box and deploy the demo
+	@$(BIN)/sk8 up
+	@python3 infra/images/build.py
+	@python3 infra/demo.py
+
+demo: ## Deploy the demo on the running cluster
+	@python3 infra/images/build.py
+	@python3 infra/demo.py
+
+down: ## Remove the cluster and everything sk8 made
+	@if [ -x $(BIN)/sk8 ]; then python3 infra/images/build.py --remove; $(BIN)/sk8 down; else echo "nothing to do: sk8 is not installed here (.venv is missing)"; fi
+
+test: bootstrap ## Run everything this machine can run (what CI runs)
+	@infra/test.sh
+
+check: ## The fast loop: lint, types, import rules, unit tests (no root, no containers)
+	@$(MAKE) --no-print-directory lint
+	@$(PYTEST) -q tests/unit
+
+lint: ## Style, types, import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+unit: ## Unit tests
+	@$(PYTEST) -q tests/unit
+
+sim: ## Seeded simulation of the store; more with SEEDS=10000
+	@SK8_SIM_SEEDS=$(SEEDS) $(PYTEST) -q tests/sim
+
+integration: ## Real processes, disks, containers and network namespaces (root)
+	@$(PYTEST) -q tests/integration
+
+e2e: ## The README's promises on a running three-machine cluster (root)
+	@$(PYTEST) -q tests/e2e
+
+bench: ## Run every benchmark and draw the plots
+	@$(BIN)/python -m benchmarks
+
+fmt: ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock: ## Renew requirements.lock from pyproject.toml
+	@uv export -q --no-emit-project --all-groups --no-annotate --no-header --format requirements-txt > requirements.lock
+	@rm -f uv.lock
