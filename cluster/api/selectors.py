@@ -65,7 +65,7 @@ class LabelSelector:
     def matches(self, labels: Mapping[str, str] | None) -> bool:
         if self.nothing:
             return False
-        return all([r.matches(labels or {}) for r in self.requirements])
+        return all(r.matches(labels or {}) for r in self.requirements)
 
     @property
     def empty(self) -> bool:
@@ -140,7 +140,8 @@ class _Parser:
             value = self.take()
             if not re.fullmatch(r"[+-]?\d+", value):
                 raise ValueError(
-                    f"values[0][{key}]: Invalid value: \"{value}\": for 'Gt', 'Lt' operators, the value must be an integer"
+                    f'values[0][{key}]: Invalid value: "{value}": '
+                    "for 'Gt', 'Lt' operators, the value must be an integer"
                 )
             return Requirement(key, "Gt" if op == ">" else "Lt", (value,))
         raise ValueError(f"found '{op}', expected: in, notin, =, ==, !=, gt, lt")
@@ -226,7 +227,7 @@ class FieldSelector:
     terms: tuple[FieldTerm, ...] = ()
 
     def matches(self, obj: Mapping[str, Any]) -> bool:
-        return all([t.matches(obj) for t in self.terms])
+        return all(t.matches(obj) for t in self.terms)
 
     @property
     def empty(self) -> bool:

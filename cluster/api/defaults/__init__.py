@@ -1,0 +1,38 @@
+"""Defaulting: what Kubernetes fills in before it validates and stores.
+
+Pure; changes the object in place (the registry's own decoded tree). Each kind's function is that of k8s.io/kubernetes
+`pkg/apis/*/v1/defaults.go`; applying one twice changes nothing more.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.api.defaults import pods, services, storage, workloads
+from cluster.api.scheme import ResourceInfo
+
+_BY_NAME = {
+    "pods": pods.default_pod,
+    "services": services.default_service,
+    "endpoints": services.default_endpoints,
+    "endpointslices.discovery.k8s.io": services.default_endpoint_slice,
+    "deployments.apps": workloads.default_deployment,
+    "replicasets.apps": workloads.default_replica_set,
+    "statefulsets.apps": workloads.default_stateful_set,
+    "daemonsets.apps": workloads.default_daemon_set,
+    "persistentvolumes": storage.default_volume,
+    "persistentvolumeclaims": storage.default_claim,
+    "storageclasses.storage.k8s.io": storage.default_storage_class,
+    "secrets": storage.default_secret,
+    "namespaces": workloads.default_namespace,
+    "nodes": workloads.default_node,
+    "rolebindings.rbac.authorization.k8s.io": workloads.default_role_binding,
+    "clusterrolebindings.rbac.authorization.k8s.io": workloads.default_role_binding,
+    "priorityclasses.scheduling.k8s.io": workloads.default_priority_class,
+}
+
+
+def apply(info: ResourceInfo, obj: dict[str, Any]) -> None:
+    fn = _BY_NAME.get(info.name)
+    if fn is not None:
+        fn(obj)

@@ -1,0 +1,206 @@
+"""What every part of the registry shares: the store, errors, authorization and guarded transactions.
+
+IO only through the injected Store. A transaction is made of ops and `Guard`s: a guard is a compare and what its
+failure means. The guarded keys are read back in the same transaction when it fails, so the reason is known without
+another round trip and cannot be a different one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.api import errors
+from cluster.api.errors import ApiError
+from cluster.api.scheme import ResourceInfo
+from cluster.registry import keys
+from cluster.registry.codec import Codec
+from cluster.registry.context import RequestContext
+from cluster.registry.store import Compare, KeyValue, Op, RangeResult, Store, TxnResult, get
+from cluster.registry.types import Attributes, Authorizer, RegistryConfig, Stored
+
+
+class Stale(Exception):
+    """A guard failed in a way that reading again may cure; never leaves the registry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """`fail` turns the key's present state into an error; None means "read again and retry"."""
+
+    compare: Compare
+    fail: Callable[[KeyValue | None], ApiError | None] | None = None
+
+
+@dataclass(slots=True)
+class Plan:
+    """A transaction in the making."""
+
+    guards: list[Guard] = field(default_factory=list)
+    ops: list[Op] = field(default_factory=list)
+
+
+_STORE_ERRORS: dict[str, Callable[[str], ApiError]] = {
+    "outcome_unknown": lambda m: errors.timeout("request did not complete within the allotted timeout: " + m),
+    "unavailable": lambda m: errors.service_unavailable("the store is not available: " + m),
+    "too_large": lambda m: errors.too_large(m or "limit is 3145728"),
+    "no_space": lambda m: errors.internal("etcdserver: mvcc: database space exceeded"),
+    "compacted": lambda m: errors.expired("The resourceVersion for the provided list is too old."),
+    "future_revision": lambda m: errors.timeout("Too large resource version", 1),
+    "lease_not_found": lambda m: errors.internal("etcdserver: requested lease not found"),
+    "invalid": lambda m: errors.internal(m),
+}
+
+
+def from_store_error(e: Exception) -> ApiError | None:
+    """The API's word for a store error, or None when `e` is not one."""
+    make = _STORE_ERRORS.get(str(getattr(e, "code", "")))
+    return make(str(e)) if make is not None and not isinstance(e, ApiError) else None
+
+
+class Core:
+    """Collaborators of all registry parts; `clock` in seconds since the epoch."""
+
+    def __init__(
+        self,
+        store: Store,
+        config: RegistryConfig,
+        clock: Callable[[], float],
+        rng: random.Random,
+        authorizer: Authorizer | None,
+    ) -> None:
+        config.validate()
+        self.store = store
+        self.config = config
+        self.clock = clock
+        self.rng = rng
+        self.authorizer = authorizer
+        self.codec = Codec(config.encryption_keys)
+
+    async def authorize(
+        self,
+        ctx: RequestContext,
+        verb: str,
+        info: ResourceInfo,
+        namespace: str,
+        name: str = "",
+        subresource: str = "",
+        field_selector: str = "",
+    ) -> None:
+        """Raises 403 with Kubernetes' sentence unless the authorizer allows it."""
+        if self.authorizer is None:
+            return
+        attributes = Attributes(
+            verb,
+            info.group,
+            info.plural,
+            subresource,
+            namespace,
+            name,
+            version=info.version,
+            field_selector=field_selector,
+        )
+        decision = await self.authorizer.authorize(ctx.user, attributes)
+        if not decision.allowed:
+            raise denied(ctx.user.name, attributes, decision.reason)
+
+    async def range(self, key: bytes, range_end: bytes | None = None, **options: Any) -> RangeResult:
+        try:
+            return await self.store.range(key, range_end, **options)
+        except Exception as e:
+            mapped = from_store_error(e)
+            if mapped is None:
+                raise
+            raise mapped from e
+
+    async def read(self, key: bytes, *, serializable: bool = False) -> Stored | None:
+        result = await self.range(key, serializable=serializable)
+        if not result.kvs:
+            return None
+        kv = result.kvs[0]
+        return self.codec.decode(kv.key, kv.value, kv.mod_revision)
+
+    async def commit(self, ctx: RequestContext, plan: Plan) -> int:
+        """Run the plan and the caller's fence; the revision written. Raises Stale, FenceLost, or what a guard says."""
+        compares = [*ctx.fence, *(g.compare for g in plan.guards)]
+        watched = list(dict.fromkeys(c[0] for c in compares))
+        result = await self.txn(compares, plan.ops, [get(k) for k in watched])
+        if result.succeeded:
+            return result.revision
+        found: dict[bytes, KeyValue | None] = dict.fromkeys(watched)
+        for key, response in zip(watched, result.responses, strict=True):
+            found[key] = response[1][0] if response[1] else None
+        for c in ctx.fence:
+            if not holds(c, found[c[0]]):
+                raise errors.fence_lost(f"the lease {c[0].decode(errors='replace')} is no longer held by this writer")
+        for g in plan.guards:
+            if not holds(g.compare, found[g.compare[0]]):
+                why = g.fail(found[g.compare[0]]) if g.fail is not None else None
+                if why is not None:
+                    raise why
+        raise Stale
+
+    async def txn(self, compares: Sequence[Compare], then: Sequence[Op], otherwise: Sequence[Op]) -> TxnResult:
+        try:
+            return await self.store.txn(compares, then, otherwise)
+        except Exception as e:
+            mapped = from_store_error(e)
+            if mapped is None:
+                raise
+            raise mapped from e
+
+    def encrypts(self, info: ResourceInfo) -> bool:
+        return bool(self.config.encryption_keys) and info.name in self.config.encrypted_resources
+
+
+def holds(compare: Compare, kv: KeyValue | None) -> bool:
+    """Evaluate a compare against a key's state; an absent key has zeros and b""."""
+    _, target, op, operand = compare
+    have: int | bytes
+    if kv is None:
+        have = b"" if target == "value" else 0
+    elif target == "mod":
+        have = kv.mod_revision
+    elif target == "create":
+        have = kv.create_revision
+    elif target == "value":
+        have = kv.value
+    else:
+        have = kv.version if target == "version" else kv.lease
+    if op == "=":
+        return have == operand
+    if op == "!=":
+        return have != operand
+    if isinstance(have, int) and isinstance(operand, int):
+        return have > operand if op == ">" else have < operand
+    if isinstance(have, bytes) and isinstance(operand, bytes):
+        return have > operand if op == ">" else have < operand
+    return False
+
+
+def denied(user: str, a: Attributes, reason: str) -> ApiError:
+    """Kubernetes' 403."""
+    info = f"{a.resource}.{a.group}" if a.group else a.resource
+    if a.path:
+        return errors.forbidden(
+            "", "", f'User "{user}" cannot {a.verb} path "{a.path}"' + (f": {reason}" if reason else "")
+        )
+    what = f"{a.resource}/{a.subresource}" if a.subresource else a.resource
+    where = f'in the namespace "{a.namespace}"' if a.namespace else "at the cluster scope"
+    why = f'User "{user}" cannot {a.verb} resource "{what}" in API group "{a.group}" {where}'
+    return errors.forbidden(info, a.name, why + (f": {reason}" if reason else ""))
+
+
+def namespace_guard(info: ResourceInfo, namespace: str, name: str) -> Guard:
+    """A create in `namespace` needs it Active at that very revision."""
+
+    def fail(kv: KeyValue | None) -> ApiError:
+        if kv is None:
+            return errors.not_found("namespaces", namespace)
+        why = f"unable to create new content in namespace {namespace} because it is being terminated"
+        cause = errors.Cause("NamespaceTerminating", f"namespace {namespace} is being terminated", "metadata.namespace")
+        return errors.forbidden(info, name, why, causes=[cause])
+
+    return Guard((keys.namespace_phase(namespace), "value", "=", keys.ACTIVE), fail)

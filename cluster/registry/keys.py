@@ -1,0 +1,44 @@
+"""Where things live in the store.
+
+Pure. Objects at `/registry/<group or core>/<plural>/[<namespace>/]<name>`; the registry's own invariants, one key per
+fact so that a transaction can compare it, under `/sk8/`: a namespace's phase, every allocated cluster IP and node
+port.
+"""
+
+from __future__ import annotations
+
+from cluster.api.scheme import ResourceInfo
+
+ACTIVE = b"Active"
+TERMINATING = b"Terminating"
+
+CLUSTER_IPS = b"/sk8/alloc/clusterips/"
+NODE_PORTS = b"/sk8/alloc/nodeports/"
+
+
+def resource_prefix(info: ResourceInfo) -> bytes:
+    return f"/registry/{info.group or 'core'}/{info.plural}/".encode()
+
+
+def namespace_prefix(info: ResourceInfo, namespace: str) -> bytes:
+    """All objects of the resource in the namespace; in every namespace when it is ""."""
+    prefix = resource_prefix(info)
+    return prefix + namespace.encode() + b"/" if info.namespaced and namespace else prefix
+
+
+def object_key(info: ResourceInfo, namespace: str, name: str) -> bytes:
+    if info.namespaced:
+        return f"/registry/{info.group or 'core'}/{info.plural}/{namespace}/{name}".encode()
+    return f"/registry/{info.group or 'core'}/{info.plural}/{name}".encode()
+
+
+def namespace_phase(namespace: str) -> bytes:
+    return f"/sk8/nsphase/{namespace}".encode()
+
+
+def cluster_ip(address: str) -> bytes:
+    return CLUSTER_IPS + address.encode()
+
+
+def node_port(port: int) -> bytes:
+    return NODE_PORTS + str(port).encode()
