@@ -1,0 +1,96 @@
+"""Errors of the store, as its callers see them. Pure.
+
+    StoreError                   base; ``.code`` crosses the wire and is what callers branch on
+    ├── Compacted                the revision asked for has been compacted away ("compacted")
+    ├── FutureRevision           the revision asked for does not exist yet ("future_revision")
+    ├── NoSpace                  the space alarm is on: only deletes and compaction go ("no_space")
+    ├── TooLarge                 request or frame above its limit ("too_large")
+    ├── LeaseNotFound            the lease does not exist, or expired ("lease_not_found")
+    ├── Invalid                  malformed request, wrong role, refused membership change ("invalid")
+    ├── Unavailable              refused before it could take effect: safe to retry ("unavailable")
+    │   └── NotLeader            ask ``.leader`` instead (0: nobody known)
+    ├── OutcomeUnknown           timed out after it was proposed: neither success nor failure ("outcome_unknown")
+    └── Corrupt                  stored state contradicts itself; the process must stop ("corrupt")
+
+Texts follow etcd's where etcd has one, because operators search for them.
+"""
+
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    code = "internal"
+
+
+class Compacted(StoreError):
+    code = "compacted"
+
+    def __init__(self, revision: int, compacted: int) -> None:
+        super().__init__(
+            f"etcdserver: mvcc: required revision has been compacted (asked for {revision}, compacted at {compacted})"
+        )
+        self.compacted = compacted
+
+
+class FutureRevision(StoreError):
+    code = "future_revision"
+
+    def __init__(self, revision: int, current: int) -> None:
+        super().__init__(f"etcdserver: mvcc: required revision is a future revision ({revision} > {current})")
+
+
+class NoSpace(StoreError):
+    code = "no_space"
+
+    def __init__(self) -> None:
+        super().__init__("etcdserver: mvcc: database space exceeded")
+
+
+class TooLarge(StoreError):
+    code = "too_large"
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(f"etcdserver: request is too large ({size_bytes} bytes, limit {limit_bytes})")
+
+
+class LeaseNotFound(StoreError):
+    code = "lease_not_found"
+
+    def __init__(self, lease_id: int) -> None:
+        super().__init__(f"etcdserver: requested lease not found ({lease_id:x})")
+
+
+class Invalid(StoreError):
+    code = "invalid"
+
+
+class Unavailable(StoreError):
+    code = "unavailable"
+
+
+class NotLeader(Unavailable):
+    def __init__(self, leader: int = 0) -> None:
+        super().__init__(f"etcdserver: not leader (leader is {leader})" if leader else "etcdserver: no leader")
+        self.leader = leader
+
+
+class OutcomeUnknown(StoreError):
+    code = "outcome_unknown"
+
+
+class Corrupt(StoreError):
+    code = "corrupt"
+
+
+class Remote(StoreError):
+    """An error that a member sent; ``code`` is the member's."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def from_wire(code: str, text: str) -> StoreError:
+    """The error a member sent, as the class of its code where that class carries nothing but text."""
+    cls = {"invalid": Invalid, "unavailable": Unavailable, "outcome_unknown": OutcomeUnknown}.get(code)
+    return cls(text) if cls is not None else Remote(code, text)
