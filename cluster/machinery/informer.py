@@ -8,6 +8,8 @@ Invariants:
 - Read your own writes: `observe(obj)` puts the object a write returned into the cache before the watch delivers it.
   The watch is ordered, so (1) an observed object at or below the revision the watch has reached is dropped (its later
   fate, perhaps a delete, has been seen already); (2) an event older than the cached object is dropped.
+- One transaction may write several objects at one revision (batched binds), and a stream may break between them; so
+  a watch resumes after the last revision known to be complete, and what is delivered twice is dropped by (2).
 - After an expired watch (410) the resource is listed again, and the difference is delivered as ordinary events.
 """
 
@@ -62,6 +64,7 @@ class Informer:
         self._handlers: list[Handler] = []
         self._synced = asyncio.Event()
         self._reached = 0
+        self._complete = 0
 
     # ---- reading
 
@@ -147,7 +150,7 @@ class Informer:
         listing = await self._client.list(
             self.resource, self._namespace, label_selector=self._label_selector, field_selector=self._field_selector
         )
-        self._reached = int(listing.resource_version or 0)
+        self._reached = self._complete = int(listing.resource_version or 0)
         fresh = {_key(obj): obj for obj in listing.items}
         for key in [k for k in self._objects if k not in fresh]:
             if revision_of(self._objects[key]) <= self._reached:
@@ -162,7 +165,7 @@ class Informer:
         stream = self._client.watch(
             self.resource,
             self._namespace,
-            resource_version=str(self._reached),
+            resource_version=str(self._complete),
             label_selector=self._label_selector,
             field_selector=self._field_selector,
         )
@@ -180,6 +183,10 @@ class Informer:
                     self._remove(key)
             elif newer:
                 self._store(key, event.object)
+        if event.type == "BOOKMARK":
+            self._complete = max(self._complete, revision)
+        elif revision > self._reached:
+            self._complete = self._reached
         self._reached = max(self._reached, revision)
 
     def _store(self, key: _Key, obj: Obj) -> None:
