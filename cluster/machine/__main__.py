@@ -1,0 +1,36 @@
+"""`python -m cluster.machine --machine m1 --base /var/lib/sk8`: runs sk8-machine in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+from cluster.machine.config import ConfigError
+from cluster.machine.files import Locked
+from cluster.machine.machine import load
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="sk8-machine", description=__doc__)
+    parser.add_argument("--machine", required=True, help="its name in the cluster's configuration")
+    parser.add_argument("--base", type=Path, default=Path("/var/lib/sk8"), help="the cluster's directory")
+    parser.add_argument("--verbose", action="store_true", help="log more")
+    args = parser.parse_args()
+    logging.basicConfig(
+        level=logging.DEBUG if args.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        asyncio.run(load(args.base, args.machine).run())
+    except (ConfigError, Locked, FileNotFoundError) as e:
+        print(f"sk8-machine {args.machine}: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

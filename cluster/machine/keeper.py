@@ -1,0 +1,293 @@
+"""Keeps one raylet running on this machine, in the Ray cluster that the head runs now, with all its actors made.
+
+IO. One loop: wait for the head, start Ray, run the ensure command until it says that all actors are there, and wait
+until something breaks:
+
+ - raylet (or, on the head, the GCS) ended: what is left of Ray here is stopped, and it starts again after a pause;
+ - the head runs another epoch (its disk was lost): our raylet spins, so it is frozen with SIGSTOP, which its actors
+   do not notice; they go on serving. When the head gives this machine its turn and the other API servers answer, Ray
+   is restarted here. So at most one machine at a time is without its actors.
+
+While the head is silent nothing is concluded and nothing is stopped (DESIGN.md, "What is true").
+Invariant: before Ray starts, no process of an earlier start is left (two State actors never meet on one directory).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cluster.machine import rejoin
+from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.forwarder import Probe
+from cluster.machine.processes import Children, ProcessId, Stat, command_line
+from cluster.machine.ray_command import ensure_command, environment, is_head, start_command
+
+log = logging.getLogger(__name__)
+
+Phase = Literal["waiting for the head", "starting", "running", "frozen", "stopping", "stopped"]
+
+
+class RayFailed(RuntimeError):
+    """Ray did not start; its own logs say why."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperTimes:
+    start_s: float = 120.0
+    ensure_s: float = 180.0
+    turn_s: float = 120.0
+    poll_s: float = 2.0
+    stop_s: float = 5.0
+    backoff_s: tuple[float, ...] = (0.5, 1, 2, 5, 10, 20)
+
+
+class RayKeeper:
+    """`run()` returns only by cancellation, which stops Ray on this machine. `head` is None on the head itself."""
+
+    def __init__(
+        self,
+        config: ClusterConfig,
+        machine: MachineConfig,
+        children: Children,
+        head: rejoin.HeadClient | None,
+        *,
+        python: Path,
+        checkout: Path | None,
+        times: KeeperTimes | None = None,
+    ) -> None:
+        self._config = config
+        self._machine = machine
+        self._children = children
+        self._head = head
+        self._python = python
+        self._times = times or KeeperTimes()
+        self._env = environment(config, machine, python, checkout, os.environ)
+        self._epoch = rejoin.current_epoch(machine) if is_head(config, machine) else ""
+        self._phase: Phase = "stopped"
+        self._ensured = asyncio.Event()
+        self._starts = 0
+        self._daemons: dict[str, ProcessId] = {}
+
+    def status(self) -> dict[str, object]:
+        """What the head tells the other machines, and what `health` shows."""
+        return {
+            "machine": self._machine.name,
+            "epoch": self._epoch,
+            "ensured": self._ensured.is_set(),
+            "ray": self._phase,
+            "starts": self._starts,
+        }
+
+    async def run(self) -> None:
+        failures = 0
+        turn = AsyncExitStack()
+        try:
+            while True:
+                try:
+                    await self._start()
+                    failures = 0
+                    foreign = await self._run_until_broken(turn)
+                except RayFailed as e:
+                    log.error("%s", e)
+                    foreign = False
+                    failures += 1
+                await turn.aclose()
+                if foreign:
+                    await self._take_turn(turn)
+                await self._stop()
+                if not foreign:
+                    await asyncio.sleep(self._pause(failures))
+        finally:
+            await turn.aclose()
+            await self._stop()
+
+    def _pause(self, failures: int) -> float:
+        return self._times.backoff_s[min(failures, len(self._times.backoff_s) - 1)]
+
+    # -- start ---------------------------------------------------------------------------------------------------
+    async def _start(self) -> None:
+        if self._head is not None:
+            self._phase = "waiting for the head"
+            self._epoch = await self._head_epoch(self._head)
+        self._phase = "starting"
+        self._prune_sessions()
+        command = start_command(self._config, self._machine, self._python)
+        output = self._machine.log_dir / "ray-start.log"
+        try:
+            code = await self._children.run(command, self._env, output, self._times.start_s)
+        except TimeoutError as e:
+            raise RayFailed(f"ray start took longer than {self._times.start_s:g} s; see {output}") from e
+        if code != 0:
+            raise RayFailed(f"ray start ended with {code}; see {output}")
+        self._daemons = self._find_daemons()
+        missing = {"raylet", *(("gcs_server",) if self._head is None else ())} - set(self._daemons)
+        if missing:
+            raise RayFailed(f"ray start left no {', '.join(sorted(missing))} running; see {self._machine.ray_dir}")
+        self._starts += 1
+        self._phase = "running"
+        log.info("Ray runs in epoch %s", self._epoch)
+
+    async def _head_epoch(self, head: rejoin.HeadClient) -> str:
+        """Waits as long as it takes until the head's GCS listens; then the epoch it belongs to."""
+        ip, _, port = self._config.gcs_address.rpartition(":")
+        while True:
+            try:
+                async with asyncio.timeout(2):
+                    _, writer = await asyncio.open_connection(ip, int(port))
+                    writer.close()
+                return (await head.status()).epoch
+            except (OSError, TimeoutError, rejoin.Unreachable):
+                await asyncio.sleep(0.1)
+
+    def _find_daemons(self) -> dict[str, ProcessId]:
+        found = {}
+        for process in self._children.inherited():
+            name = _daemon_name(process)
+            if name == "dashboard":  # `--include-dashboard=false` still leaves 80 MB that serve nothing
+                ProcessId(process.pid, process.start).signal(signal.SIGKILL)
+            elif name:
+                found[name] = ProcessId(process.pid, process.start)
+        return found
+
+    def _prune_sessions(self) -> None:
+        """Ray makes a directory of logs at each start and removes none: the last three stay."""
+        for old in sorted(self._machine.ray_dir.glob("session_2*"))[:-3]:
+            _remove_tree(old)
+
+    # -- running -------------------------------------------------------------------------------------------------
+    async def _run_until_broken(self, turn: AsyncExitStack) -> bool:
+        """True when the head runs another epoch, False when a daemon of ours ended."""
+        ended = {self._children.ended(p.pid): name for name, p in self._daemons.items()}
+        foreign = asyncio.ensure_future(self._until_foreign())
+        ensure = asyncio.ensure_future(self._ensure(turn))
+        try:
+            breaks: set[asyncio.Future[Any]] = {*ended, foreign}
+            await asyncio.wait({*breaks, ensure}, return_when=asyncio.FIRST_COMPLETED)
+            if ensure.done():
+                ensure.result()
+                await asyncio.wait(breaks, return_when=asyncio.FIRST_COMPLETED)
+            for future, name in ended.items():
+                if future.done():
+                    log.error("%s ended with %d; restarting Ray on this machine", name, future.result())
+            return foreign.done()
+        finally:
+            foreign.cancel()
+            ensure.cancel()
+            await asyncio.gather(foreign, ensure, return_exceptions=True)
+            self._ensured.clear()
+
+    async def _until_foreign(self) -> None:
+        while True:
+            await asyncio.sleep(self._times.poll_s)
+            if self._head is None:
+                continue
+            try:
+                status = await self._head.status()
+            except rejoin.Unreachable:
+                continue
+            if status.epoch != self._epoch:
+                log.warning("the head runs Ray epoch %s, we are in %s", status.epoch, self._epoch)
+                return
+
+    async def _ensure(self, turn: AsyncExitStack) -> None:
+        """Runs the ensure command until it succeeds once; a held turn ends with it, or after `turn_s`."""
+        command = ensure_command(self._config, self._machine, self._python)
+        output = self._machine.log_dir / "ensure.log"
+        release = asyncio.get_running_loop().time() + self._times.turn_s
+        for attempt in range(1_000_000):
+            try:
+                code = await self._children.run(command, self._env, output, self._times.ensure_s)
+            except TimeoutError:
+                code = -signal.SIGKILL
+            if code == 0:
+                break
+            log.warning("ensure ended with %d; see %s", code, output)
+            if asyncio.get_running_loop().time() > release:
+                await turn.aclose()
+            await asyncio.sleep(self._pause(attempt))
+        self._ensured.set()
+        await turn.aclose()
+        log.info("all actors of this machine are there")
+
+    # -- the head came back as another cluster -------------------------------------------------------------------
+    async def _take_turn(self, turn: AsyncExitStack) -> None:
+        """Freezes the raylet, waits for our turn, and then until the other API servers answer (or `turn_s`)."""
+        self._phase = "frozen"
+        raylet = self._daemons.get("raylet")
+        if raylet is not None:
+            raylet.signal(signal.SIGSTOP)
+        if self._head is None:
+            return
+        while not await turn.enter_async_context(self._head.turn(self._machine.name, self._times.turn_s)):
+            await turn.aclose()
+            await asyncio.sleep(1)
+        if not self._machine.control_plane:
+            return
+        deadline = asyncio.get_running_loop().time() + self._times.turn_s
+        while not await self._others_ready():
+            if asyncio.get_running_loop().time() > deadline:
+                log.warning("not all other API servers are ready; rejoining Ray all the same")
+                return
+            await asyncio.sleep(1)
+
+    async def _others_ready(self) -> bool:
+        others = [m for m in self._config.control_planes if m.name != self._machine.name]
+        probes = [Probe((m.ip, self._config.api_port), self._machine.pki / "ca.crt", 2.0) for m in others]
+        try:
+            return all(await asyncio.gather(*(p.ready() for p in probes)))
+        finally:
+            for probe in probes:
+                probe.close()
+
+    # -- stop ----------------------------------------------------------------------------------------------------
+    async def _stop(self) -> None:
+        """Leaves no process of Ray on this machine: the raylet first, politely unless frozen, then all the rest."""
+        frozen, self._phase = self._phase == "frozen", "stopping"
+        loop = asyncio.get_running_loop()
+        if not frozen:
+            for name in ("raylet", "gcs_server"):
+                daemon = self._daemons.get(name)
+                if daemon is not None and daemon.signal(signal.SIGTERM):
+                    await asyncio.wait({self._children.ended(daemon.pid)}, timeout=self._times.stop_s)
+        deadline = loop.time() + self._times.stop_s
+        while left := self._children.inherited():
+            for process in left:
+                ProcessId(process.pid, process.start).signal(signal.SIGKILL)
+            if loop.time() > deadline:
+                raise RuntimeError(f"processes that do not die: {', '.join(f'{p.pid} {p.name}' for p in left)}")
+            await asyncio.sleep(0.05)
+            self._children.reap()
+        self._daemons = {}
+        self._phase = "stopped"
+
+
+def _daemon_name(process: Stat) -> str:
+    """raylet, gcs_server, dashboard or "" for other orphans."""
+    if process.name in ("raylet", "gcs_server"):
+        return process.name
+    return "dashboard" if _runs(command_line(process.pid), "dashboard/dashboard.py") else ""
+
+
+def _runs(arguments: Sequence[str], script: str) -> bool:
+    return any(a.endswith(script) for a in arguments[:3])
+
+
+def _remove_tree(path: Path) -> None:
+    for directory, names, files in os.walk(path, topdown=False):
+        for name in files:
+            os.unlink(os.path.join(directory, name))
+        for name in names:
+            full = os.path.join(directory, name)
+            if os.path.islink(full):
+                os.unlink(full)
+            else:
+                os.rmdir(full)
+    path.rmdir()

@@ -1,0 +1,134 @@
+"""sk8-machine: what runs on a machine outside Ray. PID 1 of a local machine, a systemd unit on a VM.
+
+IO. It owns the machine's lock and identity, reaps, keeps the raylet running with its actors made, and forwards
+127.0.0.1:6443 to an API server that answers. On the head it also tells the other machines which Ray cluster it runs.
+
+Boot order: lock > network settings > identity (join by signing request if needed) > forwarder > Ray > actors.
+Invariant: one sk8-machine per disk (flock on `<disk>/lock`, released by the kernel when it dies).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cluster.machine import identity, rejoin
+from cluster.machine.config import ClusterConfig, MachineConfig, load_cluster, load_machine, save_machine
+from cluster.machine.files import Lock, make_private_dir
+from cluster.machine.forwarder import Forwarder, ForwarderConfig
+from cluster.machine.keeper import RayKeeper
+from cluster.machine.processes import Children
+from cluster.machine.ray_command import is_head
+from cluster.machine.unix_http import post
+
+log = logging.getLogger(__name__)
+
+_SYSCTLS = {
+    "net/ipv4/ip_forward": "1",
+    "net/ipv4/conf/all/rp_filter": "0",
+    "net/ipv4/conf/default/rp_filter": "0",
+    "net/ipv4/conf/all/route_localnet": "0",
+    "net/ipv4/neigh/default/gc_thresh1": "1024",
+}
+
+
+class Machine:
+    """Wires the parts of one machine; `run()` returns after SIGTERM, with Ray stopped."""
+
+    def __init__(self, config: ClusterConfig, machine: MachineConfig) -> None:
+        self._config = config
+        self._machine = machine
+        self._lock = Lock(machine.disk / "lock")
+        self._children = Children()
+
+    async def run(self) -> None:
+        self._lock.acquire()
+        self._children.install()
+        for directory in (self._machine.log_dir, self._machine.ray_dir, self._machine.state_dir):
+            make_private_dir(directory)
+        apply_sysctls()
+        await self._ensure_identity()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        parts = [asyncio.create_task(part) for part in self._parts()]
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({*parts, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (*parts, stopped):
+                task.cancel()
+            ends = await asyncio.gather(*parts, stopped, return_exceptions=True)
+            self._lock.release()
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
+
+    def _parts(self) -> list[Coroutine[Any, Any, None]]:
+        server_context, client_context = rejoin.contexts(self._machine)
+        head = self._config.spec(self._config.ray_head)
+        here = is_head(self._config, self._machine)
+        client = None if here else rejoin.HeadClient((head.ip, self._config.machine_port), client_context)
+        keeper = RayKeeper(
+            self._config,
+            self._machine,
+            self._children,
+            client,
+            python=Path(sys.executable),
+            checkout=checkout_dir(),
+        )
+        server = rejoin.HeadServer((self._machine.ip, self._config.machine_port), server_context, keeper.status)
+        return [keeper.run(), server.run(), Forwarder(self._forwarder_config()).run(), self._forget_bootstrap()]
+
+    def _forwarder_config(self) -> ForwarderConfig:
+        own = (self._machine.ip, self._config.api_port) if self._machine.control_plane else None
+        return ForwarderConfig(
+            ("127.0.0.1", self._config.api_port), self._config.api_endpoints, self._machine.pki / "ca.crt", prefer=own
+        )
+
+    async def _ensure_identity(self) -> None:
+        """Joins through the host's socket when keys or certificates are missing or old; retries until it is there."""
+        for attempt in range(1_000_000):
+            if identity.is_complete(self._machine):
+                return
+            try:
+                request = await asyncio.to_thread(identity.join_request, self._machine)
+                reply = await post(self._config.host_socket, "/v1/join", request.to_json(), timeout_s=30)
+                await asyncio.to_thread(identity.install, self._machine, request, identity.JoinReply.from_json(reply))
+                log.info("joined the cluster: %d certificates", len(request.requests))
+            except (OSError, TimeoutError, ValueError) as e:
+                log.error("cannot join the cluster: %s", e)
+                await asyncio.sleep(min(10.0, 0.2 * 2 ** min(attempt, 6)))
+
+    async def _forget_bootstrap(self) -> None:
+        """Once State has written its directory, this machine may never again make a new cluster out of an empty one."""
+        while self._machine.state_bootstrap:
+            await asyncio.sleep(1)
+            if any(self._machine.state_dir.iterdir()):
+                current = load_machine(self._machine.base_dir, self._machine.name)
+                save_machine(replace(current, state_bootstrap=False))
+                return
+        await asyncio.Event().wait()
+
+
+def apply_sysctls() -> None:
+    for name, value in _SYSCTLS.items():
+        path = Path("/proc/sys") / name
+        if path.exists():
+            path.write_text(value)
+
+
+def checkout_dir() -> Path | None:
+    """The source tree this runs from, None when sk8 is an installed package."""
+    root = Path(__file__).resolve().parents[2]
+    return root if (root / "pyproject.toml").exists() else None
+
+
+def load(base: Path, name: str) -> Machine:
+    return Machine(load_cluster(base), load_machine(base, name))

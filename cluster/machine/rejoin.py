@@ -1,0 +1,150 @@
+"""Which Ray cluster the head runs now, and whose turn it is to join it anew: a small protocol between sk8-machines.
+
+A head that lost its disk starts a new Ray cluster (a new *epoch*). The raylets of the other machines then belong to a
+cluster that is gone for good: they spin, and nothing new can be placed on them. Each has to be restarted, which takes
+that machine's actors down for some seconds; two at once would cost the store its quorum. So turns are given by the
+head's sk8-machine, one at a time, and a turn is held by the open connection: whoever dies loses it.
+
+ worker                           head
+ {"op":"status"}\\n          -->   {"machine","epoch","ensured"}\\n
+ {"op":"rejoin","machine"}\\n -->   ... waits its turn ...  {"go":true}\\n      (turn ends when the connection closes)
+
+Mutual TLS with node certificates; one JSON object a line. IO.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from cluster.machine.config import MachineConfig
+from cluster.machine.files import write_atomic
+from cluster.machine.ray_command import gcs_dir
+
+log = logging.getLogger(__name__)
+
+
+class Unreachable(Exception):
+    """The head's sk8-machine does not answer; nothing can be concluded from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadStatus:
+    epoch: str
+    ensured: bool
+
+
+def current_epoch(machine: MachineConfig) -> str:
+    """The head's epoch: made anew exactly when Ray's metadata is not there. Call before Ray starts."""
+    file = machine.ray_dir / "epoch"
+    storage = gcs_dir(machine)
+    if file.exists() and storage.is_dir() and any(storage.iterdir()):
+        return file.read_text().strip()
+    storage.mkdir(parents=True, exist_ok=True)
+    epoch = secrets.token_hex(8)
+    write_atomic(file, epoch.encode())
+    return epoch
+
+
+def contexts(machine: MachineConfig) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """(server, client) contexts that both show and demand a certificate of the cluster's CA."""
+    ca, cert, key = (str(machine.pki / f) for f in ("ca.crt", "node.crt", "node.key"))
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=ca)
+    server.verify_mode = ssl.CERT_REQUIRED
+    server.load_cert_chain(cert, key)
+    client = ssl.create_default_context(cafile=ca)
+    client.load_cert_chain(cert, key)
+    return server, client
+
+
+class HeadServer:
+    """The head's side. `status` is asked on every request; at most one machine holds the turn."""
+
+    def __init__(self, listen: tuple[str, int], context: ssl.SSLContext, status: Callable[[], dict[str, Any]]) -> None:
+        self._listen = listen
+        self._context = context
+        self._status = status
+        self._turn = asyncio.Lock()
+
+    async def run(self) -> None:
+        server = await asyncio.start_server(self._serve, *self._listen, ssl=self._context, reuse_address=True)
+        async with server:
+            await server.serve_forever()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            request = orjson.loads(await asyncio.wait_for(reader.readline(), 5))
+            if request.get("op") == "status":
+                writer.write(orjson.dumps(self._status()) + b"\n")
+                await writer.drain()
+            elif request.get("op") == "rejoin":
+                await self._give_turn(str(request.get("machine")), reader, writer)
+        except (OSError, TimeoutError, ValueError, AttributeError) as e:
+            log.debug("a request to the head failed: %s", e)
+        finally:
+            writer.close()
+
+    async def _give_turn(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        closed = asyncio.ensure_future(reader.read(1))
+        waiting = asyncio.ensure_future(self._turn.acquire())
+        try:
+            await asyncio.wait({closed, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if closed.done() or not waiting.done():
+                return
+            log.info("machine %s rejoins Ray", name)
+            writer.write(b'{"go":true}\n')
+            await writer.drain()
+            await closed
+        finally:
+            closed.cancel()
+            if waiting.done() and not waiting.cancelled():
+                self._turn.release()
+            waiting.cancel()
+
+
+class HeadClient:
+    """The other machines' side."""
+
+    def __init__(self, endpoint: tuple[str, int], context: ssl.SSLContext) -> None:
+        self._endpoint = endpoint
+        self._context = context
+
+    async def status(self, timeout_s: float = 2.0) -> HeadStatus:
+        """Raises Unreachable."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                reader, writer = await asyncio.open_connection(*self._endpoint, ssl=self._context)
+                try:
+                    writer.write(b'{"op":"status"}\n')
+                    raw = orjson.loads(await reader.readline())
+                finally:
+                    writer.close()
+            return HeadStatus(str(raw["epoch"]), bool(raw["ensured"]))
+        except (OSError, TimeoutError, ValueError, KeyError) as e:
+            raise Unreachable(f"{self._endpoint[0]}:{self._endpoint[1]}: {e}") from e
+
+    @asynccontextmanager
+    async def turn(self, machine: str, patience_s: float) -> AsyncIterator[bool]:
+        """Holds this machine's turn inside the block. Yields False when it was not given within `patience_s`."""
+        writer: asyncio.StreamWriter | None = None
+        given = False
+        try:
+            try:
+                async with asyncio.timeout(patience_s):
+                    reader, writer = await asyncio.open_connection(*self._endpoint, ssl=self._context)
+                    writer.write(orjson.dumps({"op": "rejoin", "machine": machine}) + b"\n")
+                    given = b"go" in await reader.readline()
+            except (OSError, TimeoutError) as e:
+                log.warning("no turn to rejoin Ray: %s", e or "timed out")
+            yield given
+        finally:
+            if writer is not None:
+                writer.close()
