@@ -1,0 +1,284 @@
+"""From a Service and its pods to EndpointSlices and Endpoints, touching as few slices as possible.
+
+Pure. Source: kubernetes staging/src/k8s.io/endpointslice (reconciler.go, utils.go) and pkg/controller/endpoint.
+
+Conditions of an endpoint: serving = the pod is Ready; terminating = it is being deleted; ready = serving and not
+terminating, or whatever the pod says when the Service publishes not-ready addresses.
+Invariants: at most `max_per_slice` endpoints a slice; one address family and one set of ports a slice; an address of a
+group is in exactly one of its slices.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from cluster.api.meta import owner_reference
+from cluster.api.pods import is_ready, is_terminal
+from cluster.machinery.client import Obj
+
+SERVICE_NAME = "kubernetes.io/service-name"
+MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
+CONTROLLER = "endpointslice-controller.k8s.io"
+HEADLESS = "service.kubernetes.io/headless"
+ZONE = "topology.kubernetes.io/zone"
+MAX_LEGACY = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class SlicePlan:
+    create: tuple[Obj, ...]
+    update: tuple[Obj, ...]
+    delete: tuple[Obj, ...]
+
+
+_Group = tuple[str, bytes]  # address type, canonical JSON of the ports
+
+
+def plan_slices(
+    service: Obj, pods: Sequence[Obj], slices: Sequence[Obj], zones: Mapping[str, str], max_per_slice: int = 100
+) -> SlicePlan:
+    """`slices`: those of this Service that this controller manages; `zones`: zone by node name."""
+    wanted: dict[_Group, dict[str, Obj]] = {}
+    for family in _families(service):
+        for pod in pods:
+            address = _address(pod, family)
+            if not address or is_terminal(pod):
+                continue
+            group = (family, _dump(_ports(service, pod)))
+            wanted.setdefault(group, {})[address] = endpoint(service, pod, address, zones)
+        if not any(g[0] == family for g in wanted):
+            # One empty slice says that the Service is known and has no endpoints.
+            wanted[(family, _dump(_ports(service, None)))] = {}
+    create: list[Obj] = []
+    update: list[Obj] = []
+    delete = [s for s in slices if _group_of(s) not in wanted]
+    for group, endpoints in wanted.items():
+        existing = [s for s in slices if _group_of(s) == group]
+        _pack(service, group, endpoints, existing, max_per_slice, create, update, delete)
+    return SlicePlan(tuple(create), tuple(update), tuple(delete))
+
+
+def _pack(
+    service: Obj,
+    group: _Group,
+    endpoints: dict[str, Obj],
+    existing: Sequence[Obj],
+    limit: int,
+    create: list[Obj],
+    update: list[Obj],
+    delete: list[Obj],
+) -> None:
+    """Keep what is in place, drop what is gone, put the new into the free room, then into new slices."""
+    labels = _labels(service)
+    left = dict(endpoints)
+    kept: list[tuple[Obj, list[Obj]]] = []
+    for old in sorted(existing, key=lambda s: str(s["metadata"]["name"])):
+        stay = [left.pop(a) for a in _addresses(old) if a in left]
+        kept.append((old, stay))
+    rest = [left[a] for a in left]
+    for _, stay in kept:
+        room = limit - len(stay)
+        if room > 0 and rest:
+            stay += rest[:room]
+            rest = rest[room:]
+    any_left = bool(rest) or any(stay for _, stay in kept)
+    for i, (old, stay) in enumerate(kept):
+        if not stay and (any_left or i > 0):
+            delete.append(old)
+        elif stay != (old.get("endpoints") or []) or (old["metadata"].get("labels") or {}) != labels:
+            update.append({**old, "metadata": {**old["metadata"], "labels": labels}, "endpoints": stay})
+    while rest or (not kept and not endpoints and not _created_for(create, group)):
+        create.append(_new_slice(service, group, rest[:limit], labels))
+        rest = rest[limit:]
+
+
+def _created_for(create: Sequence[Obj], group: _Group) -> bool:
+    return any(_group_of(s) == group for s in create)
+
+
+def _new_slice(service: Obj, group: _Group, endpoints: list[Obj], labels: dict[str, str]) -> Obj:
+    meta = service["metadata"]
+    ports: list[Obj] = orjson.loads(group[1])
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "generateName": f"{meta['name']}-",
+            "namespace": meta["namespace"],
+            "labels": labels,
+            "ownerReferences": [owner_reference({"apiVersion": "v1", "kind": "Service", "metadata": meta})],
+        },
+        "addressType": group[0],
+        "endpoints": endpoints,
+        "ports": ports,
+    }
+
+
+def endpoint(service: Obj, pod: Obj, address: str, zones: Mapping[str, str]) -> Obj:
+    meta, spec = pod["metadata"], pod["spec"]
+    serving = is_ready(pod)
+    terminating = "deletionTimestamp" in meta
+    result: Obj = {
+        "addresses": [address],
+        "conditions": {
+            "ready": bool(service["spec"].get("publishNotReadyAddresses")) or (serving and not terminating),
+            "serving": serving,
+            "terminating": terminating,
+        },
+        "targetRef": {"kind": "Pod", "name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"]},
+    }
+    if spec.get("nodeName"):
+        result["nodeName"] = spec["nodeName"]
+        if zones.get(spec["nodeName"]):
+            result["zone"] = zones[spec["nodeName"]]
+    if spec.get("hostname") and spec.get("subdomain") == service["metadata"]["name"]:
+        result["hostname"] = spec["hostname"]
+    return result
+
+
+def is_headless(service: Obj) -> bool:
+    return bool(service["spec"].get("clusterIP") == "None")
+
+
+def has_selector(service: Obj) -> bool:
+    """Services without a selector are filled by somebody else; ExternalName has no endpoints."""
+    return bool(service["spec"].get("selector")) and service["spec"].get("type") != "ExternalName"
+
+
+def _labels(service: Obj) -> dict[str, str]:
+    own = service["metadata"].get("labels") or {}
+    labels = {k: v for k, v in own.items() if k not in (SERVICE_NAME, MANAGED_BY, HEADLESS)}
+    labels |= {SERVICE_NAME: service["metadata"]["name"], MANAGED_BY: CONTROLLER}
+    if is_headless(service):
+        labels[HEADLESS] = ""
+    return labels
+
+
+def _families(service: Obj) -> list[str]:
+    return list(service["spec"].get("ipFamilies") or ["IPv4"])
+
+
+def _address(pod: Obj, family: str) -> str:
+    status = pod.get("status") or {}
+    version = 6 if family == "IPv6" else 4
+    candidates = [p.get("ip", "") for p in status.get("podIPs") or []] or [status.get("podIP", "")]
+    for ip in candidates:
+        if ip and ipaddress.ip_address(ip).version == version:
+            return str(ip)
+    return ""
+
+
+def _ports(service: Obj, pod: Obj | None) -> list[Obj]:
+    """The ports of the Service as this pod has them; a named target port the pod does not know is left out."""
+    result: list[Obj] = []
+    for port in service["spec"].get("ports") or []:
+        number = _target_port(port, pod)
+        if number is None:
+            continue
+        entry = {"name": port.get("name", ""), "port": number, "protocol": port.get("protocol", "TCP")}
+        if port.get("appProtocol"):
+            entry["appProtocol"] = port["appProtocol"]
+        result.append(entry)
+    return result
+
+
+def _target_port(port: Obj, pod: Obj | None) -> int | None:
+    target = port.get("targetPort") or port["port"]
+    if isinstance(target, int):
+        return target
+    if str(target).isdigit():
+        return int(target)
+    if pod is None:
+        return None
+    sidecars = [c for c in pod["spec"].get("initContainers") or [] if c.get("restartPolicy") == "Always"]
+    for container in [*pod["spec"].get("containers", []), *sidecars]:
+        for candidate in container.get("ports") or []:
+            if candidate.get("name") == target and candidate.get("protocol", "TCP") == port.get("protocol", "TCP"):
+                return int(candidate["containerPort"])
+    return None
+
+
+def _group_of(slice_: Obj) -> _Group:
+    ports = []
+    for port in slice_.get("ports") or []:
+        entry = {"name": port.get("name") or "", "port": port.get("port"), "protocol": port.get("protocol", "TCP")}
+        if port.get("appProtocol"):
+            entry["appProtocol"] = port["appProtocol"]
+        ports.append(entry)
+    return (slice_.get("addressType", "IPv4"), _dump(ports))
+
+
+def _addresses(slice_: Obj) -> list[str]:
+    return [e["addresses"][0] for e in slice_.get("endpoints") or [] if e.get("addresses")]
+
+
+def _dump(value: object) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+# ---- the legacy core/v1 Endpoints
+
+
+def legacy(service: Obj, pods: Sequence[Obj], current: Obj | None) -> Obj | None:
+    """The Endpoints object as it should be, None when `current` is right. Terminating pods have left it."""
+    groups: dict[bytes, tuple[list[Obj], list[Obj]]] = {}
+    publish = bool(service["spec"].get("publishNotReadyAddresses"))
+    for pod in sorted(pods, key=lambda p: str((p.get("status") or {}).get("podIP", ""))):
+        address = _address(pod, _families(service)[0])
+        if not address or is_terminal(pod) or ("deletionTimestamp" in pod["metadata"] and not publish):
+            continue
+        ready, waiting = groups.setdefault(_dump(_ports(service, pod)), ([], []))
+        (ready if publish or is_ready(pod) else waiting).append(_legacy_address(service, pod, address))
+    subsets, cut = _subsets(groups)
+    annotations = {"endpoints.kubernetes.io/over-capacity": "truncated"} if cut else {}
+    labels = {k: v for k, v in (service["metadata"].get("labels") or {}).items() if k != HEADLESS}
+    labels["endpoints.kubernetes.io/managed-by"] = "endpoint-controller"
+    if is_headless(service):
+        labels[HEADLESS] = ""
+    meta = service["metadata"]
+    if current is not None:
+        same = (current.get("subsets") or []) == subsets and (current["metadata"].get("labels") or {}) == labels
+        return None if same else {**current, "metadata": {**current["metadata"], "labels": labels}, "subsets": subsets}
+    new_meta: Obj = {"name": meta["name"], "namespace": meta["namespace"], "labels": labels}
+    if annotations:
+        new_meta["annotations"] = annotations
+    return {"apiVersion": "v1", "kind": "Endpoints", "metadata": new_meta, "subsets": subsets}
+
+
+def _subsets(groups: dict[bytes, tuple[list[Obj], list[Obj]]]) -> tuple[list[Obj], bool]:
+    left = MAX_LEGACY
+    cut = False
+    subsets: list[Obj] = []
+    for ports in sorted(groups):
+        ready, waiting = groups[ports]
+        cut = cut or len(ready) + len(waiting) > left
+        ready = ready[:left]
+        left -= len(ready)
+        waiting = waiting[:left]
+        left -= len(waiting)
+        subset: Obj = {}
+        if ready:
+            subset["addresses"] = ready
+        if waiting:
+            subset["notReadyAddresses"] = waiting
+        decoded = [{k: v for k, v in p.items() if v != ""} for p in orjson.loads(ports)]
+        if decoded:
+            subset["ports"] = decoded
+        if ready or waiting:
+            subsets.append(subset)
+    return subsets, cut
+
+
+def _legacy_address(service: Obj, pod: Obj, address: str) -> Obj:
+    meta, spec = pod["metadata"], pod["spec"]
+    result: Obj = {"ip": address}
+    if spec.get("nodeName"):
+        result["nodeName"] = spec["nodeName"]
+    if spec.get("hostname") and spec.get("subdomain") == service["metadata"]["name"]:
+        result["hostname"] = spec["hostname"]
+    result["targetRef"] = {"kind": "Pod", "name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"]}
+    return result
