@@ -1,0 +1,229 @@
+"""What the network parts of one machine must know before they start. Pure data; nothing here touches a socket.
+
+Fields carry the names of the Kubernetes flags they stand for (kube-proxy, CoreDNS' Corefile), in snake_case.
+Invariant: a config that passed `validate()` can be run; what it refuses it explains, naming the field and what would
+be right.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field, replace
+
+SERVICE_LINK = "sk8-dns"
+ROUTE_PROTOCOL = 88
+"""rtm_protocol of every route made here: only routes that carry it are ever changed or removed."""
+
+
+class ConfigError(ValueError):
+    """A field of a network config that cannot work; says which, and what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyConfig:
+    """ServiceProxy. `node_ip` is the machine's InternalIP; `local_dns_ip` is answered on this machine."""
+
+    node_name: str
+    node_ip: str
+    cluster_cidr: str = "10.244.0.0/16"
+    service_cluster_ip_range: str = "10.96.0.0/12"
+    local_dns_ip: str = "10.96.0.10"
+    masquerade_bit: int = 14
+    metrics_bind_address: str = "127.0.0.1:10249"
+    """"" serves no HTTP."""
+    heal_delay_s: float = 0.2
+    retry_delay_s: float = 1.0
+
+    def validate(self) -> None:
+        _name("node_name", self.node_name)
+        _address("node_ip", self.node_ip)
+        _network("cluster_cidr", self.cluster_cidr)
+        services = _network("service_cluster_ip_range", self.service_cluster_ip_range)
+        dns = _address("local_dns_ip", self.local_dns_ip)
+        if dns not in services:
+            raise ConfigError(
+                f"local_dns_ip: {dns} is not in service_cluster_ip_range {services}; choose one inside it"
+            )
+        if not 0 <= self.masquerade_bit <= 31:
+            raise ConfigError(f"masquerade_bit: {self.masquerade_bit} is not a bit of a mark; must be 0 to 31")
+        if self.metrics_bind_address:
+            _host_port("metrics_bind_address", self.metrics_bind_address)
+
+
+@dataclass(frozen=True, slots=True)
+class RouteConfig:
+    """RouteManager: which node this is, and the protocol number its routes carry."""
+
+    node_name: str
+    protocol: int = ROUTE_PROTOCOL
+    retry_delay_s: float = 1.0
+
+    def validate(self) -> None:
+        _name("node_name", self.node_name)
+        if not 16 <= self.protocol <= 255:
+            raise ConfigError(f"protocol: {self.protocol} is the kernel's or a routing daemon's own; must be 16 to 255")
+
+
+@dataclass(frozen=True, slots=True)
+class FirewallConfig:
+    """Which ports of a machine only machines may reach. A port is "6379" or a range "10002-10999"."""
+
+    cluster_cidr: str = "10.244.0.0/16"
+    machine_cidrs: tuple[str, ...] = ("10.89.0.0/24",)
+    protected_ports: tuple[str, ...] = (
+        "2375-2376",  # a container engine that listens on TCP
+        "2379-2381",  # State: clients, peers, metrics
+        "6379",  # Ray GCS
+        "8076-8077",  # Ray node and object manager, as commonly fixed
+        "8265",  # Ray dashboard
+        "10001-19999",  # Ray client and workers; kubelet, proxy, scheduler, controllers
+    )
+    pod_link_prefix: str = "veth"
+
+    def validate(self) -> None:
+        _network("cluster_cidr", self.cluster_cidr)
+        for index, cidr in enumerate(self.machine_cidrs):
+            _network(f"machine_cidrs[{index}]", cidr)
+        if not self.machine_cidrs:
+            raise ConfigError("machine_cidrs: empty; name the subnet the machines are in, e.g. 10.89.0.0/24")
+        for index, ports in enumerate(self.protected_ports):
+            port_range(f"protected_ports[{index}]", ports)
+
+
+@dataclass(frozen=True, slots=True)
+class DnsConfig:
+    """DnsServer. `upstreams` are "ip" or "ip:port", asked in turn for names outside the cluster; none: REFUSED."""
+
+    node_ip: str = ""
+    """Reaches the range through the service link when set."""
+    listen_ip: str = "10.96.0.10"
+    port: int = 53
+    cluster_domain: str = "cluster.local"
+    cluster_cidr: str = "10.244.0.0/16"
+    service_cluster_ip_range: str = "10.96.0.0/12"
+    upstreams: tuple[str, ...] = ()
+    pod_records: str = "insecure"
+    """Answers for 10-244-1-5.NAMESPACE.pod.DOMAIN: "insecure" (any address, as kubeadm), "verified", "disabled"."""
+    ttl_s: int = 30
+    negative_ttl_s: int = 5
+    upstream_timeout_s: float = 2.0
+    max_concurrent: int = 1000
+    make_link: bool = True
+
+    def validate(self) -> None:
+        listen = _address("listen_ip", self.listen_ip)
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port: {self.port} is not a port; must be 0 to 65535")
+        for label in self.cluster_domain.split("."):
+            if not 0 < len(label) <= 63:
+                raise ConfigError(f"cluster_domain: {self.cluster_domain!r} is not a domain; use e.g. cluster.local")
+        _network("cluster_cidr", self.cluster_cidr)
+        _network("service_cluster_ip_range", self.service_cluster_ip_range)
+        if self.pod_records not in ("insecure", "verified", "disabled"):
+            raise ConfigError(f"pod_records: {self.pod_records!r}; must be insecure, verified or disabled")
+        for index, upstream in enumerate(self.upstreams):
+            host, port = _host_port(f"upstreams[{index}]", upstream, default_port=53)
+            if host == str(listen) and port == self.port:
+                raise ConfigError(f"upstreams[{index}]: {upstream} is this server itself; name another resolver")
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """NetworkAgent: all of the above for one machine."""
+
+    proxy: ProxyConfig
+    routes: RouteConfig
+    dns: DnsConfig = field(default_factory=DnsConfig)
+    firewall: FirewallConfig = field(default_factory=FirewallConfig)
+
+    @classmethod
+    def for_node(
+        cls,
+        node_name: str,
+        node_ip: str,
+        *,
+        cluster_cidr: str = "10.244.0.0/16",
+        service_cluster_ip_range: str = "10.96.0.0/12",
+        cluster_dns: str = "10.96.0.10",
+        cluster_domain: str = "cluster.local",
+        machine_cidrs: tuple[str, ...] = ("10.89.0.0/24",),
+        upstreams: tuple[str, ...] = (),
+        protected_ports: tuple[str, ...] | None = None,
+    ) -> NetworkConfig:
+        """One set of addresses, given once, for all four parts."""
+        firewall = FirewallConfig(cluster_cidr=cluster_cidr, machine_cidrs=machine_cidrs)
+        if protected_ports is not None:
+            firewall = replace(firewall, protected_ports=protected_ports)
+        return cls(
+            proxy=ProxyConfig(
+                node_name=node_name,
+                node_ip=node_ip,
+                cluster_cidr=cluster_cidr,
+                service_cluster_ip_range=service_cluster_ip_range,
+                local_dns_ip=cluster_dns,
+            ),
+            routes=RouteConfig(node_name=node_name),
+            dns=DnsConfig(
+                node_ip=node_ip,
+                listen_ip=cluster_dns,
+                cluster_domain=cluster_domain,
+                cluster_cidr=cluster_cidr,
+                service_cluster_ip_range=service_cluster_ip_range,
+                upstreams=upstreams,
+            ),
+            firewall=firewall,
+        )
+
+    def validate(self) -> None:
+        for part in (self.proxy, self.routes, self.dns, self.firewall):
+            part.validate()
+        if self.dns.listen_ip != self.proxy.local_dns_ip:
+            raise ConfigError(f"dns.listen_ip: {self.dns.listen_ip} differs from proxy.local_dns_ip; make them one")
+
+
+def port_range(name: str, ports: str) -> tuple[int, int]:
+    """("6379" or "10002-10999") as (first, last). Raises ConfigError."""
+    first, dash, last = ports.partition("-")
+    try:
+        low, high = int(first), int(last) if dash else int(first)
+    except ValueError:
+        raise ConfigError(f'{name}: {ports!r} is not a port; use "6379" or "10002-10999"') from None
+    if not 0 < low <= high <= 65535:
+        raise ConfigError(f"{name}: {ports!r} is not a rising range within 1 to 65535")
+    return low, high
+
+
+def host_port(address: str, default_port: int = 0) -> tuple[str, int]:
+    """ "ip:port" or "ip" as a pair. Raises ConfigError."""
+    return _host_port("address", address, default_port)
+
+
+def _host_port(name: str, address: str, default_port: int = 0) -> tuple[str, int]:
+    host, colon, port = address.partition(":")
+    _address(name, host)
+    if not colon and not default_port:
+        raise ConfigError(f"{name}: {address!r} has no port; use ip:port")
+    try:
+        number = int(port) if colon else default_port
+    except ValueError:
+        raise ConfigError(f"{name}: {address!r} has no numeric port; use ip:port") from None
+    return host, number
+
+
+def _name(name: str, value: str) -> None:
+    if not value:
+        raise ConfigError(f"{name}: empty; give the name of the Node object of this machine")
+
+
+def _address(name: str, value: str) -> ipaddress.IPv4Address:
+    try:
+        return ipaddress.IPv4Address(value)
+    except ValueError:
+        raise ConfigError(f"{name}: {value!r} is not an IPv4 address") from None
+
+
+def _network(name: str, value: str) -> ipaddress.IPv4Network:
+    try:
+        return ipaddress.IPv4Network(value)
+    except ValueError:
+        raise ConfigError(f"{name}: {value!r} is not an IPv4 network such as 10.244.0.0/16") from None

@@ -1,0 +1,171 @@
+"""Routes to the pods of all other machines: podCIDR of a Node via its InternalIP, on the machines' common link.
+
+`wanted_routes` and `route_changes` are pure; `RouteManager` is the shell: it wakes for Node events and for netlink
+events (a link that went down takes its routes with it), never by polling, and touches only routes that carry our
+protocol number. Nodes in another subnet are not reachable directly: they are named in `health()` and in the log.
+
+Invariant: a route is replaced in place, so traffic to a machine that keeps its podCIDR is never without a route.
+Stopping it leaves the routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from cluster.machinery.client import Client
+from cluster.machinery.informer import Informers
+from cluster.network import links
+from cluster.network.config import RouteConfig
+from cluster.network.netlink import LinkWatch
+
+log = logging.getLogger(__name__)
+
+Obj = dict[str, Any]
+Routes = dict[str, str]
+"""Destination (CIDR) -> gateway."""
+NODES = "nodes"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteChanges:
+    replace: tuple[tuple[str, str], ...]
+    remove: tuple[tuple[str, str], ...]
+
+
+def wanted_routes(nodes: Iterable[Obj], node_name: str) -> Routes:
+    """The podCIDRs of every node but this one. Two nodes that claim one CIDR (an error): the first by name has it."""
+    out: Routes = {}
+    for node in sorted(nodes, key=lambda item: str(item["metadata"]["name"])):
+        if node["metadata"]["name"] == node_name:
+            continue
+        gateway = internal_ip(node)
+        spec = node.get("spec") or {}
+        for cidr in spec.get("podCIDRs") or [spec.get("podCIDR") or ""]:
+            if gateway and _is_network(cidr):
+                out.setdefault(cidr, gateway)
+    return out
+
+
+def internal_ip(node: Obj) -> str:
+    """The node's IPv4 InternalIP, or ""."""
+    for address in (node.get("status") or {}).get("addresses") or ():
+        if address.get("type") == "InternalIP" and ":" not in address.get("address", ""):
+            return str(address["address"])
+    return ""
+
+
+def route_changes(wanted: Mapping[str, str], present: Mapping[str, str]) -> RouteChanges:
+    """What turns `present` (ours only) into `wanted`."""
+    replace = tuple((dst, via) for dst, via in sorted(wanted.items()) if present.get(dst) != via)
+    remove = tuple((dst, via) for dst, via in sorted(present.items()) if dst not in wanted)
+    return RouteChanges(replace, remove)
+
+
+def _is_network(cidr: str) -> bool:
+    try:
+        ipaddress.IPv4Network(cidr)
+    except ValueError:
+        return False
+    return True
+
+
+class RouteManager:
+    """`run()` until cancelled. `informers` are shared with whoever else runs here."""
+
+    def __init__(self, config: RouteConfig, client: Client, *, informers: Informers | None = None) -> None:
+        config.validate()
+        self._config = config
+        self._own_informers = informers is None
+        self._informers = informers or Informers(client)
+        self._wake = asyncio.Event()
+        self._count = 0
+        self._unreachable: dict[str, str] = {}
+        self._synced = False
+
+    async def run(self) -> None:
+        """Returns only by cancellation."""
+        self._informers.of(NODES).add_handler(self._on_node)
+        async with asyncio.TaskGroup() as group:
+            if self._own_informers:
+                group.create_task(self._informers.run(), name="route-informers")
+            group.create_task(self._sync_forever(), name="routes")
+
+    def health(self) -> dict[str, object]:
+        return {"ready": self._synced, "routes": self._count, "unreachable": dict(self._unreachable)}
+
+    def _on_node(self, old: Obj | None, new: Obj | None) -> None:
+        before = wanted_routes([old], self._config.node_name) if old else {}
+        after = wanted_routes([new], self._config.node_name) if new else {}
+        if before != after:
+            self._wake.set()
+
+    async def _sync_forever(self) -> None:
+        await asyncio.to_thread(links.set_sysctls, links.FORWARDING)
+        await self._informers.of(NODES).wait_synced()
+        watch = LinkWatch(self._wake.set)
+        try:
+            while True:
+                self._wake.clear()
+                await self._sync()
+                if self._unreachable:
+                    try:
+                        await asyncio.wait_for(self._wake.wait(), self._config.retry_delay_s)
+                    except TimeoutError:
+                        continue
+                else:
+                    await self._wake.wait()
+        finally:
+            watch.close()
+
+    async def _sync(self) -> None:
+        wanted = wanted_routes(self._informers.of(NODES).items(), self._config.node_name)
+        try:
+            failed = await asyncio.to_thread(sync_routes, wanted, self._config.protocol)
+        except (NetlinkError, OSError) as err:
+            failed = dict.fromkeys(wanted, str(err))
+        for dst, why in failed.items():
+            if self._unreachable.get(dst) != why:
+                log.warning("no route to pods in %s via %s: %s", dst, wanted.get(dst, "?"), why)
+        self._unreachable = failed
+        self._count = len(wanted) - len(failed)
+        self._synced = True
+
+
+def sync_routes(wanted: Mapping[str, str], protocol: int) -> dict[str, str]:
+    """Make the kernel's routes of `protocol` those wanted; returns destination -> why for those it refused.
+
+    Blocking. Routes without a gateway (the Services' range on its link) are not this function's.
+    """
+    failed: dict[str, str] = {}
+    with IPRoute() as ipr:
+        changes = route_changes(wanted, _present(ipr, protocol))
+        for dst, via in changes.replace:
+            try:
+                ipr.route("replace", dst=dst, gateway=via, proto=protocol)
+            except NetlinkError as err:
+                failed[dst] = "gateway is not on a link of this machine" if err.code == errno.ENETUNREACH else str(err)
+        for dst, via in changes.remove:
+            try:
+                ipr.route("del", dst=dst, gateway=via, proto=protocol)
+            except NetlinkError as err:
+                if err.code != errno.ESRCH:
+                    failed[dst] = str(err)
+    return failed
+
+
+def _present(ipr: Any, protocol: int) -> Routes:
+    out: Routes = {}
+    for route in ipr.route("dump", family=2, proto=protocol):
+        gateway = route.get("gateway")
+        if gateway and route["proto"] == protocol and route.get("table", 254) == 254:
+            out[f"{route.get('dst', '0.0.0.0')}/{route['dst_len']}"] = str(gateway)
+    return out

@@ -1,0 +1,319 @@
+"""What the service maps of `table ip sk8` must hold, from Services, EndpointSlices and Nodes. Pure.
+
+The two-map design (the table itself is in ruleset.py): a *front* (address, protocol, port) is one element of `svcs`
+that goes to a chain shared by all fronts with the same number K of endpoints, and K elements of `eps_PROTOCOL`
+numbered from 0. Changing one Service is a handful of elements, never a rule. NodePorts have the same pair (`ports`,
+`porteps_PROTOCOL`) without the address. A chain is named [a]LETTER-PROTOCOL-K; letters are in `CHAINS` below.
+
+Invariants:
+- `RuleTable` fed event by event holds what one fed everything at once holds (tests check this with hypothesis).
+- Where two owners claim one element, the least owner (by name) has it, whatever the order of events; when it goes,
+  the next one gets it.
+- `take()` says exactly the difference from what was last taken, deletions apart from additions.
+
+Source: Kubernetes' service semantics (KEP-2086 internal traffic policy, KEP-3866 nftables kube-proxy).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.network.endpoints import Endpoint, is_ipv4, usable, usable_local
+
+Obj = dict[str, Any]
+ElementKey = tuple[str, str]
+"""(map, key as nft writes it)"""
+Elements = dict[ElementKey, str]
+"""Value as nft writes it; "" for an element of a set."""
+
+PROTOCOLS = {"TCP": "tcp", "UDP": "udp", "SCTP": "sctp"}
+INSIDE_OFFSET = 65536
+"""Numbers in `porteps_*` from here on are for sources inside the cluster (externalTrafficPolicy Local)."""
+DEFAULT_AFFINITY_TIMEOUT_S = 10800
+
+CHAINS = {
+    "n": "ClusterIP: masquerade what comes from outside the cluster",
+    "m": "external address, policy Cluster: masquerade",
+    "l": "external address, policy Local: keep the source",
+    "x": "NodePort, policy Cluster: masquerade",
+    "y": "NodePort, policy Local: keep the source",
+    "z": "NodePort, policy Local, from inside the cluster: any endpoint",
+}
+AFFINITY_PREFIX = "a"
+"""Before the letter: the client's last endpoint first."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleConfig:
+    node_name: str
+    node_ip: str
+    local_dns_ip: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Deletions (with the value that goes) and additions; a changed element is in both."""
+
+    removed: Elements = field(default_factory=dict)
+    added: Elements = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.removed or self.added)
+
+
+def chain_size(verdict: str) -> int:
+    """K of a "goto n-tcp-3"; 0 for a verdict without endpoints."""
+    size = verdict.rpartition("-")[2]
+    return int(size) if verdict.startswith("goto ") and size.isdigit() else 0
+
+
+def node_elements(node: Obj) -> Elements:
+    """A machine's addresses: pods reach them unmasqueraded."""
+    addresses = (node.get("status") or {}).get("addresses") or ()
+    return {
+        ("nodes", address["address"]): ""
+        for address in addresses
+        if address.get("type") == "InternalIP" and is_ipv4(address.get("address", ""))
+    }
+
+
+def service_elements(service: Obj, slices: Sequence[Obj], config: RuleConfig) -> Elements:
+    """Everything one Service puts into the maps; nothing for headless and ExternalName Services."""
+    spec = service.get("spec") or {}
+    cluster_ip = spec.get("clusterIP") or ""
+    if spec.get("type") == "ExternalName" or not is_ipv4(cluster_ip):
+        return {}
+    out: Elements = {}
+    for index, port in enumerate(spec.get("ports") or ()):
+        protocol = PROTOCOLS.get(port.get("protocol", "TCP"))
+        if protocol is not None:
+            _PortRules(service, port, index, protocol, slices, config).render(out)
+    return out
+
+
+class _PortRules:
+    """One port of one Service."""
+
+    def __init__(
+        self, service: Obj, port: Obj, index: int, protocol: str, slices: Sequence[Obj], config: RuleConfig
+    ) -> None:
+        self.spec: Obj = service["spec"]
+        self.status: Obj = service.get("status") or {}
+        self.config = config
+        self.port = port
+        self.protocol = protocol
+        self.number = int(port["port"])
+        wanted = (port.get("name") or "", port.get("protocol", "TCP"), config.node_name)
+        self.everywhere = usable(slices, *wanted)
+        self.here = usable_local(slices, *wanted)
+        self.cluster_ip: str = self.spec["clusterIP"]
+        affinity = self.spec.get("sessionAffinity") == "ClientIP"
+        self.prefix = AFFINITY_PREFIX if affinity else ""
+        low_bits = int(ipaddress.IPv4Address(self.cluster_ip)) & 0xFFFFF
+        self._affinity_base = (low_bits << 12) | ((index & 0x7FF) << 1)
+
+    def affinity_id(self, local_only: bool) -> str:
+        """The mark of connections that share a client's endpoint. Unique while at most 2048 ports share an address
+        and the Services' range is a /12 or smaller, as Kubernetes demands."""
+        return f"0x{self._affinity_base | local_only:08x}"
+
+    def render(self, out: Elements) -> None:
+        self._cluster_ip(out)
+        for address in self._external_addresses():
+            self._external(out, address)
+        node_port = self.port.get("nodePort")
+        if node_port:
+            self._node_port(out, int(node_port))
+        if self.prefix and self.everywhere:
+            timeout_s = (
+                ((self.spec.get("sessionAffinityConfig") or {}).get("clientIP") or {}).get("timeoutSeconds")
+            ) or DEFAULT_AFFINITY_TIMEOUT_S
+            for local_only in (False, True):
+                out["afflearn", self.affinity_id(local_only)] = f"goto t-{int(timeout_s)}"
+        for endpoint in self.everywhere:
+            if endpoint.local and endpoint.ip != self.config.node_ip:
+                out["hairpin", f"{endpoint.ip} . {endpoint.ip}"] = ""
+
+    def _cluster_ip(self, out: Elements) -> None:
+        local_only = self.spec.get("internalTrafficPolicy") == "Local"
+        endpoints = self.here if local_only else self.everywhere
+        if endpoints:
+            self._address_front(out, self.cluster_ip, "n", endpoints, local_only)
+        elif self.everywhere:
+            out["svcs", self._front(self.cluster_ip)] = "drop"
+        # With no endpoint at all there is no element: the table rejects what is left of the Services' range, and
+        # the address of this machine's own DNS server reaches it.
+
+    def _external(self, out: Elements, address: str) -> None:
+        local_only = self.spec.get("externalTrafficPolicy") == "Local"
+        endpoints = self.here if local_only else self.everywhere
+        if endpoints:
+            self._address_front(out, address, "l" if local_only else "m", endpoints, local_only)
+        elif self.everywhere:
+            out["svcs", self._front(address)] = "drop"
+        else:
+            out["noeps", self._front(address)] = ""
+
+    def _node_port(self, out: Elements, node_port: int) -> None:
+        front = f"{self.protocol} . {node_port}"
+        if not self.everywhere:
+            out["noports", front] = ""
+            return
+        if self.spec.get("externalTrafficPolicy") == "Local":
+            out["inports", front] = f"goto z-{self.protocol}-{len(self.everywhere)}"
+            _number(out, f"porteps_{self.protocol}", f"{node_port}", self.everywhere, INSIDE_OFFSET)
+            if not self.here:
+                out["ports", front] = "drop"
+                return
+            endpoints, letter = self.here, "y"
+        else:
+            endpoints, letter = self.everywhere, "x"
+        out["ports", front] = f"goto {self.prefix}{letter}-{self.protocol}-{len(endpoints)}"
+        _number(out, f"porteps_{self.protocol}", f"{node_port}", endpoints)
+        if self.prefix:
+            out["affportids", front] = self.affinity_id(letter == "y")
+
+    def _front(self, address: str) -> str:
+        return f"{address} . {self.protocol} . {self.number}"
+
+    def _address_front(
+        self, out: Elements, address: str, letter: str, endpoints: Sequence[Endpoint], local_only: bool
+    ) -> None:
+        front = self._front(address)
+        out["svcs", front] = f"goto {self.prefix}{letter}-{self.protocol}-{len(endpoints)}"
+        _number(out, f"eps_{self.protocol}", f"{address} . {self.number}", endpoints)
+        if self.prefix:
+            out["affids", front] = self.affinity_id(local_only)
+
+    def _external_addresses(self) -> list[str]:
+        wanted = list(self.spec.get("externalIPs") or ())
+        for ingress in (self.status.get("loadBalancer") or {}).get("ingress") or ():
+            if ingress.get("ipMode", "VIP") == "VIP":
+                wanted.append(ingress.get("ip", ""))
+        return sorted({a for a in wanted if is_ipv4(a) and a != self.cluster_ip})
+
+
+def _number(out: Elements, map_name: str, front: str, endpoints: Iterable[Endpoint], offset: int = 0) -> None:
+    for number, endpoint in enumerate(endpoints, offset):
+        out[map_name, f"{front} . {number}"] = f"{endpoint.ip} . {endpoint.port}"
+
+
+class RuleTable:
+    """The desired maps, kept owner by owner (a Service, a Node), and what has changed since `take()`."""
+
+    def __init__(self) -> None:
+        self._owned: dict[str, Elements] = {}
+        self._values: Elements = {}
+        self._rivals: dict[ElementKey, dict[str, str]] = {}
+        self._holder: dict[ElementKey, str] = {}
+        self._before: dict[ElementKey, str | None] = {}
+
+    def set_owner(self, owner: str, elements: Mapping[ElementKey, str]) -> None:
+        """`owner` now wants exactly `elements`."""
+        old = self._owned.get(owner, {})
+        for key in old:
+            if key not in elements:
+                self._release(owner, key)
+        for key, value in elements.items():
+            if old.get(key) != value:
+                self._claim(owner, key, value)
+        if elements:
+            self._owned[owner] = dict(elements)
+        else:
+            self._owned.pop(owner, None)
+
+    def take(self) -> Delta:
+        """The difference since the last call (or since nothing)."""
+        removed: Elements = {}
+        added: Elements = {}
+        for key, before in self._before.items():
+            now = self._values.get(key)
+            if now == before:
+                continue
+            if before is not None:
+                removed[key] = before
+            if now is not None:
+                added[key] = now
+        self._before = {}
+        return Delta(removed, added)
+
+    @property
+    def elements(self) -> Mapping[ElementKey, str]:
+        """All that should be in the maps now; do not change it."""
+        return self._values
+
+    def address_endpoints(self, address: str, protocol: str, port: int) -> frozenset[str] | None:
+        """The "ip . port" values behind an address of `svcs`; None when it is not there."""
+        verdict = self._values.get(("svcs", f"{address} . {protocol} . {port}"))
+        if verdict is None:
+            return None
+        return self._numbered(f"eps_{protocol}", f"{address} . {port}", range(chain_size(verdict)))
+
+    def port_endpoints(self, protocol: str, port: int) -> frozenset[str] | None:
+        """The "ip . port" values behind a NodePort, for sources inside and outside; None when it is not there."""
+        verdict = self._values.get(("ports", f"{protocol} . {port}"))
+        if verdict is None:
+            return None
+        inside = self._values.get(("inports", f"{protocol} . {port}"), "")
+        numbers = [*range(chain_size(verdict)), *range(INSIDE_OFFSET, INSIDE_OFFSET + chain_size(inside))]
+        return self._numbered(f"porteps_{protocol}", f"{port}", numbers)
+
+    def affinity_endpoints(self) -> dict[str, frozenset[str]]:
+        """For each affinity mark, the "ip . port" values its clients may still be sent to."""
+        out: dict[str, frozenset[str]] = {}
+        for (map_name, key), mark in self._values.items():
+            if map_name == "affids":
+                address, protocol, port = key.split(" . ")
+                found = self.address_endpoints(address, protocol, int(port))
+            elif map_name == "affportids":
+                protocol, port = key.split(" . ")
+                found = self.port_endpoints(protocol, int(port))
+            else:
+                continue
+            out[mark] = out.get(mark, frozenset()) | (found or frozenset())
+        return out
+
+    def _numbered(self, map_name: str, prefix: str, numbers: Iterable[int]) -> frozenset[str]:
+        found = (self._values.get((map_name, f"{prefix} . {number}")) for number in numbers)
+        return frozenset(value for value in found if value is not None)
+
+    def _claim(self, owner: str, key: ElementKey, value: str) -> None:
+        holder = self._holder.get(key)
+        if holder is not None and holder != owner:
+            rivals = self._rivals.setdefault(key, {holder: self._values[key]})
+            rivals[owner] = value
+        elif key in self._rivals:
+            self._rivals[key][owner] = value
+        self._settle(key, owner, value)
+
+    def _release(self, owner: str, key: ElementKey) -> None:
+        rivals = self._rivals.get(key)
+        if rivals is None:
+            self._change(key, None)
+            del self._holder[key]
+            return
+        del rivals[owner]
+        winner = min(rivals)
+        self._holder[key] = winner
+        self._change(key, rivals[winner])
+        if len(rivals) == 1:
+            del self._rivals[key]
+
+    def _settle(self, key: ElementKey, owner: str, value: str) -> None:
+        rivals = self._rivals.get(key)
+        winner = min(rivals) if rivals is not None else owner
+        self._holder[key] = winner
+        self._change(key, rivals[winner] if rivals is not None else value)
+
+    def _change(self, key: ElementKey, value: str | None) -> None:
+        current = self._values.get(key)
+        if current == value:
+            return
+        self._before.setdefault(key, current)
+        if value is None:
+            del self._values[key]
+        else:
+            self._values[key] = value
