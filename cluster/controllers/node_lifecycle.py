@@ -1,0 +1,302 @@
+"""The node lifecycle controller: finds silent machines by their leases, gone ones by the provider, and says so.
+
+A shell around `node_lifecycle_core`. Signs of life are changes of a node's Lease in kube-node-lease or of its Ready
+heartbeat, timed by our own clock when we see them (clocks of machines need not agree). One timer per node, set anew
+only when it fires: a heartbeat costs a dictionary write.
+
+What a verdict leads to, in this order (so that nothing new lands there while the old is cleared away):
+  UNREACHABLE: conditions Unknown, taints, its pods Ready=False (they leave the endpoints).
+  GONE: the same, out-of-service taint, then all its pods deleted with grace 0, at once and in parallel.
+Volumes follow by themselves: the attach/detach controller takes them from a node that is out of service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from cluster.api.errors import ApiError
+from cluster.api.meta import condition, rfc3339
+from cluster.api.pods import is_ready
+from cluster.controllers import node_lifecycle_core as core
+from cluster.controllers.env import Env
+from cluster.controllers.node_lifecycle_core import Heartbeat, Verdict
+from cluster.machinery.client import Obj, clone, is_not_found
+from cluster.machinery.provider import MachineStatus, ProviderError
+from cluster.machinery.reconciler import Reconciler, Result
+
+log = logging.getLogger(__name__)
+
+_LEASE_NAMESPACE = "kube-node-lease"
+_RETRY_S = 1.0
+
+
+class NodeLifecycleController:
+    name = "node_lifecycle"
+
+    def __init__(self, env: Env) -> None:
+        self._env = env
+        self._nodes = env.informer("nodes")
+        self._pods = env.informer("pods")
+        self._leases = env.informer("leases.coordination.k8s.io")
+        self._events = env.recorder("node-controller")
+        self._seen: dict[str, float] = {}
+        self._heard: set[str] = set()
+        self._beats: dict[str, float] = {}
+        self._machines: dict[str, str] = {}
+        self._tokens: dict[str, tuple[float, float]] = {}
+        self._verdicts: dict[str, Verdict] = {}
+        self.reconciler = Reconciler(self.name, self._reconcile, workers=8)
+        self._pods.add_index("node", pod_node)
+        self._nodes.add_handler(self._on_node)
+        self._leases.add_handler(self._on_lease)
+        self._pods.add_handler(self._on_pod)
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.reconciler.run())
+            if self._env.provider is not None:
+                group.create_task(self._watch_machines())
+
+    def resync(self) -> None:
+        """A new leader gives every node a whole grace period from now: it has not been listening."""
+        now = self._env.clock()
+        for node in self._nodes.items():
+            name = node["metadata"]["name"]
+            if core.ready_status(node) == "True":
+                self._seen[name] = now
+                self._heard.add(name)
+            self.reconciler.queue.add(name)
+
+    # ---- signs of life
+
+    def _on_lease(self, old: Obj | None, new: Obj | None) -> None:
+        if new is None or new["metadata"]["namespace"] != _LEASE_NAMESPACE:
+            return
+        if old is not None and (old.get("spec") or {}).get("renewTime") == (new.get("spec") or {}).get("renewTime"):
+            return
+        # The first sight of a lease is no sign of life: it may be old. Its next renewal is.
+        if old is not None:
+            self._beat(new["metadata"]["name"])
+
+    def _on_node(self, old: Obj | None, new: Obj | None) -> None:
+        if new is None:
+            if old is not None:
+                self._forget(old["metadata"]["name"])
+            return
+        name = new["metadata"]["name"]
+        self._seen.setdefault(name, self._env.clock())
+        if core.ready_status(new) != "Unknown":
+            beat = _heartbeat(new)
+            if old is None or beat != _heartbeat(old):
+                self._beat(name)
+            elif name not in self._heard:
+                self._heard.add(name)
+        self.reconciler.queue.add(name)
+
+    def _on_pod(self, old: Obj | None, new: Obj | None) -> None:
+        """A pod that a late binding put onto a silent or gone machine."""
+        if new is None:
+            return
+        name = new["spec"].get("nodeName", "")
+        if self._verdicts.get(name, Verdict.ALIVE) is not Verdict.ALIVE:
+            self.reconciler.queue.add(name)
+
+    def _beat(self, name: str) -> None:
+        self._seen[name] = self._beats[name] = self._env.clock()
+        self._heard.add(name)
+        if self._verdicts.get(name, Verdict.ALIVE) is not Verdict.ALIVE:
+            self.reconciler.queue.add(name)
+
+    def _forget(self, name: str) -> None:
+        self._seen.pop(name, None)
+        self._heard.discard(name)
+        self._beats.pop(name, None)
+        self._verdicts.pop(name, None)
+
+    # ---- proof
+
+    async def _watch_machines(self) -> None:
+        provider = self._env.provider
+        if provider is None:
+            return
+        while True:
+            try:
+                async for machines in provider.watch_machines():
+                    self._take_machines(machines)
+            except (ProviderError, OSError) as err:
+                log.warning("the provider does not say which machines run: %s", err)
+            # Without word from the provider nothing is proven any more.
+            self._take_machines([])
+            await asyncio.sleep(_RETRY_S)
+
+    def _take_machines(self, machines: Sequence[MachineStatus]) -> None:
+        states: dict[str, str] = {m.name: m.state for m in machines}
+        for name in sorted(set(states) | set(self._machines)):
+            if states.get(name) != self._machines.get(name):
+                self.reconciler.queue.add(name)
+        self._machines = states
+
+    # ---- reconcile
+
+    async def _reconcile(self, name: str) -> Result | None:
+        node = self._nodes.get("", name)
+        if node is None:
+            return None
+        now = self._env.clock()
+        config = self._env.config
+        judgement = core.judge(
+            Heartbeat(self._seen.setdefault(name, now), name in self._heard),
+            self._machine(name, node),
+            now,
+            config.node_monitor_grace_period_s,
+            config.node_startup_grace_period_s,
+        )
+        before = self._verdicts.get(name, Verdict.ALIVE)
+        self._verdicts[name] = judgement.verdict
+        node = await self._show_conditions(node, judgement.verdict, now)
+        wait_s = await self._show_taints(node, judgement.verdict, now)
+        if judgement.verdict is Verdict.UNREACHABLE:
+            await self._pods_not_ready(name, now)
+        elif judgement.verdict is Verdict.GONE:
+            await self._free(node)
+        if before is not judgement.verdict:
+            self._say(node, before, judgement.verdict, now)
+        delays = [d for d in (judgement.recheck_after_s, wait_s) if d is not None]
+        return Result(min(delays) if delays else None)
+
+    def _machine(self, name: str, node: Obj) -> str:
+        """The provider's word; without one, an earlier "off" stands (proof does not expire) until a sign of life."""
+        word = self._machines.get(name, "")
+        if word in ("running", "off"):
+            return word
+        off_since = core.off_since(node)
+        if off_since is not None and self._beats.get(name, 0.0) < off_since + 1.0:
+            return "off"
+        return word
+
+    async def _show_conditions(self, node: Obj, verdict: Verdict, now: float) -> Obj:
+        conditions = core.conditions_for(node, verdict, now)
+        if conditions is None:
+            return node
+        was = core.ready_status(node)
+        changed = clone(node)
+        changed.setdefault("status", {})["conditions"] = conditions
+        updated = await self._env.client.update("nodes", changed, subresource="status")
+        if was == "True":
+            name = node["metadata"]["name"]
+            self._events.event(node, "Normal", "NodeNotReady", f"Node {name} status is now: NodeNotReady")
+        return updated
+
+    async def _show_taints(self, node: Obj, verdict: Verdict, now: float) -> float | None:
+        """Writes the taints; seconds after which a NoExecute taint that had to wait may be added."""
+        wait_s = None
+        evict = verdict is Verdict.GONE
+        if not evict and core.ready_status(node) != "True" and not _has_no_execute(node):
+            wait_s = self._eviction_wait_s(node, now)
+            evict = wait_s is None
+        taints = core.taints_for(node, verdict, now, evict=evict)
+        if taints is not None:
+            changed = clone(node)
+            changed["spec"]["taints"] = taints
+            await self._env.client.update("nodes", changed)
+        return wait_s
+
+    def _eviction_wait_s(self, node: Obj, now: float) -> float | None:
+        """None: taint it now. One token bucket a zone, of size 1, at the rate of the zone's state."""
+        zone = _zone(node)
+        peers = [n for n in self._nodes.items() if _zone(n) == zone]
+        ready = sum(1 for n in peers if core.ready_status(n) == "True")
+        config = self._env.config
+        state = core.zone_state(
+            ready,
+            len(peers) - ready,
+            rate=config.node_eviction_rate,
+            secondary_rate=config.secondary_node_eviction_rate,
+            threshold=config.unhealthy_zone_threshold,
+            large=config.large_cluster_size_threshold,
+        )
+        if state.evictions_per_s <= 0:
+            return config.node_monitor_grace_period_s
+        tokens, at = self._tokens.get(zone, (1.0, now))
+        tokens = min(1.0, tokens + max(now - at, 0.0) * state.evictions_per_s)
+        if tokens < 1.0:
+            self._tokens[zone] = (tokens, now)
+            return (1.0 - tokens) / state.evictions_per_s
+        self._tokens[zone] = (tokens - 1.0, now)
+        return None
+
+    async def _pods_not_ready(self, name: str, now: float) -> None:
+        """So that they leave the endpoints; the kubelet says Ready again when it is back."""
+        await asyncio.gather(*(self._pod_not_ready(pod, now) for pod in self._pods.by_index("node", name)))
+
+    async def _pod_not_ready(self, pod: Obj, now: float) -> None:
+        if not is_ready(pod):
+            return
+        changed = clone(pod)
+        for c in changed["status"]["conditions"]:
+            if c["type"] == "Ready":
+                c.update(status="False", reason="NodeNotReady", lastTransitionTime=rfc3339(now))
+        try:
+            await self._env.client.update("pods", changed, subresource="status")
+        except ApiError as err:
+            if not is_not_found(err):
+                raise
+        self._events.event(pod, "Warning", "NodeNotReady", "Node is not ready")
+
+    async def _free(self, node: Obj) -> None:
+        pods = self._pods.by_index("node", node["metadata"]["name"])
+        await asyncio.gather(*(self._force_delete(pod) for pod in pods))
+
+    async def _force_delete(self, pod: Obj) -> None:
+        meta = pod["metadata"]
+        try:
+            await self._env.client.delete("pods", meta["name"], meta["namespace"], uid=meta["uid"], grace_period_s=0)
+        except ApiError as err:
+            if err.code not in (404, 409):
+                raise
+            return
+        node = pod["spec"].get("nodeName", "")
+        message = f"Pod is deleted with grace period 0: its machine {node} is off by the provider's word"
+        self._events.event(pod, "Normal", "ForceDeletedPod", message)
+
+    def _say(self, node: Obj, before: Verdict, after: Verdict, now: float) -> None:
+        """An Event that says which timing or proof led to what."""
+        name = node["metadata"]["name"]
+        silent_s = max(now - self._seen.get(name, now), 0.0)
+        if after is Verdict.GONE:
+            message = (
+                f"Machine {name} is off by the provider's word ({silent_s:.1f} s after its last heartbeat): "
+                "its pods are deleted and its volumes released at once"
+            )
+            self._events.event(node, "Warning", "MachineGone", message)
+        elif after is Verdict.UNREACHABLE:
+            message = (
+                f"Machine {name} was silent for {silent_s:.1f} s (node-monitor-grace-period "
+                f"{self._env.config.node_monitor_grace_period_s:g} s): pods leave as their tolerationSeconds run out, "
+                "volumes stay until it is proven to be off"
+            )
+            self._events.event(node, "Warning", "MachineUnreachable", message)
+        elif before is not Verdict.ALIVE:
+            self._events.event(node, "Normal", "MachineAlive", f"Machine {name} sends heartbeats again")
+
+
+def pod_node(pod: Obj) -> list[str]:
+    """Index: the node a pod is bound to."""
+    name = pod["spec"].get("nodeName")
+    return [name] if name else []
+
+
+def _zone(node: Obj) -> str:
+    return str((node["metadata"].get("labels") or {}).get("topology.kubernetes.io/zone", ""))
+
+
+def _heartbeat(node: Obj) -> str:
+    ready = condition(node, "Ready")
+    return str(ready.get("lastHeartbeatTime", "")) if ready is not None else ""
+
+
+def _has_no_execute(node: Obj) -> bool:
+    keys = (core.UNREACHABLE_TAINT, core.NOT_READY)
+    return any(t["key"] in keys and t["effect"] == "NoExecute" for t in node["spec"].get("taints") or [])
