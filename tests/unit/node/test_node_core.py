@@ -340,7 +340,8 @@ def test_a_missing_image_waits_and_is_tried_again() -> None:
     d.advance(9)
     assert len(d.of(ev.StartContainer)) == 3
     d.send(ev.ContainerBlocked("app", "ErrImagePull", "registry away", pull=True))
-    assert d.core.next_wake() == d.now + 20
+    d.advance(1)
+    assert d.core.next_wake() == d.now + 19
 
 
 def test_failing_mounts_are_reported_and_retried() -> None:

@@ -1,0 +1,386 @@
+"""The kubelet's container engine: Docker, through its socket.
+
+IO. Short calls go through the docker package in a bounded pool of threads (the pool is the back-pressure: at most
+`workers` engine calls at once); streams (exec, logs, events) are asyncio on connections of their own. Only containers
+labelled `sk8.machine=<machine>` are ever listed. Fulfils runtime.Runtime.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+import aiohttp
+import docker
+import docker.errors
+import requests.exceptions
+
+from cluster.node import docker_spec as spec
+from cluster.node.docker_stream import StreamSession, unframe, upgrade
+from cluster.node.runtime import (
+    LABEL_CONTAINER,
+    LABEL_MACHINE,
+    LABEL_UID,
+    SANDBOX_CONTAINER,
+    ContainerConfig,
+    ContainerInfo,
+    ExecResult,
+    ImageEntry,
+    ImageInfo,
+    LogOptions,
+    RuntimeEvent,
+    RuntimeFailure,
+    SandboxConfig,
+    Usage,
+)
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_API = "v1.41"
+_CALL_TIMEOUT_S = 120
+_CAP_SYS_RESOURCE = 24
+_EVENTS_RETRY_S = 1.0
+_MAX_EXEC_OUTPUT = 10 * 1024  # what a probe's or hook's output is cut to, as the kubelet's
+
+
+class DockerRuntime:
+    """`machine` marks what belongs to us. Belongs to the loop it is first used on."""
+
+    def __init__(self, machine: str, *, socket_path: str = "/var/run/docker.sock", workers: int = 8) -> None:
+        self._machine = machine
+        self._oom_floor = lowest_oom_score()
+        self._socket = socket_path
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="engine")
+        self._api: Any = None
+        self._api_lock = threading.Lock()
+        self._http: aiohttp.ClientSession | None = None
+
+    # ------------------------------------------------------------ plumbing
+
+    def _client(self) -> Any:
+        with self._api_lock:
+            if self._api is None:
+                self._api = docker.APIClient(
+                    base_url=f"unix://{self._socket}", version=_API.removeprefix("v"), timeout=_CALL_TIMEOUT_S
+                )
+            return self._api
+
+    async def _call(self, what: Callable[[Any], _T]) -> _T:
+        """Run `what(api)` in the pool; translate the engine's errors."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._pool, lambda: what(self._client()))
+        except docker.errors.NotFound as err:
+            raise RuntimeFailure(_explain(err), "NotFound") from err
+        except docker.errors.APIError as err:
+            raise RuntimeFailure(_explain(err), "Conflict" if err.status_code == 409 else "") from err
+        except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as err:
+            raise RuntimeFailure(f"the container engine does not answer at {self._socket}: {err}") from err
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._http is None:
+            self._http = aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(self._socket, limit=0),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+            )
+        return self._http
+
+    def _url(self, path: str, **query: str) -> str:
+        return f"http://docker/{_API}{path}" + (f"?{urlencode(query)}" if query else "")
+
+    async def close(self) -> None:
+        if self._http is not None:
+            await self._http.close()
+            self._http = None
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._api is not None:
+            self._api.close()
+
+    # ------------------------------------------------------------ looking
+
+    async def version(self) -> str:
+        answer = await self._call(lambda api: api.version())
+        return f"docker://{answer['Version']}"
+
+    async def containers(self) -> list[ContainerInfo]:
+        filters = {"label": [f"{LABEL_MACHINE}={self._machine}"]}
+        entries = await self._call(lambda api: api.containers(all=True, filters=filters))
+        return [spec.from_list(entry) for entry in entries]
+
+    async def inspect(self, container_id: str) -> ContainerInfo | None:
+        try:
+            return spec.from_inspect(await self._call(lambda api: api.inspect_container(container_id)))
+        except RuntimeFailure as err:
+            if err.reason == "NotFound":
+                return None
+            raise
+
+    async def image(self, name: str) -> ImageInfo | None:
+        try:
+            answer = await self._call(lambda api: api.inspect_image(name))
+        except RuntimeFailure as err:
+            if err.reason == "NotFound":
+                return None
+            raise
+        config = answer.get("Config") or {}
+        return ImageInfo(str(answer["Id"]), str(config.get("User") or ""), str(config.get("StopSignal") or ""))
+
+    async def images(self) -> list[ImageEntry]:
+        answer = await self._call(lambda api: api.images())
+        return [
+            ImageEntry(tuple(sorted(entry.get("RepoTags") or ())), int(entry.get("Size") or 0))
+            for entry in answer
+            if entry.get("RepoTags")
+        ]
+
+    async def pull(self, name: str) -> ImageInfo:
+        repository, tag = _split_image(name)
+        await self._call(lambda api: api.pull(repository, tag=tag))
+        image = await self.image(name)
+        if image is None:
+            raise RuntimeFailure(f"image {name} is absent after it was pulled", "ErrImagePull")
+        return image
+
+    # ------------------------------------------------------------ making and ending
+
+    async def run_sandbox(self, config: SandboxConfig) -> tuple[str, str]:
+        name = spec.container_name(config.pod, SANDBOX_CONTAINER, config.attempt)
+        sandbox = await self._create(name, spec.sandbox_body(self._machine, config, self._oom_floor))
+        try:
+            await self.start_container(sandbox)
+            info = await self.inspect(sandbox)
+            if info is None or not info.netns:
+                raise RuntimeFailure("the engine gave the sandbox no network namespace")
+        except BaseException:
+            await self.remove(sandbox)
+            raise
+        return sandbox, info.netns
+
+    async def create_container(self, config: ContainerConfig) -> str:
+        name = spec.container_name(config.pod, config.name, config.attempt)
+        return await self._create(name, spec.container_body(self._machine, config, self._oom_floor))
+
+    async def _create(self, name: str, body: dict[str, Any]) -> str:
+        """Our names carry uid and attempt: one that is taken is what an earlier kubelet left half made."""
+
+        def create(api: Any) -> str:
+            try:
+                return str(api.create_container_from_config(body, name)["Id"])
+            except docker.errors.APIError as err:
+                if err.status_code != 409:
+                    raise
+                log.info("replacing the half-made container %s", name)
+                api.remove_container(name, force=True, v=True)
+                return str(api.create_container_from_config(body, name)["Id"])
+
+        return await self._call(create)
+
+    async def start_container(self, container_id: str) -> None:
+        await self._call(lambda api: api.start(container_id))
+
+    async def signal(self, container_id: str, signal: str) -> None:
+        try:
+            await self._call(lambda api: api.kill(container_id, signal))
+        except RuntimeFailure as err:
+            if err.reason not in ("NotFound", "Conflict"):
+                raise
+
+    async def remove(self, container_id: str) -> None:
+        try:
+            await self._call(lambda api: api.remove_container(container_id, force=True, v=True))
+        except RuntimeFailure as err:
+            if err.reason != "NotFound" and "already in progress" not in str(err):
+                raise
+
+    # ------------------------------------------------------------ exec and attach
+
+    async def exec_sync(self, container_id: str, command: list[str], timeout_s: float) -> ExecResult:
+        session: StreamSession | None = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                session = await self.exec(container_id, command, stdin=False, stdout=True, stderr=True, tty=False)
+                output = bytearray()
+                async for _, data in session.read():
+                    if len(output) < _MAX_EXEC_OUTPUT:
+                        output += data
+                return ExecResult(await session.exit_code(), bytes(output[:_MAX_EXEC_OUTPUT]))
+        finally:
+            if session is not None:
+                await session.close()
+
+    async def exec(
+        self, container_id: str, command: list[str], *, stdin: bool, stdout: bool, stderr: bool, tty: bool
+    ) -> StreamSession:
+        body = {
+            "AttachStdin": stdin,
+            "AttachStdout": stdout,
+            "AttachStderr": stderr and not tty,
+            "Tty": tty,
+            "Cmd": command,
+        }
+        answer = await self._json("POST", f"/containers/{container_id}/exec", body)
+        exec_id = str(answer["Id"])
+        start = {"Detach": False, "Tty": tty}
+        reader, writer = await upgrade(self._socket, f"/{_API}/exec/{exec_id}/start", start)
+        return StreamSession(
+            reader,
+            writer,
+            tty=tty,
+            resize=functools.partial(self._resize, f"/exec/{exec_id}/resize"),
+            exit_code=functools.partial(self._exec_exit_code, exec_id),
+        )
+
+    async def _exec_exit_code(self, exec_id: str) -> int:
+        """The code comes a moment after the output ends."""
+        for delay in (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 2.0):
+            await asyncio.sleep(delay)
+            answer = await self._json("GET", f"/exec/{exec_id}/json")
+            if not answer.get("Running"):
+                return int(answer.get("ExitCode") or 0)
+        raise RuntimeFailure("the command closed its output but still runs")
+
+    async def _resize(self, path: str, height: int, width: int) -> None:
+        await self._json("POST", f"{path}?{urlencode({'h': height, 'w': width})}")
+
+    async def attach(self, container_id: str, *, stdin: bool, stdout: bool, stderr: bool, tty: bool) -> StreamSession:
+        query = {"stream": "1", "stdin": _flag(stdin), "stdout": _flag(stdout), "stderr": _flag(stderr)}
+        path = f"/{_API}/containers/{container_id}/attach?{urlencode(query)}"
+        reader, writer = await upgrade(self._socket, path)
+
+        async def no_code() -> int:
+            return 0
+
+        return StreamSession(
+            reader,
+            writer,
+            tty=tty,
+            resize=functools.partial(self._resize, f"/containers/{container_id}/resize"),
+            exit_code=no_code,
+        )
+
+    async def _json(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        try:
+            async with self._session().request(method, self._url(path), json=body) as response:
+                data = await response.read()
+                if response.status >= 400:
+                    raise RuntimeFailure(
+                        _body_message(data), {404: "NotFound", 409: "Conflict"}.get(response.status, "")
+                    )
+                return dict(json.loads(data)) if data.strip() else {}
+        except (aiohttp.ClientError, OSError) as err:
+            raise RuntimeFailure(f"the container engine does not answer at {self._socket}: {err}") from err
+
+    # ------------------------------------------------------------ logs, events, usage
+
+    async def logs(self, container_id: str, options: LogOptions) -> AsyncIterator[bytes]:
+        details = await self._json("GET", f"/containers/{container_id}/json")
+        query = {"stdout": "1", "stderr": "1", "follow": _flag(options.follow)}
+        query["timestamps"] = _flag(options.timestamps)
+        query["tail"] = "all" if options.tail is None else str(options.tail)
+        if options.since is not None:
+            query["since"] = f"{options.since:.9f}"
+        try:
+            async with self._session().get(self._url(f"/containers/{container_id}/logs", **query)) as response:
+                if response.status >= 400:
+                    raise RuntimeFailure(_body_message(await response.read()))
+                chunks: AsyncIterator[bytes] = response.content.iter_any()
+                if not (details.get("Config") or {}).get("Tty"):
+                    chunks = unframe(chunks)
+                async for chunk in chunks:
+                    yield chunk
+        except (aiohttp.ClientError, OSError) as err:
+            raise RuntimeFailure(f"reading logs: {err}") from err
+
+    async def events(self) -> AsyncIterator[RuntimeEvent]:
+        filters = {"type": ["container"], "event": ["die"], "label": [f"{LABEL_MACHINE}={self._machine}"]}
+        while True:
+            try:
+                async with self._session().get(self._url("/events", filters=json.dumps(filters))) as response:
+                    yield RuntimeEvent("resync")
+                    async for line in response.content:
+                        event = _event(line)
+                        if event is not None:
+                            yield event
+            except (aiohttp.ClientError, OSError) as err:
+                log.warning("the engine's event stream broke: %s", err)
+            await asyncio.sleep(_EVENTS_RETRY_S)
+
+    async def usage(self, container_id: str) -> Usage | None:
+        query = urlencode({"stream": "false", "one-shot": "true"})
+        try:
+            answer = await self._json("GET", f"/containers/{container_id}/stats?{query}")
+        except RuntimeFailure as err:
+            if err.reason in ("NotFound", "Conflict"):
+                return None
+            raise
+        return _usage(answer)
+
+
+def lowest_oom_score() -> int:
+    """-1000, or 0 on a box whose root lacks CAP_SYS_RESOURCE: there a negative score fails the container's start."""
+    with open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith("CapEff:"):
+                return -1000 if int(line.split()[1], 16) & (1 << _CAP_SYS_RESOURCE) else 0
+    return 0
+
+
+def _flag(value: bool) -> str:
+    return "1" if value else "0"
+
+
+def _explain(err: docker.errors.APIError) -> str:
+    return str(err.explanation or err)
+
+
+def _body_message(data: bytes) -> str:
+    try:
+        return str(json.loads(data).get("message") or "unknown error")
+    except ValueError:
+        return data.decode("utf-8", "replace").strip() or "unknown error"
+
+
+def _split_image(name: str) -> tuple[str, str | None]:
+    """registry:5000/a/b:tag -> (registry:5000/a/b, tag); a digest stays part of the name."""
+    if "@" in name:
+        return name, None
+    head, colon, tail = name.rpartition(":")
+    if colon and "/" not in tail:
+        return head, tail
+    return name, "latest"
+
+
+def _event(line: bytes) -> RuntimeEvent | None:
+    if not line.strip():
+        return None
+    message = json.loads(line)
+    if message.get("Action") != "die":
+        return None
+    actor = message.get("Actor") or {}
+    marks = actor.get("Attributes") or {}
+    return RuntimeEvent("died", str(actor.get("ID") or ""), marks.get(LABEL_CONTAINER, ""), marks.get(LABEL_UID, ""))
+
+
+def _usage(answer: dict[str, Any]) -> Usage | None:
+    memory = answer.get("memory_stats") or {}
+    if "usage" not in memory:
+        return None
+    stats = memory.get("stats") or {}
+    used = int(memory["usage"])
+    inactive = int(stats.get("total_inactive_file", stats.get("inactive_file", 0)))
+    return Usage(
+        at=spec.time_of(answer.get("read")),
+        cpu_ns=int((answer.get("cpu_stats") or {}).get("cpu_usage", {}).get("total_usage") or 0),
+        memory_bytes=used,
+        working_set_bytes=max(used - inactive, 0),
+        rss_bytes=int(stats.get("total_rss", stats.get("anon", 0))),
+        page_faults=int(stats.get("total_pgfault", stats.get("pgfault", 0))),
+        major_page_faults=int(stats.get("total_pgmajfault", stats.get("pgmajfault", 0))),
+    )

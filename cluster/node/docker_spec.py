@@ -1,0 +1,192 @@
+"""Docker's words for the kubelet's values: create bodies, names, labels, and back from inspect answers.
+
+Pure. Source: Docker Engine API v1.41. A sandbox is a pause container without a network of its own; containers join its
+network and IPC namespaces. Names and labels: docs/contracts.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cluster.api.meta import parse_time
+from cluster.node.pod_config import CPU_PERIOD_US
+from cluster.node.runtime import (
+    LABEL_ATTEMPT,
+    LABEL_CONTAINER,
+    LABEL_MACHINE,
+    LABEL_MESSAGE_PATH,
+    LABEL_MESSAGE_POLICY,
+    LABEL_NAMESPACE,
+    LABEL_POD,
+    LABEL_SANDBOX,
+    LABEL_UID,
+    SANDBOX_CONTAINER,
+    ContainerConfig,
+    ContainerInfo,
+    PodRef,
+    SandboxConfig,
+)
+
+Obj = dict[str, Any]
+_LOG = {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
+_SANDBOX_OOM_SCORE = -998
+
+
+def container_name(pod: PodRef, container: str, attempt: int) -> str:
+    return f"k8s_{container}_{pod.name}_{pod.namespace}_{pod.uid}_{attempt}"
+
+
+def labels(machine: str, pod: PodRef, container: str, attempt: int) -> dict[str, str]:
+    return {
+        LABEL_MACHINE: machine,
+        LABEL_NAMESPACE: pod.namespace,
+        LABEL_POD: pod.name,
+        LABEL_UID: pod.uid,
+        LABEL_CONTAINER: container,
+        LABEL_ATTEMPT: str(attempt),
+    }
+
+
+def sandbox_body(machine: str, config: SandboxConfig, oom_floor: int = -1000) -> Obj:
+    """`oom_floor`: the lowest OOM score the engine may set on this box."""
+    return {
+        "Image": config.image,
+        "Hostname": config.hostname,
+        "Labels": labels(machine, config.pod, SANDBOX_CONTAINER, config.attempt),
+        "NetworkDisabled": False,
+        "HostConfig": {
+            "NetworkMode": "none",
+            "IpcMode": "shareable",
+            "LogConfig": {"Type": "none", "Config": {}},
+            "OomScoreAdj": max(_SANDBOX_OOM_SCORE, oom_floor),
+            "CpuShares": 2,
+            "ReadonlyRootfs": True,
+            "SecurityOpt": ["no-new-privileges"],
+            "Sysctls": dict(config.sysctls),
+        },
+    }
+
+
+def container_body(machine: str, config: ContainerConfig, oom_floor: int = -1000) -> Obj:
+    """Tmpfs, devices and the like come with the mounts; everything else is Kubernetes' default or the spec's."""
+    marks = labels(machine, config.pod, config.name, config.attempt)
+    marks[LABEL_SANDBOX] = config.sandbox_id
+    marks[LABEL_MESSAGE_PATH] = config.message_path
+    marks[LABEL_MESSAGE_POLICY] = config.message_policy
+    body: Obj = {
+        "Image": config.image,
+        "Env": list(config.env),
+        "Labels": marks,
+        "Tty": config.tty,
+        "OpenStdin": config.stdin,
+        "StdinOnce": config.stdin_once,
+        "Healthcheck": {"Test": ["NONE"]},
+        "HostConfig": _host_config(config, oom_floor),
+    }
+    if config.command:
+        body["Entrypoint"] = list(config.command)
+    if config.args:
+        body["Cmd"] = list(config.args)
+    if config.working_dir:
+        body["WorkingDir"] = config.working_dir
+    if config.user:
+        body["User"] = config.user
+    return body
+
+
+def _host_config(config: ContainerConfig, oom_floor: int) -> Obj:
+    security = []
+    if config.no_new_privileges:
+        security.append("no-new-privileges")
+    if config.unconfined_seccomp and not config.privileged:
+        security.append("seccomp=unconfined")
+    host: Obj = {
+        "NetworkMode": f"container:{config.sandbox_id}",
+        "IpcMode": f"container:{config.sandbox_id}",
+        "LogConfig": _LOG,
+        "Mounts": [_mount(m.source, m.target, m.read_only, m.propagation) for m in config.mounts],
+        "CpuShares": config.cpu_shares,
+        "OomScoreAdj": max(config.oom_score_adj, oom_floor),
+        "Privileged": config.privileged,
+        "ReadonlyRootfs": config.read_only_root,
+        "CapAdd": list(config.capabilities_add),
+        "CapDrop": list(config.capabilities_drop),
+        "GroupAdd": list(config.groups),
+        "SecurityOpt": security,
+    }
+    if config.share_pids:
+        host["PidMode"] = f"container:{config.sandbox_id}"
+    if config.cpu_quota_us:
+        host["CpuPeriod"], host["CpuQuota"] = CPU_PERIOD_US, config.cpu_quota_us
+    if config.memory_limit_bytes:
+        host["Memory"] = host["MemorySwap"] = config.memory_limit_bytes
+    return host
+
+
+def _mount(source: str, target: str, read_only: bool, propagation: str) -> Obj:
+    return {
+        "Type": "bind",
+        "Source": source,
+        "Target": target,
+        "ReadOnly": read_only,
+        "BindOptions": {"Propagation": propagation},
+    }
+
+
+def time_of(text: str | None) -> float:
+    """Docker's times; its zero time (year 1) is 0."""
+    if not text or text.startswith("0001-"):
+        return 0.0
+    return parse_time(text)
+
+
+def from_list(entry: Mapping[str, Any]) -> ContainerInfo:
+    """An entry of GET /containers/json: no exit code, no times of the run."""
+    marks = entry.get("Labels") or {}
+    return ContainerInfo(
+        id=str(entry["Id"]),
+        pod=PodRef(marks.get(LABEL_NAMESPACE, ""), marks.get(LABEL_POD, ""), marks.get(LABEL_UID, "")),
+        name=marks.get(LABEL_CONTAINER, ""),
+        attempt=_attempt(marks),
+        state=_state(str(entry.get("State") or "")),  # type: ignore[arg-type]
+        sandbox_id=marks.get(LABEL_SANDBOX, ""),
+        image_id=str(entry.get("ImageID") or ""),
+        created_at=float(entry.get("Created") or 0),
+        message_path=marks.get(LABEL_MESSAGE_PATH, ""),
+        message_policy=marks.get(LABEL_MESSAGE_POLICY, "File"),
+    )
+
+
+def from_inspect(answer: Mapping[str, Any]) -> ContainerInfo:
+    marks = (answer.get("Config") or {}).get("Labels") or {}
+    state = answer.get("State") or {}
+    return ContainerInfo(
+        id=str(answer["Id"]),
+        pod=PodRef(marks.get(LABEL_NAMESPACE, ""), marks.get(LABEL_POD, ""), marks.get(LABEL_UID, "")),
+        name=marks.get(LABEL_CONTAINER, ""),
+        attempt=_attempt(marks),
+        state=_state(str(state.get("Status") or "")),  # type: ignore[arg-type]
+        sandbox_id=marks.get(LABEL_SANDBOX, ""),
+        image_id=str(answer.get("Image") or ""),
+        created_at=time_of(answer.get("Created")),
+        started_at=time_of(state.get("StartedAt")),
+        finished_at=time_of(state.get("FinishedAt")),
+        exit_code=int(state.get("ExitCode") or 0),
+        oom_killed=bool(state.get("OOMKilled")),
+        error=str(state.get("Error") or ""),
+        netns=str((answer.get("NetworkSettings") or {}).get("SandboxKey") or ""),
+        message_path=marks.get(LABEL_MESSAGE_PATH, ""),
+        message_policy=marks.get(LABEL_MESSAGE_POLICY, "File"),
+    )
+
+
+def _attempt(marks: Mapping[str, str]) -> int:
+    text = marks.get(LABEL_ATTEMPT, "0")
+    return int(text) if text.isdigit() else 0
+
+
+def _state(word: str) -> str:
+    if word == "created":
+        return "created"
+    return "running" if word in ("running", "paused", "restarting") else "exited"

@@ -1,0 +1,133 @@
+"""Docker's byte streams on asyncio: exec and attach over an upgraded connection, logs, events.
+
+IO: the engine's unix socket. Source: Docker Engine API v1.41, "Attach to a container": without a tty output comes in
+frames of an 8-byte header (stream, 0, 0, 0, length) and a payload; with a tty it is raw. The docker package reads these
+through a buffered file that may swallow the first bytes, so the upgrade is made here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from cluster.node.runtime import RuntimeFailure, Stream
+
+_HEADER = struct.Struct(">BxxxI")
+_READ = 32 * 1024
+_MAX_HEAD = 64 * 1024
+
+
+async def upgrade(
+    socket_path: str, path: str, body: dict[str, Any] | None = None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """POST `path` and take the connection over. Raises RuntimeFailure with the engine's message."""
+    try:
+        reader, writer = await asyncio.open_unix_connection(socket_path)
+    except OSError as err:
+        raise RuntimeFailure(f"the container engine does not answer at {socket_path}: {err}") from err
+    payload = b"" if body is None else json.dumps(body).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
+    )
+    try:
+        writer.write(head.encode() + payload)
+        await writer.drain()
+        answer = await reader.readuntil(b"\r\n\r\n")
+        status = int(answer.split(b" ", 2)[1])
+        if status not in (101, 200):
+            raise RuntimeFailure(await _message(reader, status))
+    except BaseException as err:
+        writer.close()
+        if isinstance(err, OSError | asyncio.IncompleteReadError | asyncio.LimitOverrunError | ValueError):
+            raise RuntimeFailure(f"the container engine broke the connection: {err}") from err
+        raise
+    return reader, writer
+
+
+async def _message(reader: asyncio.StreamReader, status: int) -> str:
+    """The engine's error text: JSON with a message, plain or in one chunk."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(2):
+            text = await reader.read(_MAX_HEAD)
+            start, end = text.find(b"{"), text.rfind(b"}")
+            if 0 <= start < end:
+                with contextlib.suppress(ValueError):
+                    return str(json.loads(text[start : end + 1]).get("message") or f"status {status}")
+            return text.decode("utf-8", "replace").strip() or f"status {status}"
+    return f"status {status}"
+
+
+class StreamSession:
+    """An exec or attach in progress (fulfils runtime.Session)."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        tty: bool,
+        resize: Callable[[int, int], Awaitable[None]],
+        exit_code: Callable[[], Awaitable[int]],
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._tty = tty
+        self._resize = resize
+        self._exit_code = exit_code
+
+    async def read(self) -> AsyncIterator[tuple[Stream, bytes]]:
+        try:
+            if self._tty:
+                while data := await self._reader.read(_READ):
+                    yield 1, data
+                return
+            while True:
+                header = await self._reader.readexactly(_HEADER.size)
+                stream, length = _HEADER.unpack(header)
+                while length:
+                    data = await self._reader.read(min(length, _READ))
+                    if not data:
+                        return
+                    length -= len(data)
+                    yield (2 if stream == 2 else 1), data
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+
+    async def write(self, data: bytes) -> None:
+        self._writer.write(data)
+        with contextlib.suppress(ConnectionError):
+            await self._writer.drain()
+
+    async def close_stdin(self) -> None:
+        if self._writer.can_write_eof():
+            with contextlib.suppress(OSError):
+                self._writer.write_eof()
+
+    async def resize(self, height: int, width: int) -> None:
+        await self._resize(height, width)
+
+    async def exit_code(self) -> int:
+        return await self._exit_code()
+
+    async def close(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+
+async def unframe(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The payloads of a framed stream (logs of a container without a tty)."""
+    buffer = bytearray()
+    async for chunk in chunks:
+        buffer += chunk
+        while len(buffer) >= _HEADER.size:
+            _, length = _HEADER.unpack_from(buffer)
+            if len(buffer) < _HEADER.size + length:
+                break
+            yield bytes(buffer[_HEADER.size : _HEADER.size + length])
+            del buffer[: _HEADER.size + length]

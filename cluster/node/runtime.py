@@ -1,0 +1,253 @@
+"""What the kubelet needs from a container engine: CRI's verbs as a Protocol, and the values that cross it.
+
+Pure declarations. `docker_runtime.DockerRuntime` fulfils it; tests may fulfil it in memory. Every failure of the engine
+is a `RuntimeFailure`; a container that is already gone is no failure for stop and remove.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+SANDBOX_CONTAINER = "POD"
+
+LABEL_MACHINE = "sk8.machine"
+LABEL_NAMESPACE = "io.kubernetes.pod.namespace"
+LABEL_POD = "io.kubernetes.pod.name"
+LABEL_UID = "io.kubernetes.pod.uid"
+LABEL_CONTAINER = "io.kubernetes.container.name"
+LABEL_ATTEMPT = "io.kubernetes.container.restartCount"
+LABEL_SANDBOX = "io.kubernetes.sandbox.id"
+LABEL_MESSAGE_PATH = "io.kubernetes.container.terminationMessagePath"
+LABEL_MESSAGE_POLICY = "io.kubernetes.container.terminationMessagePolicy"
+
+
+class RuntimeFailure(Exception):
+    """The engine could not do it. `reason` is a Kubernetes waiting reason where there is one."""
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class PodRef:
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxConfig:
+    pod: PodRef
+    attempt: int
+    hostname: str
+    image: str
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    source: str
+    target: str
+    read_only: bool = False
+    propagation: Literal["rprivate", "rslave", "rshared"] = "rprivate"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerConfig:
+    """One run of a container, with everything resolved: no references to API objects are left."""
+
+    pod: PodRef
+    name: str
+    attempt: int
+    sandbox_id: str
+    image: str
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    working_dir: str = ""
+    mounts: tuple[Mount, ...] = ()
+    user: str = ""
+    groups: tuple[str, ...] = ()
+    capabilities_add: tuple[str, ...] = ()
+    capabilities_drop: tuple[str, ...] = ()
+    privileged: bool = False
+    read_only_root: bool = False
+    no_new_privileges: bool = False
+    unconfined_seccomp: bool = False
+    cpu_shares: int = 2
+    cpu_quota_us: int = 0
+    memory_limit_bytes: int = 0
+    oom_score_adj: int = 0
+    tty: bool = False
+    stdin: bool = False
+    stdin_once: bool = False
+    share_pids: bool = False
+    message_path: str = ""
+    message_policy: str = "File"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerInfo:
+    """A container (or a sandbox, whose name is POD) of this machine. Times are 0 where unknown."""
+
+    id: str
+    pod: PodRef
+    name: str
+    attempt: int
+    state: Literal["created", "running", "exited"]
+    sandbox_id: str = ""
+    image_id: str = ""
+    created_at: float = 0.0
+    started_at: float = 0.0
+    finished_at: float = 0.0
+    exit_code: int = 0
+    oom_killed: bool = False
+    error: str = ""
+    netns: str = ""
+    message_path: str = ""
+    message_policy: str = "File"
+
+    @property
+    def is_sandbox(self) -> bool:
+        return self.name == SANDBOX_CONTAINER
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeEvent:
+    """`resync` says that events may have been missed: look at everything again."""
+
+    kind: Literal["died", "resync"]
+    id: str = ""
+    name: str = ""
+    uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """`user` and `stop_signal` as the image's config says; "" when it does not."""
+
+    id: str
+    user: str = ""
+    stop_signal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEntry:
+    """One image of the machine's engine, for node.status.images."""
+
+    names: tuple[str, ...]
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    exit_code: int
+    output: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    follow: bool = False
+    timestamps: bool = False
+    tail: int | None = None
+    since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """One sample of a container's resources; cumulative CPU."""
+
+    at: float
+    cpu_ns: int
+    memory_bytes: int
+    working_set_bytes: int
+    rss_bytes: int
+    page_faults: int
+    major_page_faults: int
+
+
+Stream = Literal[1, 2]
+
+
+class Session(Protocol):
+    """A running exec or attach: bytes in, (stream, bytes) out."""
+
+    def read(self) -> AsyncIterator[tuple[Stream, bytes]]:
+        """Ends when the command's output ends."""
+        ...
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def close_stdin(self) -> None: ...
+
+    async def resize(self, height: int, width: int) -> None: ...
+
+    async def exit_code(self) -> int:
+        """After `read` ended; 0 for attach."""
+        ...
+
+    async def close(self) -> None:
+        """Break the connection."""
+        ...
+
+
+class Runtime(Protocol):
+    async def version(self) -> str:
+        """`docker://28.2.2`; raises RuntimeFailure when the engine does not answer."""
+        ...
+
+    async def containers(self) -> list[ContainerInfo]:
+        """All of this machine's sandboxes and containers, dead ones too; cheap, without exit details."""
+        ...
+
+    async def inspect(self, container_id: str) -> ContainerInfo | None: ...
+
+    async def image(self, name: str) -> ImageInfo | None: ...
+
+    async def images(self) -> list[ImageEntry]: ...
+
+    async def pull(self, name: str) -> ImageInfo: ...
+
+    async def run_sandbox(self, config: SandboxConfig) -> tuple[str, str]:
+        """(id, path of its network namespace)"""
+        ...
+
+    async def create_container(self, config: ContainerConfig) -> str: ...
+
+    async def start_container(self, container_id: str) -> None: ...
+
+    async def signal(self, container_id: str, signal: str) -> None:
+        """A container that does not run is no failure."""
+        ...
+
+    async def remove(self, container_id: str) -> None:
+        """Also when it runs; one that is gone is no failure."""
+        ...
+
+    async def exec_sync(self, container_id: str, command: list[str], timeout_s: float) -> ExecResult:
+        """Raises TimeoutError."""
+        ...
+
+    async def exec(
+        self, container_id: str, command: list[str], *, stdin: bool, stdout: bool, stderr: bool, tty: bool
+    ) -> Session: ...
+
+    async def attach(self, container_id: str, *, stdin: bool, stdout: bool, stderr: bool, tty: bool) -> Session: ...
+
+    def logs(self, container_id: str, options: LogOptions) -> AsyncIterator[bytes]:
+        """Whole or partial lines, both streams in the order written."""
+        ...
+
+    def events(self) -> AsyncIterator[RuntimeEvent]:
+        """For ever; begins with a resync, and after every interruption."""
+        ...
+
+    async def usage(self, container_id: str) -> Usage | None: ...
+
+    async def close(self) -> None: ...
+
+
+Obj = dict[str, Any]
