@@ -1,0 +1,1 @@
+"""One module per role: `async def build(cluster, machine) -> Part`, from what is on the machine's disk. No decisions."""

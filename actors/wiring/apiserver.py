@@ -1,0 +1,37 @@
+"""The ApiServer actor's part: the HTTPS edge over the local member's event stream."""
+
+from __future__ import annotations
+
+import time
+
+from actors.host import Part
+from actors.wiring import common
+from cluster.apiserver.config import ApiServerConfig
+from cluster.apiserver.server import ApiServer
+from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.registry.rbac import RbacAuthorizer
+
+
+def config_of(cluster: ClusterConfig, machine: MachineConfig) -> ApiServerConfig:
+    pki = machine.pki
+    return ApiServerConfig(
+        tls_cert_file=str(pki / "apiserver.crt"),
+        tls_private_key_file=str(pki / "apiserver.key"),
+        client_ca_file=str(pki / "ca.crt"),
+        service_account_signing_key_file=str(pki / "sa.key"),
+        service_account_key_files=(str(pki / "sa.pub"),),
+        kubelet_client_certificate=str(pki / "kubelet-client.crt"),
+        kubelet_client_key=str(pki / "kubelet-client.key"),
+        kubelet_certificate_authority=str(pki / "ca.crt"),
+        bind_address=machine.ip,
+        secure_port=cluster.api_port,
+        advertise_address=machine.ip,
+    )
+
+
+async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
+    store = common.store_client(cluster, machine)
+    authorizer = RbacAuthorizer(store)
+    registry = common.registry(cluster, machine, store, authorizer)
+    server = ApiServer(config_of(cluster, machine), store, registry, authorizer, clock=time.time)
+    return common.Together(server, authorizer, health=server.health)

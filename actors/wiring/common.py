@@ -1,0 +1,103 @@
+"""What several roles need: the store's client, the registry, an HTTP client with a machine identity, metrics.
+
+Reads keys from the machine's `pki` directory; nothing secret travels in an argument.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from prometheus_client import start_http_server
+
+from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machinery.http_client import HttpClient, HttpConfig
+from cluster.registry.context import RequestContext, UserInfo
+from cluster.registry.rbac import RbacAuthorizer
+from cluster.registry.registry import Registry
+from cluster.registry.store import Compare, Store
+from cluster.registry.types import RegistryConfig
+from raft.client import ClientTls, StoreClient
+
+LOOPBACK = "127.0.0.1"
+
+
+class Runs(Protocol):
+    async def run(self) -> None: ...
+
+
+def store_client(cluster: ClusterConfig, machine: MachineConfig) -> StoreClient:
+    """Speaks to all members, this machine's own first."""
+    pki = machine.pki
+    endpoints = list(cluster.state_client_endpoints)
+    own = (machine.ip, cluster.state_client_port)
+    tls = ClientTls(ca=pki / "ca.crt", cert=pki / "store-client.crt", key=pki / "store-client.key")
+    return StoreClient(endpoints, tls=tls, prefer=own if own in endpoints else None)
+
+
+def registry_config(cluster: ClusterConfig, machine: MachineConfig) -> RegistryConfig:
+    return RegistryConfig(
+        service_cidr=cluster.service_cidr,
+        node_port_range=(cluster.node_port_min, cluster.node_port_max),
+        cluster_domain=cluster.domain,
+        kubernetes_service_ip=cluster.kubernetes_ip,
+        dns_service_ip=cluster.dns_ip,
+        api_port=cluster.api_port,
+        encryption_keys={"key1": (machine.pki / "encryption.key").read_bytes()},
+    )
+
+
+def registry(
+    cluster: ClusterConfig, machine: MachineConfig, store: Store, authorizer: RbacAuthorizer | None
+) -> Registry:
+    return Registry(
+        store,
+        registry_config(cluster, machine),
+        clock=time.time,
+        rng=random.Random(),
+        authorizer=authorizer,
+    )
+
+
+def context_of(user: str, *groups: str, fence: Callable[[], tuple[Compare, ...]]) -> Callable[[], RequestContext]:
+    """Makes each call's context: who calls, under which leadership."""
+    who = UserInfo(user, groups=(*groups, "system:authenticated"))
+    manager = user.removeprefix("system:")
+    return lambda: RequestContext(user=who, fence=fence(), field_manager=manager)
+
+
+def http_client(cluster: ClusterConfig, machine: MachineConfig, identity: str) -> HttpClient:
+    """Speaks to the API through this machine's forwarder, as `identity` (a pair of files in pki)."""
+    pki = machine.pki
+    return HttpClient(
+        HttpConfig(
+            server=f"https://{LOOPBACK}:{cluster.api_port}",
+            ca_file=str(pki / "ca.crt"),
+            cert_file=str(pki / f"{identity}.crt"),
+            key_file=str(pki / f"{identity}.key"),
+        )
+    )
+
+
+def serve_metrics(port: int) -> None:
+    """/metrics of this process on loopback."""
+    start_http_server(port, LOOPBACK)
+
+
+class Together:
+    """Several coroutines that live and die with the first of them, whose health is the whole's."""
+
+    def __init__(self, main: Runs, *others: Runs, health: Callable[[], dict[str, object]]) -> None:
+        self._parts = (main, *others)
+        self._health = health
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for part in self._parts:
+                group.create_task(part.run())
+
+    def health(self) -> dict[str, object]:
+        return self._health()

@@ -1,0 +1,32 @@
+"""The Controllers actor's part: every controller under one elected manager."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+from actors.host import Part
+from actors.wiring import common
+from cluster.cloud.local import LocalProvider
+from cluster.controllers import config as settings
+from cluster.controllers.manager import ControllerManager
+from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.registry.rbac import RbacAuthorizer
+
+
+async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
+    common.serve_metrics(cluster.controllers_port)
+    store = common.store_client(cluster, machine)
+    authorizer = RbacAuthorizer(store)
+    registry = common.registry(cluster, machine, store, authorizer)
+    config = replace(
+        settings.profile(cluster.profile),
+        cluster_cidr=cluster.pod_cidr,
+        node_cidr_mask_size=cluster.pod_mask,
+        service_cluster_ip_range=cluster.service_cidr,
+        root_ca_file=str(machine.pki / "ca.crt"),
+    )
+    manager = ControllerManager(
+        store, registry, LocalProvider(cluster.host_socket), config, machine.name, rng=random.Random()
+    )
+    return common.Together(manager, authorizer, health=manager.health)

@@ -1,0 +1,50 @@
+"""The Proxy actor's part: service maps, routes, firewall and node-local DNS of this machine."""
+
+from __future__ import annotations
+
+from actors.host import Part
+from actors.wiring import common
+from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.network.agent import NetworkAgent
+from cluster.network.config import DnsConfig, FirewallConfig, NetworkConfig, ProxyConfig, RouteConfig
+
+
+def network_config(cluster: ClusterConfig, machine: MachineConfig) -> NetworkConfig:
+    ray = cluster.ray_ports
+    return NetworkConfig(
+        proxy=ProxyConfig(
+            node_name=machine.name,
+            node_ip=machine.ip,
+            cluster_cidr=cluster.pod_cidr,
+            service_cluster_ip_range=cluster.service_cidr,
+            local_dns_ip=cluster.dns_ip,
+            metrics_bind_address=f"{common.LOOPBACK}:{cluster.proxy_port}",
+        ),
+        routes=RouteConfig(node_name=machine.name),
+        dns=DnsConfig(
+            node_ip=machine.ip,
+            listen_ip=cluster.dns_ip,
+            cluster_domain=cluster.domain,
+            cluster_cidr=cluster.pod_cidr,
+            service_cluster_ip_range=cluster.service_cidr,
+        ),
+        firewall=FirewallConfig(
+            cluster_cidr=cluster.pod_cidr,
+            machine_cidrs=(cluster.node_cidr,),
+            protected_ports=(
+                f"{cluster.state_client_port}-{cluster.state_metrics_port}",
+                f"{ray.gcs}-{ray.metrics_export}",
+                f"{ray.worker_min}-{ray.worker_max}",
+                str(cluster.machine_port),
+                str(cluster.kubelet_port),
+                f"{cluster.proxy_port}",
+                f"{cluster.kubelet_healthz_port}",
+                f"{cluster.scheduler_port}",
+                f"{cluster.controllers_port}",
+            ),
+        ),
+    )
+
+
+async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
+    return NetworkAgent(network_config(cluster, machine), common.http_client(cluster, machine, "proxy"))

@@ -1,0 +1,24 @@
+"""The Scheduler actor's part: an elector, a registry client that carries its fence, the scheduler."""
+
+from __future__ import annotations
+
+from actors.host import Part
+from actors.wiring import common
+from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machinery.election import Elector
+from cluster.machinery.registry_client import RegistryClient
+from cluster.registry.rbac import RbacAuthorizer
+from cluster.scheduler.config import SchedulerConfig
+from cluster.scheduler.scheduler import Scheduler
+
+
+async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
+    common.serve_metrics(cluster.scheduler_port)
+    store = common.store_client(cluster, machine)
+    authorizer = RbacAuthorizer(store)
+    registry = common.registry(cluster, machine, store, authorizer)
+    config = SchedulerConfig(identity=machine.name)
+    elector = Elector(store, "kube-scheduler", machine.name, config.lease_ttl_s)
+    client = RegistryClient(registry, common.context_of("system:kube-scheduler", fence=lambda: elector.fence))
+    scheduler = Scheduler(config, client, lambda lead: elector.run(lead, mirror=client))
+    return common.Together(scheduler, authorizer, health=scheduler.health)
