@@ -93,6 +93,11 @@ class MemoryStorage:
             raise Unavailable("no snapshot has been made yet")
         return self._snapshot
 
+    @property
+    def snapshot_index(self) -> int:
+        """Of the newest snapshot there is to send."""
+        return self._snapshot.meta.index
+
     # --- what the shell writes
 
     def append(self, entries: Sequence[Entry]) -> None:
@@ -126,7 +131,7 @@ class MemoryStorage:
 
     def set_snapshot(self, snapshot: Snapshot) -> None:
         """A snapshot made here, to be sent to members that need one. Does not drop entries: see compact."""
-        if snapshot.meta.index > self._snapshot.meta.index:
+        if snapshot.meta.index >= self._snapshot.meta.index:
             self._snapshot = snapshot
 
     def compact(self, index: int) -> None:

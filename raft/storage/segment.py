@@ -1,4 +1,4 @@
-"""The format of one WAL segment: framing, checksums, and what a torn tail is. IO (reads one file).
+"""The format of one WAL segment: framing, checksums, and what a torn tail is. IO (read), else pure.
 
     record  = length:u32  type:u8  head_crc:u32  body_crc:u32  payload[length]  end:u8   (little endian)
     segment = HEADER record, then ENTRIES | HARD_STATE | SNAPSHOT_MARKER records; payloads are msgpack
@@ -10,7 +10,8 @@ previous segment.
 Torn or corrupt? A power cut during an unsynced append leaves a short file, or pages that read as zeros (ext4, xfs and
 btrfs do not expose stale data). So at the end of the last segment a record is *torn* if the file ends inside it, or if
 one of its 512-byte sectors that should hold data is all zeros; nobody was told that it is durable and it is cut off.
-(``end`` is not zero, so that a record's last bytes alone in a sector never look like that.) Everything else, a flipped bit above all, is *corrupt*. (etcd's WAL draws the same line.)
+(``end`` is not zero, so that a record's last bytes alone in a sector never look like that.) Everything else, a flipped
+bit above all, is *corrupt*. etcd's WAL draws the same line.
 """
 
 from __future__ import annotations
@@ -126,7 +127,11 @@ def unpack(path: Path, offset: int, payload: bytes) -> Any:
 
 def read(path: Path, *, last: bool) -> Contents:
     """All records of a segment. Raises WalCorrupt; a torn tail is reported only of the ``last`` segment."""
-    data = path.read_bytes()
+    return parse(path, path.read_bytes(), last=last)
+
+
+def parse(path: Path, data: bytes, *, last: bool) -> Contents:
+    """As read; ``path`` is for the errors."""
     records: list[tuple[int, Record, bytes]] = []
     offset, crc = 0, 0
     torn_at: int | None = None

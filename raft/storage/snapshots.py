@@ -1,6 +1,6 @@
 """Snapshot files: the state machine at one index, whole. IO, blocking.
 
-    file = magic  version:u32  head_length:u32  head_crc:u32  head  { chunk_length:u32 chunk }*  0:u32  total:u64 crc:u32
+    file = magic version:u32 head_length:u32 head_crc:u32 head { chunk_length:u32 chunk }* 0:u32 total:u64 crc:u32
 
 ``head`` is the SnapshotMeta in msgpack; ``crc`` runs over the chunks. A file appears under its name
 (``<term>-<index>.snap``) only when it is complete and durable; anything called ``.part`` is left over from a crash.
@@ -41,7 +41,7 @@ class SnapshotWriter:
         self._store = store
         self._final = store.path(meta)
         self._part = self._final.with_suffix(".part")
-        self._file: BinaryIO | None = open(self._part, "wb", buffering=CHUNK_BYTES)
+        self._file: BinaryIO | None = open(self._part, "wb", buffering=CHUNK_BYTES)  # noqa: SIM115
         self._total = 0
         self._crc = 0
         head = msgpack.packb(meta.to_wire())
@@ -104,7 +104,7 @@ class SnapshotStore:
     def path(self, meta: SnapshotMeta) -> Path:
         return self.directory / f"{meta.term:016d}-{meta.index:016d}.snap"
 
-    def list(self) -> list[Path]:
+    def paths(self) -> list[Path]:
         """Complete snapshots, newest first (by index)."""
         return sorted(self.directory.glob("*.snap"), key=lambda p: p.stem.rpartition("-")[2], reverse=True)
 
@@ -119,7 +119,7 @@ class SnapshotStore:
 
     def newest(self) -> SnapshotMeta | None:
         """Of the newest file, its head checked. Raises SnapshotCorrupt."""
-        paths = self.list()
+        paths = self.paths()
         return read_meta(paths[0]) if paths else None
 
     def load(self, meta: SnapshotMeta) -> Snapshot:
@@ -153,7 +153,7 @@ class SnapshotStore:
 
     def prune(self) -> int:
         """Delete all but the newest ``keep``; returns how many."""
-        old = self.list()[self.keep :]
+        old = self.paths()[self.keep :]
         for path in old:
             path.unlink()
         if old:
