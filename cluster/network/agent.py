@@ -1,0 +1,68 @@
+"""Everything the network of one machine needs, in one coroutine: what the Proxy actor runs. Composition only.
+
+Order matters a little: firewall first (it needs no API server), then routes, services and DNS as soon as the shared
+informers have listed. Each part keeps what it made in the kernel when this process stops, so that a restarted agent
+finds traffic flowing and takes over without a gap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from cluster.machinery.client import Client
+from cluster.machinery.informer import Informers
+from cluster.network import links
+from cluster.network.config import SERVICE_LINK, NetworkConfig
+from cluster.network.dns import DnsServer
+from cluster.network.firewall import Firewall
+from cluster.network.nft import NftError, open_nft
+from cluster.network.proxy import ServiceProxy
+from cluster.network.routes import RouteManager, sync_routes
+
+
+class NetworkAgent:
+    """`run()` until cancelled; when one part cannot go on, all stop and `run()` raises (an ExceptionGroup)."""
+
+    def __init__(self, config: NetworkConfig, client: Client, *, clock: Callable[[], float] = time.time) -> None:
+        config.validate()
+        self.informers = Informers(client)
+        self.firewall = Firewall(config.firewall, client, informers=self.informers)
+        self.routes = RouteManager(config.routes, client, informers=self.informers)
+        self.proxy = ServiceProxy(config.proxy, client, clock=clock, informers=self.informers)
+        self.dns = DnsServer(config.dns, client, informers=self.informers)
+
+    async def run(self) -> None:
+        """Returns only by cancellation."""
+        async with asyncio.TaskGroup() as group:
+            for name, part in self._parts().items():
+                group.create_task(part.run(), name=name)
+            await asyncio.sleep(0)  # every part has asked for its informers now
+            group.create_task(self.informers.run(), name="informers")
+
+    def health(self) -> dict[str, object]:
+        parts = {name: part.health() for name, part in self._parts().items()}
+        return {"ready": all(bool(part["ready"]) for part in parts.values()), **parts}
+
+    def _parts(self) -> dict[str, Firewall | RouteManager | ServiceProxy | DnsServer]:
+        return {"firewall": self.firewall, "routes": self.routes, "proxy": self.proxy, "dns": self.dns}
+
+
+def clean_up(protocol: int | None = None) -> None:
+    """Take back all that an agent made in this namespace: tables, link, routes, as when a machine leaves. Blocking.
+
+    `protocol`: that of RouteConfig, when routes should go too.
+    """
+    nft = open_nft()
+    try:
+        for family in ("ip", "inet"):
+            try:
+                nft.run(f"delete table {family} sk8")
+            except NftError:
+                continue  # it was not there
+    finally:
+        nft.close()
+    links.remove_link(SERVICE_LINK)
+    if protocol is not None:
+        sync_routes({}, protocol)
