@@ -1,0 +1,76 @@
+"""The container engine as the owner of machines sees it: which containers a machine had, and their end.
+
+IO (the engine's HTTP API over its unix socket). Used when a machine loses power: its containers must go at once, though
+they belong to the engine and not to the machine's processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Sequence
+
+import aiohttp
+
+log = logging.getLogger(__name__)
+
+LABEL = "sk8.machine"
+
+
+class EngineError(RuntimeError):
+    """The engine does not answer, or refuses."""
+
+
+class Engine:
+    def __init__(self, socket: str) -> None:
+        self._socket = socket
+
+    async def answers(self) -> bool:
+        try:
+            async with self._session(3) as session, session.get("/_ping") as response:
+                return response.status == 200
+        except (OSError, aiohttp.ClientError, TimeoutError):
+            return False
+
+    async def containers(self, machine: str = "") -> list[str]:
+        """Ids of all containers, running or not, of one machine, or of any when `machine` is empty."""
+        filters = json.dumps({"label": [f"{LABEL}={machine}" if machine else LABEL]})
+        try:
+            async with (
+                self._session(20) as session,
+                session.get("/containers/json", params={"all": "true", "filters": filters}) as response,
+            ):
+                if response.status != 200:
+                    raise EngineError(f"listing containers: {response.status} {await response.text()}")
+                return [str(item["Id"]) for item in await response.json()]
+        except (OSError, aiohttp.ClientError, TimeoutError) as e:
+            raise EngineError(f"the container engine at {self._socket} does not answer: {e}") from e
+
+    async def kill(self, ids: Sequence[str]) -> None:
+        """SIGKILL to all at once, as a power cut would."""
+        await asyncio.gather(*(self._call("POST", f"/containers/{i}/kill", {"signal": "KILL"}) for i in ids))
+
+    async def stop(self, ids: Sequence[str], grace_s: int) -> None:
+        """SIGTERM to all, SIGKILL to those still there after the grace."""
+        await asyncio.gather(*(self._call("POST", f"/containers/{i}/stop", {"t": str(grace_s)}) for i in ids))
+
+    async def remove(self, ids: Sequence[str]) -> None:
+        """Kills and removes with their anonymous volumes; what is gone already is fine."""
+        await asyncio.gather(*(self._call("DELETE", f"/containers/{i}", {"force": "true", "v": "true"}) for i in ids))
+
+    async def _call(self, method: str, path: str, params: dict[str, str]) -> None:
+        try:
+            async with self._session(30) as session, session.request(method, path, params=params) as response:
+                # 404 gone, 409 not running or a removal under way: all of them the wanted end.
+                if response.status >= 400 and response.status not in (304, 404, 409):
+                    raise EngineError(f"{method} {path}: {response.status} {await response.text()}")
+        except (OSError, aiohttp.ClientError, TimeoutError) as e:
+            raise EngineError(f"{method} {path}: {e}") from e
+
+    def _session(self, timeout_s: float) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            base_url="http://engine",
+            connector=aiohttp.UnixConnector(path=self._socket),
+            timeout=aiohttp.ClientTimeout(total=timeout_s),
+        )

@@ -1,0 +1,252 @@
+"""`sk8 host-agent`: the local provider, one daemon on the box that hosts the machines.
+
+IO. It serves `/run/sk8/host.sock` (JSON over HTTP, 0600) for the CLI, the machines that join and the controllers that
+attach disks, and forwards the host's 127.0.0.1:6443. Machines outlive it: a new agent adopts them.
+
+ GET  /v1/health                                   GET  /v1/machines[?after=VERSION]   (long poll: waits for a change)
+ POST /v1/machines/{m}/start {"wipe"}              POST /v1/machines/{m}/kill | stop | wipe
+ POST /v1/machines/{m}/link {"up"}                 POST /v1/machines/{m}/netem {"delay_ms","jitter_ms","loss_percent"}
+ GET  /v1/disks   POST /v1/disks {"name","size_bytes"}   DELETE /v1/disks/{d}
+ POST /v1/disks/{d}/attach | detach {"machine"}    POST /v1/join {"machine","token","requests"}
+
+Errors: {"error": message, "retriable": bool} with 400 refused, 404 unknown, 409 wrong state, 503 try again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from cluster.cloud import mounts, network
+from cluster.cloud.disks import DiskError, Disks
+from cluster.cloud.engine import Engine, EngineError
+from cluster.cloud.machines import MachineError, Machines
+from cluster.machine.config import ClusterConfig, ConfigError, load_cluster
+from cluster.machine.files import Lock, make_private_dir
+from cluster.machine.forwarder import Forwarder, ForwarderConfig
+from cluster.machine.identity import Authority
+from cluster.machine.pki import PkiError
+
+log = logging.getLogger(__name__)
+
+ENGINE_NAMESPACES = Path("/run/docker/netns")
+_POLL_S = 25.0
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class HostAgent:
+    """`run()` returns after SIGTERM; the machines go on."""
+
+    def __init__(self, config: ClusterConfig) -> None:
+        self._config = config
+        self._authority = Authority(config)
+        self._disks = Disks(config.disks_dir)
+        self._version = 1
+        self._changed = asyncio.Condition()
+        self._machines = Machines(config, self._disks, Engine(config.engine_socket), self._authority, self._bump)
+        self._background: set[asyncio.Task[None]] = set()
+        endpoint = ("127.0.0.1", config.api_port)
+        self._forwarder = Forwarder(ForwarderConfig(endpoint, config.api_endpoints, config.pki / "ca.crt"))
+
+    async def run(self) -> None:
+        make_private_dir(self._config.run)
+        lock = Lock(self._config.run / "host-agent.pid")
+        lock.acquire()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await asyncio.to_thread(self._prepare_host)
+        adopted = await self._machines.adopt()
+        log.info("adopted machines: %s", ", ".join(adopted) or "none")
+        runner = web.AppRunner(self._application(), access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await runner.setup()
+        socket = self._config.host_socket
+        socket.unlink(missing_ok=True)
+        await web.UnixSite(runner, str(socket)).start()
+        socket.chmod(0o600)
+        forwarder = asyncio.create_task(self._forwarder.run())
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({forwarder, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (forwarder, stopped):
+                task.cancel()
+            ends = await asyncio.gather(forwarder, stopped, return_exceptions=True)
+            self._machines.forget()
+            await runner.cleanup()
+            socket.unlink(missing_ok=True)
+            lock.release()
+            (self._config.run / "host-agent.pid").unlink(missing_ok=True)
+        if isinstance(ends[0], Exception):
+            raise ends[0]
+
+    def _prepare_host(self) -> None:
+        """Before machines start, because they copy the mount table of this moment."""
+        mounts.share(self._config.base)
+        mounts.share(ENGINE_NAMESPACES)
+        network.make_switch(self._config)
+
+    def _bump(self) -> None:
+        self._version += 1
+        task = asyncio.create_task(self._notify())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    # -- HTTP ----------------------------------------------------------------------------------------------------
+    def _application(self) -> web.Application:
+        app = web.Application(middlewares=[_errors], client_max_size=1 << 20)
+        app.router.add_get("/v1/health", self._health)
+        app.router.add_get("/v1/machines", self._list_machines)
+        app.router.add_post("/v1/machines/{machine}/{verb}", self._machine_verb)
+        app.router.add_get("/v1/disks", self._list_disks)
+        app.router.add_post("/v1/disks", self._create_disk)
+        app.router.add_delete("/v1/disks/{disk}", self._delete_disk)
+        app.router.add_post("/v1/disks/{disk}/{verb}", self._disk_verb)
+        app.router.add_post("/v1/join", self._join)
+        return app
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.json_response({"ok": True, "forwarder": self._forwarder.health(), "version": self._version})
+
+    async def _list_machines(self, request: web.Request) -> web.Response:
+        after = int(request.query.get("after", "0"))
+        try:
+            async with asyncio.timeout(_POLL_S), self._changed:
+                await self._changed.wait_for(lambda: self._version > after)
+        except TimeoutError:
+            log.debug("no machine changed within %g s", _POLL_S)
+        items = [
+            {
+                "name": m.name,
+                "state": self._machines.power(m.name),
+                "addresses": [m.ip],
+                "zone": m.zone,
+                "control_plane": m.control_plane,
+                "pid": self._machines.pid(m.name),
+            }
+            for m in self._config.machines
+        ]
+        return web.json_response({"version": self._version, "machines": items})
+
+    async def _machine_verb(self, request: web.Request) -> web.Response:
+        name, verb = request.match_info["machine"], request.match_info["verb"]
+        self._config.spec(name)
+        body = await _body(request)
+        match verb:
+            case "start":
+                await self._machines.start(name, wipe=bool(body.get("wipe", False)))
+            case "kill":
+                await self._machines.kill(name)
+            case "stop":
+                await self._machines.stop(name)
+            case "wipe":
+                await self._machines.wipe(name)
+            case "link":
+                up = bool(body.get("up", True))
+                _need(await asyncio.to_thread(network.set_link, name, up=up), f"machine {name} is off: it has no link")
+            case "netem":
+                settings = {k: float(body.get(k, 0)) for k in ("delay_ms", "jitter_ms", "loss_percent")}
+                done = await asyncio.to_thread(lambda: network.set_netem(name, **settings))
+                _need(done, f"machine {name} is off: it has no link")
+            case _:
+                raise web.HTTPNotFound()
+        return web.json_response({"state": self._machines.power(name)})
+
+    async def _list_disks(self, _: web.Request) -> web.Response:
+        items = await asyncio.to_thread(self._disks.list)
+        rows = [
+            {"name": d.name, "size_bytes": d.size_bytes, "attached_to": d.attached_to, "device_path": device}
+            for d, device in items
+        ]
+        return web.json_response({"disks": rows})
+
+    async def _create_disk(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        name, size = str(body.get("name", "")), int(body.get("size_bytes", 0))
+        await asyncio.to_thread(lambda: self._disks.create(name, size))
+        return web.json_response({})
+
+    async def _delete_disk(self, request: web.Request) -> web.Response:
+        name = request.match_info["disk"]
+        await asyncio.to_thread(lambda: self._disks.delete(name))
+        return web.json_response({})
+
+    async def _disk_verb(self, request: web.Request) -> web.Response:
+        name, verb = request.match_info["disk"], request.match_info["verb"]
+        machine = str((await _body(request)).get("machine", ""))
+        self._config.spec(machine)
+        if verb == "attach":
+            _need(
+                self._machines.power(machine) == "running", f"machine {machine} is off: nothing can be attached to it"
+            )
+            return web.json_response(
+                {"device_path": await asyncio.to_thread(lambda: self._disks.attach(name, machine))}
+            )
+        if verb == "detach":
+            await asyncio.to_thread(lambda: self._disks.detach(name, machine))
+            return web.json_response({})
+        raise web.HTTPNotFound()
+
+    async def _join(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        requests = {str(k): str(v).encode() for k, v in dict(body.get("requests", {})).items()}
+        name, token = str(body.get("machine", "")), str(body.get("token", ""))
+        reply = await asyncio.to_thread(self._authority.admit, name, token, requests)
+        log.info("machine %s joined: %s", name, ", ".join(requests))
+        return web.Response(body=reply.to_json(), content_type="application/json")
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    if not request.can_read_body:
+        return {}
+    value = await request.json()
+    if not isinstance(value, dict):
+        raise ValueError("the body must be a JSON object")
+    return value
+
+
+def _need(condition: bool, message: str) -> None:
+    if not condition:
+        raise MachineError(message)
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every refusal says why, and whether trying again makes sense."""
+    try:
+        return await handler(request)
+    except ConfigError as e:
+        return _error(404, e, False)
+    except DiskError as e:
+        return _error(409 if e.retriable else 400, e, e.retriable)
+    except (PkiError, ValueError, TypeError) as e:
+        return _error(400, e, False)
+    except MachineError as e:
+        return _error(409, e, True)
+    except (EngineError, network.NetworkError, OSError) as e:
+        log.error("%s %s: %s", request.method, request.path, e)
+        return _error(503, e, True)
+
+
+def _error(status: int, error: Exception, retriable: bool) -> web.Response:
+    return web.json_response({"error": str(error), "retriable": retriable}, status=status)
+
+
+def serve(base: Path) -> None:
+    """Runs the agent in the foreground until SIGTERM; raises Locked when one runs already."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    asyncio.run(_serve(load_cluster(base)))
+
+
+async def _serve(config: ClusterConfig) -> None:
+    await HostAgent(config).run()
