@@ -1,0 +1,106 @@
+"""What a kubelet is told about its machine and its cluster.
+
+Pure, but for `validate`, which looks at the files it names. Names follow the kubelet's flags where there is one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cluster.api.quantity import parse_quantity
+
+_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+class ConfigError(ValueError):
+    """The configuration cannot work; the message lists everything that is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class KubeletConfig:
+    """One kubelet. `cpu` and `memory` are the machine's share of its box, as quantities; "" means all of it."""
+
+    node_name: str
+    node_ip: str
+    root_dir: str
+    server_cert_file: str
+    server_key_file: str
+    client_ca_file: str
+    cluster_dns: str = "10.96.0.10"
+    cluster_domain: str = "cluster.local"
+    cpu: str = ""
+    memory: str = ""
+    ephemeral_storage: str = ""
+    max_pods: int = 110
+    control_plane: bool = False
+    zone: str = ""
+    node_labels: Mapping[str, str] = field(default_factory=dict)
+    port: int = 10250
+    healthz_port: int = 10248
+    pause_image: str = "sk8/pause:1"
+    resolv_conf: str = "/etc/resolv.conf"
+    pod_mtu: int = 0
+    allowed_groups: tuple[str, ...] = ("system:masters", "sk8:apiservers")
+    node_status_update_frequency_s: float = 10.0
+    node_status_report_frequency_s: float = 300.0
+    node_lease_duration_s: int = 4
+    node_lease_renew_s: float = 1.0
+    config_map_and_secret_ttl_s: float = 5.0
+    volume_refresh_s: float = 10.0
+    relist_period_s: float = 10.0
+
+    def validate(self) -> None:
+        """Raises ConfigError naming every field that is wrong, and what would be right."""
+        wrong: list[str] = []
+        if not self.node_name:
+            wrong.append("node_name: must not be empty")
+        for name in ("node_ip", "cluster_dns"):
+            try:
+                ipaddress.ip_address(getattr(self, name))
+            except ValueError:
+                wrong.append(f"{name}: {getattr(self, name)!r} is not an IP address")
+        if not os.path.isabs(self.root_dir):
+            wrong.append(f"root_dir: {self.root_dir!r} must be an absolute path")
+        for name in ("server_cert_file", "server_key_file", "client_ca_file"):
+            if not os.path.isfile(getattr(self, name)):
+                wrong.append(f"{name}: {getattr(self, name)!r} is not a file")
+        for name in ("cpu", "memory", "ephemeral_storage"):
+            value = getattr(self, name)
+            try:
+                if value and parse_quantity(value) <= 0:
+                    wrong.append(f"{name}: {value!r} must be greater than 0")
+            except ValueError:
+                wrong.append(f"{name}: {value!r} is not a quantity such as 2, 500m or 4Gi")
+        for name in ("port", "healthz_port"):
+            if not 0 <= getattr(self, name) < 65536:
+                wrong.append(f"{name}: {getattr(self, name)} must be between 0 and 65535")
+        if self.max_pods < 1:
+            wrong.append(f"max_pods: {self.max_pods} must be at least 1")
+        if not 0 < self.node_lease_renew_s < self.node_lease_duration_s:
+            wrong.append("node_lease_renew_s: must be greater than 0 and less than node_lease_duration_s")
+        for name in ("node_status_update_frequency_s", "volume_refresh_s", "relist_period_s"):
+            if getattr(self, name) <= 0:
+                wrong.append(f"{name}: must be greater than 0")
+        if wrong:
+            raise ConfigError("; ".join(wrong))
+
+    def labels(self) -> dict[str, str]:
+        """The labels the kubelet sets on its Node."""
+        arch = _ARCH.get(platform.machine(), platform.machine())
+        labels = {
+            "kubernetes.io/hostname": self.node_name,
+            "kubernetes.io/os": "linux",
+            "kubernetes.io/arch": arch,
+            "beta.kubernetes.io/os": "linux",
+            "beta.kubernetes.io/arch": arch,
+        }
+        if self.control_plane:
+            labels["node-role.kubernetes.io/control-plane"] = ""
+        if self.zone:
+            labels["topology.kubernetes.io/zone"] = self.zone
+        labels.update(self.node_labels)
+        return labels
