@@ -1,0 +1,130 @@
+"""The controller manager: elects, keeps the shared informers warm, runs all controllers while leading.
+
+IO only through the injected Store, Registry and Provider. Every write of a term carries that term's fence.
+
+Invariants: controllers work only while this instance leads; a standby has every informer in sync and every key queued,
+so taking over costs no listing. When a controller ends with an error the manager ends too (its process is restarted,
+and a standby has the lease by then): a controller that silently stopped would be worse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+
+from prometheus_client import Gauge
+
+from cluster.controllers.attach_detach import AttachDetachController
+from cluster.controllers.config import ControllerConfig
+from cluster.controllers.deployment import DeploymentController
+from cluster.controllers.endpoints import EndpointsController, EndpointSliceController
+from cluster.controllers.env import Controller, Env
+from cluster.controllers.garbage_collector import GarbageCollector
+from cluster.controllers.namespace import NamespaceController
+from cluster.controllers.namespace_defaults import RootCaPublisher, ServiceAccountController
+from cluster.controllers.node_ipam import NodeIpamController
+from cluster.controllers.node_lifecycle import NodeLifecycleController
+from cluster.controllers.persistent_volume import PersistentVolumeController
+from cluster.controllers.pod_gc import PodGcController
+from cluster.controllers.replicaset import ReplicaSetController
+from cluster.controllers.taint_eviction import TaintEvictionController
+from cluster.controllers.volume_protection import VolumeProtectionController
+from cluster.machinery.client import Client
+from cluster.machinery.clock import Clock
+from cluster.machinery.election import Elector
+from cluster.machinery.informer import Informers
+from cluster.machinery.provider import Provider
+from cluster.machinery.registry_client import RegistryClient
+from cluster.machinery.write_through import WriteThrough
+from cluster.registry.context import RequestContext, UserInfo
+from cluster.registry.registry import Registry
+from cluster.registry.store import Store
+
+COMPONENT = "kube-controller-manager"
+USER = UserInfo("system:kube-controller-manager", groups=("system:masters", "system:authenticated"))
+ENABLED = Gauge("controller_manager_controllers", "Controllers that run in this term", ["manager"])
+
+# In the order of the main job; each stands alone.
+CONTROLLERS: tuple[Callable[[Env], Controller], ...] = (
+    DeploymentController,
+    ReplicaSetController,
+    EndpointSliceController,
+    EndpointsController,
+    NodeLifecycleController,
+    TaintEvictionController,
+    NodeIpamController,
+    ServiceAccountController,
+    RootCaPublisher,
+    NamespaceController,
+    GarbageCollector,
+    PodGcController,
+    PersistentVolumeController,
+    VolumeProtectionController,
+    AttachDetachController,
+)
+
+
+def build(env: Env) -> list[Controller]:
+    """All controllers over one environment, wired to its informers but not running."""
+    return [make(env) for make in CONTROLLERS]
+
+
+class ControllerManager:
+    """`identity` names this instance in the lease, e.g. `m1_<uuid>`; `clock` is wall time."""
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        provider: Provider | None,
+        config: ControllerConfig,
+        identity: str,
+        *,
+        clock: Clock = time.time,
+        rng: random.Random | None = None,
+    ) -> None:
+        config.validate()
+        rng = rng or random.Random(identity)
+        self._elector = Elector(store, COMPONENT, identity, config.leader_elect_lease_duration_s)
+        self._client: Client = RegistryClient(registry, self._context)
+        self._informers = Informers(self._client, rng=rng)
+        client = WriteThrough(self._client, self._informers)
+        self._env = Env(client, self._informers, config, clock, rng, provider)
+        self._controllers = build(self._env)
+
+    async def run(self) -> None:
+        """Until cancelled. Raises when a controller or the election cannot go on."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._informers.run(), name="informers")
+            group.create_task(self._elect(), name="election")
+
+    def health(self) -> dict[str, object]:
+        unsynced = self._informers.unsynced
+        return {
+            "ok": not unsynced,
+            "leading": self._elector.leading,
+            "leader": self._elector.holder,
+            "unsynced": unsynced,
+            "controllers": [c.name for c in self._controllers],
+        }
+
+    async def _elect(self) -> None:
+        # Informers first: an instance that cannot read must not lead.
+        await self._informers.wait_synced()
+        await self._elector.run(self._lead, mirror=self._client)
+
+    async def _lead(self) -> None:
+        for controller in self._controllers:
+            controller.resync()
+        ENABLED.labels(COMPONENT).set(len(self._controllers))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for controller in self._controllers:
+                    group.create_task(controller.run(), name=f"controller-{controller.name}")
+        finally:
+            ENABLED.labels(COMPONENT).set(0)
+
+    def _context(self) -> RequestContext:
+        return RequestContext(user=USER, fence=self._elector.fence, field_manager=COMPONENT)
