@@ -14,14 +14,17 @@ Every operation is idempotent: it makes what is missing and removes what is ther
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import ipaddress
+import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import IPRoute, NetNS, netns
+from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from cluster.machine.config import ClusterConfig, MachineSpec
@@ -31,6 +34,8 @@ BRIDGE = "sk8br0"
 HOST_LINK = "sk8host0"
 HOST_PORT = "sk8host0p"
 _RUN = Path("/run/netns")
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class NetworkError(RuntimeError):
@@ -74,10 +79,12 @@ def make_machine(config: ClusterConfig, machine: MachineSpec) -> None:
     _make_namespace(name)
     prefix = ipaddress.ip_network(config.node_cidr).prefixlen
     with _netlink(name) as inside:
-        if _index(inside, "eth0") is None:
-            with _netlink(SWITCH) as switch:
-                _remove_link(switch, name)
-                _add_pair(switch, name, "eth0", name)
+        missing = _index(inside, "eth0") is None
+    if missing:
+        with _netlink(SWITCH) as switch:
+            _remove_link(switch, name)
+            _add_pair(switch, name, "eth0", name)
+    with _netlink(name) as inside:
         _up(inside, "lo")
         _address(inside, "eth0", machine.ip, prefix)
         _up(inside, "eth0")
@@ -114,7 +121,7 @@ def set_netem(machine: str, *, delay_ms: float = 0, jitter_ms: float = 0, loss_p
             index = _index(ns, link)
             if index is None:
                 return False
-            _ignoring(NetlinkError, lambda ns=ns, i=index: ns.tc("del", index=i, root=True))
+            _clear_queue(ns, index)
             if delay_ms or loss_percent:
                 settings: dict[str, Any] = {"delay": int(delay_ms * 1000), "loss": loss_percent}
                 if jitter_ms:
@@ -137,21 +144,59 @@ def machines_with_links() -> list[str]:
 # -- internals -------------------------------------------------------------------------------------------------------
 @contextmanager
 def _netlink(namespace: str = "") -> Iterator[Any]:
-    ipr = NetNS(namespace, flags=0) if namespace else IPRoute()
+    """A netlink socket in a namespace. The calling thread enters it for that time and comes back.
+
+    pyroute2's own `NetNS` and `netns.create` fork; a forked child that is sent a signal wakes the parent's event loop
+    through the wake-up descriptor they share, and the host agent takes it for its own SIGTERM.
+    """
+    if not namespace:
+        with _closing(IPRoute()) as ipr:
+            yield ipr
+        return
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _enter(str(_RUN / namespace))
+        try:
+            with _closing(IPRoute()) as ipr:
+                yield ipr
+        finally:
+            _enter(f"/proc/self/fd/{home}")
+    finally:
+        os.close(home)
+
+
+@contextmanager
+def _closing(ipr: Any) -> Iterator[Any]:
     try:
         yield ipr
     finally:
         ipr.close()
 
 
+def _enter(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc.setns(fd, _CLONE_NEWNET) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, f"setns {path}: {os.strerror(code)}")
+    finally:
+        os.close(fd)
+
+
 def _make_namespace(name: str) -> None:
     if not (_RUN / name).exists():
-        netns.create(name)
+        _ip("netns", "add", name)
 
 
 def _remove_namespace(name: str) -> None:
     if (_RUN / name).exists():
-        _ignoring((FileNotFoundError, OSError), lambda: netns.remove(name))
+        _ip("netns", "delete", name)
+
+
+def _ip(*arguments: str) -> None:
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False, timeout=30)
+    if done.returncode != 0:
+        raise OSError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
 
 
 def _index(ipr: Any, link: str) -> int | None:
@@ -188,12 +233,13 @@ def _default_route(ipr: Any, gateway: str) -> None:
 def _remove_link(ipr: Any, link: str) -> None:
     index = _index(ipr, link)
     if index is not None:
-        _ignoring(NetlinkError, lambda: ipr.link("del", index=index))
+        ipr.link("del", index=index)
 
 
-def _ignoring(errors: type[Exception] | tuple[type[Exception], ...], action: Any) -> None:
-    """For removals: what is not there any more is as good as removed."""
+def _clear_queue(ipr: Any, index: int) -> None:
+    """Back to the default queue; there is none to delete on a link that has it already."""
     try:
-        action()
-    except errors:
-        return
+        ipr.tc("del", index=index, root=True)
+    except NetlinkError as e:
+        if e.code not in (errno.ENOENT, errno.EINVAL):
+            raise
