@@ -1,0 +1,162 @@
+"""Who is asking: client certificate, ServiceAccount token, static token, or nobody.
+
+IO: reads the token file at start.
+
+Certificates were verified by TLS; here CN is the user and each O a group, as in Kubernetes. A token's ServiceAccount,
+and the pod or secret it is bound to, must still exist with the same uid: asked of the cache, and of a fresh cache
+before a token is refused, so that an account made a moment ago on another server is not turned away.
+
+Invariant: bad credentials are 401, never a fall-back to anonymous; anonymous reaches only the paths that config names.
+"""
+
+from __future__ import annotations
+
+import csv
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.api import errors
+from cluster.api.scheme import SCHEME
+from cluster.apiserver import metrics
+from cluster.apiserver.cache import Cache
+from cluster.apiserver.feed import CacheFeed
+from cluster.apiserver.tokens import Claims, InvalidToken, Ref, TokenVerifier
+from cluster.registry.context import UserInfo
+
+ANONYMOUS = UserInfo("system:anonymous", groups=("system:unauthenticated",))
+_AUTHENTICATED = "system:authenticated"
+_EXTRA = "authentication.kubernetes.io/"
+
+
+@dataclass(frozen=True, slots=True)
+class CertIdentity:
+    """The user of a TLS client certificate, and when the certificate ends (seconds since the epoch)."""
+
+    user: UserInfo
+    not_after: float
+
+
+def identity_of(peer_cert: Mapping[str, Any] | None) -> CertIdentity | None:
+    """From `SSLSocket.getpeercert()`; None without a certificate or without a CN."""
+    if not peer_cert:
+        return None
+    name, groups = "", []
+    for rdn in peer_cert.get("subject", ()):
+        for key, value in rdn:
+            if key == "commonName":
+                name = value
+            elif key == "organizationName":
+                groups.append(value)
+    if not name:
+        return None
+    if _AUTHENTICATED not in groups:
+        groups.append(_AUTHENTICATED)
+    not_after = float(ssl.cert_time_to_seconds(peer_cert["notAfter"]))
+    return CertIdentity(UserInfo(name, groups=tuple(groups)), not_after)
+
+
+def service_account_groups(namespace: str) -> tuple[str, ...]:
+    return ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", _AUTHENTICATED)
+
+
+def service_account_user(claims: Claims) -> UserInfo:
+    extra: dict[str, tuple[str, ...]] = {}
+    if claims.token_id:
+        extra[_EXTRA + "credential-id"] = (f"JTI={claims.token_id}",)
+    for kind, ref in (("pod", claims.pod), ("node", claims.node)):
+        if ref is not None:
+            extra[f"{_EXTRA}{kind}-name"] = (ref.name,)
+            extra[f"{_EXTRA}{kind}-uid"] = (ref.uid,)
+    name = f"system:serviceaccount:{claims.namespace}:{claims.name}"
+    return UserInfo(name, claims.uid, service_account_groups(claims.namespace), extra)
+
+
+def load_token_file(path: str) -> dict[str, UserInfo]:
+    """Kubernetes' static token file: `token,user,uid,"group1,group2"` a line."""
+    users: dict[str, UserInfo] = {}
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        for line, record in enumerate(csv.reader(file), 1):
+            if not record:
+                continue
+            if len(record) < 3:
+                raise ValueError(f"{path}: line {line} has {len(record)} columns; needs token, user and uid at least")
+            groups = tuple(g.strip() for g in (record[3] if len(record) > 3 else "").split(",") if g.strip())
+            users[record[0]] = UserInfo(record[1], record[2], (*groups, _AUTHENTICATED))
+    return users
+
+
+class Authenticator:
+    """Turns credentials into a user."""
+
+    def __init__(
+        self,
+        verifier: TokenVerifier,
+        cache: Cache,
+        feed: CacheFeed,
+        clock: Callable[[], float],
+        static_tokens: Mapping[str, UserInfo] | None = None,
+    ) -> None:
+        self._verifier = verifier
+        self._cache = cache
+        self._feed = feed
+        self._clock = clock
+        self._static = dict(static_tokens or {})
+        self._users: dict[Claims, UserInfo] = {}
+
+    @property
+    def verifier(self) -> TokenVerifier:
+        return self._verifier
+
+    async def authenticate(self, identity: CertIdentity | None, authorization: str) -> UserInfo:
+        """ANONYMOUS when no credentials were given. Raises ApiError 401 for bad ones."""
+        if identity is not None and self._clock() < identity.not_after:
+            return identity.user
+        if authorization:
+            scheme, _, token = authorization.partition(" ")
+            token = token.strip()
+            if scheme.lower() != "bearer" or not token:
+                self._refuse("unknown")
+            try:
+                return await self.user_of_token(token)
+            except InvalidToken:
+                self._refuse("token")
+        if identity is not None:
+            self._refuse("expired certificate")
+        return ANONYMOUS
+
+    @staticmethod
+    def _refuse(why: str) -> None:
+        metrics.AUTH_ATTEMPTS.labels("failure").inc()
+        raise errors.unauthorized() from None
+
+    async def user_of_token(self, token: str, audiences: tuple[str, ...] = ()) -> UserInfo:
+        """Raises InvalidToken. `audiences` empty: the API server's own."""
+        static = self._static.get(token)
+        if static is not None:
+            return static
+        claims = self._verifier.verify(token, audiences)
+        if not self._alive(claims):
+            await self._feed.barrier()
+            if not self._alive(claims):
+                raise InvalidToken("the service account, or what the token is bound to, no longer exists")
+        user = self._users.get(claims)
+        if user is None:
+            if len(self._users) > 20_000:
+                self._users.clear()
+            user = self._users[claims] = service_account_user(claims)
+        return user
+
+    def _alive(self, claims: Claims) -> bool:
+        account = Ref(claims.name, claims.uid)
+        if not self._exists("serviceaccounts", claims.namespace, account):
+            return False
+        if claims.pod is not None and not self._exists("pods", claims.namespace, claims.pod):
+            return False
+        return claims.secret is None or self._exists("secrets", claims.namespace, claims.secret)
+
+    def _exists(self, resource: str, namespace: str, ref: Ref) -> bool:
+        entry = self._cache.get(SCHEME.named(resource), namespace, ref.name)
+        return entry is not None and entry.meta.uid == ref.uid

@@ -1,0 +1,173 @@
+"""One request on its way through the server, and the reply that handlers make. Pure but for reading the body.
+
+Handlers take a Call and return a Reply (or stream by themselves and return what they streamed); the server turns a
+Reply into bytes, so that negotiation, compression and headers are in one place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import yaml
+from aiohttp import web
+from multidict import CIMultiDictProxy
+
+from cluster.api import errors
+from cluster.api.scheme import ResourceInfo
+from cluster.apiserver import negotiate
+from cluster.apiserver.requestinfo import RequestInfo
+from cluster.registry.context import RequestContext, UserInfo
+
+_UNSUPPORTED = (negotiate.JSON, negotiate.YAML)
+
+
+@dataclass(slots=True)
+class Reply:
+    """`raw` is JSON already, `obj` still to be encoded; a `content_type` of one's own is sent as it is."""
+
+    code: int = 200
+    raw: bytes = b""
+    obj: Any = None
+    content_type: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def json(self) -> bytes:
+        return orjson.dumps(self.obj) if self.obj is not None else self.raw
+
+
+def text_reply(text: str, code: int = 200) -> Reply:
+    headers = {"X-Content-Type-Options": "nosniff"}
+    return Reply(code, raw=text.encode(), content_type="text/plain; charset=utf-8", headers=headers)
+
+
+@dataclass(slots=True)
+class Call:
+    """What is known of a request when its handler starts; `resource` is None for non-resource paths."""
+
+    request: web.BaseRequest
+    info: RequestInfo
+    params: Mapping[str, str]
+    user: UserInfo
+    accept: negotiate.Accept
+    audit_id: str
+    deadline: float
+    max_body_bytes: int
+    body_timeout_s: float
+    resource: ResourceInfo | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]:
+        return self.request.headers
+
+    @property
+    def kind(self) -> ResourceInfo:
+        """The resource; raises ApiError 404 where there is none."""
+        if self.resource is None:
+            raise errors.path_not_found()
+        return self.resource
+
+    @property
+    def namespace(self) -> str:
+        """The namespace for the registry: "" for cluster-scoped kinds, whatever the path had."""
+        return self.info.namespace if self.resource is not None and self.resource.namespaced else ""
+
+    def context(self, *, dry_run: bool | None = None, default_manager: bool = True) -> RequestContext:
+        """For the registry. Raises ApiError 400 for parameters it cannot honour."""
+        dry = self.params.get("dryRun", "")
+        if dry not in ("", "All"):
+            raise errors.bad_request(f'dryRun: Unsupported value: "{dry}": supported values: "All"')
+        validation = self.params.get("fieldValidation") or "Warn"
+        if validation not in ("Ignore", "Warn", "Strict"):
+            supported = '"Ignore", "Strict", "Warn"'
+            raise errors.bad_request(
+                f'fieldValidation: Unsupported value: "{validation}": supported values: {supported}'
+            )
+        manager = self.params.get("fieldManager", "")
+        if not manager and default_manager:
+            manager = self.headers.get("User-Agent", "").partition("/")[0][:128]
+        return RequestContext(
+            user=self.user,
+            audit_id=self.audit_id,
+            deadline=self.deadline,
+            cause_id=self.audit_id,
+            dry_run=bool(dry) if dry_run is None else dry_run or bool(dry),
+            field_manager=manager,
+            field_validation=validation,
+            warnings=self.warnings,
+        )
+
+    async def body(self) -> bytes:
+        """The whole body. Raises ApiError 413 over the limit, 408 when the client does not send it in time."""
+        limit = self.max_body_bytes
+        if (self.request.content_length or 0) > limit:
+            raise errors.too_large(f"limit is {limit}")
+        if self.headers.get("Expect", "").lower() == "100-continue":
+            await self.request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self.body_timeout_s):
+                async for chunk in self.request.content.iter_any():
+                    size += len(chunk)
+                    if size > limit:
+                        raise errors.too_large(f"limit is {limit}")
+                    chunks.append(chunk)
+        except TimeoutError:
+            raise errors.ApiError(408, "Timeout", "the request's body did not arrive in time") from None
+        except (web.HTTPException, ValueError, OSError) as e:
+            raise errors.bad_request(f"the request's body cannot be read: {e}") from e
+        return b"".join(chunks)
+
+    async def object(self, *, optional: bool = False) -> dict[str, Any]:
+        """The body as one object. Raises ApiError 400, 413, 415; an empty body is {} when optional."""
+        raw = await self.body()
+        if optional and not raw.strip():
+            return {}
+        return decode_object(raw, negotiate.content_type(self.headers.get("Content-Type", "")))
+
+
+class _Loader(yaml.CSafeLoader):
+    """YAML as JSON has it: no timestamps."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def decode_object(raw: bytes, content_type: str) -> dict[str, Any]:
+    """Raises ApiError 400 for what is no object, 415 for media types that are not read."""
+    if content_type in ("", negotiate.JSON):
+        obj = _json(raw)
+    elif content_type in (negotiate.YAML, "application/x-yaml", "text/yaml"):
+        obj = _yaml(raw)
+    else:
+        raise errors.unsupported_media_type(_UNSUPPORTED)
+    if not isinstance(obj, dict):
+        raise errors.bad_request(
+            f"the object provided is unrecognized: a JSON object is expected, not {type(obj).__name__}"
+        )
+    return obj
+
+
+def _json(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as e:
+        raise errors.bad_request(f"the object provided is unrecognized: json parse error: {e}") from e
+
+
+def _yaml(raw: bytes) -> Any:
+    """Aliases are refused: nested ones grow without bound when they are written out."""
+    try:
+        if any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(raw, Loader=yaml.CSafeLoader)):
+            raise errors.bad_request("the object provided is unrecognized: YAML aliases are not accepted")
+        return orjson.loads(orjson.dumps(yaml.load(raw, Loader=_Loader), option=orjson.OPT_NON_STR_KEYS))
+    except (yaml.YAMLError, orjson.JSONEncodeError, RecursionError, UnicodeDecodeError) as e:
+        raise errors.bad_request(f"the object provided is unrecognized: yaml: {e}") from e

@@ -1,0 +1,102 @@
+"""What an API server is told at start: addresses, keys and limits. Pure.
+
+One frozen object; `validate()` says what is wrong and what would be right. Names follow kube-apiserver's flags. Keys
+are paths, never contents: configs may travel in actor arguments, which are persisted.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass, field
+
+ISSUER = "https://kubernetes.default.svc.cluster.local"
+
+
+class ConfigError(ValueError):
+    """A setting is wrong; the message says which, and what would be right."""
+
+
+@dataclass(frozen=True)
+class ApiServerConfig:
+    """Settings of one API server. Times in seconds, sizes in bytes."""
+
+    tls_cert_file: str
+    tls_private_key_file: str
+    client_ca_file: str
+    service_account_signing_key_file: str
+    service_account_key_files: tuple[str, ...]
+    kubelet_client_certificate: str = ""
+    kubelet_client_key: str = ""
+    kubelet_certificate_authority: str = ""
+    kubelet_verify_host_name: bool = True
+    bind_address: str = "0.0.0.0"
+    secure_port: int = 6443
+    advertise_address: str = "127.0.0.1"
+    service_account_issuer: str = ISSUER
+    api_audiences: tuple[str, ...] = (ISSUER,)
+    token_auth_file: str = ""
+    max_requests_inflight: int = 400
+    max_mutating_requests_inflight: int = 200
+    request_timeout_s: float = 60.0
+    min_request_timeout_s: float = 1800.0
+    body_timeout_s: float = 30.0
+    max_body_bytes: int = 3 * 1024 * 1024
+    gzip_min_bytes: int = 128 * 1024
+    bookmark_period_s: float = 60.0
+    watch_buffer_events: int = 16384
+    window_events: int = 4096
+    window_bytes: int = 16 * 1024 * 1024
+    cache_wait_s: float = 3.0
+    shutdown_grace_s: float = 5.0
+    endpoint_lease_ttl_s: int = 5
+    endpoint_reconcile: bool = True
+    anonymous_paths: tuple[str, ...] = field(default=("/healthz", "/livez", "/readyz", "/version"))
+
+    def validate(self) -> None:
+        """Raise ConfigError for the first setting that cannot work."""
+        for name in ("tls_cert_file", "tls_private_key_file", "client_ca_file", "service_account_signing_key_file"):
+            self._file(name, str(getattr(self, name)), required=True)
+        if not self.service_account_key_files:
+            raise ConfigError(
+                "service_account_key_files: empty; give at least the public key of the signing key (sa.pub)"
+            )
+        for path in self.service_account_key_files:
+            self._file("service_account_key_files", path, required=True)
+        for name in (
+            "kubelet_client_certificate",
+            "kubelet_client_key",
+            "kubelet_certificate_authority",
+            "token_auth_file",
+        ):
+            self._file(name, str(getattr(self, name)), required=False)
+        if bool(self.kubelet_client_certificate) != bool(self.kubelet_client_key):
+            raise ConfigError("kubelet_client_certificate and kubelet_client_key: give both or neither")
+        for name in ("bind_address", "advertise_address"):
+            try:
+                ipaddress.ip_address(str(getattr(self, name)))
+            except ValueError as e:
+                raise ConfigError(
+                    f"{name}: {getattr(self, name)!r} is not an IP address, for instance 10.89.0.11"
+                ) from e
+        if not 0 <= self.secure_port <= 65535:
+            raise ConfigError(f"secure_port: {self.secure_port} is not a port; 6443 is the usual one")
+        for name in ("max_requests_inflight", "max_mutating_requests_inflight", "watch_buffer_events", "window_events"):
+            if int(getattr(self, name)) < 1:
+                raise ConfigError(f"{name}: must be at least 1, is {getattr(self, name)}")
+        for name in ("request_timeout_s", "bookmark_period_s", "cache_wait_s", "endpoint_lease_ttl_s"):
+            if float(getattr(self, name)) <= 0:
+                raise ConfigError(f"{name}: must be above 0, is {getattr(self, name)}")
+        if not self.service_account_issuer.startswith("https://"):
+            raise ConfigError(
+                f"service_account_issuer: {self.service_account_issuer!r} must be an https URL, as {ISSUER}"
+            )
+
+    @staticmethod
+    def _file(name: str, path: str, *, required: bool) -> None:
+        if not path:
+            if required:
+                raise ConfigError(f"{name}: missing; give the path of a PEM file")
+            return
+        if not os.access(path, os.R_OK):
+            raise ConfigError(f"{name}: {path} cannot be read; check that it exists and its mode")

@@ -1,0 +1,148 @@
+"""Everything outside /api/<v> and /apis/<g>/<v> resources: discovery, OpenAPI, version, metrics, keys.
+
+IO: none of its own.
+
+OpenAPI documents are made from Kubernetes' definitions on first request, in a thread because that takes a good part
+of a second, and kept as bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import jwt
+import orjson
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from cluster.api import errors, schema
+from cluster.apiserver.call import Call, Reply
+from cluster.apiserver.discovery import Discovery, Document
+from cluster.apiserver.negotiate import wants_aggregated_discovery
+from cluster.apiserver.tokens import TokenVerifier
+
+VERSION = {
+    "major": "1",
+    "minor": "34",
+    "emulationMajor": "1",
+    "emulationMinor": "34",
+    "minCompatibilityMajor": "1",
+    "minCompatibilityMinor": "33",
+    "gitVersion": "v1.34.0+sk8",
+    "gitCommit": "",
+    "gitTreeState": "clean",
+    "buildDate": "1970-01-01T00:00:00Z",
+    "goVersion": "",
+    "compiler": "CPython",
+    "platform": "linux/amd64",
+}
+_JWKS = "/openid/v1/jwks"
+_OWN_PATHS = ("/healthz", "/livez", "/metrics", "/openapi/v3", _JWKS, "/readyz", "/version")
+
+
+class DocumentServer:
+    """Answers GET on non-resource paths."""
+
+    def __init__(self, discovery: Discovery, verifier: TokenVerifier, issuer: str) -> None:
+        self._discovery = discovery
+        self._verifier = verifier
+        self._issuer = issuer
+        self._openapi: dict[str, asyncio.Task[Document]] = {}
+        self._fixed: dict[str, Callable[[], Reply]] = {
+            "/": lambda: Reply(obj={"paths": sorted([*self._discovery.paths(), *_OWN_PATHS])}),
+            "/version": lambda: Reply(obj=VERSION),
+            "/metrics": lambda: Reply(raw=generate_latest(), content_type=CONTENT_TYPE_LATEST),
+            "/.well-known/openid-configuration": lambda: Reply(obj=self._openid()),
+            _JWKS: lambda: Reply(raw=orjson.dumps(self._jwks()), content_type="application/jwk-set+json"),
+        }
+
+    async def serve(self, call: Call) -> Reply:
+        """Raises ApiError 404 for paths that are nobody's, 405 for other methods."""
+        path = call.info.path
+        if path not in self._fixed and not path.startswith(("/api", "/openapi/v3")):
+            raise errors.path_not_found()
+        if call.info.verb not in ("get", "head"):
+            raise errors.method_not_allowed()
+        fixed = self._fixed.get(path)
+        if fixed is not None:
+            return fixed()
+        if path == "/openapi/v3" or path.startswith("/openapi/v3/"):
+            return _conditional(call, await self._openapi_document(path.removeprefix("/openapi/v3").strip("/")))
+        accept = call.headers.get("Accept", "")
+        found = self._discovery.find(path, aggregated=wants_aggregated_discovery(accept))
+        if found is None:
+            raise errors.path_not_found()
+        return _conditional(call, found)
+
+    async def _openapi_document(self, which: str) -> Document:
+        task = self._openapi.get(which)
+        if task is None:
+            task = self._openapi[which] = asyncio.create_task(asyncio.to_thread(_openapi, which))
+        try:
+            return await asyncio.shield(task)
+        except errors.ApiError:
+            self._openapi.pop(which, None)
+            raise
+
+    def _openid(self) -> dict[str, Any]:
+        algorithms = sorted({a for _, a, _ in self._verifier.public_keys()})
+        return {
+            "issuer": self._issuer,
+            "jwks_uri": self._issuer + _JWKS,
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": algorithms,
+        }
+
+    def _jwks(self) -> dict[str, Any]:
+        keys = []
+        for kid, algorithm, key in self._verifier.public_keys():
+            if isinstance(key, RSAPublicKey):
+                keys.append(
+                    {
+                        **jwt.algorithms.RSAAlgorithm.to_jwk(key, as_dict=True),
+                        "kid": kid,
+                        "alg": algorithm,
+                        "use": "sig",
+                    }
+                )
+            else:
+                keys.append(
+                    {**jwt.algorithms.ECAlgorithm.to_jwk(key, as_dict=True), "kid": kid, "alg": algorithm, "use": "sig"}
+                )
+        return {"keys": keys}
+
+
+def _openapi(which: str) -> Document:
+    """Runs in a thread. `which` is "" for the index, `api/v1` or `apis/<group>/<version>`."""
+    parts = which.split("/")
+    if not which:
+        obj = schema.openapi_index()
+    elif len(parts) == 2 and parts[0] == "api":
+        obj = _group_version("", parts[1])
+    elif len(parts) == 3 and parts[0] == "apis":
+        obj = _group_version(parts[1], parts[2])
+    else:
+        raise errors.path_not_found()
+    body = orjson.dumps(obj)
+    return Document(body, '"' + hashlib.sha256(body).hexdigest().upper() + '"')
+
+
+def _group_version(group: str, version: str) -> dict[str, Any]:
+    try:
+        return schema.openapi_v3(group, version)
+    except KeyError:
+        raise errors.path_not_found() from None
+
+
+def _conditional(call: Call, document: Document) -> Reply:
+    """304 when the client has it already."""
+    headers = {"ETag": document.etag, "Vary": "Accept"}
+    if "hash" in call.params:
+        headers["Cache-Control"] = "public, immutable"
+    if document.etag in call.headers.get("If-None-Match", ""):
+        return Reply(304, content_type=document.content_type, headers=headers)
+    return Reply(raw=document.body, content_type=document.content_type, headers=headers)

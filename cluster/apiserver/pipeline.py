@@ -1,0 +1,186 @@
+"""One request, from parsed head to response. IO: the request and its response.
+
+    parse > authenticate > impersonate > authorize > in-flight slot > handler (deadline) > encode
+       └── any failure: a Kubernetes Status; never a stack trace
+
+Invariant: every response carries an Audit-Id, and every failure that is the server's own fault is counted and logged
+with it, while the client only learns the id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable
+
+from aiohttp import web
+
+from cluster.api import errors
+from cluster.api.scheme import ResourceInfo
+from cluster.apiserver import authz, discovery, metrics, negotiate, requestinfo
+from cluster.apiserver.authn import ANONYMOUS, Authenticator
+from cluster.apiserver.call import Call
+from cluster.apiserver.config import ApiServerConfig
+from cluster.apiserver.connection import connection_of
+from cluster.apiserver.documents import DocumentServer
+from cluster.apiserver.encode import error_reply, response_of, wants_pretty
+from cluster.apiserver.healthz import HealthServer
+from cluster.apiserver.limits import Inflight
+from cluster.apiserver.requestinfo import RequestInfo
+from cluster.apiserver.router import Answer, Router
+from cluster.apiserver.storeerrors import translated
+from cluster.registry.context import UserInfo
+from cluster.registry.types import Authorizer
+
+log = logging.getLogger(__name__)
+
+_MAX_AUDIT_ID = 64
+
+
+class Pipeline:
+    """The server's one request handler."""
+
+    def __init__(
+        self,
+        config: ApiServerConfig,
+        authenticator: Authenticator,
+        authorizer: Authorizer,
+        router: Router,
+        documents: DocumentServer,
+        health: HealthServer,
+        clock: Callable[[], float],
+    ) -> None:
+        self._config = config
+        self._authenticator = authenticator
+        self._authorizer = authorizer
+        self._router = router
+        self._documents = documents
+        self._health = health
+        self._clock = clock
+        self.inflight = Inflight(config.max_requests_inflight, config.max_mutating_requests_inflight)
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        start = time.perf_counter()
+        work = _Work(request, _audit_id(request))
+        try:
+            response = await self._answer(work)
+        except Exception as e:  # noqa: BLE001 - outermost loop of a request: counted and logged below
+            response = await self._failure(work, e)
+        finally:
+            connection = connection_of(request)
+            if connection is not None:
+                connection.drop_closers()
+        metrics.observe(work.info, response.status, time.perf_counter() - start, known=work.resource is not None)
+        return response
+
+    async def _failure(self, work: _Work, failure: Exception) -> web.StreamResponse:
+        if isinstance(failure, ConnectionError) and work.request.transport is None:
+            return web.Response(status=499)
+        error = translated(failure)
+        if error.code == 500 and not isinstance(failure, errors.ApiError):
+            metrics.INTERNAL_ERRORS.inc()
+            log.exception(
+                "request %s failed: %s %s", work.audit_id, work.request.method, work.request.path, exc_info=failure
+            )
+        return await response_of(error_reply(error), work.request, accept=work.accept, audit_id=work.audit_id)
+
+    async def _answer(self, work: _Work) -> web.StreamResponse:
+        request, config = work.request, self._config
+        target = request.raw_path
+        raw_path, params = requestinfo.split_target(target)
+        try:
+            info = work.info = requestinfo.parse(request.method, raw_path, params)
+        except requestinfo.BadPath as e:
+            raise errors.bad_request(str(e)) from e
+        connection = connection_of(request)
+        if connection is not None:
+            connection.served = True
+        user = await self._authenticator.authenticate(
+            connection.identity if connection is not None else None, request.headers.get("Authorization", "")
+        )
+        user = await self._authorized(user, info, request)
+        accept = negotiate.negotiate(request.headers.get("Accept", ""))
+        if info.is_resource:
+            work.resource = discovery.resource(info.group, info.version, info.resource)
+            if accept is None:
+                raise errors.not_acceptable((negotiate.JSON, negotiate.YAML))
+        work.accept = accept or negotiate.Accept()
+        call = Call(
+            request,
+            info,
+            params,
+            user,
+            work.accept,
+            work.audit_id,
+            self._clock() + config.request_timeout_s,
+            config.max_body_bytes,
+            config.body_timeout_s,
+            work.resource,
+        )
+        answer = await self._dispatch(call)
+        if isinstance(answer, web.StreamResponse):
+            return answer
+        return await response_of(
+            answer,
+            request,
+            accept=work.accept,
+            audit_id=work.audit_id,
+            pretty=wants_pretty(params),
+            warnings=call.warnings,
+            gzip_min_bytes=config.gzip_min_bytes,
+        )
+
+    async def _authorized(self, user: UserInfo, info: RequestInfo, request: web.BaseRequest) -> UserInfo:
+        """The user to act as. Raises ApiError 401 or 403."""
+        public = not info.is_resource and any(
+            info.path == p or info.path.startswith(p + "/") for p in self._config.anonymous_paths
+        )
+        if user is ANONYMOUS:
+            if not public:
+                metrics.AUTH_ATTEMPTS.labels("failure").inc()
+                raise errors.unauthorized()
+            return user
+        user = await authz.impersonated(self._authorizer, user, request.headers)
+        if not public:
+            await authz.require(self._authorizer, user, authz.attributes_of(info))
+        return user
+
+    async def _dispatch(self, call: Call) -> Answer:
+        info = call.info
+        if not info.is_resource:
+            if self._health.serves(info.path):
+                return await self._health.serve(info.path, call.params)
+            with self.inflight.slot(mutating=False):
+                return await self._documents.serve(call)
+        handler = self._router.handler(call)
+        if info.long_running:
+            return await handler(call)
+        with self.inflight.slot(mutating=info.mutating):
+            try:
+                async with asyncio.timeout(self._config.request_timeout_s):
+                    return await handler(call)
+            except TimeoutError:
+                raise errors.timeout("request did not complete within the allotted timeout") from None
+
+
+class _Work:
+    """What is known of a request so far, also when it fails."""
+
+    __slots__ = ("accept", "audit_id", "info", "request", "resource")
+
+    def __init__(self, request: web.BaseRequest, audit_id: str) -> None:
+        self.request = request
+        self.audit_id = audit_id
+        self.info: RequestInfo | None = None
+        self.resource: ResourceInfo | None = None
+        self.accept = negotiate.Accept()
+
+
+def _audit_id(request: web.BaseRequest) -> str:
+    """The client's own when it is sane, else a new one."""
+    given = request.headers.get("Audit-Id", "")
+    if given and len(given) <= _MAX_AUDIT_ID and given.isascii() and given.isprintable():
+        return given
+    return str(uuid.uuid4())

@@ -1,0 +1,224 @@
+"""What `kubectl get` prints for storage, RBAC, networking, coordination and scheduling. Pure.
+
+Source: Kubernetes pkg/printers/internalversion.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.apiserver.tables import (
+    AGE,
+    CREATED_AT,
+    NAME,
+    Cells,
+    Object,
+    Printer,
+    age,
+    at,
+    col,
+    count,
+    format_selector,
+    name_of,
+    text,
+    wide,
+)
+
+_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+
+
+def _flag(value: Any, default: bool = False) -> str:
+    return "true" if (default if value is None else value) else "false"
+
+
+def _storage_class(o: Object, now: float) -> Cells:
+    default = text(o, "metadata", "annotations", _DEFAULT_CLASS) == "true"
+    return [
+        name_of(o) + (" (default)" if default else ""),
+        str(o.get("provisioner", "")),
+        str(o.get("reclaimPolicy") or "Delete"),
+        str(o.get("volumeBindingMode") or "Immediate"),
+        _flag(o.get("allowVolumeExpansion")),
+        age(o, now),
+    ]
+
+
+def _volume_attachment(o: Object, now: float) -> Cells:
+    return [
+        name_of(o),
+        text(o, "spec", "attacher"),
+        text(o, "spec", "source", "persistentVolumeName"),
+        text(o, "spec", "nodeName"),
+        _flag(at(o, "status", "attached")),
+        age(o, now),
+    ]
+
+
+def _lease(o: Object, now: float) -> Cells:
+    return [name_of(o), text(o, "spec", "holderIdentity"), age(o, now)]
+
+
+def _limited(items: list[str], most: int = 3) -> str:
+    shown = ",".join(items[:most])
+    return shown + (f" + {len(items) - most} more..." if len(items) > most else "")
+
+
+def _endpoint_slice(o: Object, now: float) -> Cells:
+    ports = [("*" if p.get("port") is None else str(p["port"])) for p in o.get("ports") or ()]
+    addresses = [str(a) for e in o.get("endpoints") or () for a in e.get("addresses") or ()]
+    return [
+        name_of(o),
+        str(o.get("addressType", "")),
+        _limited(ports) or "<unset>",
+        _limited(addresses) or "<unset>",
+        age(o, now),
+    ]
+
+
+def _role(o: Object, now: float) -> Cells:
+    return [name_of(o), at(o, "metadata", "creationTimestamp")]
+
+
+def _binding(o: Object, now: float) -> Cells:
+    ref = o.get("roleRef") or {}
+    subjects = o.get("subjects") or []
+    users = [str(s.get("name")) for s in subjects if s.get("kind") == "User"]
+    groups = [str(s.get("name")) for s in subjects if s.get("kind") == "Group"]
+    accounts = [f"{s.get('namespace', '')}/{s.get('name')}" for s in subjects if s.get("kind") == "ServiceAccount"]
+    return [
+        name_of(o),
+        f"{ref.get('kind')}/{ref.get('name')}",
+        age(o, now),
+        ", ".join(users),
+        ", ".join(groups),
+        ", ".join(accounts),
+    ]
+
+
+def _priority_class(o: Object, now: float) -> Cells:
+    return [
+        name_of(o),
+        int(o.get("value") or 0),
+        _flag(o.get("globalDefault")),
+        age(o, now),
+        str(o.get("preemptionPolicy") or "PreemptLowerPriority"),
+    ]
+
+
+def _network_policy(o: Object, now: float) -> Cells:
+    return [name_of(o), format_selector(at(o, "spec", "podSelector")), age(o, now)]
+
+
+def _ingress(o: Object, now: float) -> Cells:
+    hosts = list(dict.fromkeys(str(r["host"]) for r in at(o, "spec", "rules") or () if r.get("host")))
+    addresses = [str(i.get("ip") or i.get("hostname") or "") for i in at(o, "status", "loadBalancer", "ingress") or ()]
+    return [
+        name_of(o),
+        text(o, "spec", "ingressClassName", default="<none>"),
+        _limited(hosts) or "*",
+        ",".join(addresses),
+        "80, 443" if at(o, "spec", "tls") else "80",
+        age(o, now),
+    ]
+
+
+def _csr(o: Object, now: float) -> Cells:
+    types = [str(c.get("type")) for c in at(o, "status", "conditions") or ()]
+    word = "Denied" if "Denied" in types else "Approved" if "Approved" in types else "Pending"
+    if "Failed" in types:
+        word += ",Failed"
+    if at(o, "status", "certificate"):
+        word += ",Issued"
+    seconds = at(o, "spec", "expirationSeconds")
+    return [
+        name_of(o),
+        age(o, now),
+        text(o, "spec", "signerName"),
+        text(o, "spec", "username"),
+        "<none>" if seconds is None else f"{seconds}s",
+        word,
+    ]
+
+
+def _csi_node(o: Object, now: float) -> Cells:
+    return [name_of(o), len(at(o, "spec", "drivers") or []), age(o, now)]
+
+
+def _csi_driver(o: Object, now: float) -> Cells:
+    spec = o.get("spec") or {}
+    requests = ",".join(str(t.get("audience")) for t in spec.get("tokenRequests") or ()) or "<unset>"
+    return [
+        name_of(o),
+        _flag(spec.get("attachRequired"), True),
+        _flag(spec.get("podInfoOnMount")),
+        _flag(spec.get("storageCapacity")),
+        requests,
+        _flag(spec.get("requiresRepublish")),
+        ",".join(spec.get("volumeLifecycleModes") or ["Persistent"]),
+        age(o, now),
+    ]
+
+
+def _crd(o: Object, now: float) -> Cells:
+    return [name_of(o), at(o, "metadata", "creationTimestamp")]
+
+
+def _flow_schema(o: Object, now: float) -> Cells:
+    return [
+        name_of(o),
+        text(o, "spec", "priorityLevelConfiguration", "name"),
+        count(o, "spec", "matchingPrecedence"),
+        text(o, "spec", "distinguisherMethod", "type", default="<none>"),
+        age(o, now),
+    ]
+
+
+_RBAC = "rbac.authorization.k8s.io"
+_BOUND = (wide("Users"), wide("Groups"), wide("ServiceAccounts"))
+
+PRINTERS = {
+    "storageclasses.storage.k8s.io": Printer(
+        (NAME, col("Provisioner"), col("ReclaimPolicy"), col("VolumeBindingMode"), col("AllowVolumeExpansion"), AGE),
+        _storage_class,
+    ),
+    "volumeattachments.storage.k8s.io": Printer(
+        (NAME, col("Attacher"), col("PV"), col("Node"), col("Attached"), AGE), _volume_attachment
+    ),
+    "csinodes.storage.k8s.io": Printer((NAME, col("Drivers", "integer"), AGE), _csi_node),
+    "csidrivers.storage.k8s.io": Printer(
+        (
+            NAME,
+            col("AttachRequired"),
+            col("PodInfoOnMount"),
+            col("StorageCapacity"),
+            col("TokenRequests"),
+            col("RequiresRepublish"),
+            col("Modes"),
+            AGE,
+        ),
+        _csi_driver,
+    ),
+    "leases.coordination.k8s.io": Printer((NAME, col("Holder"), AGE), _lease),
+    "endpointslices.discovery.k8s.io": Printer(
+        (NAME, col("AddressType"), col("Ports"), col("Endpoints"), AGE), _endpoint_slice
+    ),
+    f"roles.{_RBAC}": Printer((NAME, CREATED_AT), _role),
+    f"clusterroles.{_RBAC}": Printer((NAME, CREATED_AT), _role),
+    f"rolebindings.{_RBAC}": Printer((NAME, col("Role"), AGE, *_BOUND), _binding),
+    f"clusterrolebindings.{_RBAC}": Printer((NAME, col("Role"), AGE, *_BOUND), _binding),
+    "priorityclasses.scheduling.k8s.io": Printer(
+        (NAME, col("Value", "integer"), col("Global-Default", "boolean"), AGE, col("PreemptionPolicy")), _priority_class
+    ),
+    "networkpolicies.networking.k8s.io": Printer((NAME, col("Pod-Selector"), AGE), _network_policy),
+    "ingresses.networking.k8s.io": Printer(
+        (NAME, col("Class"), col("Hosts"), col("Address"), col("Ports"), AGE), _ingress
+    ),
+    "certificatesigningrequests.certificates.k8s.io": Printer(
+        (NAME, AGE, col("SignerName"), col("Requestor"), col("RequestedDuration"), col("Condition")), _csr
+    ),
+    "customresourcedefinitions.apiextensions.k8s.io": Printer((NAME, CREATED_AT), _crd),
+    "flowschemas.flowcontrol.apiserver.k8s.io": Printer(
+        (NAME, col("PriorityLevel"), col("MatchingPrecedence", "integer"), col("DistinguisherMethod"), AGE),
+        _flow_schema,
+    ),
+}

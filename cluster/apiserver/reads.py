@@ -1,0 +1,179 @@
+"""GET and LIST from the byte cache, linearizable unless the client asks for less.
+
+Awaits the feed; IO only through it.
+
+    resourceVersion  ""       everything acknowledged before the request (one coalesced ReadIndex)
+                     "0"      whatever the cache has
+                     N        at least N (with Exact, and for pages of an older list: that very revision, by the store)
+
+A page is continued at its list's revision: from the cache while the resource did not change since, else from the store.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import time
+from collections.abc import Callable, Sequence
+
+import orjson
+
+from cluster.api import errors
+from cluster.api.scheme import ResourceInfo
+from cluster.api.selectors import parse_field_selector, parse_label_selector
+from cluster.apiserver import metrics, selection, views
+from cluster.apiserver.cache import Cache, Entry
+from cluster.apiserver.call import Call, Reply
+from cluster.apiserver.feed import CacheFeed
+from cluster.apiserver.selection import Selection
+from cluster.registry.reading import parse_resource_version
+from cluster.registry.registry import Registry
+
+_MATCHES = ("", "Exact", "NotOlderThan")
+
+
+def encode_continue(revision: int, start: bytes) -> str:
+    """Kubernetes' continue token (v1), as the registry writes and reads it too."""
+    payload = orjson.dumps({"v": "meta.k8s.io/v1", "rv": revision, "start": start.decode()})
+    return base64.urlsafe_b64encode(payload).decode().rstrip("=")
+
+
+def decode_continue(token: str) -> tuple[int, bytes]:
+    """Revision, and the first key of the next page. Raises ApiError 400."""
+    try:
+        data = orjson.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+        return int(data["rv"]), str(data["start"]).encode()
+    except (binascii.Error, ValueError, KeyError, TypeError) as e:
+        raise errors.bad_request(f"continue key is not valid: {e}") from e
+
+
+def limit_of(text: str) -> int:
+    if not text:
+        return 0
+    try:
+        return max(int(text), 0)
+    except ValueError:
+        raise errors.bad_request(f'limit: Invalid value: "{text}": must be an integer') from None
+
+
+class CacheReader:
+    """Serves GET and LIST."""
+
+    def __init__(self, cache: Cache, feed: CacheFeed, registry: Registry, clock: Callable[[], float]) -> None:
+        self._cache = cache
+        self._feed = feed
+        self._registry = registry
+        self._clock = clock
+
+    async def freshen(self, resource_version: str) -> None:
+        """Wait until the cache may answer for `resource_version`."""
+        if resource_version == "0":
+            await self._feed.loaded()
+        elif resource_version:
+            await self._feed.wait_for(parse_resource_version(resource_version), 3.0)
+        else:
+            start = time.perf_counter()
+            await self._feed.barrier()
+            metrics.CACHE_WAIT.observe(time.perf_counter() - start)
+
+    async def get(self, call: Call) -> Reply:
+        info = call.kind
+        if call.info.subresource not in ("", "status"):
+            stored = await self._registry.get(
+                call.context(), info, call.namespace, call.info.name, subresource=call.info.subresource
+            )
+            return Reply(raw=stored.raw)
+        await self.freshen(call.params.get("resourceVersion", ""))
+        entry = self._cache.get(info, call.namespace, call.info.name)
+        if entry is None:
+            raise errors.not_found(info, call.info.name)
+        if not call.accept.transform:
+            return Reply(raw=entry.raw)
+        include = views.include_of(call.params.get("includeObject", ""))
+        return Reply(raw=views.object_view(call.accept, info, entry.raw, self._clock(), include))
+
+    async def get_list(self, call: Call) -> Reply:
+        info, params = call.kind, call.params
+        chosen = selection.parse(info, call.namespace, params.get("labelSelector", ""), params.get("fieldSelector", ""))
+        limit = limit_of(params.get("limit", ""))
+        version, match = params.get("resourceVersion", ""), params.get("resourceVersionMatch", "")
+        token = params.get("continue", "")
+        _check_match(version, match, token)
+        exact = match == "Exact" or (limit > 0 and not match and version not in ("", "0"))
+        items: Sequence[views.Source]
+        if token:
+            revision, start = decode_continue(token)
+            await self._feed.loaded()
+            if self._cache.revision < revision or self._cache.table(info).changed > revision:
+                return await self._from_store(call, chosen, limit)
+            items, more, remaining = self._page(info, chosen, limit, start)
+        elif exact:
+            return await self._from_store(call, chosen, limit)
+        else:
+            await self.freshen(version)
+            revision = self._cache.revision
+            items, more, remaining = self._page(info, chosen, limit, b"")
+        meta = views.list_meta(revision, encode_continue(revision, more) if more else "", remaining)
+        return await self._reply(call, items, meta)
+
+    async def _reply(self, call: Call, items: Sequence[views.Source], meta: dict[str, object]) -> Reply:
+        include = views.include_of(call.params.get("includeObject", ""))
+        return Reply(raw=await views.list_view(call.accept, call.kind, items, meta, self._clock(), include))
+
+    def _page(self, info: ResourceInfo, chosen: Selection, limit: int, start: bytes) -> tuple[list[Entry], bytes, int]:
+        """Items, the key where the next page starts (b"" when this is the last), and how many follow if known."""
+        if not chosen.filters and not limit:
+            return self._cache.table(info).select(chosen.namespace, start), b"", 0
+        table = self._cache.table(info)
+        if chosen.name and (chosen.namespace or not info.namespaced) and not start:
+            entry = self._cache.get(info, chosen.namespace, chosen.name)
+            return ([entry] if entry is not None and chosen.matches(entry) else []), b"", 0
+        low, high = table.span(chosen.namespace, start)
+        if not chosen.filters:
+            cut = min(low + limit, high)
+            found = [table.entries[k] for k in table.keys[low:cut]]
+            return found, (table.keys[cut - 1] + b"\0" if cut < high else b""), high - cut
+        found = []
+        for i in range(low, high):
+            entry = table.entries[table.keys[i]]
+            if chosen.matches(entry):
+                if limit and len(found) == limit:
+                    return found, entry.key, 0
+                found.append(entry)
+        return found, b"", 0
+
+    async def _from_store(self, call: Call, chosen: Selection, limit: int) -> Reply:
+        params = call.params
+        labels, fields = params.get("labelSelector", ""), params.get("fieldSelector", "")
+        found = await self._registry.list(
+            call.context(),
+            call.kind,
+            chosen.namespace,
+            label_selector=parse_label_selector(labels) if labels else None,
+            field_selector=parse_field_selector(fields) if fields else None,
+            limit=limit,
+            continue_token=params.get("continue", ""),
+            resource_version="" if params.get("continue") else params.get("resourceVersion", ""),
+            resource_version_match="" if params.get("continue") else "Exact",
+        )
+        return await self._reply(
+            call, found.items, views.list_meta(found.revision, found.continue_token, found.remaining)
+        )
+
+
+def _check_match(version: str, match: str, token: str) -> None:
+    if match not in _MATCHES:
+        supported = '"Exact", "NotOlderThan"'
+        raise errors.bad_request(f'resourceVersionMatch: Unsupported value: "{match}": supported values: {supported}')
+    if match and token:
+        raise errors.bad_request(
+            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided"
+        )
+    if match and not version:
+        why = "resourceVersionMatch is forbidden unless resourceVersion is provided"
+        raise errors.bad_request(f"resourceVersionMatch: Forbidden: {why}")
+    if match == "Exact" and version == "0":
+        why = 'resourceVersionMatch "exact" is forbidden for resourceVersion "0"'
+        raise errors.bad_request(f"resourceVersionMatch: Forbidden: {why}")
+    if token and version not in ("", "0"):
+        raise errors.bad_request("specifying resource version is not allowed when using continue")

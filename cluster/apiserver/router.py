@@ -1,0 +1,89 @@
+"""Which handler answers a resource request. Pure table and checks; the handlers await.
+
+    resource known? > namespace fits? > subresource known? > verb allowed? > handler
+
+404 for what does not exist, 405 for what exists but not with this method, 501 for what this server does not relay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from cluster.api import errors
+from cluster.apiserver.call import Call, Reply
+from cluster.apiserver.discovery import REVIEWS, subresource_verbs_of, subresources
+from cluster.apiserver.reads import CacheReader
+from cluster.apiserver.reviews import ReviewServer, TokenServer
+from cluster.apiserver.streams import StreamServer
+from cluster.apiserver.watch import WatchServer
+from cluster.apiserver.writes import WriteServer
+
+Answer = Reply | web.StreamResponse
+Handler = Callable[[Call], Awaitable[Answer]]
+
+_REVIEWS = frozenset(r.name for r in REVIEWS)
+_WITHOUT_NAMESPACE = frozenset({"list", "watch"})
+
+
+class Router:
+    def __init__(
+        self,
+        reader: CacheReader,
+        watcher: WatchServer,
+        writer: WriteServer,
+        reviews: ReviewServer,
+        tokens: TokenServer,
+        streams: StreamServer,
+    ) -> None:
+        self._reviews = reviews
+        self._verbs: dict[str, Handler] = {
+            "get": reader.get,
+            "list": reader.get_list,
+            "watch": watcher.serve,
+            "create": writer.create,
+            "update": writer.update,
+            "patch": writer.patch,
+            "delete": writer.delete,
+            "deletecollection": writer.delete_collection,
+        }
+        self._subresources: dict[tuple[str, str], Handler] = {
+            ("pods", "log"): streams.log,
+            ("pods", "exec"): streams.interactive,
+            ("pods", "attach"): streams.interactive,
+            ("serviceaccounts", "token"): tokens.create,
+        }
+
+    def handler(self, call: Call) -> Handler:
+        """Raises ApiError 404, 405 or 501."""
+        info, asked = call.kind, call.info
+        if asked.namespace and not info.namespaced and info.plural != "namespaces":
+            raise errors.path_not_found()
+        if info.namespaced and not asked.namespace and asked.verb not in _WITHOUT_NAMESPACE:
+            raise errors.path_not_found() if asked.name else errors.method_not_allowed()
+        if asked.subresource:
+            return self._subresource(call)
+        if asked.verb not in info.verbs or (asked.verb == "create" and asked.name):
+            raise errors.method_not_allowed()
+        if asked.verb in ("update", "patch") and not asked.name:
+            raise errors.method_not_allowed()
+        if info.name in _REVIEWS:
+            return self._reviews.create
+        return self._verbs[asked.verb]
+
+    def _subresource(self, call: Call) -> Handler:
+        info, asked = call.kind, call.info
+        if asked.subresource not in subresources(info):
+            raise errors.path_not_found()
+        if asked.verb not in subresource_verbs_of(asked.subresource):
+            raise errors.method_not_allowed()
+        special = self._subresources.get((info.name, asked.subresource))
+        if special is not None:
+            return special
+        if asked.subresource in ("portforward", "proxy"):
+            what = f"{info.plural}/{asked.subresource}"
+            raise errors.ApiError(
+                501, "NotImplemented", f"{what} is not relayed by this server; reach the pod by its Service"
+            )
+        return self._verbs[asked.verb]

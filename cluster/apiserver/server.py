@@ -1,0 +1,240 @@
+"""The API server: puts the parts together and runs them. IO: a TLS listener, the store, kubelets.
+
+    store ──watch──> CacheFeed ──> Cache ──> WatchHub ──> watchers
+                                     └──> GET, LIST
+    HTTPS ──> Pipeline ──> Router ──> Registry ──txn──> store
+
+`run()` returns only by cancellation and then stops gracefully: readiness fails first, watches end, what is in flight
+gets `shutdown_grace_s`, the endpoint lease is given up. It raises when a part cannot go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Callable
+
+from cluster.api import errors
+from cluster.apiserver import metrics
+from cluster.apiserver.authn import Authenticator, load_token_file
+from cluster.apiserver.cache import Cache
+from cluster.apiserver.config import ApiServerConfig
+from cluster.apiserver.connection import ConnectionServer
+from cluster.apiserver.discovery import Discovery
+from cluster.apiserver.documents import DocumentServer
+from cluster.apiserver.endpoints import EndpointReconciler
+from cluster.apiserver.feed import CacheFeed
+from cluster.apiserver.healthz import HealthServer, healthy
+from cluster.apiserver.kubelet import KubeletClient
+from cluster.apiserver.pipeline import Pipeline
+from cluster.apiserver.reads import CacheReader
+from cluster.apiserver.reviews import ReviewServer, TokenServer
+from cluster.apiserver.router import Router
+from cluster.apiserver.rules import RuleLister
+from cluster.apiserver.storeerrors import translated
+from cluster.apiserver.streams import StreamServer
+from cluster.apiserver.tokens import TokenSigner, TokenVerifier
+from cluster.apiserver.watch import WatchServer
+from cluster.apiserver.watchers import Watcher, WatchHub
+from cluster.apiserver.writes import WriteServer
+from cluster.registry import bootstrap
+from cluster.registry.registry import Registry
+from cluster.registry.store import Store
+from cluster.registry.types import Authorizer
+
+log = logging.getLogger(__name__)
+
+_READY_S = 2.0
+_BOOTSTRAP_RETRY_S = 0.5
+_HEAD_BYTES = 64 * 1024
+
+
+class ApiServer:
+    """One API server. `clock` is wall time in seconds since the epoch."""
+
+    def __init__(
+        self,
+        config: ApiServerConfig,
+        store: Store,
+        registry: Registry,
+        authorizer: Authorizer,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        config.validate()
+        self._config = config
+        self._registry = registry
+        self._hub = WatchHub(_count_slow)
+        codec = registry.codec
+        self._cache = Cache(
+            lambda key, value, revision: codec.decode(key, value, revision).raw,
+            max_events=config.window_events,
+            max_bytes=config.window_bytes,
+            sink=self._hub.dispatch,
+        )
+        self._feed = CacheFeed(store, self._cache, wait_s=config.cache_wait_s, on_reset=self._on_reset)
+        verifier = TokenVerifier(
+            config.service_account_key_files, config.service_account_issuer, config.api_audiences, clock
+        )
+        tokens = load_token_file(config.token_auth_file) if config.token_auth_file else {}
+        authenticator = Authenticator(verifier, self._cache, self._feed, clock, tokens)
+        signer = TokenSigner(config.service_account_signing_key_file, config.service_account_issuer, clock)
+        self._kubelets = KubeletClient(config, self._cache)
+        reader = CacheReader(self._cache, self._feed, registry, clock)
+        router = Router(
+            reader,
+            WatchServer(
+                self._cache,
+                self._hub,
+                reader,
+                clock,
+                bookmark_period_s=config.bookmark_period_s,
+                min_timeout_s=config.min_request_timeout_s,
+                buffer_events=config.watch_buffer_events,
+            ),
+            WriteServer(registry, self._cache, clock),
+            ReviewServer(authenticator, authorizer, RuleLister(self._cache)),
+            TokenServer(signer, self._cache, self._feed, config.api_audiences, clock),
+            StreamServer(self._kubelets, self._feed),
+        )
+        documents = DocumentServer(Discovery(), verifier, config.service_account_issuer)
+        self._pipeline = Pipeline(config, authenticator, authorizer, router, documents, self._health_server(), clock)
+        self._endpoints = EndpointReconciler(
+            store, registry, config.advertise_address, config.secure_port, config.endpoint_lease_ttl_s
+        )
+        self._stopping = False
+        self._bootstrapped = False
+        self.listening = asyncio.Event()
+        self.port = config.secure_port
+
+    def health(self) -> dict[str, object]:
+        return {
+            "ready": self._feed.ready and self._bootstrapped and not self._stopping,
+            "listening": self.listening.is_set(),
+            "address": f"{self._config.advertise_address}:{self.port}",
+            "revision": self._cache.revision,
+            "stream": self._feed.connected,
+            "bootstrapped": self._bootstrapped,
+            "inflight": self._pipeline.inflight.total,
+            "watches": self._hub.count,
+        }
+
+    async def run(self) -> None:
+        tasks = [
+            asyncio.create_task(self._feed.run(), name="cache-feed"),
+            asyncio.create_task(self._bootstrap(), name="bootstrap"),
+            asyncio.create_task(self._observe(), name="observe"),
+        ]
+        http = ConnectionServer(
+            self._pipeline.handle,
+            access_log=None,
+            max_line_size=_HEAD_BYTES,
+            max_field_size=_HEAD_BYTES,
+            keepalive_timeout=180.0,
+        )
+        listener: asyncio.Server | None = None
+        try:
+            loop = asyncio.get_running_loop()
+            listener = await loop.create_server(
+                http,
+                self._config.bind_address,
+                self._config.secure_port,
+                ssl=self._tls(),
+                ssl_handshake_timeout=10.0,
+                backlog=1024,
+                reuse_address=True,
+            )
+            self.port = int(listener.sockets[0].getsockname()[1])
+            self.listening.set()
+            log.info("serving on %s:%d", self._config.bind_address, self.port)
+            if self._config.endpoint_reconcile:
+                tasks.append(asyncio.create_task(self._endpoints.run(), name="endpoints"))
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+            raise RuntimeError("the API server's background parts ended")
+        finally:
+            await self._stop(listener, http, tasks)
+
+    async def _stop(
+        self, listener: asyncio.Server | None, http: ConnectionServer, tasks: list[asyncio.Task[None]]
+    ) -> None:
+        self._stopping = True
+        self.listening.clear()
+        by_name = {t.get_name(): t for t in tasks}
+        endpoints = by_name.pop("endpoints", None)
+        if endpoints is not None:
+            endpoints.cancel()
+            await asyncio.gather(endpoints, return_exceptions=True)
+        if listener is not None:
+            listener.close()
+        self._hub.stop_all()
+        await self._pipeline.inflight.drained(self._config.shutdown_grace_s)
+        await http.shutdown(0.5)
+        for task in by_name.values():
+            task.cancel()
+        await asyncio.gather(*by_name.values(), return_exceptions=True)
+        await self._kubelets.close()
+
+    def _tls(self) -> ssl.SSLContext:
+        """Client certificates are asked for and checked, not demanded: others come with tokens."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(self._config.tls_cert_file, self._config.tls_private_key_file)
+        context.load_verify_locations(self._config.client_ca_file)
+        context.verify_mode = ssl.CERT_OPTIONAL
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+    async def _bootstrap(self) -> None:
+        """Create what every cluster has; try until the store answers, then stay quiet."""
+        while not self._bootstrapped:
+            try:
+                await bootstrap.ensure(self._registry, self._registry.config)
+                self._bootstrapped = True
+            except Exception as e:  # noqa: BLE001 - tried again until it works; readiness says so meanwhile
+                log.warning("bootstrap objects not made yet: %s: %s", type(e).__name__, e)
+                await asyncio.sleep(_BOOTSTRAP_RETRY_S)
+        await asyncio.Event().wait()
+
+    async def _observe(self) -> None:
+        while True:
+            metrics.CACHE_REVISION.set(self._cache.revision)
+            metrics.WATCHERS.set(self._hub.count)
+            await asyncio.sleep(5.0)
+
+    def _on_reset(self) -> None:
+        """The cache was loaded anew: nobody's position in the event stream holds any more."""
+        revision = self._cache.revision
+        self._hub.stop_all(errors.expired(f"too old resource version: the event stream was restarted at {revision}"))
+
+    def _health_server(self) -> HealthServer:
+        async def store() -> str:
+            try:
+                async with asyncio.timeout(_READY_S):
+                    await self._feed.barrier()
+            except TimeoutError:
+                return "the store does not answer"
+            except Exception as e:  # noqa: BLE001 - the check's answer is the error
+                return translated(e).message
+            return ""
+
+        async def cache() -> str:
+            return "" if self._feed.ready else "the cache is not loaded"
+
+        async def bootstrapped() -> str:
+            return "" if self._bootstrapped else "bootstrap objects are not made yet"
+
+        async def shutdown() -> str:
+            return "the server is stopping" if self._stopping else ""
+
+        live = {"ping": healthy}
+        health = {**live, "etcd": store, "informer-sync": cache, "poststarthook/bootstrap": bootstrapped}
+        return HealthServer({"livez": live, "healthz": health, "readyz": {**health, "shutdown": shutdown}})
+
+
+def _count_slow(watcher: Watcher) -> None:
+    metrics.SLOW_WATCHERS.labels(watcher.info.name).inc()
+    log.warning("a watch of %s was closed: its client reads too slowly", watcher.info.name)

@@ -1,0 +1,199 @@
+"""Logs, exec and attach: relays between a client and the kubelet of the pod. IO: HTTP and WebSocket on both sides.
+
+    kubectl ── WebSocket v5.channel.k8s.io ──> API server ── WebSocket, same subprotocol ──> kubelet
+            <── message for message, close code and reason included ──
+
+Messages are not looked into: the first byte is the channel, channel 3 carries the status, and both are the kubelet's
+and the client's affair. Invariant: when one side ends, so does the other; nothing outlives the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import urlencode
+
+import aiohttp
+import orjson
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from cluster.api import errors
+from cluster.apiserver import metrics
+from cluster.apiserver.call import Call
+from cluster.apiserver.connection import on_close
+from cluster.apiserver.feed import CacheFeed
+from cluster.apiserver.kubelet import KubeletClient
+from cluster.apiserver.requestinfo import flag, multi
+
+PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
+_LOG_OPTIONS = (
+    "follow",
+    "previous",
+    "sinceSeconds",
+    "sinceTime",
+    "timestamps",
+    "tailLines",
+    "limitBytes",
+    "stream",
+)
+_CHUNK = 64 * 1024
+_CLOSE_S = 3.0
+
+
+class StreamServer:
+    """Serves pods/log, pods/exec and pods/attach."""
+
+    def __init__(self, kubelets: KubeletClient, feed: CacheFeed) -> None:
+        self._kubelets = kubelets
+        self._feed = feed
+
+    # --- logs
+
+    async def log(self, call: Call) -> web.StreamResponse:
+        """Relay the kubelet's answer as it comes."""
+        await self._feed.barrier()
+        target = self._kubelets.target(call.namespace, call.info.name, call.params.get("container", ""), must_run=False)
+        query = {k: call.params[k] for k in _LOG_OPTIONS if k in call.params}
+        url = target.url("containerLogs") + ("?" + urlencode(query) if query else "")
+        metrics.LONG_RUNNING.labels("log", "pods").inc()
+        try:
+            async with self._kubelets.session.get(url) as upstream:
+                if upstream.status != 200:
+                    raise _from_kubelet(upstream.status, await upstream.content.read(_CHUNK))
+                return await self._copy(call, upstream)
+        except aiohttp.ClientError as e:
+            raise _unreachable(target.base_url, e) from e
+        finally:
+            metrics.LONG_RUNNING.labels("log", "pods").dec()
+
+    async def _copy(self, call: Call, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
+        headers = {"Content-Type": "text/plain", "Cache-Control": "no-cache, private", "Audit-Id": call.audit_id}
+        response = web.StreamResponse(headers=headers)
+        response.enable_chunked_encoding()
+        on_close(call.request, upstream.close)
+        await response.prepare(call.request)
+        try:
+            async for chunk in upstream.content.iter_any():
+                await response.write(chunk)
+            await response.write_eof()
+        except (aiohttp.ClientError, ConnectionError):
+            # Too late for a status: an unfinished chunked body tells the client that the log broke off.
+            response.force_close()
+            if call.request.transport is not None:
+                call.request.transport.close()
+        return response
+
+    # --- exec, attach
+
+    async def interactive(self, call: Call) -> web.StreamResponse:
+        """Relay a WebSocket. Raises ApiError before the upgrade for what cannot be done."""
+        what = call.info.subresource
+        offered = _offered(call)
+        await self._feed.barrier()
+        target = self._kubelets.target(call.namespace, call.info.name, call.params.get("container", ""), must_run=True)
+        query = [(k, "true") for k in ("stdin", "stdout", "stderr", "tty") if flag(call.params, k)]
+        if what == "exec":
+            command = multi(call.request.raw_path, "command")
+            if not command:
+                raise errors.bad_request("you must specify at least one command for the container")
+            query += [("command", c) for c in command]
+        if not any(k in ("stdin", "stdout", "stderr") for k, _ in query):
+            raise errors.bad_request("you must specify at least one of stdin, stdout, stderr")
+        url = f"{target.url(what)}?{urlencode(query)}"
+        upstream = await self._connect(url, offered, target.base_url)
+        metrics.LONG_RUNNING.labels(what, "pods").inc()
+        try:
+            downstream = web.WebSocketResponse(
+                protocols=(upstream.protocol,) if upstream.protocol else (), compress=False, max_msg_size=0
+            )
+            downstream.headers["Audit-Id"] = call.audit_id
+            await downstream.prepare(call.request)
+            await _relay(downstream, upstream)
+            return downstream
+        finally:
+            metrics.LONG_RUNNING.labels(what, "pods").dec()
+            await upstream.close()
+
+    async def _connect(self, url: str, protocols: tuple[str, ...], base: str) -> Any:
+        try:
+            return await self._kubelets.session.ws_connect(url, protocols=protocols, max_msg_size=0, compress=0)
+        except aiohttp.WSServerHandshakeError as e:
+            raise _from_kubelet(e.status, e.message.encode()) from e
+        except aiohttp.ClientError as e:
+            raise _unreachable(base, e) from e
+
+
+def _offered(call: Call) -> tuple[str, ...]:
+    """The WebSocket subprotocols both sides know. Raises ApiError 400 for SPDY and for requests without an upgrade."""
+    upgrade = call.headers.get("Upgrade", "").lower()
+    if upgrade.startswith("spdy"):
+        raise errors.bad_request(
+            "SPDY streams are not served here; use a client that speaks WebSocket (kubectl 1.31 or newer)"
+        )
+    if upgrade != "websocket":
+        raise errors.bad_request("Upgrade request required")
+    asked = [p.strip() for p in call.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+    known = tuple(p for p in PROTOCOLS if p in asked)
+    if not known:
+        raise errors.bad_request(f"no known WebSocket subprotocol was offered; one of {', '.join(PROTOCOLS)} is needed")
+    return known
+
+
+async def _relay(downstream: web.WebSocketResponse, upstream: aiohttp.ClientWebSocketResponse) -> None:
+    """Both ways until one side closes, then close the other with the same code and reason."""
+    there = asyncio.create_task(_pump(downstream, upstream))
+    back = asyncio.create_task(_pump(upstream, downstream))
+    tasks = (there, back)
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if there.done() and not back.done():
+            # The client closed; the kubelet may still have its last words, but not for long.
+            await asyncio.wait((back,), timeout=_CLOSE_S)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if not downstream.closed:
+            await downstream.close()
+
+
+async def _pump(
+    source: web.WebSocketResponse | aiohttp.ClientWebSocketResponse,
+    sink: web.WebSocketResponse | aiohttp.ClientWebSocketResponse,
+) -> None:
+    try:
+        while True:
+            message = await source.receive()
+            if message.type is WSMsgType.BINARY:
+                await sink.send_bytes(message.data)
+            elif message.type is WSMsgType.TEXT:
+                await sink.send_str(message.data)
+            else:
+                break
+    except ConnectionError:
+        pass
+    code = source.close_code or WSCloseCode.OK
+    if not sink.closed:
+        # 1006 is never sent on the wire: it means that the peer vanished.
+        await sink.close(code=WSCloseCode.INTERNAL_ERROR if code == 1006 else code)
+
+
+def _unreachable(base: str, e: Exception) -> errors.ApiError:
+    return errors.ApiError(
+        502,
+        "InternalError",
+        f"error dialing backend: the kubelet at {base.removeprefix('https://')} does not answer: {e}",
+    )
+
+
+def _from_kubelet(code: int, body: bytes) -> errors.ApiError:
+    """The kubelet's refusal: its Status when it sent one, else its text."""
+    try:
+        status = orjson.loads(body)
+        if isinstance(status, dict) and status.get("kind") == "Status":
+            return errors.ApiError.from_status(status)
+    except orjson.JSONDecodeError:
+        pass
+    text = body.decode(errors="replace").strip() or "no reason given"
+    reasons = {400: "BadRequest", 401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 503: "ServiceUnavailable"}
+    return errors.ApiError(code if code >= 400 else 502, reasons.get(code, "InternalError"), text)

@@ -1,0 +1,229 @@
+"""WATCH: a stream of events from the byte cache. IO: the HTTP response.
+
+    subscribe (one step, no await: what the cache has, then everything after) > initial objects > bookmark > events
+
+Invariants: the initial state and the subscription are taken without yielding to the loop, so there is neither gap nor
+repetition between them. A bookmark at R is sent only when everything at or below R was sent before it. A watch too
+old for the window ends with an ERROR event (410), as the client's reflector expects. Source: KEP-3157 for
+sendInitialEvents.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+import orjson
+from aiohttp import web
+
+from cluster.api import errors
+from cluster.apiserver import metrics, negotiate, selection, views
+from cluster.apiserver.cache import Cache, CacheEvent, Entry, event_line
+from cluster.apiserver.call import Call
+from cluster.apiserver.connection import on_close
+from cluster.apiserver.reads import CacheReader
+from cluster.apiserver.requestinfo import flag
+from cluster.apiserver.watchers import Chunk, Watcher, WatchHub
+
+log = logging.getLogger(__name__)
+
+_WRITE_BYTES = 256 * 1024
+_INITIAL_END = "k8s.io/initial-events-end"
+
+
+class WatchServer:
+    """Serves WATCH requests."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        hub: WatchHub,
+        reader: CacheReader,
+        clock: Callable[[], float],
+        *,
+        bookmark_period_s: float,
+        min_timeout_s: float,
+        buffer_events: int,
+    ) -> None:
+        self._cache = cache
+        self._hub = hub
+        self._reader = reader
+        self._clock = clock
+        self._bookmark_period_s = bookmark_period_s
+        self._min_timeout_s = min_timeout_s
+        self._buffer_events = buffer_events
+
+    async def serve(self, call: Call) -> web.StreamResponse:
+        """Stream until the client leaves, the time is over, or the watch is ended from here."""
+        if call.accept.media != negotiate.JSON:
+            raise errors.not_acceptable((negotiate.JSON,))
+        initial, watcher, failure = await self._subscribe(call)
+        stream = _Stream(call, self._clock)
+        try:
+            if watcher is not None:
+                on_close(call.request, watcher.stop)
+            await stream.start()
+            if failure is not None:
+                await stream.error(failure)
+            elif watcher is not None:
+                await self._run(call, stream, watcher, initial)
+            await stream.end()
+        except ConnectionError:
+            log.debug("watch of %s: the client went away", call.kind.name)
+        finally:
+            if watcher is not None:
+                self._hub.remove(watcher)
+        return stream.response
+
+    async def _subscribe(self, call: Call) -> tuple[list[Entry], Watcher | None, errors.ApiError | None]:
+        """Initial objects and the watcher; or the error to send as an event."""
+        params, info = call.params, call.kind
+        chosen = selection.parse(info, call.namespace, params.get("labelSelector", ""), params.get("fieldSelector", ""))
+        version = params.get("resourceVersion", "")
+        send_initial = _send_initial(params)
+        await self._reader.freshen(version)
+        synthetic = bool(send_initial) or (send_initial is None and version in ("", "0"))
+        start = self._cache.revision if synthetic or version in ("", "0") else int(version)
+        watcher = Watcher(info, chosen, start, self._buffer_events)
+        table = self._cache.table(info)
+        if synthetic:
+            initial = [e for e in table.select(chosen.namespace) if chosen.matches(e)]
+        else:
+            initial = []
+            try:
+                watcher.offer(table.since(start))
+            except errors.ApiError as e:
+                return [], None, e
+        self._hub.add(watcher)
+        return initial, watcher, None
+
+    async def _run(self, call: Call, stream: _Stream, watcher: Watcher, initial: Iterable[Entry]) -> None:
+        bookmarks = flag(call.params, "allowWatchBookmarks")
+        started = time.monotonic()
+        ends = started + _timeout_s(call.params.get("timeoutSeconds", ""), self._min_timeout_s)
+        next_bookmark = started + self._bookmark_period_s
+        await stream.objects(initial)
+        if bookmarks and _send_initial(call.params):
+            await stream.bookmark(watcher.revision, initial_end=True)
+        while True:
+            chunks = watcher.drain()
+            if chunks:
+                await stream.events(chunks)
+                continue
+            now = time.monotonic()
+            if watcher.stopped or now >= ends:
+                break
+            if bookmarks and now >= next_bookmark:
+                await stream.bookmark(max(self._cache.revision, watcher.revision))
+                next_bookmark = now + self._bookmark_period_s
+                continue
+            until = min(ends, next_bookmark) if bookmarks else ends
+            await watcher.wait(max(until - now, 0.001))
+        if watcher.error is not None:
+            await stream.error(watcher.error)
+        elif bookmarks and not watcher.overflowed:
+            await stream.bookmark(max(self._cache.revision, watcher.revision))
+
+
+def _send_initial(params: Mapping[str, str]) -> bool | None:
+    """sendInitialEvents: None when it is not given. Raises ApiError 422 for combinations Kubernetes forbids."""
+    value, match = params.get("sendInitialEvents"), params.get("resourceVersionMatch", "")
+    if value is None:
+        if match:
+            raise _forbidden_option(
+                "resourceVersionMatch", "is forbidden for watch unless sendInitialEvents is provided"
+            )
+        return None
+    if match != "NotOlderThan":
+        raise _forbidden_option(
+            "resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+        )
+    return flag(params, "sendInitialEvents")
+
+
+def _forbidden_option(field: str, why: str) -> errors.ApiError:
+    cause = errors.Cause("FieldValueForbidden", f"Forbidden: {why}", field)
+    return errors.invalid("ListOptions", "meta.k8s.io", "", [cause])
+
+
+def _timeout_s(text: str, minimum_s: float) -> float:
+    """The client's timeoutSeconds, or Kubernetes' spread so that watches do not all end together."""
+    if text.isdigit() and int(text) > 0:
+        return float(text)
+    return minimum_s * (1 + random.random())
+
+
+class _Stream:
+    """Writes watch events in the asked form."""
+
+    def __init__(self, call: Call, clock: Callable[[], float]) -> None:
+        self._call = call
+        self._clock = clock
+        self._first = True
+        self._include = views.include_of(call.params.get("includeObject", ""))
+        self._counter = metrics.WATCH_EVENTS.labels(call.kind.name)
+        self.response = web.StreamResponse(
+            headers={
+                "Content-Type": call.accept.content_type,
+                "Cache-Control": "no-cache, private",
+                "Audit-Id": call.audit_id,
+            }
+        )
+
+    async def start(self) -> None:
+        self.response.enable_chunked_encoding()
+        await self.response.prepare(self._call.request)
+
+    async def end(self) -> None:
+        await self.response.write_eof()
+
+    async def objects(self, entries: Iterable[Entry]) -> None:
+        await self._write(("ADDED", e.raw) for e in entries)
+
+    async def events(self, chunks: list[Chunk]) -> None:
+        if self._call.accept.transform:
+            await self._write((kind, _shown(kind, event)) for kind, event in chunks)
+            return
+        self._counter.inc(len(chunks))
+        await self._send(event.chunk(kind) for kind, event in chunks)
+
+    async def bookmark(self, revision: int, *, initial_end: bool = False) -> None:
+        info = self._call.kind
+        meta: dict[str, object] = {"resourceVersion": str(revision), "creationTimestamp": None}
+        if initial_end:
+            meta["annotations"] = {_INITIAL_END: "true"}
+        raw = orjson.dumps({"kind": info.kind, "apiVersion": info.api_version, "metadata": meta})
+        await self._write([("BOOKMARK", raw)])
+
+    async def error(self, error: errors.ApiError) -> None:
+        await self._send([event_line("ERROR", orjson.dumps(error.status()))])
+
+    async def _write(self, events: Iterable[tuple[str, bytes]]) -> None:
+        await self._send(self._line(kind, raw) for kind, raw in events)
+
+    def _line(self, kind: str, raw: bytes) -> bytes:
+        call = self._call
+        self._counter.inc()
+        if not call.accept.transform:
+            return event_line(kind, raw)
+        line = views.event_view(call.accept, call.kind, kind, raw, self._clock(), self._include, first=self._first)
+        self._first = False
+        return line
+
+    async def _send(self, lines: Iterable[bytes]) -> None:
+        pending: list[bytes] = []
+        size = 0
+        for line in lines:
+            pending.append(line)
+            size += len(line)
+            if size >= _WRITE_BYTES:
+                await self.response.write(b"".join(pending))
+                pending, size = [], 0
+        if pending:
+            await self.response.write(b"".join(pending))
+
+
+def _shown(kind: str, event: CacheEvent) -> bytes:
+    return event.last.raw if kind == "DELETED" or event.entry is None else event.entry.raw

@@ -1,0 +1,154 @@
+"""CREATE, UPDATE, PATCH, DELETE, DELETECOLLECTION: from HTTP to the registry and back. Awaits the registry.
+
+Nothing is decided here: what a write may do is the registry's business. This file reads options where Kubernetes allows
+them (query and body) and picks the status code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from cluster.api import errors
+from cluster.api.selectors import parse_field_selector, parse_label_selector
+from cluster.apiserver import negotiate, views
+from cluster.apiserver.cache import Cache
+from cluster.apiserver.call import Call, Reply, decode_object
+from cluster.apiserver.reads import limit_of
+from cluster.apiserver.requestinfo import flag
+from cluster.registry.context import RequestContext
+from cluster.registry.registry import Registry
+from cluster.registry.types import DeleteOptions, Stored
+
+APPLY_YAML = "application/apply-patch+yaml"
+APPLY_CBOR = "application/apply-patch+cbor"
+PATCH_TYPES = (
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    APPLY_YAML,
+)
+
+
+class WriteServer:
+    """Serves the mutating verbs."""
+
+    def __init__(self, registry: Registry, cache: Cache, clock: Callable[[], float]) -> None:
+        self._registry = registry
+        self._cache = cache
+        self._clock = clock
+
+    async def create(self, call: Call) -> Reply:
+        body = await call.object()
+        ctx = _with_dry_run(call.context(), body if call.info.subresource == "eviction" else {})
+        stored = await self._registry.create(
+            ctx, call.kind, call.namespace, body, subresource=call.info.subresource, name=call.info.name
+        )
+        return self._object(call, stored, 201)
+
+    async def update(self, call: Call) -> Reply:
+        info = call.info
+        body = await call.object()
+        named = (body.get("metadata") or {}).get("name")
+        if named and named != info.name:
+            raise errors.bad_request(
+                f"the name of the object ({named}) does not match the name on the URL ({info.name})"
+            )
+        stored = await self._registry.update(
+            call.context(), call.kind, call.namespace, info.name, body, subresource=info.subresource
+        )
+        return self._object(call, stored, 200)
+
+    async def patch(self, call: Call) -> Reply:
+        media = negotiate.content_type(call.headers.get("Content-Type", ""))
+        if media not in PATCH_TYPES:
+            raise errors.unsupported_media_type(PATCH_TYPES)
+        apply = media == APPLY_YAML
+        force = flag(call.params, "force")
+        if force and not apply:
+            cause = errors.Cause("FieldValueForbidden", "Forbidden: may not be specified for non-apply patch", "force")
+            raise errors.invalid("PatchOptions", "meta.k8s.io", "", [cause])
+        info = call.info
+        body = await call.body()
+        existed = not apply or self._cache.get(call.kind, call.namespace, info.name) is not None
+        stored = await self._registry.patch(
+            call.context(default_manager=not apply),
+            call.kind,
+            call.namespace,
+            info.name,
+            media,
+            body,
+            subresource=info.subresource,
+            force=force,
+        )
+        return self._object(call, stored, 200 if existed else 201)
+
+    async def delete(self, call: Call) -> Reply:
+        options, ctx = await self._delete_options(call)
+        info = call.kind
+        stored = await self._registry.delete(ctx, info, call.namespace, call.info.name, options)
+        if stored is not None and not (stored.removed and info.name not in ("pods", "services")):
+            return self._object(call, stored, 200)
+        details: dict[str, Any] = {"name": call.info.name, "kind": info.plural}
+        if info.group:
+            details["group"] = info.group
+        if stored is not None and stored.uid:
+            details["uid"] = stored.uid
+        status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
+        return Reply(obj=status)
+
+    async def delete_collection(self, call: Call) -> Reply:
+        options, ctx = await self._delete_options(call)
+        params = call.params
+        labels, fields = params.get("labelSelector", ""), params.get("fieldSelector", "")
+        try:
+            label_selector = parse_label_selector(labels) if labels else None
+            field_selector = parse_field_selector(fields) if fields else None
+        except ValueError as e:
+            raise errors.bad_request(str(e)) from e
+        limit_of(params.get("limit", ""))
+        deleted = await self._registry.delete_collection(
+            ctx, call.kind, call.namespace, options, label_selector=label_selector, field_selector=field_selector
+        )
+        meta = views.list_meta(deleted.revision, "", 0)
+        return Reply(raw=await views.list_view(call.accept, call.kind, deleted.items, meta, self._clock(), "Metadata"))
+
+    async def _delete_options(self, call: Call) -> tuple[DeleteOptions, RequestContext]:
+        """The body wins over the query, as in Kubernetes."""
+        raw = await call.body()
+        body: dict[str, Any] = {}
+        if raw.strip():
+            body = decode_object(raw, negotiate.content_type(call.headers.get("Content-Type", "")))
+            if body.get("kind") not in (None, "", "DeleteOptions"):
+                raise errors.bad_request(f"the body of a delete must be DeleteOptions, not {body['kind']}")
+        else:
+            for key in ("propagationPolicy", "orphanDependents", "gracePeriodSeconds"):
+                if key in call.params:
+                    body[key] = call.params[key]
+            if "orphanDependents" in body:
+                body["orphanDependents"] = flag(call.params, "orphanDependents")
+        grace = body.get("gracePeriodSeconds")
+        if grace is not None:
+            try:
+                body["gracePeriodSeconds"] = int(grace)
+            except (TypeError, ValueError):
+                raise errors.bad_request(f'gracePeriodSeconds: Invalid value: "{grace}": must be an integer') from None
+        return DeleteOptions.from_dict(body), _with_dry_run(call.context(), body)
+
+    def _object(self, call: Call, stored: Stored, code: int) -> Reply:
+        if not call.accept.transform:
+            return Reply(code, raw=stored.raw)
+        include = views.include_of(call.params.get("includeObject", ""))
+        return Reply(code, raw=views.object_view(call.accept, call.kind, stored.raw, self._clock(), include))
+
+
+def _with_dry_run(ctx: RequestContext, body: dict[str, Any]) -> RequestContext:
+    """DeleteOptions (also those inside an Eviction) may ask for a dry run in the body."""
+    options = body.get("deleteOptions") or body
+    asked = options.get("dryRun") or []
+    if asked not in ([], ["All"]):
+        raise errors.bad_request(f'dryRun: Unsupported value: {orjson.dumps(asked).decode()}: supported values: "All"')
+    return replace(ctx, dry_run=True) if asked else ctx
