@@ -105,6 +105,11 @@ def _data_dir() -> Path:
     return max(versions, key=lambda p: tuple(int(x) for x in re.findall(r"\d+", p.name)))
 
 
+def data_version() -> str:
+    """The Kubernetes version of the definitions, as in v1.34.0."""
+    return _data_dir().name.removesuffix("-local")
+
+
 def load_definitions() -> dict[str, Definition]:
     """All definitions, freshly parsed (some 10 MB: keep no reference longer than needed)."""
     doc = orjson.loads((_data_dir() / "_definitions.json").read_bytes())

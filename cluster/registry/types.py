@@ -15,16 +15,30 @@ from cluster.registry.context import UserInfo
 
 
 class Stored:
-    """One object at one revision."""
+    """One object at one revision; `removed` on the answer to a delete that took effect at once."""
 
-    __slots__ = ("_obj", "key", "raw", "revision", "uid")
+    __slots__ = ("_obj", "key", "raw", "removed", "revision", "uid")
 
-    def __init__(self, key: bytes, raw: bytes, revision: int, uid: str = "", obj: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        key: bytes,
+        raw: bytes,
+        revision: int,
+        uid: str = "",
+        obj: dict[str, Any] | None = None,
+        removed: bool = False,
+    ) -> None:
         self.key = key
         self.raw = raw
         self.revision = revision
         self.uid = uid
+        self.removed = removed
         self._obj = obj
+
+    @classmethod
+    def of(cls, key: bytes, obj: dict[str, Any], revision: int, uid: str = "", *, removed: bool = False) -> Stored:
+        """From an object that already carries its resourceVersion."""
+        return cls(key, orjson.dumps(obj), revision, uid, obj, removed)
 
     @property
     def obj(self) -> dict[str, Any]:

@@ -88,18 +88,18 @@ _PORT_NAME = re.compile(r"[-a-z0-9]+", re.ASCII)
 _PERCENT = re.compile(r"[0-9]+%", re.ASCII)
 
 DNS_LABEL_MESSAGE = (
-    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an "
-    "alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is "
+    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with "
+    "an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is "
     "'[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
 )
 DNS_SUBDOMAIN_MESSAGE = (
-    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end "
-    "with an alphanumeric character (e.g. 'example.com', regex used for validation is "
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and "
+    "end with an alphanumeric character (e.g. 'example.com', regex used for validation is "
     "'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
 )
 DNS_1035_MESSAGE = (
-    "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and "
-    "end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is "
+    "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, "
+    "and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is "
     "'[a-z]([-a-z0-9]*[a-z0-9])?')"
 )
 _QUALIFIED_MESSAGE = (
@@ -108,8 +108,8 @@ _QUALIFIED_MESSAGE = (
     "'([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
 )
 _LABEL_VALUE_MESSAGE = (
-    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end "
-    "with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is "
+    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and "
+    "end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is "
     "'(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
 )
 
@@ -170,8 +170,8 @@ def config_key(value: str) -> str:
     if value in (".", "..") or value.startswith(".."):
         return "must not be '.' or start with '..'"
     return "" if _CONFIG_KEY.fullmatch(value) else (
-        "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or "
-        "'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
+        "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or "
+        "'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
     )  # fmt: skip
 
 
@@ -204,13 +204,13 @@ def is_percent(value: Any) -> bool:
     return isinstance(value, str) and _PERCENT.fullmatch(value) is not None
 
 
-def labels(faults: Faults, field: str, value: dict[str, str] | None) -> None:
+def check_labels(faults: Faults, field: str, value: dict[str, str] | None) -> None:
     for k, v in (value or {}).items():
         faults.check(field, k, qualified_name(k))
         faults.check(field, v, label_value(v))
 
 
-def annotations(faults: Faults, field: str, value: dict[str, str] | None) -> None:
+def check_annotations(faults: Faults, field: str, value: dict[str, str] | None) -> None:
     if not value:
         return
     total = 0
@@ -224,7 +224,7 @@ def annotations(faults: Faults, field: str, value: dict[str, str] | None) -> Non
 def label_selector(faults: Faults, field: str, selector: dict[str, Any] | None) -> None:
     if selector is None:
         return
-    labels(faults, field + ".matchLabels", selector.get("matchLabels"))
+    check_labels(faults, field + ".matchLabels", selector.get("matchLabels"))
     for i, e in enumerate(selector.get("matchExpressions") or ()):
         at = f"{field}.matchExpressions[{i}]"
         op, values = e.get("operator"), e.get("values") or []

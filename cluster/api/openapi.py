@@ -1,0 +1,245 @@
+"""The published OpenAPI v3 documents, made from the definitions and the scheme.
+
+Reads the definitions like `schema`; otherwise pure. kubectl explain, diff, apply and `--validate=strict` read
+components.schemas (with x-kubernetes-group-version-kind) and the paths' operations (x-kubernetes-action, the
+fieldValidation parameter). A document holds its kinds and all they refer to. Only the finished bytes are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from cluster.api import schema
+from cluster.api.scheme import SCHEME, ResourceInfo, subresource_kind, subresource_verbs
+
+Doc = dict[str, Any]
+
+_REF = "#/components/schemas/"
+_SPECIAL: dict[str, Doc] = {
+    "io.k8s.apimachinery.pkg.api.resource.Quantity": {"oneOf": [{"type": "string"}, {"type": "number"}]},
+    "io.k8s.apimachinery.pkg.util.intstr.IntOrString": {
+        "format": "int-or-string",
+        "oneOf": [{"type": "integer"}, {"type": "string"}],
+    },
+}
+_DELETE_OPTIONS = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"
+_STATUS = "io.k8s.apimachinery.pkg.apis.meta.v1.Status"
+_PATCH = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch"
+_ACTIONS = {"get": "get", "list": "list", "create": "post", "update": "put", "patch": "patch", "delete": "delete"}
+_PATCH_TYPES = (
+    "application/apply-patch+yaml",
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+)
+
+
+def _query(name: str, description: str, kind: str = "string") -> Doc:
+    return {
+        "name": name,
+        "in": "query",
+        "description": description,
+        "schema": {"type": kind, "uniqueItems": True},
+    }
+
+
+_DRY_RUN = _query("dryRun", "When present, indicates that modifications should not be persisted.")
+_MANAGER = _query("fieldManager", "The name of the actor or entity that is making these changes.")
+_VALIDATION = _query(
+    "fieldValidation", "What to do with unknown or duplicate fields: Ignore, Warn (the default) or Strict."
+)
+_FORCE = _query("force", "Force is going to force Apply requests.", "boolean")
+_LABELS = _query("labelSelector", "A selector to restrict the list of returned objects by their labels.")
+_FIELDS = _query("fieldSelector", "A selector to restrict the list of returned objects by their fields.")
+_LIMIT = _query("limit", "The maximum number of responses to return for a list call.", "integer")
+_CONTINUE = _query("continue", "Where to go on, from a previous answer.")
+_WATCH = _query("watch", "Watch for changes to the described resources.", "boolean")
+_VERSION = _query("resourceVersion", "A constraint on what resource versions a request may be served from.")
+_GRACE = _query("gracePeriodSeconds", "Seconds before the object is deleted.", "integer")
+_PROPAGATION = _query("propagationPolicy", "Whether and how garbage collection will be performed.")
+_PARAMETERS = {
+    "get": [],
+    "list": [_CONTINUE, _FIELDS, _LABELS, _LIMIT, _VERSION, _WATCH],
+    "create": [_DRY_RUN, _MANAGER, _VALIDATION],
+    "update": [_DRY_RUN, _MANAGER, _VALIDATION],
+    "patch": [_DRY_RUN, _MANAGER, _VALIDATION, _FORCE],
+    "delete": [_DRY_RUN, _GRACE, _PROPAGATION],
+    "deletecollection": [_DRY_RUN, _FIELDS, _LABELS],
+}
+
+
+def _published(node: Any, defaults: bool = True) -> Any:
+    """A JSON-schema node as Kubernetes publishes it: no nulls among types, references wrapped."""
+    if isinstance(node, list):
+        return [_published(n) for n in node]
+    if not isinstance(node, dict):
+        return node
+    out: Doc = {}
+    for k, v in node.items():
+        if k == "$ref":
+            continue
+        if k == "type" and isinstance(v, list):
+            out["type"] = next((t for t in v if t != "null"), "object")
+        elif k == "properties":
+            out[k] = {name: _property(name, sub) for name, sub in v.items()}
+        elif k in ("description", "required", "default", "enum", "format") or k.startswith("x-kubernetes-"):
+            out[k] = v
+        else:
+            out[k] = _published(v)
+    if "$ref" in node:
+        ref = {"$ref": _REF + node["$ref"].rsplit("/", 1)[-1]}
+        return {**out, "allOf": [ref]} if out else ref
+    return out
+
+
+def _property(name: str, sub: Doc) -> Doc:
+    doc: Doc = _published(sub)
+    if name in ("apiVersion", "kind"):
+        doc.pop("enum", None)  # the data's addition: one definition serves several versions
+    return doc
+
+
+def _schemas(definitions: dict[str, Doc], roots: list[str]) -> Doc:
+    """The roots and everything they refer to."""
+    out: Doc = {}
+    todo = list(roots)
+    while todo:
+        name = todo.pop()
+        if name in out or name not in definitions:
+            continue
+        if name in _SPECIAL:
+            description = definitions[name].get("description")
+            out[name] = {**({"description": description} if description else {}), **_SPECIAL[name]}
+            continue
+        out[name] = _published(definitions[name])
+        todo.extend(_refs(definitions[name]))
+    return dict(sorted(out.items()))
+
+
+def _refs(node: Any) -> list[str]:
+    if isinstance(node, list):
+        return [r for n in node for r in _refs(n)]
+    if not isinstance(node, dict):
+        return []
+    found = [str(node["$ref"]).rsplit("/", 1)[-1]] if isinstance(node.get("$ref"), str) else []
+    return found + [r for v in node.values() for r in _refs(v)]
+
+
+def _operation(action: str, gvk: tuple[str, str, str], body: str, answer: str) -> Doc:
+    group, version, kind = gvk
+    content = {"application/json": {"schema": {"$ref": _REF + answer}}}
+    op: Doc = {
+        "description": f"{action} {kind}",
+        "tags": [f"{(group or 'core').replace('.k8s.io', '').replace('.', '_')}_{version}"],
+        "parameters": _PARAMETERS[action],
+        "responses": {
+            "200": {"description": "OK", "content": content},
+            "401": {"description": "Unauthorized"},
+        },
+        "x-kubernetes-action": {"create": "post", "update": "put"}.get(action, action),
+        "x-kubernetes-group-version-kind": {"group": group, "version": version, "kind": kind},
+    }
+    if action == "patch":
+        patch = {"schema": {"$ref": _REF + _PATCH}}
+        op["requestBody"] = {"content": dict.fromkeys(_PATCH_TYPES, patch), "required": True}
+    elif body:
+        op["requestBody"] = {"content": {"*/*": {"schema": {"$ref": _REF + body}}}, "required": action != "delete"}
+    return op
+
+
+def _path_parameter(name: str, what: str) -> Doc:
+    return {
+        "name": name,
+        "in": "path",
+        "description": what,
+        "required": True,
+        "schema": {"type": "string", "uniqueItems": True},
+    }
+
+
+_NAMESPACE = _path_parameter("namespace", "object name and auth scope, such as for teams and projects")
+_NAME = _path_parameter("name", "name of the object")
+
+
+def _resource_paths(info: ResourceInfo, names: dict[schema.Gvk, str]) -> Doc:
+    base = f"/api/{info.version}" if not info.group else f"/apis/{info.group}/{info.version}"
+    gvk = (info.group, info.version, info.kind)
+    model = names.get(gvk, "")
+    listed = names.get((info.group, info.version, info.list_kind), model)
+    out: Doc = {}
+    if info.namespaced:
+        out[f"{base}/{info.plural}"] = {"get": _operation("list", gvk, "", listed)}
+    scope = f"{base}/namespaces/{{namespace}}/{info.plural}" if info.namespaced else f"{base}/{info.plural}"
+    common = [_NAMESPACE] if info.namespaced else []
+    collection: Doc = {"get": _operation("list", gvk, "", listed)}
+    if "create" in info.verbs:
+        collection["post"] = _operation("create", gvk, model, model)
+    if "deletecollection" in info.verbs:
+        collection["delete"] = _operation("deletecollection", gvk, _DELETE_OPTIONS, _STATUS)
+    out[scope] = {**collection, **({"parameters": common} if common else {})}
+    single: Doc = {}
+    for verb in ("get", "update", "patch", "delete"):
+        if verb in info.verbs:
+            body = {"update": model, "delete": _DELETE_OPTIONS}.get(verb, "")
+            single[_ACTIONS[verb]] = _operation(verb, gvk, body, _STATUS if verb == "delete" else model)
+    out[f"{scope}/{{name}}"] = {**single, "parameters": [*common, _NAME]}
+    for sub in info.subresources:
+        sub_gvk = subresource_kind(info, sub)
+        sub_model = names.get(sub_gvk, model)
+        item: Doc = {}
+        for verb in subresource_verbs(sub):
+            body = sub_model if verb in ("create", "update") else ""
+            item[_ACTIONS[verb]] = _operation(verb, sub_gvk, body, sub_model)
+        out[f"{scope}/{{name}}/{sub}"] = {**item, "parameters": [*common, _NAME]}
+    return out
+
+
+@lru_cache(maxsize=64)
+def document_bytes(group: str, version: str) -> bytes:
+    """The document of a group version as JSON; raises KeyError for one that is not served."""
+    infos = [i for i in SCHEME.all() if (i.group, i.version) == (group, version)]
+    if not infos:
+        raise KeyError((group, version))
+    definitions = schema.load_definitions()
+    names = schema.definition_names(definitions)
+    paths: Doc = {}
+    roots = [_DELETE_OPTIONS, _STATUS, _PATCH, "io.k8s.apimachinery.pkg.apis.meta.v1.WatchEvent"]
+    for info in infos:
+        paths.update(_resource_paths(info, names))
+        kinds = [(group, version, info.kind), (group, version, info.list_kind)]
+        kinds += [subresource_kind(info, s) for s in info.subresources]
+        roots += [names[k] for k in kinds if k in names]
+    doc = {
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": schema.data_version()},
+        "paths": paths,
+        "components": {"schemas": _schemas(definitions, roots)},
+    }
+    return orjson.dumps(doc)
+
+
+def document(group: str, version: str) -> Doc:
+    doc: Doc = orjson.loads(document_bytes(group, version))
+    return doc
+
+
+def index() -> Doc:
+    """/openapi/v3: one entry per group version, with a hash so that clients may cache the document for ever."""
+    paths = {}
+    for group, version in SCHEME.group_versions():
+        path = f"apis/{group}/{version}" if group else f"api/{version}"
+        digest = _digest(group, version)
+        paths[path] = {"serverRelativeURL": f"/openapi/v3/{path}?hash={digest}"}
+    return {"paths": paths}
+
+
+@lru_cache(maxsize=64)
+def _digest(group: str, version: str) -> str:
+    """Of what the document is made from, so that the index does not have to build every document."""
+    infos = [i for i in SCHEME.all() if (i.group, i.version) == (group, version)]
+    text = f"{schema.data_version()} 1 {infos!r}"
+    return hashlib.sha512(text.encode()).hexdigest().upper()

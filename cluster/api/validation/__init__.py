@@ -1,0 +1,93 @@
+"""Validation: what Kubernetes refuses, with its words.
+
+Pure. `create` and `update` return the causes of a 422; an empty list accepts. Objects are decoded and defaulted
+already, so types are right and defaults are there. Rules are those of k8s.io/kubernetes `pkg/apis/*/validation` for
+the fields this cluster gives a meaning to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cluster.api.errors import Cause
+from cluster.api.scheme import ResourceInfo
+from cluster.api.validation import cluster as cluster_kinds
+from cluster.api.validation import metadata, pods, services, storage, workloads
+from cluster.api.validation.fields import Faults
+
+Object = dict[str, Any]
+OnCreate = Callable[[Faults, Object], None]
+OnUpdate = Callable[[Faults, Object, Object], None]
+
+_CREATE: dict[str, OnCreate] = {
+    "pods": pods.validate_pod,
+    "deployments.apps": workloads.validate_deployment,
+    "replicasets.apps": workloads.validate_replica_set,
+    "statefulsets.apps": workloads.validate_stateful_set,
+    "daemonsets.apps": workloads.validate_daemon_set,
+    "poddisruptionbudgets.policy": workloads.validate_budget,
+    "services": services.validate_service,
+    "endpoints": services.validate_endpoints,
+    "endpointslices.discovery.k8s.io": services.validate_endpoint_slice,
+    "persistentvolumes": storage.validate_volume,
+    "persistentvolumeclaims": storage.validate_claim,
+    "storageclasses.storage.k8s.io": storage.validate_storage_class,
+    "volumeattachments.storage.k8s.io": storage.validate_attachment,
+    "configmaps": storage.validate_config_map,
+    "secrets": storage.validate_secret,
+    "roles.rbac.authorization.k8s.io": cluster_kinds.validate_role,
+    "clusterroles.rbac.authorization.k8s.io": cluster_kinds.validate_cluster_role,
+    "rolebindings.rbac.authorization.k8s.io": cluster_kinds.validate_role_binding,
+    "clusterrolebindings.rbac.authorization.k8s.io": cluster_kinds.validate_cluster_role_binding,
+    "priorityclasses.scheduling.k8s.io": cluster_kinds.validate_priority_class,
+    "leases.coordination.k8s.io": cluster_kinds.validate_lease,
+    "events": cluster_kinds.validate_event,
+    "nodes": cluster_kinds.validate_node,
+}
+
+_UPDATE: dict[str, OnUpdate] = {
+    "pods": pods.validate_pod_update,
+    "deployments.apps": workloads.validate_selector_update,
+    "replicasets.apps": workloads.validate_selector_update,
+    "statefulsets.apps": workloads.validate_stateful_set_update,
+    "daemonsets.apps": workloads.validate_selector_update,
+    "services": services.validate_service_update,
+    "endpointslices.discovery.k8s.io": services.validate_endpoint_slice_update,
+    "persistentvolumes": storage.validate_volume_update,
+    "persistentvolumeclaims": storage.validate_claim_update,
+    "storageclasses.storage.k8s.io": storage.validate_storage_class_update,
+    "volumeattachments.storage.k8s.io": storage.validate_attachment_update,
+    "configmaps": storage.validate_frozen_data,
+    "secrets": storage.validate_secret_update,
+    "rolebindings.rbac.authorization.k8s.io": cluster_kinds.validate_binding_update,
+    "clusterrolebindings.rbac.authorization.k8s.io": cluster_kinds.validate_binding_update,
+    "priorityclasses.scheduling.k8s.io": cluster_kinds.validate_priority_class_update,
+    "nodes": cluster_kinds.validate_node_update,
+}
+
+
+def create(info: ResourceInfo, obj: Object) -> list[Cause]:
+    faults = Faults()
+    metadata.validate(faults, info, obj["metadata"])
+    fn = _CREATE.get(info.name)
+    if fn is not None:
+        fn(faults, obj)
+    return faults.causes
+
+
+def update(info: ResourceInfo, new: Object, old: Object, subresource: str = "") -> list[Cause]:
+    """A status write is checked for its metadata only."""
+    faults = Faults()
+    metadata.validate_update(faults, info, new["metadata"], old["metadata"])
+    if subresource in ("status", "finalize"):
+        return faults.causes
+    spec_changed = any(new.get(k) != old.get(k) for k in {**new, **old} if k not in ("metadata", "status"))
+    if spec_changed:
+        check = _UPDATE.get(info.name)
+        if check is not None:
+            check(faults, new, old)
+        fn = _CREATE.get(info.name)
+        if fn is not None and not faults.causes:
+            fn(faults, new)
+    return faults.causes

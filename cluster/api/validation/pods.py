@@ -1,0 +1,345 @@
+"""Validation of pods and pod templates (k8s.io/kubernetes pkg/apis/core/validation).
+
+Pure. A pod's spec may change after creation only in its images, tolerations (added), activeDeadlineSeconds
+(shortened) and a negative terminationGracePeriodSeconds (to 1).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.api import quantity
+from cluster.api.validation import fields
+from cluster.api.validation.fields import Faults
+
+Object = dict[str, Any]
+
+_RESTART = ("Always", "Never", "OnFailure")
+_DNS = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
+_PULL = ("Always", "IfNotPresent", "Never")
+_PROTOCOLS = ("SCTP", "TCP", "UDP")
+_TOLERATION_OPERATORS = ("Equal", "Exists", "Gt", "Lt")
+_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+_HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc")
+_UNCHANGED = (
+    "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,"
+    "`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),"
+    "`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"
+)
+
+
+def validate_pod(faults: Faults, pod: Object) -> None:
+    validate_pod_spec(faults, "spec", pod.get("spec") or {})
+
+
+def validate_template(faults: Faults, at: str, template: Object) -> None:
+    metadata = template.get("metadata") or {}
+    fields.check_labels(faults, at + ".metadata.labels", metadata.get("labels"))
+    fields.check_annotations(faults, at + ".metadata.annotations", metadata.get("annotations"))
+    validate_pod_spec(faults, at + ".spec", template.get("spec") or {})
+
+
+def validate_pod_spec(faults: Faults, at: str, spec: Object) -> None:
+    volumes = _volumes(faults, at + ".volumes", spec.get("volumes") or [])
+    claims = {c.get("name") for c in spec.get("resourceClaims") or ()}
+    if not spec.get("containers"):
+        faults.required(at + ".containers")
+    names: set[str] = set()
+    for field in ("containers", "initContainers"):
+        for i, c in enumerate(spec.get(field) or ()):
+            where = f"{at}.{field}[{i}]"
+            _container(faults, where, c, volumes, claims, spec, init=field == "initContainers")
+            if c.get("name") in names:
+                faults.duplicate(where + ".name", c.get("name"))
+            names.add(c.get("name", ""))
+    _host_ports(faults, at, spec)
+    faults.enum(at + ".restartPolicy", spec.get("restartPolicy"), _RESTART)
+    faults.enum(at + ".dnsPolicy", spec.get("dnsPolicy"), _DNS)
+    faults.non_negative(at + ".terminationGracePeriodSeconds", spec.get("terminationGracePeriodSeconds"))
+    deadline = spec.get("activeDeadlineSeconds")
+    if deadline is not None and not 1 <= deadline <= 2**31 - 1:
+        faults.invalid(at + ".activeDeadlineSeconds", deadline, "must be between 1 and 2147483647, inclusive")
+    fields.check_labels(faults, at + ".nodeSelector", spec.get("nodeSelector"))
+    for field in ("serviceAccountName", "nodeName", "priorityClassName", "runtimeClassName"):
+        if spec.get(field):
+            faults.check(f"{at}.{field}", spec[field], fields.dns_subdomain(spec[field]))
+    for field in ("hostname", "subdomain"):
+        if spec.get(field):
+            faults.check(f"{at}.{field}", spec[field], fields.dns_label(spec[field]))
+    _tolerations(faults, at + ".tolerations", spec.get("tolerations") or [])
+    _affinity(faults, at + ".affinity", spec.get("affinity") or {})
+    _spread(faults, at + ".topologySpreadConstraints", spec.get("topologySpreadConstraints") or [])
+
+
+def _volumes(faults: Faults, at: str, volumes: list[Object]) -> set[str]:
+    names: set[str] = set()
+    for i, v in enumerate(volumes):
+        where, name = f"{at}[{i}]", v.get("name", "")
+        if not name:
+            faults.required(where + ".name")
+        else:
+            faults.check(where + ".name", name, fields.dns_label(name))
+        if name in names:
+            faults.duplicate(where + ".name", name)
+        names.add(name)
+        sources = [k for k in v if k != "name"]
+        for extra in sources[1:]:
+            faults.forbidden(f"{where}.{extra}", "may not specify more than 1 volume type")
+        if not sources:
+            faults.required(where, "must specify a volume type")
+        elif sources[0] == "persistentVolumeClaim" and not v["persistentVolumeClaim"].get("claimName"):
+            faults.required(where + ".persistentVolumeClaim.claimName")
+        elif sources[0] == "secret" and not v["secret"].get("secretName"):
+            faults.required(where + ".secret.secretName")
+        elif sources[0] == "configMap" and not v["configMap"].get("name"):
+            faults.required(where + ".configMap.name")
+        elif sources[0] == "hostPath" and not v["hostPath"].get("path"):
+            faults.required(where + ".hostPath.path")
+    return names
+
+
+def _container(
+    faults: Faults, at: str, c: Object, volumes: set[str], claims: set[Any], spec: Object, *, init: bool
+) -> None:
+    name = c.get("name", "")
+    if not name:
+        faults.required(at + ".name")
+    else:
+        faults.check(at + ".name", name, fields.dns_label(name))
+    image = c.get("image", "")
+    if not image:
+        faults.required(at + ".image")
+    elif image != image.strip():
+        faults.invalid(at + ".image", image, "must not have leading or trailing whitespace")
+    faults.enum(at + ".imagePullPolicy", c.get("imagePullPolicy"), _PULL)
+    faults.enum(at + ".terminationMessagePolicy", c.get("terminationMessagePolicy"), ("FallbackToLogsOnError", "File"))
+    _ports(faults, at + ".ports", c.get("ports") or [])
+    for i, e in enumerate(c.get("env") or ()):
+        _env(faults, f"{at}.env[{i}]", e)
+    _mounts(faults, at + ".volumeMounts", c.get("volumeMounts") or [], volumes)
+    resources(faults, at + ".resources", c.get("resources") or {})
+    sidecar = c.get("restartPolicy") == "Always"
+    for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
+        if probe in c:
+            if init and not sidecar:
+                faults.forbidden(f"{at}.{probe}", "may not be set for init containers without restartPolicy=Always")
+            _probe(faults, f"{at}.{probe}", c[probe], readiness=probe == "readinessProbe")
+    for hook in ("postStart", "preStop"):
+        handler = (c.get("lifecycle") or {}).get(hook)
+        if handler is not None:
+            _handler(faults, f"{at}.lifecycle.{hook}", handler, (*_HANDLERS[:3], "sleep"))
+
+
+def _ports(faults: Faults, at: str, ports: list[Object]) -> None:
+    names: set[str] = set()
+    for i, p in enumerate(ports):
+        where = f"{at}[{i}]"
+        if p.get("name"):
+            faults.check(where + ".name", p["name"], fields.port_name(p["name"]))
+            if p["name"] in names:
+                faults.duplicate(where + ".name", p["name"])
+            names.add(p["name"])
+        if not p.get("containerPort"):
+            faults.required(where + ".containerPort")
+        else:
+            faults.check(where + ".containerPort", p["containerPort"], fields.port_number(p["containerPort"]))
+        if p.get("hostPort"):
+            faults.check(where + ".hostPort", p["hostPort"], fields.port_number(p["hostPort"]))
+        faults.enum(where + ".protocol", p.get("protocol"), _PROTOCOLS)
+
+
+def _host_ports(faults: Faults, at: str, spec: Object) -> None:
+    seen: set[tuple[Any, ...]] = set()
+    for i, c in enumerate(spec.get("containers") or ()):
+        for j, p in enumerate(c.get("ports") or ()):
+            where = f"{at}.containers[{i}].ports[{j}]"
+            if spec.get("hostNetwork") and p.get("hostPort") != p.get("containerPort"):
+                faults.invalid(
+                    where + ".containerPort", p.get("containerPort"), "must match `hostPort` when `hostNetwork` is true"
+                )
+            if p.get("hostPort"):
+                key = (p.get("protocol"), p.get("hostIP", ""), p["hostPort"])
+                if key in seen:
+                    faults.duplicate(where + ".hostPort", f"{key[0]}/{key[1]}/{key[2]}")
+                seen.add(key)
+
+
+def _env(faults: Faults, at: str, e: Object) -> None:
+    if not e.get("name"):
+        faults.required(at + ".name")
+    else:
+        faults.check(at + ".name", e["name"], fields.env_var_name(e["name"]))
+    source = e.get("valueFrom")
+    if source is None:
+        return
+    if len(source) != 1:
+        why = "may not have more than one field specified at a time" if source else (
+            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`"
+        )  # fmt: skip
+        faults.invalid(at + ".valueFrom", "", why)
+    elif e.get("value"):
+        faults.invalid(at + ".valueFrom", "", "may not be specified when `value` is not empty")
+    for kind in ("configMapKeyRef", "secretKeyRef"):
+        if kind in source:
+            if not source[kind].get("name"):
+                faults.required(f"{at}.valueFrom.{kind}.name")
+            if not source[kind].get("key"):
+                faults.required(f"{at}.valueFrom.{kind}.key")
+
+
+def _mounts(faults: Faults, at: str, mounts: list[Object], volumes: set[str]) -> None:
+    paths: set[str] = set()
+    for i, m in enumerate(mounts):
+        where = f"{at}[{i}]"
+        if not m.get("name"):
+            faults.required(where + ".name")
+        elif m["name"] not in volumes:
+            faults.not_found(where + ".name", m["name"])
+        path = m.get("mountPath", "")
+        if not path:
+            faults.required(where + ".mountPath")
+        elif path in paths:
+            faults.invalid(where + ".mountPath", path, "must be unique")
+        paths.add(path)
+        sub = m.get("subPath", "")
+        if sub.startswith("/"):
+            faults.invalid(where + ".subPath", sub, "must be a relative path")
+        if ".." in sub.split("/"):
+            faults.invalid(where + ".subPath", sub, "must not contain '..'")
+
+
+def _resource_name(faults: Faults, at: str, name: str) -> None:
+    why = fields.qualified_name(name)
+    faults.check(at, name, why)
+    standard = name in ("cpu", "memory", "ephemeral-storage") or name.startswith("hugepages-")
+    if not why and "/" not in name and not standard:
+        faults.invalid(at, name, "must be a standard resource type or fully qualified")
+
+
+def resources(faults: Faults, at: str, r: Object) -> None:
+    limits, requests = r.get("limits") or {}, r.get("requests") or {}
+    for field, amounts in (("limits", limits), ("requests", requests)):
+        for name, value in amounts.items():
+            where = f"{at}.{field}[{name}]"
+            _resource_name(faults, where, name)
+            if value[:1] == "-":
+                faults.invalid(where, value, "must be greater than or equal to 0")
+    for name, value in requests.items():
+        if name in limits and quantity.parse_quantity(value) > quantity.parse_quantity(limits[name]):
+            why = f"must be less than or equal to {name} limit of {limits[name]}"
+            faults.invalid(f"{at}.requests", value, why)
+        elif name not in limits and "/" in name and not name.startswith("kubernetes.io/"):
+            faults.required(f"{at}.limits[{name}]", "Limit must be set for non overcommitable resources")
+
+
+def _probe(faults: Faults, at: str, probe: Object, *, readiness: bool) -> None:
+    _handler(faults, at, probe, _HANDLERS)
+    for field in ("initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"):
+        faults.non_negative(f"{at}.{field}", probe.get(field))
+    if not readiness and probe.get("successThreshold", 1) != 1:
+        faults.invalid(at + ".successThreshold", probe["successThreshold"], "must be 1")
+    grace = probe.get("terminationGracePeriodSeconds")
+    if grace is not None and (readiness or grace <= 0):
+        if readiness:
+            faults.invalid(at + ".terminationGracePeriodSeconds", grace, "must not be set for readinessProbes")
+        else:
+            faults.invalid(at + ".terminationGracePeriodSeconds", grace, "must be greater than 0")
+
+
+def _handler(faults: Faults, at: str, handler: Object, kinds: tuple[str, ...]) -> None:
+    present = [k for k in kinds if k in handler]
+    if not present:
+        faults.required(at, "must specify a handler type")
+    for extra in present[1:]:
+        faults.forbidden(f"{at}.{extra}", "may not specify more than 1 handler type")
+    if "exec" in handler and not handler["exec"].get("command"):
+        faults.required(at + ".exec.command")
+    for kind in ("httpGet", "tcpSocket", "grpc"):
+        if kind not in handler:
+            continue
+        port = handler[kind].get("port", 0)
+        if isinstance(port, int):
+            faults.check(f"{at}.{kind}.port", port, fields.port_number(port))
+        else:
+            faults.check(f"{at}.{kind}.port", port, fields.port_name(port))
+    if "httpGet" in handler:
+        faults.enum(at + ".httpGet.scheme", handler["httpGet"].get("scheme"), ("HTTP", "HTTPS"))
+
+
+def _tolerations(faults: Faults, at: str, tolerations: list[Object]) -> None:
+    for i, t in enumerate(tolerations):
+        where = f"{at}[{i}]"
+        if t.get("key"):
+            faults.check(where + ".key", t["key"], fields.qualified_name(t["key"]))
+        elif t.get("operator") != "Exists":
+            why = 'operator must be Exists when `key` is empty, which means "match all values and all keys"'
+            faults.invalid(where + ".operator", t.get("operator", ""), why)
+        if t.get("tolerationSeconds") is not None and t.get("effect") != "NoExecute":
+            why = "effect must be 'NoExecute' when `tolerationSeconds` is set"
+            faults.invalid(where + ".effect", t.get("effect", ""), why)
+        operator = t.get("operator") or "Equal"
+        if operator not in _TOLERATION_OPERATORS:
+            faults.unsupported(where + ".operator", operator, ("Equal", "Exists"))
+        elif operator == "Exists" and t.get("value"):
+            faults.invalid(where + ".operator", t["value"], "value must be empty when `operator` is 'Exists'")
+        elif operator == "Equal" and t.get("value"):
+            faults.check(where + ".value", t["value"], fields.label_value(t["value"]))
+        if t.get("effect"):
+            faults.enum(where + ".effect", t["effect"], _EFFECTS)
+
+
+def _affinity(faults: Faults, at: str, affinity: Object) -> None:
+    node = affinity.get("nodeAffinity") or {}
+    required = node.get("requiredDuringSchedulingIgnoredDuringExecution")
+    if required is not None and not required.get("nodeSelectorTerms"):
+        where = at + ".nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms"
+        faults.required(where, "must have at least one node selector term")
+    for kind in ("podAffinity", "podAntiAffinity"):
+        for i, term in enumerate(
+            (affinity.get(kind) or {}).get("requiredDuringSchedulingIgnoredDuringExecution") or ()
+        ):
+            where = f"{at}.{kind}.requiredDuringSchedulingIgnoredDuringExecution[{i}]"
+            if not term.get("topologyKey"):
+                faults.required(where + ".topologyKey", "can not be empty")
+            fields.label_selector(faults, where + ".labelSelector", term.get("labelSelector"))
+
+
+def _spread(faults: Faults, at: str, constraints: list[Object]) -> None:
+    for i, c in enumerate(constraints):
+        where = f"{at}[{i}]"
+        if c.get("maxSkew", 0) <= 0:
+            faults.invalid(where + ".maxSkew", c.get("maxSkew", 0), "must be greater than zero")
+        if not c.get("topologyKey"):
+            faults.required(where + ".topologyKey", "can not be empty")
+        faults.enum(where + ".whenUnsatisfiable", c.get("whenUnsatisfiable", ""), ("DoNotSchedule", "ScheduleAnyway"))
+
+
+def validate_pod_update(faults: Faults, new: Object, old: Object) -> None:
+    a, b = dict(new["spec"]), dict(old["spec"])
+    for field in ("containers", "initContainers"):
+        if len(a.get(field) or ()) != len(b.get(field) or ()):
+            faults.forbidden("spec." + field, "pod updates may not add or remove containers")
+            return
+        if field in a:
+            a[field] = [{**c, "image": o.get("image")} for c, o in zip(a[field], b[field], strict=True)]
+    added = [t for t in b.get("tolerations") or () if t not in (a.get("tolerations") or ())]
+    if not added:
+        a["tolerations"] = b.get("tolerations")
+        if a["tolerations"] is None:
+            del a["tolerations"]
+    before, after = b.get("activeDeadlineSeconds"), a.get("activeDeadlineSeconds")
+    if after is not None and (before is None or after <= before):
+        a["activeDeadlineSeconds"] = before
+        if before is None:
+            del a["activeDeadlineSeconds"]
+    grace = b.get("terminationGracePeriodSeconds")
+    if grace is not None and grace < 0 and a.get("terminationGracePeriodSeconds") == 1:
+        a["terminationGracePeriodSeconds"] = grace
+    a.pop("ephemeralContainers", None)
+    b.pop("ephemeralContainers", None)
+    if not b.get("nodeName") and b.get("schedulingGates"):
+        for field in ("schedulingGates", "nodeSelector", "affinity"):
+            a.pop(field, None)
+            b.pop(field, None)
+    if a != b:
+        faults.forbidden("spec", _UNCHANGED)

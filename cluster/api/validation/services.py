@@ -1,0 +1,151 @@
+"""Validation of Service, Endpoints and EndpointSlice (pkg/apis/{core,discovery}/validation).
+
+Pure. That an address or node port is free is the allocator's to say.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.api.validation import fields
+from cluster.api.validation.fields import Faults
+
+Object = dict[str, Any]
+
+_TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
+_PROTOCOLS = ("SCTP", "TCP", "UDP")
+_POLICIES = ("Cluster", "Local")
+
+
+def validate_service(faults: Faults, obj: Object) -> None:
+    spec = obj.get("spec") or {}
+    kind = spec.get("type")
+    headless = spec.get("clusterIP") == "None"
+    faults.enum("spec.type", kind, _TYPES)
+    if not spec.get("ports") and not headless and kind != "ExternalName":
+        faults.required("spec.ports")
+    if kind in ("NodePort", "LoadBalancer") and headless:
+        faults.invalid("spec.clusterIPs[0]", "None", f"may not be set to 'None' for {kind} services")
+    if kind == "ExternalName":
+        _external(faults, spec)
+    _ports(faults, spec.get("ports") or [], kind)
+    fields.check_labels(faults, "spec.selector", spec.get("selector"))
+    faults.enum("spec.sessionAffinity", spec.get("sessionAffinity"), ("ClientIP", "None"))
+    for field in ("internalTrafficPolicy", "externalTrafficPolicy"):
+        if spec.get(field):
+            faults.enum("spec." + field, spec[field], _POLICIES)
+    if spec.get("externalTrafficPolicy") and kind not in ("NodePort", "LoadBalancer"):
+        why = "may only be set for externally-accessible services"
+        faults.invalid("spec.externalTrafficPolicy", spec["externalTrafficPolicy"], why)
+    for i, ip in enumerate(spec.get("externalIPs") or ()):
+        faults.check(f"spec.externalIPs[{i}]", ip, fields.ip_address(ip))
+    _cluster_ip(faults, spec)
+
+
+def _external(faults: Faults, spec: Object) -> None:
+    if spec.get("clusterIP") or spec.get("clusterIPs"):
+        faults.forbidden("spec.clusterIPs", "may not be set for ExternalName services")
+    name = spec.get("externalName", "").rstrip(".")
+    if not name:
+        faults.required("spec.externalName")
+    else:
+        faults.check("spec.externalName", spec["externalName"], fields.dns_subdomain(name))
+
+
+def _cluster_ip(faults: Faults, spec: Object) -> None:
+    ip, ips = spec.get("clusterIP", ""), spec.get("clusterIPs") or []
+    if ip and ip != "None":
+        faults.check("spec.clusterIPs[0]", ip, fields.ip_address(ip))
+    if ips and ip and ips[0] != ip:
+        faults.invalid("spec.clusterIPs", ips, "first value must match `clusterIP`")
+    if len(ips) > 1:
+        faults.invalid("spec.clusterIPs", ips, "may only hold up to 1 values: this cluster has one IP family, IPv4")
+    families = spec.get("ipFamilies") or []
+    if families and families != ["IPv4"]:
+        faults.invalid("spec.ipFamilies[0]", families[0], "not configured on this cluster")
+    if spec.get("ipFamilyPolicy") == "RequireDualStack":
+        faults.invalid(
+            "spec.ipFamilyPolicy", "RequireDualStack", "this cluster is not configured for dual-stack services"
+        )
+
+
+def _ports(faults: Faults, ports: list[Object], kind: Any) -> None:
+    names: set[str] = set()
+    seen: set[tuple[Any, Any]] = set()
+    node_ports: set[tuple[Any, Any]] = set()
+    for i, p in enumerate(ports):
+        at = f"spec.ports[{i}]"
+        name = p.get("name", "")
+        if not name:
+            if len(ports) > 1:
+                faults.required(at + ".name")
+        else:
+            faults.check(at + ".name", name, fields.dns_label(name))
+            if name in names:
+                faults.duplicate(at + ".name", name)
+            names.add(name)
+        faults.check(at + ".port", p.get("port", 0), fields.port_number(p.get("port", 0)))
+        faults.enum(at + ".protocol", p.get("protocol"), _PROTOCOLS)
+        target = p.get("targetPort")
+        if isinstance(target, int):
+            faults.check(at + ".targetPort", target, fields.port_number(target))
+        elif target is not None:
+            faults.check(at + ".targetPort", target, fields.port_name(target))
+        if (p.get("protocol"), p.get("port")) in seen:
+            faults.duplicate(at, {"protocol": p.get("protocol"), "port": p.get("port")})
+        seen.add((p.get("protocol"), p.get("port")))
+        if p.get("nodePort"):
+            if kind not in ("NodePort", "LoadBalancer"):
+                faults.forbidden(at + ".nodePort", f"may not be used when `type` is '{kind}'")
+            if (p.get("protocol"), p["nodePort"]) in node_ports:
+                faults.duplicate(at + ".nodePort", p["nodePort"])
+            node_ports.add((p.get("protocol"), p["nodePort"]))
+
+
+def validate_service_update(faults: Faults, new: Object, old: Object) -> None:
+    """A cluster IP, once given, stays while the Service has one."""
+    a, b = new["spec"], old["spec"]
+    if a.get("type") == "ExternalName" or b.get("type") == "ExternalName":
+        return
+    if a.get("clusterIP") and b.get("clusterIP") and a["clusterIP"] != b["clusterIP"]:
+        faults.invalid("spec.clusterIPs[0]", a.get("clusterIPs") or [a["clusterIP"]], "may not change once set")
+
+
+def _endpoint_ports(faults: Faults, at: str, ports: list[Object]) -> None:
+    for i, p in enumerate(ports):
+        if p.get("port") is not None:
+            faults.check(f"{at}[{i}].port", p["port"], fields.port_number(p["port"]))
+        if p.get("protocol"):
+            faults.enum(f"{at}[{i}].protocol", p["protocol"], _PROTOCOLS)
+        if p.get("name"):
+            faults.check(f"{at}[{i}].name", p["name"], fields.dns_label(p["name"]))
+
+
+def validate_endpoints(faults: Faults, obj: Object) -> None:
+    for i, subset in enumerate(obj.get("subsets") or ()):
+        at = f"subsets[{i}]"
+        if not subset.get("addresses") and not subset.get("notReadyAddresses"):
+            faults.required(at, "must specify `addresses` or `notReadyAddresses`")
+        for field in ("addresses", "notReadyAddresses"):
+            for j, a in enumerate(subset.get(field) or ()):
+                faults.check(f"{at}.{field}[{j}].ip", a.get("ip", ""), fields.ip_address(a.get("ip", "")))
+        _endpoint_ports(faults, at + ".ports", subset.get("ports") or [])
+
+
+def validate_endpoint_slice(faults: Faults, obj: Object) -> None:
+    faults.enum("addressType", obj.get("addressType", ""), ("FQDN", "IPv4", "IPv6"))
+    endpoints = obj.get("endpoints") or []
+    if len(endpoints) > 1000:
+        faults.too_long("endpoints", 1000)
+    for i, e in enumerate(endpoints):
+        addresses = e.get("addresses") or []
+        if not addresses:
+            faults.required(f"endpoints[{i}].addresses", "must contain at least 1 address")
+        for j, a in enumerate(addresses):
+            if obj.get("addressType") != "FQDN":
+                faults.check(f"endpoints[{i}].addresses[{j}]", a, fields.ip_address(a))
+    _endpoint_ports(faults, "ports", obj.get("ports") or [])
+
+
+def validate_endpoint_slice_update(faults: Faults, new: Object, old: Object) -> None:
+    faults.immutable("addressType", new.get("addressType"), old.get("addressType"))

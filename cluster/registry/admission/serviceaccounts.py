@@ -1,0 +1,72 @@
+"""ServiceAccount: every pod runs as one, and gets its token.
+
+IO only through Reads; randomness is injected. Source: plugin/pkg/admission/serviceaccount of k8s.io/kubernetes.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from cluster.registry.admission.request import Reads, Request
+
+Object = dict[str, Any]
+
+MOUNT_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
+_MIRROR = "kubernetes.io/config.mirror"
+_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
+_TOKEN_SECONDS = 3607  # Kubernetes marks tokens that kubelets must rotate by this odd lifetime
+
+
+async def admit(request: Request, reads: Reads, rng: random.Random) -> None:
+    pod = request.obj or {}
+    spec = pod["spec"]
+    if _MIRROR in (pod["metadata"].get("annotations") or {}):
+        if spec.get("serviceAccountName"):
+            raise request.forbid("a mirror pod may not reference service accounts")
+        return
+    name = spec.get("serviceAccountName") or "default"
+    spec["serviceAccountName"] = spec["serviceAccount"] = name
+    account = await reads.guarded(request.plan, "serviceaccounts", request.namespace, name)
+    if account is None:
+        if await reads.get("namespaces", "", request.namespace) is None:
+            return  # the transaction's namespace guard says it better
+        raise request.forbid(
+            f'error looking up service account {request.namespace}/{name}: serviceaccount "{name}" not found'
+        )
+    if not spec.get("imagePullSecrets") and account.obj.get("imagePullSecrets"):
+        spec["imagePullSecrets"] = account.obj["imagePullSecrets"]
+    wanted = spec.get("automountServiceAccountToken")
+    if wanted is None:
+        wanted = account.obj.get("automountServiceAccountToken", True)
+    if wanted:
+        _mount(spec, rng)
+
+
+def _mount(spec: Object, rng: random.Random) -> None:
+    containers = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
+    need = [c for c in containers if all(m.get("mountPath") != MOUNT_PATH for m in c.get("volumeMounts") or ())]
+    if not need:
+        return
+    volume = "kube-api-access-" + "".join(rng.choices(_ALPHABET, k=5))
+    for v in spec.get("volumes") or ():
+        if v.get("name", "").startswith("kube-api-access-"):
+            volume = v["name"]
+            break
+    else:
+        spec["volumes"] = [*(spec.get("volumes") or ()), {"name": volume, "projected": _projection()}]
+    for c in need:
+        mount = {"name": volume, "readOnly": True, "mountPath": MOUNT_PATH}
+        c["volumeMounts"] = [*(c.get("volumeMounts") or ()), mount]
+
+
+def _projection() -> Object:
+    namespace = {"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}
+    return {
+        "sources": [
+            {"serviceAccountToken": {"expirationSeconds": _TOKEN_SECONDS, "path": "token"}},
+            {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+            {"downwardAPI": {"items": [namespace]}},
+        ],
+        "defaultMode": 0o644,
+    }

@@ -1,0 +1,42 @@
+"""DefaultStorageClass and StorageObjectInUseProtection.
+
+IO only through Reads. Sources: plugin/pkg/admission/storage of k8s.io/kubernetes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.registry.admission.request import Reads, Request
+
+Object = dict[str, Any]
+
+_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+_PROTECTION = {
+    "persistentvolumeclaims": "kubernetes.io/pvc-protection",
+    "persistentvolumes": "kubernetes.io/pv-protection",
+}
+
+
+async def admit(request: Request, reads: Reads) -> None:
+    obj = request.obj
+    if request.operation != "CREATE" or obj is None:
+        return
+    finalizer = _PROTECTION[request.info.name]
+    finalizers = obj["metadata"].setdefault("finalizers", [])
+    if finalizer not in finalizers:
+        finalizers.append(finalizer)
+    if request.info.name == "persistentvolumeclaims" and obj["spec"].get("storageClassName") is None:
+        default = await default_class(reads)
+        if default:
+            obj["spec"]["storageClassName"] = default
+
+
+async def default_class(reads: Reads) -> str:
+    """The newest class marked as default, by name among equals; "" when there is none."""
+    classes = [s.obj["metadata"] for s in await reads.fresh("storageclasses.storage.k8s.io")]
+    marked = [m for m in classes if (m.get("annotations") or {}).get(_DEFAULT_CLASS) == "true"]
+    if not marked:
+        return ""
+    newest = max(m.get("creationTimestamp", "") for m in marked)
+    return str(min(m["name"] for m in marked if m.get("creationTimestamp", "") == newest))

@@ -1,0 +1,111 @@
+"""Binding pods to nodes, many in one transaction.
+
+IO only through Core. A batch is read at once and written in one transaction, guarded by each pod's revision and the
+scheduler's fence; when one pod of it has changed, the rest are not held up: the batch falls back to one transaction
+each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.api import errors, meta
+from cluster.api.errors import ApiError, FenceLost
+from cluster.api.scheme import SCHEME
+from cluster.registry import keys
+from cluster.registry.context import RequestContext
+from cluster.registry.core import Core, Guard, Plan, Stale
+from cluster.registry.store import Op, put, unchanged
+from cluster.registry.types import Binding, Stored
+
+Object = dict[str, Any]
+
+_PODS = SCHEME.named("pods")
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    guard: Guard
+    op: Op
+
+
+class Binder:
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def bind(self, ctx: RequestContext, bindings: Sequence[Binding]) -> list[ApiError | None]:
+        """One outcome per binding, in order; None is success. Raises FenceLost and what concerns the whole batch."""
+        writes = await asyncio.gather(*(self._prepare(b, serializable=True) for b in bindings))
+        outcomes: list[ApiError | None] = [w if isinstance(w, ApiError) else None for w in writes]
+        ready = [w for w in writes if isinstance(w, _Write)]
+        if len(ready) == len(writes) and ready:
+            try:
+                await self._commit(ctx, ready)
+                return outcomes
+            except Stale:
+                pass
+        singles = [self._single(ctx, b) for b in bindings]
+        return list(await asyncio.gather(*singles))
+
+    async def _single(self, ctx: RequestContext, binding: Binding) -> ApiError | None:
+        for _ in range(_ATTEMPTS):
+            write = await self._prepare(binding, serializable=False)
+            if isinstance(write, ApiError):
+                return write
+            try:
+                await self._commit(ctx, [write])
+                return None
+            except FenceLost:
+                raise
+            except ApiError as e:
+                return e
+            except Stale:
+                continue
+        return errors.conflict(_PODS, binding.name)
+
+    async def _commit(self, ctx: RequestContext, writes: Sequence[_Write]) -> None:
+        ops = [] if ctx.dry_run else [w.op for w in writes]
+        await self._core.commit(ctx, Plan([w.guard for w in writes], ops))
+
+    async def _prepare(self, b: Binding, *, serializable: bool) -> _Write | ApiError:
+        key = keys.object_key(_PODS, b.namespace, b.name)
+        stored = await self._core.read(key, serializable=serializable)
+        if stored is None:
+            return errors.not_found(_PODS, b.name)
+        refusal = self._refuse(b, stored)
+        if refusal is not None:
+            return refusal
+        pod = stored.fresh()
+        pod["spec"]["nodeName"] = b.node
+        conditions = pod.setdefault("status", {}).setdefault("conditions", [])
+        now = self._core.clock()
+        meta.set_condition(conditions, {"type": "PodScheduled", "status": "True"}, now)
+        for c in conditions:
+            if c["type"] == "PodScheduled":  # what was said while it was unschedulable is over
+                c.pop("reason", None)
+                c.pop("message", None)
+        value, _, _ = self._core.codec.encode(key, pod)
+        return _Write(Guard(unchanged(key, stored.revision)), put(key, value))
+
+    @staticmethod
+    def _refuse(b: Binding, stored: Stored) -> ApiError | None:
+        pod = stored.obj
+        if b.uid and b.uid != stored.uid:
+            why = f"Precondition failed: UID in precondition: {b.uid}, UID in object meta: {stored.uid}"
+            return errors.conflict("pods/binding", b.name, why)
+        if not b.node:
+            cause = errors.Cause("FieldValueRequired", "Required value", "target.name")
+            return errors.invalid("Binding", "", b.name, [cause])
+        if "deletionTimestamp" in pod["metadata"]:
+            why = f"pod {b.name} is being deleted, cannot be assigned to a host"
+            return errors.conflict("pods/binding", b.name, why)
+        if pod["spec"].get("nodeName"):
+            why = f'pod {b.name} is already assigned to node "{pod["spec"]["nodeName"]}"'
+            return errors.conflict("pods/binding", b.name, why)
+        if pod["spec"].get("schedulingGates"):
+            return errors.conflict("pods/binding", b.name, f"pod {b.name} has non-empty .spec.schedulingGates")
+        return None

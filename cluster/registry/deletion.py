@@ -1,0 +1,148 @@
+"""Deletion: preconditions, grace, finalizers, propagation.
+
+IO only through Core. An object is removed at once, or marked (deletionTimestamp) and left to those it must wait for:
+the kubelet of a pod (grace period), its finalizers, the garbage collector (foregroundDeletion, orphan), the namespace
+controller (spec.finalizers). The removal is one transaction guarded by the revision that was judged.
+
+    delete ── nothing to wait for ──────────────────────────────> removed
+       └── mark: deletionTimestamp, finalizers ── last waiter done ──> removed (by an update or a delete with grace 0)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.api import errors, meta, pods
+from cluster.api.scheme import ResourceInfo
+from cluster.registry import keys
+from cluster.registry.admission import Admission, Request
+from cluster.registry.codec import splice
+from cluster.registry.context import RequestContext
+from cluster.registry.core import Core, Guard, Plan, Stale
+from cluster.registry.store import delete, put, unchanged
+from cluster.registry.strategies import Strategy, strategy_for
+from cluster.registry.types import DeleteOptions, Stored
+from cluster.registry.writing import Writer
+
+Object = dict[str, Any]
+
+_ATTEMPTS = 8
+_PROPAGATION = {"Foreground": "foregroundDeletion", "Orphan": "orphan"}
+
+
+class Deleter:
+    def __init__(self, core: Core, writer: Writer, admission: Admission) -> None:
+        self._core = core
+        self._writer = writer
+        self._admission = admission
+
+    async def delete(
+        self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, options: DeleteOptions
+    ) -> Stored:
+        """The object as it now is, or as it last was, with `removed` set."""
+        if options.propagation not in ("", "Background", *_PROPAGATION):
+            supported = '"Background", "Foreground", "Orphan"'
+            cause = errors.Cause(
+                "FieldValueNotSupported",
+                f'Unsupported value: "{options.propagation}": supported values: {supported}',
+                "propagationPolicy",
+            )
+            raise errors.invalid("DeleteOptions", "meta.k8s.io", "", [cause])
+        key = keys.object_key(info, namespace, name)
+        for _ in range(_ATTEMPTS):
+            current = await self._core.read(key)
+            if current is None:
+                raise errors.not_found(info, name)
+            self._preconditions(info, name, current, options)
+            try:
+                return await self._once(ctx, info, current, options)
+            except Stale:
+                continue
+        raise errors.conflict(info, name)
+
+    async def _once(self, ctx: RequestContext, info: ResourceInfo, current: Stored, options: DeleteOptions) -> Stored:
+        strategy, plan = strategy_for(info), Plan()
+        metadata = current.obj["metadata"]
+        name, namespace = metadata["name"], metadata.get("namespace", "")
+        await self._admission.admit(Request(ctx, info, "DELETE", namespace, name, None, current.obj, plan))
+        marked = self._mark(info, current, options, strategy)
+        plan.guards.append(Guard(unchanged(current.key, current.revision)))
+        if marked is None:
+            plan.ops.append(delete(current.key))
+            self._writer.release(info, current.obj, plan)
+            revision = await self._finish(ctx, plan)
+            gone = current.fresh()
+            gone["metadata"]["resourceVersion"] = str(revision)
+            return Stored.of(current.key, gone, revision, current.uid, removed=True)
+        if marked == current.obj:
+            return current
+        return await self._put(ctx, info, current, marked, plan)
+
+    async def _put(self, ctx: RequestContext, info: ResourceInfo, current: Stored, obj: Object, plan: Plan) -> Stored:
+        if info.name == "namespaces":
+            obj.setdefault("status", {})["phase"] = "Terminating"
+            plan.ops.append(put(keys.namespace_phase(obj["metadata"]["name"]), keys.TERMINATING))
+        encrypt = self._core.encrypts(info)
+        value, body, offset = self._core.codec.encode(current.key, obj, encrypt=encrypt)
+        plan.ops.append(put(current.key, value))
+        revision = await self._finish(ctx, plan)
+        return Stored(current.key, splice(body, offset, revision), revision, current.uid)
+
+    async def _finish(self, ctx: RequestContext, plan: Plan) -> int:
+        return await self._core.commit(ctx, Plan(plan.guards, []) if ctx.dry_run else plan)
+
+    def _preconditions(self, info: ResourceInfo, name: str, current: Stored, options: DeleteOptions) -> None:
+        if options.uid and options.uid != current.uid:
+            why = f"Precondition failed: UID in precondition: {options.uid}, UID in object meta: {current.uid}"
+            raise errors.conflict(info, name, why)
+        if options.resource_version and options.resource_version != str(current.revision):
+            why = "Precondition failed: ResourceVersion in precondition: "
+            why += f"{options.resource_version}, ResourceVersion in object meta: {current.revision}"
+            raise errors.conflict(info, name, why)
+
+    def _mark(self, info: ResourceInfo, current: Stored, options: DeleteOptions, strategy: Strategy) -> Object | None:
+        """The object marked for deletion, or None when it can go at once."""
+        obj, now = current.fresh(), self._core.clock()
+        metadata = obj["metadata"]
+        finalizers = self._finalizers(metadata.get("finalizers") or [], options.propagation)
+        grace = self._grace(obj, options, strategy)
+        waits = bool(finalizers or grace or (obj.get("spec") or {}).get("finalizers"))
+        if not waits:
+            return None
+        if "deletionTimestamp" not in metadata:
+            metadata["deletionTimestamp"] = meta.rfc3339(now + grace)
+            metadata["deletionGracePeriodSeconds"] = grace
+            if strategy.generation:
+                metadata["generation"] = metadata.get("generation", 0) + 1
+        elif grace < (metadata.get("deletionGracePeriodSeconds") or 0):
+            was = meta.parse_time(metadata["deletionTimestamp"]) - metadata["deletionGracePeriodSeconds"]
+            metadata["deletionTimestamp"] = meta.rfc3339(max(was + grace, now) if grace else now)
+            metadata["deletionGracePeriodSeconds"] = grace
+        if finalizers:
+            metadata["finalizers"] = finalizers
+        else:
+            metadata.pop("finalizers", None)
+        return obj
+
+    @staticmethod
+    def _finalizers(present: list[str], propagation: str) -> list[str]:
+        if not propagation:
+            return present
+        kept = [f for f in present if f not in _PROPAGATION.values()]
+        return [*kept, _PROPAGATION[propagation]] if propagation in _PROPAGATION else kept
+
+    @staticmethod
+    def _grace(obj: Object, options: DeleteOptions, strategy: Strategy) -> int:
+        """Seconds the kubelet still has; 0 when nobody has to be waited for."""
+        if not strategy.graceful:
+            return 0
+        spec = obj["spec"]
+        if not spec.get("nodeName") or pods.is_terminal(obj):
+            return 0
+        grace = options.grace_period_s
+        if grace is None:
+            already = obj["metadata"].get("deletionGracePeriodSeconds")
+            grace = already if already is not None else spec.get("terminationGracePeriodSeconds", 30)
+        grace = 1 if grace < 0 else grace
+        already = obj["metadata"].get("deletionGracePeriodSeconds")
+        return int(grace if already is None else min(grace, already))

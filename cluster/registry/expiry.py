@@ -1,0 +1,39 @@
+"""Store leases for objects that expire (Events): many objects share one lease.
+
+IO only through Core. As etcd's lease manager in Kubernetes does, a lease is reused for a while, so that a flood of
+events does not become a flood of leases; an object may therefore live up to `_REUSE_S` longer than its ttl.
+"""
+
+from __future__ import annotations
+
+from cluster.registry.core import Core, from_store_error
+
+_REUSE_S = 60.0
+_MAX_OBJECTS = 1000
+
+
+class Expiry:
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._current: dict[int, tuple[int, float, int]] = {}
+
+    async def lease(self, ttl_s: int) -> int:
+        """A lease that lives at least `ttl_s` from now."""
+        now = self._core.clock()
+        lease_id, until, used = self._current.get(ttl_s, (0, 0.0, 0))
+        if lease_id and now < until and used < _MAX_OBJECTS:
+            self._current[ttl_s] = (lease_id, until, used + 1)
+            return lease_id
+        try:
+            lease_id = await self._core.store.lease_grant(ttl_s + int(_REUSE_S))
+        except Exception as e:
+            mapped = from_store_error(e)
+            if mapped is None:
+                raise
+            raise mapped from e
+        self._current[ttl_s] = (lease_id, now + _REUSE_S, 1)
+        return lease_id
+
+    def forget(self) -> None:
+        """The current leases are not to be used again (one was found expired)."""
+        self._current.clear()

@@ -1,0 +1,276 @@
+"""Update, modify and patch, in terms of `Writer.change`: how the new object comes from the old one.
+
+IO only through Core. A patch is applied to a fresh read and, on a conflict that the client did not ask for, again to a
+newer one. Server-side apply creates what is missing and keeps the applier's field set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import yaml
+
+from cluster.api import errors, managed, patch, schema, scheme, selectors, typecheck
+from cluster.api.scheme import ResourceInfo
+from cluster.registry import scale
+from cluster.registry.context import RequestContext
+from cluster.registry.core import Core
+from cluster.registry.types import Stored
+from cluster.registry.writing import Make, Writer
+
+Object = dict[str, Any]
+
+
+def covers(budget: Object, pod: Object) -> bool:
+    """Whether a PodDisruptionBudget speaks of the pod."""
+    selector = selectors.from_label_selector((budget.get("spec") or {}).get("selector"))
+    return selector.matches(pod["metadata"].get("labels"))
+
+
+class Patcher:
+    def __init__(self, core: Core, writer: Writer) -> None:
+        self._core = core
+        self._writer = writer
+
+    async def replace(
+        self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, body: Object, subresource: str
+    ) -> Stored:
+        """PUT: the body as it is."""
+        if scale.is_scale(info, subresource):
+            wish = self._scale(ctx, body)
+            return await self._rescale(ctx, info, namespace, name, lambda _: wish)
+        self._check_target(info, namespace, name, body)
+
+        def make(current: Object) -> Object:
+            return self._clean(ctx, info, body)
+
+        return await self._writer.change(ctx, info, namespace, name, make, subresource=subresource)
+
+    async def modify(
+        self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, fn: Make, subresource: str
+    ) -> Stored:
+        if scale.is_scale(info, subresource):
+            return await self._rescale(ctx, info, namespace, name, fn)
+
+        def make(current: Object) -> Object | None:
+            revision = current["metadata"].get("resourceVersion")
+            new = fn(current)
+            if new is None:
+                return None
+            clean = self._clean(ctx, info, new)
+            if clean["metadata"].get("resourceVersion") == revision:
+                clean["metadata"].pop("resourceVersion", None)  # the read was ours: a conflict is ours to retry
+            return clean
+
+        return await self._writer.change(ctx, info, namespace, name, make, subresource=subresource)
+
+    async def patch(
+        self,
+        ctx: RequestContext,
+        info: ResourceInfo,
+        namespace: str,
+        name: str,
+        media_type: str,
+        body: Any,
+        subresource: str,
+        force: bool,
+    ) -> Stored:
+        media_type = media_type.split(";")[0].strip()
+        if media_type not in patch.MEDIA_TYPES:
+            raise errors.unsupported_media_type(patch.MEDIA_TYPES)
+        wish = parse_body(body, media_type)
+        if media_type == patch.APPLY_PATCH:
+            return await self._apply(ctx, info, namespace, name, wish, subresource, force)
+        apply = self._patch_function(info, media_type, wish, subresource)
+        if scale.is_scale(info, subresource):
+            return await self._rescale(ctx, info, namespace, name, apply)
+
+        def make(current: Object) -> Object:
+            revision = current["metadata"].get("resourceVersion")
+            patched = apply(current)
+            if not isinstance(patched, dict) or not isinstance(patched.get("metadata"), dict):
+                raise errors.bad_request("error decoding patch: the result is not an object")
+            self._check_target(info, namespace, name, patched)
+            clean = self._clean(ctx, info, patched)
+            if clean["metadata"].get("resourceVersion") == revision and not _names_revision(wish, media_type):
+                clean["metadata"].pop("resourceVersion", None)
+            return clean
+
+        return await self._writer.change(ctx, info, namespace, name, make, subresource=subresource)
+
+    @staticmethod
+    def _patch_function(info: ResourceInfo, media_type: str, wish: Any, subresource: str) -> Callable[[Object], Object]:
+        if media_type == patch.JSON_PATCH:
+            return lambda obj: patch.json_patch(obj, wish)
+        if not isinstance(wish, dict):
+            raise errors.bad_request("error decoding patch: it is not an object")
+        if media_type == patch.MERGE_PATCH:
+            return lambda obj: patch.merge_patch(obj, wish)
+        node = schema.node_for(*scheme.subresource_kind(info, subresource))
+        return lambda obj: patch.strategic_merge_patch(node, obj, wish)
+
+    # --- server-side apply
+
+    async def _apply(
+        self,
+        ctx: RequestContext,
+        info: ResourceInfo,
+        namespace: str,
+        name: str,
+        wish: Any,
+        subresource: str,
+        force: bool,
+    ) -> Stored:
+        manager = ctx.field_manager
+        if not manager:
+            cause = errors.Cause("FieldValueRequired", "Required value: is required for apply patch", "fieldManager")
+            raise errors.invalid("PatchOptions", "meta.k8s.io", "", [cause])
+        if scale.is_scale(info, subresource):
+            return await self._rescale(ctx, info, namespace, name, lambda _: self._scale(ctx, wish))
+        clean = self._applied(ctx, info, namespace, name, wish)
+        node = schema.node_for(info.group, info.version, info.kind)
+        try:
+            return await self._apply_existing(ctx, info, namespace, name, clean, subresource, force)
+        except errors.ApiError as e:
+            if e.reason != "NotFound" or subresource or (e.details or {}).get("kind") != info.plural:
+                raise
+        if clean["metadata"].get("resourceVersion") or clean["metadata"].get("uid"):
+            raise errors.conflict(info, name, "uid mismatch: the object to apply does not exist")
+
+        def own(obj: Object) -> None:
+            managed.on_apply_create(node, obj, clean, manager, self._core.clock())
+
+        try:
+            await self._core.authorize(ctx, "create", info, namespace, name)
+            return await self._writer.create(ctx, info, namespace, clean, manage=own)
+        except errors.ApiError as e:
+            if e.reason != "AlreadyExists":
+                raise
+        return await self._apply_existing(ctx, info, namespace, name, clean, subresource, force)
+
+    def _applied(self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, wish: Any) -> Object:
+        if not isinstance(wish, dict) or not wish.get("apiVersion") or not wish.get("kind"):
+            raise errors.bad_request("error decoding patch: an apply patch needs apiVersion and kind")
+        metadata = wish.get("metadata")
+        if isinstance(metadata, dict) and metadata.get("managedFields"):
+            raise errors.bad_request("metadata.managedFields must be nil")
+        clean = self._clean(ctx, info, wish)
+        clean["metadata"].setdefault("name", name)
+        if info.namespaced:
+            clean["metadata"].setdefault("namespace", namespace)
+        self._check_target(info, namespace, name, clean)
+        return clean
+
+    async def _apply_existing(
+        self,
+        ctx: RequestContext,
+        info: ResourceInfo,
+        namespace: str,
+        name: str,
+        clean: Object,
+        subresource: str,
+        force: bool,
+    ) -> Stored:
+        node = schema.node_for(info.group, info.version, info.kind)
+        entries: list[Object] = []
+
+        def make(current: Object) -> Object:
+            wanted = clean["metadata"].get("resourceVersion")
+            current["metadata"].pop("resourceVersion", None)
+            now = self._core.clock()
+            applied = managed.apply(
+                node, current, clean, ctx.field_manager, force=force, subresource=subresource, now=now
+            )
+            entries[:] = applied.entries
+            merged = typecheck.prune(node, applied.obj)[0]
+            if wanted:
+                merged["metadata"]["resourceVersion"] = wanted
+            return merged  # type: ignore[no-any-return]
+
+        def own(new: Object, old: Object) -> None:
+            new["metadata"]["managedFields"] = list(entries)
+
+        return await self._writer.change(ctx, info, namespace, name, make, subresource=subresource, manage=own)
+
+    # --- scale
+
+    async def _rescale(self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, fn: Make) -> Stored:
+        def make(current: Object) -> Object | None:
+            before = scale.from_workload(current)
+            wish = fn(before)
+            if wish is None:
+                return None
+            clean = self._scale(ctx, wish)
+            replicas = (clean.get("spec") or {}).get("replicas", 0)
+            if replicas < 0:
+                cause = errors.Cause(
+                    "FieldValueInvalid",
+                    f"Invalid value: {replicas}: must be greater than or equal to 0",
+                    "spec.replicas",
+                )
+                raise errors.invalid("Scale", "autoscaling", name, [cause])
+            wanted = (clean.get("metadata") or {}).get("resourceVersion")
+            current["metadata"].pop("resourceVersion", None)
+            if wanted and wanted != before["metadata"].get("resourceVersion"):
+                current["metadata"]["resourceVersion"] = wanted
+            scale.into_workload(clean, current)
+            return current
+
+        stored = await self._writer.change(ctx, info, namespace, name, make, subresource="scale")
+        return Stored.of(stored.key, scale.from_workload(stored.obj), stored.revision, stored.uid)
+
+    @staticmethod
+    def _scale(ctx: RequestContext, body: Any) -> Object:
+        node = schema.node_for("autoscaling", "v1", "Scale")
+        clean, warnings = typecheck.decode(node, body, "v1", "Scale", ctx.field_validation)
+        ctx.warnings.extend(warnings)
+        return clean
+
+    # --- input
+
+    def _clean(self, ctx: RequestContext, info: ResourceInfo, body: Object) -> Object:
+        ctx.warnings.clear()  # a retry decodes again
+        clean = self._writer.decode(ctx, info, body, ctx.field_validation)
+        clean["kind"], clean["apiVersion"] = info.kind, info.api_version
+        clean.setdefault("metadata", {})
+        return clean
+
+    @staticmethod
+    def _check_target(info: ResourceInfo, namespace: str, name: str, body: Any) -> None:
+        metadata = body.get("metadata") if isinstance(body, dict) else None
+        if not isinstance(metadata, dict):
+            raise errors.bad_request("the object provided has no metadata")
+        given = metadata.get("name")
+        if given != name:
+            raise errors.bad_request(
+                f"the name of the object ({given or ''}) does not match the name on the URL ({name})"
+            )
+        if info.namespaced and metadata.get("namespace", namespace) != namespace:
+            raise errors.bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request"
+            )
+
+
+def parse_body(body: Any, media_type: str) -> Any:
+    """JSON, or YAML for an apply patch; what is decoded already passes."""
+    if not isinstance(body, bytes | bytearray | memoryview | str):
+        return body
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as e:
+        if media_type != patch.APPLY_PATCH:
+            raise errors.bad_request(f"error decoding patch: {e}") from e
+    try:
+        return yaml.safe_load(body if isinstance(body, str) else bytes(body))
+    except yaml.YAMLError as e:
+        raise errors.bad_request(f"error decoding YAML: {e}") from e
+
+
+def _names_revision(wish: Any, media_type: str) -> bool:
+    """Whether the patch itself asks for a resourceVersion, which makes a conflict the client's."""
+    if media_type == patch.JSON_PATCH:
+        return any(isinstance(op, dict) and op.get("path") == "/metadata/resourceVersion" for op in wish)
+    metadata = wish.get("metadata") if isinstance(wish, dict) else None
+    return isinstance(metadata, dict) and bool(metadata.get("resourceVersion"))

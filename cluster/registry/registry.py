@@ -1,0 +1,272 @@
+"""The registry: one code path for every read and write of API objects, whoever makes it.
+
+IO only through the injected Store; no clock, randomness or thread of its own. Authorization, admission, validation and
+managed fields are inside, so a controller in process passes the same rules as a client over HTTPS.
+
+    Registry ─┬─ Reader   get, list, watch
+              ├─ Writer   create, update, modify, patch      (admission, validation, allocation, managed fields)
+              ├─ Deleter  delete, delete_collection          (grace, finalizers, propagation)
+              └─ Binder   bind                               (one transaction for a batch of pods)
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from cluster.api import errors, schema, scheme, typecheck
+from cluster.api.errors import ApiError
+from cluster.api.scheme import ResourceInfo
+from cluster.api.selectors import FieldSelector, LabelSelector
+from cluster.registry import patching, scale
+from cluster.registry.admission import Admission
+from cluster.registry.binding import Binder
+from cluster.registry.context import RequestContext
+from cluster.registry.core import Core
+from cluster.registry.deletion import Deleter
+from cluster.registry.reading import Filter, Reader, check_fields
+from cluster.registry.store import Store
+from cluster.registry.types import Authorizer, Binding, DeleteOptions, RegistryConfig, Stored, StoredList, WatchEvent
+from cluster.registry.writing import Writer
+
+Object = dict[str, Any]
+Outcomes = list[ApiError | None]
+
+
+class Registry:
+    """All methods raise ApiError. `authorizer` None trusts the caller (bootstrap and tests)."""
+
+    def __init__(
+        self,
+        store: Store,
+        config: RegistryConfig,
+        *,
+        clock: Callable[[], float],
+        rng: random.Random,
+        authorizer: Authorizer | None = None,
+    ) -> None:
+        self._core = Core(store, config, clock, rng, authorizer)
+        admission = Admission(self._core)
+        self._reader = Reader(self._core)
+        self._writer = Writer(self._core, admission)
+        self._deleter = Deleter(self._core, self._writer, admission)
+        self._binder = Binder(self._core)
+        self._patcher = patching.Patcher(self._core, self._writer)
+
+    @property
+    def config(self) -> RegistryConfig:
+        return self._core.config
+
+    @property
+    def store(self) -> Store:
+        return self._core.store
+
+    # --- reads
+
+    async def get(
+        self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, *, subresource: str = ""
+    ) -> Stored:
+        await self._core.authorize(ctx, "get", info, namespace, name, subresource)
+        stored = await self._reader.get(info, namespace, name)
+        return scaled(stored) if scale.is_scale(info, subresource) else stored
+
+    async def list(
+        self,
+        ctx: RequestContext,
+        info: ResourceInfo,
+        namespace: str = "",
+        *,
+        label_selector: LabelSelector | None = None,
+        field_selector: FieldSelector | None = None,
+        limit: int = 0,
+        continue_token: str = "",
+        resource_version: str = "",
+        resource_version_match: str = "",
+    ) -> StoredList:
+        await self._core.authorize(ctx, "list", info, namespace, field_selector=str(field_selector or ""))
+        check_fields(info, field_selector)
+        where = Filter(label_selector, field_selector)
+        return await self._reader.list(
+            info, namespace, where, limit, continue_token, resource_version, resource_version_match
+        )
+
+    async def watch(
+        self,
+        ctx: RequestContext,
+        info: ResourceInfo,
+        namespace: str = "",
+        *,
+        revision: int,
+        label_selector: LabelSelector | None = None,
+        field_selector: FieldSelector | None = None,
+    ) -> AsyncIterator[WatchEvent]:
+        """Changes after `revision`, without end; 0 begins with the present state as ADDED. 410 when it is compacted."""
+        await self._core.authorize(ctx, "watch", info, namespace, field_selector=str(field_selector or ""))
+        check_fields(info, field_selector)
+        async for event in self._reader.watch(info, namespace, revision, Filter(label_selector, field_selector)):
+            yield event
+
+    # --- writes
+
+    async def create(
+        self,
+        ctx: RequestContext,
+        info: ResourceInfo,
+        namespace: str,
+        obj: Object,
+        *,
+        subresource: str = "",
+        name: str = "",
+    ) -> Stored:
+        """`obj` is read, never changed. With subresource binding or eviction, `name` is the pod."""
+        await self._core.authorize(ctx, "create", info, namespace, name, subresource)
+        if not subresource:
+            return await self._writer.create(ctx, info, namespace, obj)
+        if info.name == "pods" and subresource == "binding":
+            return await self._bind_one(ctx, info, namespace, name, obj)
+        if info.name == "pods" and subresource == "eviction":
+            return await self._evict(ctx, info, namespace, name, obj)
+        raise errors.method_not_supported(info, "create")
+
+    async def update(
+        self,
+        ctx: RequestContext,
+        info: ResourceInfo,
+        namespace: str,
+        name: str,
+        obj: Object,
+        *,
+        subresource: str = "",
+    ) -> Stored:
+        await self._core.authorize(ctx, "update", info, namespace, name, subresource)
+        return await self._patcher.replace(ctx, info, namespace, name, obj, subresource)
+
+    async def modify(
+        self,
+        ctx: RequestContext,
+        info: ResourceInfo,
+        namespace: str,
+        name: str,
+        fn: Callable[[Object], Object | None],
+        *,
+        subresource: str = "",
+    ) -> Stored:
+        """Write `fn(a fresh copy)`, again from a new read when someone else was faster; None leaves the object."""
+        await self._core.authorize(ctx, "update", info, namespace, name, subresource)
+        return await self._patcher.modify(ctx, info, namespace, name, fn, subresource)
+
+    async def patch(
+        self,
+        ctx: RequestContext,
+        info: ResourceInfo,
+        namespace: str,
+        name: str,
+        media_type: str,
+        body: Any,
+        *,
+        subresource: str = "",
+        force: bool = False,
+    ) -> Stored:
+        """`body` is bytes or decoded. An apply patch creates what is missing."""
+        await self._core.authorize(ctx, "patch", info, namespace, name, subresource)
+        return await self._patcher.patch(ctx, info, namespace, name, media_type, body, subresource, force)
+
+    # --- deletion
+
+    async def delete(
+        self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, options: DeleteOptions
+    ) -> Stored:
+        """The object as it now is; with `.removed` set, as it last was."""
+        await self._core.authorize(ctx, "delete", info, namespace, name)
+        return await self._deleter.delete(ctx, info, namespace, name, options)
+
+    async def delete_collection(
+        self,
+        ctx: RequestContext,
+        info: ResourceInfo,
+        namespace: str,
+        options: DeleteOptions,
+        *,
+        label_selector: LabelSelector | None = None,
+        field_selector: FieldSelector | None = None,
+    ) -> StoredList:
+        """Delete what a list at one revision shows; objects that vanish meanwhile are no error."""
+        await self._core.authorize(ctx, "deletecollection", info, namespace)
+        if "deletecollection" not in info.verbs:
+            raise errors.method_not_supported(info, "deletecollection")
+        check_fields(info, field_selector)
+        found = await self._reader.list(info, namespace, Filter(label_selector, field_selector), 0, "", "", "")
+        out = StoredList([], found.revision)
+        for stored in found.items:
+            metadata = stored.obj["metadata"]
+            try:
+                gone = await self._deleter.delete(ctx, info, metadata.get("namespace", ""), metadata["name"], options)
+            except ApiError as e:
+                if e.reason != "NotFound":
+                    raise
+                continue
+            out.items.append(gone)
+        return out
+
+    # --- pods
+
+    async def bind(self, ctx: RequestContext, bindings: Sequence[Binding]) -> Outcomes:
+        """Assign pods to nodes; one outcome each, in order. Raises FenceLost when the caller no longer leads."""
+        pods = scheme.SCHEME.named("pods")
+        for namespace in dict.fromkeys(b.namespace for b in bindings):
+            await self._core.authorize(ctx, "create", pods, namespace, subresource="binding")
+        return await self._binder.bind(ctx, bindings)
+
+    async def _bind_one(
+        self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, body: Object
+    ) -> Stored:
+        clean = self._decode_as(ctx, info, "binding", body)
+        target, metadata = clean.get("target") or {}, clean.get("metadata") or {}
+        if target.get("kind") not in (None, "", "Node"):
+            kind = target["kind"]
+            cause = errors.Cause(
+                "FieldValueNotSupported", f'Unsupported value: "{kind}": supported values: "Node", ""', "target.kind"
+            )
+            raise errors.invalid("Binding", "", name, [cause])
+        binding = Binding(namespace, name or metadata.get("name", ""), metadata.get("uid", ""), target.get("name", ""))
+        outcome = (await self._binder.bind(ctx, [binding]))[0]
+        if outcome is not None:
+            raise outcome
+        return await self._reader.get(info, namespace, binding.name)
+
+    async def _evict(self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, body: Object) -> Stored:
+        """Delete a pod on behalf of a drain. A PodDisruptionBudget that covers it refuses: budgets are not kept yet, so
+        nothing says how many disruptions are left."""
+        clean = self._decode_as(ctx, info, "eviction", body)
+        pod = await self._reader.get(info, namespace, name)
+        budgets = scheme.SCHEME.named("poddisruptionbudgets.policy")
+        present = await self._reader.list(budgets, namespace, Filter(None, None), 0, "", "", "")
+        for budget in present.items:
+            if (
+                patching.covers(budget.obj, pod.obj)
+                and (budget.obj.get("status") or {}).get("disruptionsAllowed", 0) < 1
+            ):
+                why = "Cannot evict pod as it would violate the pod's disruption budget."
+                refusal = errors.too_many_requests(why, 10)
+                message = f"The disruption budget {budget.obj['metadata']['name']} does not allow an eviction now"
+                refusal.details = {
+                    "causes": [{"reason": "DisruptionBudget", "message": message}],
+                    "retryAfterSeconds": 10,
+                }
+                raise refusal
+        return await self._deleter.delete(
+            ctx, info, namespace, name, DeleteOptions.from_dict(clean.get("deleteOptions"))
+        )
+
+    @staticmethod
+    def _decode_as(ctx: RequestContext, info: ResourceInfo, subresource: str, body: Object) -> Object:
+        group, version, kind = scheme.subresource_kind(info, subresource)
+        node = schema.node_for(group, version, kind)
+        clean, warnings = typecheck.decode(node, body, version, kind, ctx.field_validation)
+        ctx.warnings.extend(warnings)
+        return clean
+
+
+def scaled(stored: Stored) -> Stored:
+    return Stored.of(stored.key, scale.from_workload(stored.obj), stored.revision, stored.uid)

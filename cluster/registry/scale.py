@@ -1,0 +1,35 @@
+"""The scale subresource: an autoscaling/v1 Scale seen through a workload.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.api import selectors
+from cluster.api.scheme import ResourceInfo
+
+Object = dict[str, Any]
+
+
+def from_workload(obj: Object) -> Object:
+    metadata = obj["metadata"]
+    kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
+    selector = selectors.from_label_selector(obj["spec"].get("selector"))
+    return {
+        "kind": "Scale",
+        "apiVersion": "autoscaling/v1",
+        "metadata": {k: metadata[k] for k in kept if k in metadata},
+        "spec": {"replicas": obj["spec"].get("replicas", 1)},
+        "status": {"replicas": (obj.get("status") or {}).get("replicas", 0), "selector": str(selector)},
+    }
+
+
+def into_workload(scale: Object, workload: Object) -> None:
+    """Put the wish of `scale` into `workload`, in place."""
+    workload["spec"]["replicas"] = (scale.get("spec") or {}).get("replicas", 0)
+
+
+def is_scale(info: ResourceInfo, subresource: str) -> bool:
+    return subresource == "scale" and "scale" in info.subresources

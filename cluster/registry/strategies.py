@@ -1,0 +1,210 @@
+"""What each kind does to itself on its way in: fields reset, kept or derived, before validation.
+
+Pure, in place on the registry's own tree; time is an argument. These are the strategies of k8s.io/kubernetes
+`pkg/registry/*/strategy.go`: a write of the main resource cannot touch status, a write of status touches nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.api import meta, pods
+from cluster.api.scheme import ResourceInfo
+
+Object = dict[str, Any]
+Create = Callable[[Object, float], None]
+Update = Callable[[Object, Object], None]
+
+
+def _no_create(obj: Object, now: float) -> None:
+    return None
+
+
+def _no_update(new: Object, old: Object) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """`has_status`: status is its own subresource. `generation`: counts changes of spec. `unconditional`: updates
+    without a resourceVersion are allowed. `status_labels`: a status write may change labels. `ttl_s`: objects
+    expire.
+    """
+
+    has_status: bool = False
+    generation: bool = False
+    unconditional: bool = True
+    status_labels: bool = False
+    ttl_s: int = 0
+    graceful: bool = False
+    on_create: Create = _no_create
+    on_update: Update = _no_update
+
+
+def _pod_create(pod: Object, now: float) -> None:
+    pod["status"] = {"phase": "Pending", "qosClass": pods.qos_class(pod)}
+    if pod["spec"].get("schedulingGates"):
+        condition = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
+        message = "Scheduling is blocked due to non-empty scheduling gates"
+        pod["status"]["conditions"] = [{**condition, "lastTransitionTime": meta.rfc3339(now), "message": message}]
+
+
+def _namespace_create(ns: Object, now: float) -> None:
+    ns["status"] = {"phase": "Active"}
+    finalizers = ns.setdefault("spec", {}).setdefault("finalizers", [])
+    if "kubernetes" not in finalizers:
+        finalizers.append("kubernetes")
+
+
+def _namespace_update(ns: Object, old: Object) -> None:
+    ns["spec"] = old.get("spec") or {}
+
+
+def _secret_fold(secret: Object) -> None:
+    """stringData is write-only: it becomes data."""
+    for k, v in (secret.pop("stringData", None) or {}).items():
+        secret.setdefault("data", {})[k] = base64.b64encode(v.encode()).decode()
+
+
+def _service_create(service: Object, now: float) -> None:
+    service["status"] = {"loadBalancer": {}}
+
+
+def _pending_create(obj: Object, now: float) -> None:
+    obj["status"] = {"phase": "Pending"}
+
+
+def _empty_status_create(obj: Object, now: float) -> None:
+    obj["status"] = {}
+
+
+def _replica_set_create(obj: Object, now: float) -> None:
+    obj["status"] = {"replicas": 0}
+
+
+def _daemon_set_create(obj: Object, now: float) -> None:
+    zero = ("currentNumberScheduled", "numberMisscheduled", "desiredNumberScheduled", "numberReady")
+    obj["status"] = dict.fromkeys(zero, 0)
+
+
+def _stateful_set_create(obj: Object, now: float) -> None:
+    obj["status"] = {"replicas": 0, "availableReplicas": 0}
+
+
+def _budget_create(obj: Object, now: float) -> None:
+    zero = ("disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods")
+    obj["status"] = dict.fromkeys(zero, 0)
+
+
+def _attachment_create(obj: Object, now: float) -> None:
+    obj["status"] = {"attached": False}
+
+
+_PLAIN = Strategy()
+_BY_NAME = {
+    "pods": Strategy(has_status=True, generation=True, status_labels=True, graceful=True, on_create=_pod_create),
+    "services": Strategy(has_status=True, status_labels=True, on_create=_service_create),
+    "nodes": Strategy(has_status=True, status_labels=True),
+    "namespaces": Strategy(
+        has_status=True, status_labels=True, on_create=_namespace_create, on_update=_namespace_update
+    ),
+    "secrets": Strategy(on_create=lambda obj, now: _secret_fold(obj), on_update=lambda new, old: _secret_fold(new)),
+    "events": Strategy(ttl_s=3600),
+    "persistentvolumes": Strategy(has_status=True, status_labels=True, on_create=_pending_create),
+    "persistentvolumeclaims": Strategy(has_status=True, status_labels=True, on_create=_pending_create),
+    "deployments.apps": Strategy(has_status=True, generation=True, on_create=_empty_status_create),
+    "replicasets.apps": Strategy(has_status=True, generation=True, on_create=_replica_set_create),
+    "statefulsets.apps": Strategy(has_status=True, generation=True, on_create=_stateful_set_create),
+    "daemonsets.apps": Strategy(has_status=True, generation=True, on_create=_daemon_set_create),
+    "poddisruptionbudgets.policy": Strategy(has_status=True, generation=True, on_create=_budget_create),
+    "volumeattachments.storage.k8s.io": Strategy(has_status=True, on_create=_attachment_create),
+    "endpointslices.discovery.k8s.io": Strategy(generation=True),
+}
+
+
+def strategy_for(info: ResourceInfo) -> Strategy:
+    return _BY_NAME.get(info.name, _PLAIN)
+
+
+# --- metadata that only the server writes ---------------------------------------------------------------------------
+
+_SERVER_OWNED = (
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "generation",
+    "selfLink",
+)
+
+
+def stamp_new(obj: Object, uid: str, now: float, strategy: Strategy) -> None:
+    """Metadata of a new object."""
+    metadata = obj["metadata"]
+    for field in (*_SERVER_OWNED, "resourceVersion", "managedFields"):
+        metadata.pop(field, None)
+    metadata["uid"] = uid
+    metadata["creationTimestamp"] = meta.rfc3339(now)
+    if strategy.generation:
+        metadata["generation"] = 1
+    strategy.on_create(obj, now)
+
+
+def carry_over(new: Object, old: Object) -> None:
+    """Metadata that an update cannot change."""
+    metadata, before = new["metadata"], old["metadata"]
+    for field in _SERVER_OWNED:
+        if field in before:
+            metadata[field] = before[field]
+        else:
+            metadata.pop(field, None)
+    metadata.pop("resourceVersion", None)
+
+
+def merge_for_update(new: Object, old: Object, subresource: str, strategy: Strategy) -> None:
+    """Keep from `old` what this write must not touch, then derive."""
+    carry_over(new, old)
+    if subresource == "status":
+        for key in list(new):
+            if key not in ("metadata", "status", "kind", "apiVersion"):
+                del new[key]
+        for key, value in old.items():
+            if key not in ("metadata", "status", "kind", "apiVersion"):
+                new[key] = value
+        _keep_metadata(new, old, labels=not strategy.status_labels)
+        return
+    if strategy.has_status:
+        if "status" in old:
+            new["status"] = old["status"]
+        else:
+            new.pop("status", None)
+    if subresource == "finalize":
+        spec = new.get("spec")
+        new["metadata"] = {**old["metadata"]}
+        new["metadata"].pop("resourceVersion", None)
+        new["spec"] = {**(old.get("spec") or {}), "finalizers": (spec or {}).get("finalizers") or []}
+        return
+    strategy.on_update(new, old)
+
+
+def _keep_metadata(new: Object, old: Object, labels: bool) -> None:
+    fields = ["ownerReferences", "finalizers"] + (["labels"] if labels else [])
+    for field in fields:
+        if field in old["metadata"]:
+            new["metadata"][field] = old["metadata"][field]
+        else:
+            new["metadata"].pop(field, None)
+
+
+def bump_generation(new: Object, old: Object, strategy: Strategy) -> None:
+    """A change outside metadata and status is a new generation."""
+    if not strategy.generation:
+        return
+    changed = any(
+        new.get(k) != old.get(k) for k in {**new, **old} if k not in ("metadata", "status", "kind", "apiVersion")
+    )
+    generation = old["metadata"].get("generation", 0)
+    new["metadata"]["generation"] = generation + 1 if changed else generation or 1

@@ -1,0 +1,297 @@
+"""Create, update and patch: one path from input to transaction for every writer.
+
+IO only through Core. A write is: read, make the new object, strategy, defaults, admission, validation, managed
+fields, encode, one guarded transaction. When a guard says Stale the whole is done again from a fresh read, so what is
+validated is what is stored. A write that changes nothing is answered without a transaction.
+
+    input -> decode -> strategy -> defaults -> admission -> validate -> managedFields -> encode -> txn
+                ^                                                                                   |
+                └───────────────────────────── Stale: read again ───────────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from cluster.api import defaults, errors, managed, schema, typecheck, validation
+from cluster.api.errors import ApiError
+from cluster.api.scheme import ResourceInfo
+from cluster.registry import keys
+from cluster.registry.admission import Admission, Request
+from cluster.registry.allocate import ServiceAllocator
+from cluster.registry.codec import splice
+from cluster.registry.context import RequestContext
+from cluster.registry.core import Core, Guard, Plan, Stale, namespace_guard
+from cluster.registry.expiry import Expiry
+from cluster.registry.store import KeyValue, delete, put, unchanged
+from cluster.registry.strategies import Strategy, bump_generation, merge_for_update, stamp_new, strategy_for
+from cluster.registry.types import Stored
+
+Object = dict[str, Any]
+Make = Callable[[Object], Object | None]
+
+_ATTEMPTS = 8
+_SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
+_MAX_PREFIX = 58
+
+
+class Writer:
+    """`create` and `change`; Registry's create, update, modify and patch are these with different makers."""
+
+    def __init__(self, core: Core, admission: Admission) -> None:
+        self._core = core
+        self._admission = admission
+        self._services = ServiceAllocator(core)
+        self._expiry = Expiry(core)
+
+    # --- create
+
+    async def create(
+        self,
+        ctx: RequestContext,
+        info: ResourceInfo,
+        namespace: str,
+        body: Object,
+        *,
+        manage: Callable[[Object], None] | None = None,
+    ) -> Stored:
+        """`manage` sets managedFields in place of the plain creator's (server-side apply)."""
+        if "create" not in info.verbs:
+            raise errors.method_not_supported(info, "create")
+        clean = self._decode(ctx, info, body)
+        self._address(info, namespace, clean)
+        generated = clean["metadata"].get("generateName", "") if not clean["metadata"].get("name") else ""
+        for attempt in range(_ATTEMPTS):
+            obj = clean if attempt == 0 else self._decode(ctx, info, body, quiet=True)
+            self._address(info, namespace, obj)
+            if generated:
+                obj["metadata"]["name"] = self._generate(generated)
+            try:
+                return await self._create_once(ctx, info, obj, attempt, manage)
+            except Stale:
+                continue
+            except ApiError as e:
+                if not (generated and e.reason == "AlreadyExists"):
+                    raise
+        raise errors.server_timeout(info, "create", 1)
+
+    async def _create_once(
+        self,
+        ctx: RequestContext,
+        info: ResourceInfo,
+        obj: Object,
+        attempt: int,
+        manage: Callable[[Object], None] | None,
+    ) -> Stored:
+        core, strategy, metadata = self._core, strategy_for(info), obj["metadata"]
+        namespace, now = metadata.get("namespace", ""), core.clock()
+        stamp_new(obj, str(uuid.UUID(int=core.rng.getrandbits(128), version=4)), now, strategy)
+        defaults.apply(info, obj)
+        plan = Plan()
+        await self._admission.admit(Request(ctx, info, "CREATE", namespace, metadata.get("name", ""), obj, None, plan))
+        _refuse(info, obj, validation.create(info, obj))
+        name = metadata["name"]
+        if info.name == "services":
+            await self._services.allocate(info, obj, None, plan, attempt)
+        if manage is not None:
+            manage(obj)
+        else:
+            managed.on_create(schema.node_for(info.group, info.version, info.kind), obj, _manager(ctx), now)
+        key = keys.object_key(info, namespace, name)
+
+        def exists(kv: KeyValue | None) -> ApiError:
+            return errors.already_exists(info, name)
+
+        plan.guards.insert(0, Guard((key, "create", "=", 0), exists))
+        if info.namespaced:
+            plan.guards.insert(0, namespace_guard(info, namespace, name))
+        elif info.name == "namespaces":
+            plan.ops.append(put(keys.namespace_phase(name), keys.ACTIVE))
+        return await self._put(ctx, info, key, obj, plan, strategy)
+
+    def _generate(self, prefix: str) -> str:
+        return prefix[:_MAX_PREFIX] + "".join(self._core.rng.choices(_SUFFIX_ALPHABET, k=5))
+
+    # --- change
+
+    async def change(
+        self,
+        ctx: RequestContext,
+        info: ResourceInfo,
+        namespace: str,
+        name: str,
+        make: Make,
+        *,
+        subresource: str = "",
+        manage: Callable[[Object, Object], None] | None = None,
+    ) -> Stored:
+        """Replace the object by `make(fresh decoded copy)`; None leaves it. The new object's resourceVersion, if any,
+        must be the current one. Conflicts that the caller did not ask for are retried."""
+        key = keys.object_key(info, namespace, name)
+        for attempt in range(_ATTEMPTS):
+            current = await self._core.read(key)
+            if current is None:
+                raise errors.not_found(info, name)
+            new = make(current.fresh())
+            if new is None:
+                return current
+            try:
+                return await self._change_once(ctx, info, current, new, subresource, attempt, manage)
+            except Stale:
+                await asyncio.sleep(0)
+        raise errors.conflict(info, name)
+
+    async def _change_once(
+        self,
+        ctx: RequestContext,
+        info: ResourceInfo,
+        current: Stored,
+        new: Object,
+        subresource: str,
+        attempt: int,
+        manage: Callable[[Object, Object], None] | None,
+    ) -> Stored:
+        core, strategy, old = self._core, strategy_for(info), current.obj
+        metadata = new["metadata"]
+        name, namespace = old["metadata"]["name"], old["metadata"].get("namespace", "")
+        wanted = metadata.get("resourceVersion", "")
+        if wanted and wanted != str(current.revision):
+            raise errors.conflict(info, name)
+        if metadata.get("uid", current.uid) != current.uid:
+            why = f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {current.uid}"
+            raise errors.conflict(info, name, why)
+        merge_for_update(new, old, subresource, strategy)
+        if subresource not in ("status", "finalize"):
+            defaults.apply(info, new)
+        plan = Plan()
+        await self._admission.admit(Request(ctx, info, "UPDATE", namespace, name, new, old, plan, subresource))
+        _refuse(info, new, validation.update(info, new, old, subresource))
+        if info.name == "services" and subresource == "":
+            await self._services.allocate(info, new, old, plan, attempt)
+        bump_generation(new, old, strategy)
+        if manage is not None:
+            manage(new, old)
+        else:
+            node = schema.node_for(info.group, info.version, info.kind)
+            managed.on_update(node, new, old, _manager(ctx), subresource, core.clock())
+        if unchanged_object(new, old):
+            return current
+        plan.guards.insert(0, Guard(unchanged(current.key, current.revision), _gone_or_stale(info, name, bool(wanted))))
+        if _finished(new, strategy):
+            return await self._remove(ctx, info, current, plan)
+        return await self._put(ctx, info, current.key, new, plan, strategy)
+
+    # --- shared ends
+
+    async def _put(
+        self, ctx: RequestContext, info: ResourceInfo, key: bytes, obj: Object, plan: Plan, strategy: Strategy
+    ) -> Stored:
+        core = self._core
+        value, body, offset = core.codec.encode(key, obj, encrypt=core.encrypts(info))
+        if len(body) > core.config.max_object_bytes:
+            raise errors.too_large(f"limit is {core.config.max_object_bytes}")
+        lease = await self._expiry.lease(strategy.ttl_s) if strategy.ttl_s and not ctx.dry_run else 0
+        plan.ops.append(put(key, value, lease))
+        revision = await self._finish(ctx, plan)
+        return Stored(key, splice(body, offset, revision), revision, obj["metadata"].get("uid", ""))
+
+    async def _remove(self, ctx: RequestContext, info: ResourceInfo, current: Stored, plan: Plan) -> Stored:
+        """The last finalizer is gone: the update is the deletion."""
+        plan.ops.append(delete(current.key))
+        self.release(info, current.obj, plan)
+        await self._finish(ctx, plan)
+        return current
+
+    def release(self, info: ResourceInfo, obj: Object, plan: Plan) -> None:
+        """What the object held outside itself."""
+        if info.name == "services":
+            self._services.release(obj, plan)
+        elif info.name == "namespaces":
+            plan.ops.append(delete(keys.namespace_phase(obj["metadata"]["name"])))
+
+    async def _finish(self, ctx: RequestContext, plan: Plan) -> int:
+        if not ctx.dry_run:
+            return await self._core.commit(ctx, plan)
+        return await self._core.commit(ctx, Plan(plan.guards, []))
+
+    # --- input
+
+    def _decode(self, ctx: RequestContext, info: ResourceInfo, body: Object, *, quiet: bool = False) -> Object:
+        clean = self.decode(ctx, info, body, "" if quiet else ctx.field_validation)
+        clean["kind"], clean["apiVersion"] = info.kind, info.api_version
+        clean.setdefault("metadata", {})
+        return clean
+
+    def decode(self, ctx: RequestContext, info: ResourceInfo, body: Object, field_validation: str) -> Object:
+        """The clean tree of a client's object; raises 400."""
+        if not isinstance(body, dict):
+            raise errors.bad_request(f"the object provided is not a {info.kind}")
+        kind, version = body.get("kind"), body.get("apiVersion")
+        if (kind and kind != info.kind) or (version and version != info.api_version):
+            raise errors.bad_request(
+                f'{kind or info.kind} in version "{version or info.api_version}" cannot be handled as a {info.kind}: no '
+                f'kind "{kind}" is registered for version "{version}" in scheme'
+            )
+        node = schema.node_for(info.group, info.version, info.kind)
+        clean, warnings = typecheck.decode(node, body, info.version, info.kind, field_validation)
+        ctx.warnings.extend(warnings)
+        return clean
+
+    def _address(self, info: ResourceInfo, namespace: str, obj: Object) -> None:
+        metadata = obj["metadata"]
+        if metadata.get("resourceVersion"):
+            raise errors.bad_request("resourceVersion should not be set on objects to be created")
+        check_namespace(info, namespace, metadata)
+
+
+def check_namespace(info: ResourceInfo, namespace: str, metadata: Object) -> None:
+    """Fill in the request's namespace; raises 400 when the object names another."""
+    if not info.namespaced:
+        metadata.pop("namespace", None)
+        return
+    if not namespace:
+        raise errors.bad_request("an empty namespace may not be set during creation")
+    if metadata.setdefault("namespace", namespace) != namespace:
+        raise errors.bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request"
+        )
+
+
+def unchanged_object(new: Object, old: Object) -> bool:
+    """Equal but for resourceVersion and for managedFields timestamps."""
+    if any(new.get(k) != old.get(k) for k in {**new, **old} if k != "metadata"):
+        return False
+    a, b = new["metadata"], old["metadata"]
+    return all(a.get(k) == b.get(k) for k in {**a, **b} if k != "resourceVersion")
+
+
+def _manager(ctx: RequestContext) -> str:
+    return ctx.field_manager or ctx.user.name
+
+
+def _refuse(info: ResourceInfo, obj: Object, causes: list[errors.Cause]) -> None:
+    if causes:
+        name = obj["metadata"].get("name") or obj["metadata"].get("generateName") or ""
+        raise errors.invalid(info.kind, info.group, name, causes)
+
+
+def _finished(obj: Object, strategy: Strategy) -> bool:
+    """Being deleted, with nothing left to wait for."""
+    metadata = obj["metadata"]
+    if "deletionTimestamp" not in metadata or metadata.get("finalizers"):
+        return False
+    if (obj.get("spec") or {}).get("finalizers"):
+        return False
+    return not strategy.graceful or not metadata.get("deletionGracePeriodSeconds")
+
+
+def _gone_or_stale(info: ResourceInfo, name: str, wanted: bool) -> Callable[[KeyValue | None], ApiError | None]:
+    def fail(kv: KeyValue | None) -> ApiError | None:
+        if wanted:
+            return errors.conflict(info, name)
+        return None if kv is not None else errors.not_found(info, name)
+
+    return fail
