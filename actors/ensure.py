@@ -20,7 +20,7 @@ from typing import Any
 
 import ray
 
-from actors.part import PartActor
+from actors.part import CLASSES
 from actors.roles import Role, actor_name, roles_of
 from cluster.machine.config import ClusterConfig, MachineConfig, load_cluster, load_machine
 
@@ -51,7 +51,7 @@ def create(role: Role, machine: MachineConfig) -> Any:
         "num_cpus": 0,
         "resources": {machine.ray_resource: 1},
     }
-    return ray.remote(PartActor).options(**options).remote(role, machine.name, machine.base_dir)
+    return ray.remote(CLASSES[role]).options(**options).remote(role, machine.name, machine.base_dir)
 
 
 def ensure(cluster: ClusterConfig, machine: MachineConfig) -> bool:

@@ -1,4 +1,4 @@
-"""The one Ray actor class: a role on a machine.
+"""The Ray actors: one class a role, all the same but for their names, which `ps` and Ray's own tools show.
 
 Its arguments are names only: Ray persists them, so no key may be among them.
 """
@@ -33,6 +33,45 @@ class PartActor:
 
     def stop(self, timeout_s: float) -> bool:
         return self._host.stop(timeout_s)
+
+
+class State(PartActor):
+    pass
+
+
+class ApiServer(PartActor):
+    pass
+
+
+class Scheduler(PartActor):
+    pass
+
+
+class Controllers(PartActor):
+    pass
+
+
+class Supervisor(PartActor):
+    pass
+
+
+class Kubelet(PartActor):
+    pass
+
+
+class Proxy(PartActor):
+    pass
+
+
+CLASSES: dict[Role, type[PartActor]] = {
+    "state": State,
+    "apiserver": ApiServer,
+    "scheduler": Scheduler,
+    "controllers": Controllers,
+    "supervisor": Supervisor,
+    "kubelet": Kubelet,
+    "proxy": Proxy,
+}
 
 
 def _builder(role: Role, cluster: ClusterConfig, machine: MachineConfig) -> Build:
