@@ -11,6 +11,9 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from prometheus_client import REGISTRY
+from prometheus_client.registry import CollectorRegistry
+
 from cluster.machinery.client import Client
 from cluster.machinery.informer import Informers
 from cluster.network import links
@@ -25,13 +28,20 @@ from cluster.network.routes import RouteManager, sync_routes
 class NetworkAgent:
     """`run()` until cancelled; when one part cannot go on, all stop and `run()` raises (an ExceptionGroup)."""
 
-    def __init__(self, config: NetworkConfig, client: Client, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        config: NetworkConfig,
+        client: Client,
+        *,
+        clock: Callable[[], float] = time.time,
+        registry: CollectorRegistry = REGISTRY,
+    ) -> None:
         config.validate()
         self.informers = Informers(client)
         self.firewall = Firewall(config.firewall, client, informers=self.informers)
         self.routes = RouteManager(config.routes, client, informers=self.informers)
         self.proxy = ServiceProxy(config.proxy, client, clock=clock, informers=self.informers)
-        self.dns = DnsServer(config.dns, client, informers=self.informers)
+        self.dns = DnsServer(config.dns, client, informers=self.informers, registry=registry)
 
     async def run(self) -> None:
         """Returns only by cancellation."""
