@@ -22,25 +22,29 @@ from cluster.network.config import ROUTE_PROTOCOL
 
 _IFF_UP = 1
 
-FORWARDING = {
-    "net/ipv4/ip_forward": "1",
-    "net/ipv4/conf/all/forwarding": "1",
-}
-
-
 class LinkError(Exception):
     """The kernel refused a link, address or route; says which."""
 
 
-def set_sysctls(values: dict[str, str]) -> None:
-    """Write those that differ. Raises LinkError."""
-    for name, value in values.items():
-        path = Path("/proc/sys") / name
-        try:
-            if path.read_text().strip() != value:
-                path.write_text(value)
-        except OSError as err:
-            raise LinkError(f"sysctl {name.replace('/', '.')}={value}: {err}") from err
+def prepare_forwarding() -> None:
+    """Make this namespace a router that stays silent about better ways. Raises LinkError.
+
+    A pod that reaches itself through its Service comes in and goes out on one link; the redirects the kernel would
+    send for that are wrong here, and use up its budget of ICMP errors, which refused UDP clients need.
+    """
+    _set_sysctl(Path("/proc/sys/net/ipv4/ip_forward"), "1")
+    for conf in sorted(Path("/proc/sys/net/ipv4/conf").iterdir()):
+        _set_sysctl(conf / "send_redirects", "0")
+
+
+def _set_sysctl(path: Path, value: str) -> None:
+    try:
+        if path.read_text().strip() != value:
+            path.write_text(value)
+    except FileNotFoundError:
+        return  # its link is gone
+    except OSError as err:
+        raise LinkError(f"{path}={value}: {err}") from err
 
 
 def ensure_service_link(name: str) -> int:

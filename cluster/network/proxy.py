@@ -151,7 +151,7 @@ class ServiceProxy:
     # ---- rules out
 
     async def _sync_forever(self) -> None:
-        await asyncio.to_thread(links.set_sysctls, links.FORWARDING)
+        await asyncio.to_thread(links.prepare_forwarding)
         for resource in (SERVICES, SLICES, NODES):
             await self._informers.of(resource).wait_synced()
         watch = LinkWatch(self._links_changed)

@@ -109,7 +109,7 @@ class RouteManager:
             self._wake.set()
 
     async def _sync_forever(self) -> None:
-        await asyncio.to_thread(links.set_sysctls, links.FORWARDING)
+        await asyncio.to_thread(links.prepare_forwarding)
         await self._informers.of(NODES).wait_synced()
         watch = LinkWatch(self._wake.set)
         try:
