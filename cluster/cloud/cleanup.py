@@ -1,0 +1,143 @@
+"""What sk8 left on a box, and its removal: after a crash, a reboot, or an orderly `sk8 down`.
+
+IO; blocking but for the engine. Everything sk8 makes is recognisable (docs/contracts.md, "Containers and names"), so
+nothing here depends on a record that a crash may have lost. Idempotent; other people's namespaces, links, containers,
+mounts and tables are not touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster.cloud import mounts, network
+from cluster.cloud.disks import loop_devices
+from cluster.cloud.engine import Engine
+from cluster.machine.config import ClusterConfig
+from cluster.machine.processes import ProcessId, all_processes, command_line, wait_gone
+
+_NETNS = Path("/run/netns")
+_TABLE = re.compile(r"^table (\w+) (sk8\S*)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """Names of what is there now; empty lists everywhere when the box is clean."""
+
+    processes: list[ProcessId] = field(default_factory=list)
+    agents: list[ProcessId] = field(default_factory=list)
+    namespaces: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    mounts: list[str] = field(default_factory=list)
+    loops: list[str] = field(default_factory=list)
+    tables: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def any(self) -> bool:
+        return any((self.processes, self.agents, self.namespaces, self.links, self.mounts, self.loops, self.tables))
+
+    def summary(self) -> str:
+        parts = (
+            (len(self.processes), "processes of machines"),
+            (len(self.agents), "host agent"),
+            (len(self.namespaces), "network namespaces"),
+            (len(self.links), "links"),
+            (len(self.mounts), "mounts"),
+            (len(self.loops), "loop devices"),
+            (len(self.tables), "nftables tables"),
+        )
+        return ", ".join(f"{count} {what}" for count, what in parts if count) or "nothing"
+
+
+def find(config: ClusterConfig) -> Leftovers:
+    """What is on the box that belongs to this cluster's directories or carries sk8's names. Needs root."""
+    base = str(config.base)
+    names = sorted(p.name for p in _NETNS.iterdir() if p.name.startswith("sk8-")) if _NETNS.is_dir() else []
+    return Leftovers(
+        processes=_processes_in(names),
+        agents=_host_agents(config),
+        namespaces=names,
+        links=sorted(n for n in os.listdir("/sys/class/net") if n.startswith("sk8")),
+        mounts=[str(m.path) for m in mounts.mounts() if m.path == config.base or config.base in m.path.parents],
+        loops=[device for image, device in loop_devices().items() if str(image).startswith(base + "/")],
+        tables=_tables(),
+    )
+
+
+async def remove(config: ClusterConfig, engine: Engine | None) -> None:
+    """Removes all of it, in the order of a power failure: cables, processes, containers, mounts, devices, names."""
+    found = find(config)
+    for name in found.namespaces:
+        if name != network.SWITCH:
+            await asyncio.to_thread(network.set_link, name.removeprefix("sk8-"), up=False)
+    for process in (*found.agents, *found.processes):
+        process.signal(signal.SIGKILL)
+    left = await wait_gone([*found.agents, *found.processes], 10)
+    if left:
+        raise RuntimeError(f"processes that do not die: {', '.join(str(p.pid) for p in left)}")
+    if engine is not None and await engine.answers():
+        ids = await engine.containers()
+        await engine.kill(ids)
+        await engine.remove(ids)
+    await asyncio.to_thread(_remove_rest, config, found)
+
+
+def remove_files(config: ClusterConfig, *, keep_data: bool) -> None:
+    shutil.rmtree(config.run, ignore_errors=True)
+    if not keep_data and config.base.exists():
+        shutil.rmtree(config.base)
+
+
+def _remove_rest(config: ClusterConfig, found: Leftovers) -> None:
+    if config.base.exists():
+        mounts.unmount_below(config.base)
+    for image, device in loop_devices().items():
+        if config.base in image.parents:
+            subprocess.run(["losetup", "--detach", device], check=False, capture_output=True, timeout=30)
+    for name in found.namespaces:
+        if name != network.SWITCH:
+            network.remove_machine(name.removeprefix("sk8-"))
+    network.remove_switch()
+    for family, table in found.tables:
+        subprocess.run(["nft", "delete", "table", family, table], check=False, capture_output=True, timeout=30)
+    for shared in (config.base, Path("/run/docker/netns")):
+        if shared.exists():
+            mounts.unshare(shared)
+
+
+def _processes_in(namespaces: list[str]) -> list[ProcessId]:
+    """Processes whose network namespace is one of ours: machines and what runs in them, never pods or the host."""
+    wanted = {(s.st_dev, s.st_ino) for s in (os.stat(_NETNS / n) for n in namespaces)}
+    found = []
+    for process in all_processes():
+        try:
+            here = os.stat(f"/proc/{process.pid}/ns/net")
+        except OSError:
+            continue  # it ended, or is a zombie
+        if (here.st_dev, here.st_ino) in wanted:
+            found.append(ProcessId(process.pid, process.start))
+    return found
+
+
+def _host_agents(config: ClusterConfig) -> list[ProcessId]:
+    found = []
+    for process in all_processes():
+        line = command_line(process.pid)
+        if "host-agent" in line and line[-1:] == [str(config.base)]:
+            found.append(ProcessId(process.pid, process.start))
+    return found
+
+
+def _tables() -> list[tuple[str, str]]:
+    """nftables tables of ours in the host's own namespace; those of machines go with their namespaces."""
+    if shutil.which("nft") is None:
+        return []
+    done = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False, timeout=30)
+    matches = (_TABLE.match(line.strip()) for line in done.stdout.splitlines())
+    return [(m[1], m[2]) for m in matches if m]
