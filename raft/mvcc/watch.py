@@ -149,15 +149,15 @@ class WatchHub(Generic[Owner]):
 
     # --- history
 
-    def catch_up(self, limit: int) -> bool:
-        """One slice, of about ``limit`` records each, for every watcher that is behind and not blocked.
+    def catch_up(self, limit: int, watchers: int = 4) -> bool:
+        """One slice, of about ``limit`` records each, for the next ``watchers`` that are behind and not blocked.
 
         Whether there may be more to do at once.
         """
-        more = False
-        for watcher in list(self._behind.values()):
-            if watcher.blocked:
-                continue
+        ready = [watcher for watcher in self._behind.values() if not watcher.blocked]
+        more = len(ready) > watchers
+        for watcher in ready[:watchers]:
+            self._behind[id(watcher)] = self._behind.pop(id(watcher))  # the others are next
             if watcher.next_revision > self._store.revision:
                 self._follow(watcher)
                 continue

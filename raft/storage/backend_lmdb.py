@@ -15,7 +15,6 @@ copied (``copy_to``) only between flushes.
 
 from __future__ import annotations
 
-import os
 import struct
 from bisect import bisect_left
 from pathlib import Path
@@ -61,6 +60,7 @@ class LmdbBackend:
         self._pending = _Overlay()
         self._flushing: _Overlay | None = None
         self._todo: list[tuple[int, bytes | None]] = []
+        self.is_open = True
 
     # --- records
 
@@ -182,20 +182,26 @@ class LmdbBackend:
     def commit(self) -> None:
         """Make the flush durable. Blocks; the one call that may be made on another thread."""
         self._write.commit()
+        self._write = None
 
     def end_flush(self) -> None:
-        self._write = None
         self._read.abort()
         self._read = self._env.begin()
         self._flushing = None
 
     def flush(self) -> None:
-        """All of it at once, on this thread."""
+        """All of it at once, on this thread; finishes a flush that was left half-way."""
+        if self._flushing is not None:
+            self._finish_flush()
         if self.begin_flush():
+            self._finish_flush()
+
+    def _finish_flush(self) -> None:
+        if self._write is not None:
             while not self.flush_slice(10_000):
                 continue
             self.commit()
-            self.end_flush()
+        self.end_flush()
 
     # --- files
 
@@ -207,7 +213,10 @@ class LmdbBackend:
         return (int(self._env.info()["last_pgno"]) + 1) * self._page_bytes
 
     def close(self) -> None:
-        """What was not flushed is left to the WAL."""
+        """What was not flushed is left to the WAL. Idempotent."""
+        if not self.is_open:
+            return
+        self.is_open = False
         if self._write is not None:
             self._write.abort()
         self._read.abort()
@@ -217,11 +226,3 @@ class LmdbBackend:
 def data_file(directory: Path) -> Path:
     """The file that holds everything of an environment."""
     return directory / "data.mdb"
-
-
-def sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -1,0 +1,144 @@
+"""The replicated state as a whole: store, watches, leases, members, alarms, and how far the log is applied. IO-free.
+
+Commands (what entries hold, see proposals.py), each a list:
+    ["txn", compares, then, otherwise] -> TxnResult      ["grant", lease id, ttl_s] -> ttl_s
+    ["revoke", lease id] -> revision                     ["compact", revision] -> revision
+    ["alarm", member, kind, on] -> [[member, kind]...]
+
+A command that fails has a StoreError as its result, on every member alike, and changed nothing. Everything an entry
+changes goes to the backend before ``commit_point``, so a flush never cuts an entry in two.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from raft.core.types import ConfChange, ConfState, Entry, SnapshotMeta
+from raft.errors import Corrupt, NoSpace, StoreError
+from raft.membership import Members
+from raft.mvcc.backend import Backend
+from raft.mvcc.store import Mvcc
+from raft.mvcc.types import Event
+from raft.proposals import FORMAT
+from raft.wire import pack, unpack
+
+_APPLIED = b"applied"
+_CONF = b"conf"
+_ALARMS = b"alarms"
+_CLUSTER = b"cluster"
+_POSITION = struct.Struct(">QQ")
+NOSPACE = "NOSPACE"
+CORRUPT = "CORRUPT"
+
+
+def found_state(backend: Backend, cluster_id: str, meta: SnapshotMeta) -> None:
+    """What a new member starts from."""
+    backend.meta_set(_CLUSTER, cluster_id.encode())
+    backend.meta_set(_APPLIED, _POSITION.pack(meta.index, meta.term))
+    backend.meta_set(_CONF, pack(meta.conf.to_wire()))
+
+
+class Applier:
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Callable[[], float],
+        committed: Callable[[int, list[Event]], None],
+        answered: Callable[[bytes, int, list[Any]], None],
+    ) -> None:
+        """``committed(revision, events)`` hears of every revision; ``answered(origin, sequence, results)`` of results.
+
+        Raises Corrupt.
+        """
+        self.backend = backend
+        self.store = Mvcc(backend)
+        self.members = Members(backend)
+        self._clock = clock
+        self._committed = committed
+        self._answered = answered
+        position, conf = backend.meta_get(_APPLIED), backend.meta_get(_CONF)
+        if position is None or conf is None:
+            raise Corrupt("the backend does not say how far it is applied")
+        index, term = _POSITION.unpack(position)
+        self.cluster_id = (backend.meta_get(_CLUSTER) or b"").decode()
+        self.applied = SnapshotMeta(index, term, ConfState.from_wire(unpack(conf)))
+        self.alarms: list[list[Any]] = unpack(backend.meta_get(_ALARMS) or b"\x90")
+        self.applied_commands = 0
+        self._commands: dict[str, Callable[..., Any]] = {
+            "txn": self._txn,
+            "grant": self._grant,
+            "revoke": self._revoke,
+            "compact": self._compact,
+            "alarm": self._alarm,
+        }
+
+    @property
+    def out_of_space(self) -> bool:
+        return any(kind == NOSPACE for _, kind in self.alarms)
+
+    # --- entries
+
+    def apply(self, entry: Entry) -> None:
+        if entry.data:
+            version, origin, sequence, commands = unpack(entry.data)
+            if version != FORMAT:
+                raise Corrupt(f"entry {entry.index} has format {version}: this program is too old for its group")
+            results = [self._do(command) for command in commands]
+            self.applied_commands += len(commands)
+            self._commit_point(entry)
+            self._answered(origin, sequence, results)
+        else:
+            self._commit_point(entry)
+
+    def _do(self, command: list[Any]) -> Any:
+        try:
+            return self._commands[command[0]](*command[1:])
+        except Corrupt:
+            raise
+        except StoreError as error:
+            return error
+
+    def apply_membership(self, entry: Entry, change: ConfChange, conf: ConfState) -> None:
+        self.members.apply(change, conf)
+        self.applied = self.applied._replace(conf=conf)
+        self.backend.meta_set(_CONF, pack(conf.to_wire()))
+        self._commit_point(entry)
+
+    def _commit_point(self, entry: Entry) -> None:
+        self.applied = self.applied._replace(index=entry.index, term=entry.term)
+        self.backend.meta_set(_APPLIED, _POSITION.pack(entry.index, entry.term))
+        self.store.save_state()
+
+    # --- commands
+
+    def _txn(self, compares: list[Any], then: list[Any], otherwise: list[Any]) -> Any:
+        if self.alarms and self.out_of_space and any(op[0] == "put" for op in (*then, *otherwise)):
+            raise NoSpace
+        result, events = self.store.txn(compares, then, otherwise)
+        if events:
+            self._committed(result.revision, events)
+        return result
+
+    def _grant(self, lease_id: int, ttl_s: int) -> int:
+        if self.out_of_space:
+            raise NoSpace
+        self.store.leases.grant(lease_id, ttl_s, self._clock())
+        return ttl_s
+
+    def _revoke(self, lease_id: int) -> int:
+        revision, events = self.store.lease_revoke(lease_id)
+        if events:
+            self._committed(revision, events)
+        return revision
+
+    def _compact(self, revision: int) -> int:
+        self.store.compact(revision)
+        return revision
+
+    def _alarm(self, member: int, kind: str, on: bool) -> list[list[Any]]:
+        alarm = [member, kind]
+        self.alarms = sorted([a for a in self.alarms if a != alarm] + ([alarm] if on else []))
+        self.backend.meta_set(_ALARMS, pack(self.alarms))
+        return self.alarms

@@ -1,0 +1,142 @@
+"""One client connection to one member: many calls at once in few frames, and the watches on it. IO.
+
+Calls made in one turn of the loop leave in one frame; answers come back by request id, in any order. When the
+connection breaks, every call and watch on it learns so at once, and whether its request had left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from raft.config import CLIENT_ROLE, PEER_ROLE
+from raft.errors import Invalid, NotLeader, StoreError, Unavailable, from_wire
+from raft.transport import Connection, dial
+from raft.wire import Hello, frames_of, pack
+
+
+class ConnectionLost(Unavailable):
+    """The connection broke after the request had left: the member may have acted on it."""
+
+
+class Redirect(NotLeader):
+    """Not done: only the leader does it, at ``address`` if that is known."""
+
+    def __init__(self, text: str, address: tuple[str, int] | None) -> None:
+        super().__init__(0)
+        self.args = (text,)
+        self.address = address
+
+
+def decode_error(value: Any) -> StoreError:
+    code, text, host, port = value
+    if code == "unavailable" and ("no leader" in text or "not leader" in text):
+        return Redirect(text, (host, port) if host else None)
+    return from_wire(code, text)
+
+
+class ClientConnection:
+    """Use connect."""
+
+    def __init__(self, connection: Connection, address: tuple[str, int], member_id: int) -> None:
+        self.address = address
+        self.member_id = member_id
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._last_id = 0
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._queue: list[bytes] = []
+        self._watches: dict[int, Callable[[int, Any], None]] = {}
+        self._told = ""
+        connection.on_frame = self._on_frame
+        connection.on_closed = self._on_closed
+
+    @classmethod
+    async def connect(cls, address: tuple[str, int], tls: ssl.SSLContext | None, timeout_s: float) -> ClientConnection:
+        """Raises Unavailable, Invalid."""
+        hello = Hello("client", "", 0)
+        connection, _, member = await dial(address[0], address[1], tls, hello, (PEER_ROLE, CLIENT_ROLE), timeout_s)
+        return cls(connection, address, member)
+
+    @property
+    def open(self) -> bool:
+        return not self._connection.closed
+
+    def call(self, operation: str, *arguments: Any) -> asyncio.Future[Any]:
+        """The result. Raises what the member answers, Redirect, ConnectionLost; Unavailable if it never left."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if self._connection.closed:
+            future.set_exception(Unavailable(f"no connection to {self.address[0]}:{self.address[1]}"))
+            return future
+        self._last_id += 1
+        item = pack((self._last_id, operation, *arguments))
+        if not self._queue:
+            self._loop.call_soon(self._flush)
+        self._queue.append(item)
+        self._calls[self._last_id] = future
+        return future
+
+    def _flush(self) -> None:
+        items, self._queue = self._queue, []
+        if not self._connection.closed:
+            self._connection.send_bytes(b"".join(frames_of(items)))
+
+    def watch(
+        self,
+        on_batch: Callable[[int, Any], None],
+        key: bytes,
+        end: bytes | None,
+        start_revision: int,
+        prev_kv: bool,
+    ) -> tuple[int, asyncio.Future[Any]]:
+        """``on_batch(revision, wire events)``; revision -1: ended, with [code, text]; -2: the connection broke.
+
+        The future is the member's revision when the watch began.
+        """
+        watch_id = self._last_id + 1
+        self._watches[watch_id] = on_batch
+        return watch_id, self.call("watch", watch_id, key, end, start_revision, prev_kv)
+
+    def unwatch(self, watch_id: int) -> None:
+        if self._watches.pop(watch_id, None) is not None and self.open:
+            self.call("unwatch", watch_id).add_done_callback(_seen)
+
+    def _on_frame(self, value: Any) -> None:
+        if not isinstance(value, list):
+            raise Invalid("a frame holds a list")
+        if value and value[0] == "error":
+            self._told = f": {value[-1]}"
+            return
+        for item in value:
+            if item[0] == 0:
+                on_batch = self._watches.get(item[1])
+                if on_batch is not None:
+                    on_batch(item[2], item[3])
+                continue
+            future = self._calls.pop(item[0], None)
+            if future is None or future.done():
+                continue
+            if item[1]:
+                future.set_result(item[2])
+            else:
+                future.set_exception(decode_error(item[2]))
+
+    def _on_closed(self) -> None:
+        error = ConnectionLost(f"the connection to {self.address[0]}:{self.address[1]} broke{self._told}")
+        calls, self._calls = self._calls, {}
+        watches, self._watches = self._watches, {}
+        for future in calls.values():
+            if not future.done():
+                future.set_exception(error)
+        for on_batch in watches.values():
+            on_batch(-2, None)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,295 @@
+"""The engine behind the store: propose, learn what was committed, read index, members, leadership. IO.
+
+Drives raft.core's RawNode on the event loop:
+
+    propose / step / tick --> RawNode --> Ready --+--> messages, at once            (send)
+                                                  +--> WalWriter thread, then the messages that promise something
+                                                  +--> committed entries            (StateMachine.apply, in slices)
+                                                  '--> read states                  (ReadBarrier)
+
+Invariants: entries are applied in order, once, and only when durable here; a slice of applying takes about SLICE_S;
+``failed`` is set when the member cannot go on, and never cleared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from raft.core.config import Config
+from raft.core.memory import MemoryStorage
+from raft.core.node import RawNode
+from raft.core.types import (
+    ConfChange,
+    ConfState,
+    Entry,
+    EntryKind,
+    HardState,
+    Message,
+    Proposed,
+    Ready,
+    Snapshot,
+    SnapshotMeta,
+    SoftState,
+    entry_bytes,
+)
+from raft.proposals import Proposals
+from raft.reads import ReadBarrier
+from raft.wal_writer import Log, WalWriter, Write
+
+SLICE_S = 0.003
+
+
+class StateMachine(Protocol):
+    """What committed entries are applied to."""
+
+    def apply(self, entry: Entry) -> None: ...
+
+    def apply_membership(self, entry: Entry, change: ConfChange, conf: ConfState) -> None: ...
+
+    async def install(self, meta: SnapshotMeta) -> None:
+        """Become the state that was received for ``meta``; the log says so durably already."""
+
+    def led_by(self, soft: SoftState, term: int) -> None:
+        """Who leads, or this member's role, changed."""
+
+
+@dataclass(slots=True)
+class _Unfinished:
+    """A Ready whose promises wait for the disk. ``installed``: a snapshot's, finished by whoever installs it."""
+
+    number: int
+    synced: bool
+    messages: list[Message]
+    installed: asyncio.Future[None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How much log to keep: markers in the WAL, entries and bytes in memory behind the flushed index."""
+
+    marker_every: int
+    entries: int
+    bytes: int
+
+
+class Consensus:
+    def __init__(
+        self,
+        config: Config,
+        storage: MemoryStorage,
+        wal: Log,
+        machine: StateMachine,
+        send: Callable[[list[Message]], None],
+        *,
+        keep: Keep,
+        origin: bytes,
+        max_pending: int,
+        observe_sync: Callable[[float], None],
+    ) -> None:
+        """``origin`` must differ between lives of a member. Needs a running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._awake = asyncio.Event()
+        self.failed: asyncio.Future[None] = self._loop.create_future()
+        self.node = RawNode(config, storage)
+        self.storage = storage
+        self.reads = ReadBarrier(self.node.read_index, origin, self.wake)
+        self.proposals = Proposals(self.node.propose, origin, self.wake, max_pending)
+        self._machine = machine
+        self._send = send
+        self._keep = keep
+        self._writer = WalWriter(wal, self._durable_soon, self._failed_soon, observe_sync)
+        self._in_flight = 0
+        self._unfinished: deque[_Unfinished] = deque()
+        self._unsaved: HardState | None = None
+        self._to_apply: deque[Entry] = deque()
+        self._kept: deque[tuple[int, int]] = deque()
+        self._kept_bytes = 0
+        self._marker = storage.first_index() - 1
+        if storage.last_index() >= storage.first_index():
+            self._remember(storage.entries(storage.first_index(), storage.last_index() + 1, 1 << 62))
+
+    # --- in
+
+    def wake(self) -> None:
+        self._awake.set()
+
+    def step(self, messages: list[Message]) -> None:
+        for message in messages:
+            self.node.step(message)
+        self._awake.set()
+
+    def propose_membership(self, change: ConfChange) -> Proposed:
+        proposed = self.node.propose_conf_change(change)
+        self._awake.set()
+        return proposed
+
+    def tick(self) -> None:
+        self.node.tick()
+        self.reads.tick()
+        self._awake.set()
+
+    def fail(self, error: BaseException) -> None:
+        if not self.failed.done():
+            self.failed.set_exception(error)
+        self._awake.set()
+
+    def _failed_soon(self, error: BaseException) -> None:
+        self._loop.call_soon_threadsafe(self.fail, error)
+
+    def _durable_soon(self, number: int) -> None:
+        self._loop.call_soon_threadsafe(self._durable, number)
+
+    # --- the loop
+
+    async def run(self) -> None:
+        """Until cancelled, or raises what the member cannot go on from."""
+        self._writer.start()
+        self._awake.set()
+        while True:
+            await self._awake.wait()
+            self._awake.clear()
+            if self.failed.done():
+                self.failed.result()
+            self.proposals.flush()
+            self.reads.start()
+            while self.node.has_ready():
+                await self._handle(self.node.ready())
+            if self._to_apply:
+                self._apply_slice()
+                await asyncio.sleep(0)
+
+    def stop(self) -> None:
+        """Make durable what was handed to the log, and close it. Blocks."""
+        self._writer.stop()
+
+    async def _handle(self, ready: Ready) -> None:
+        if ready.soft_state is not None:
+            self._machine.led_by(ready.soft_state, self.node.term)
+        if ready.messages:
+            self._send(ready.messages)
+        if ready.hard_state is not None:
+            self._unsaved = ready.hard_state
+            self.storage.set_hard_state(ready.hard_state)
+        if ready.snapshot is not None:
+            await self._install(ready, ready.snapshot)
+        else:
+            self._write(ready)
+        self._to_apply.extend(ready.committed_entries)
+        for state in ready.read_states:
+            self.reads.answered(state.index, state.context)
+        if ready.read_states:
+            self.reads.advance(self.node.status().applied)
+
+    def _write(self, ready: Ready) -> None:
+        if ready.entries:
+            self.storage.append(ready.entries)
+            self._remember(ready.entries)
+        if ready.must_sync:
+            self._submit(Write(ready.number, self._unsaved, ready.entries))
+            self._unsaved = None
+        elif not self._in_flight:
+            # Nothing in it has to survive (a commit index can be learned again): as good as durable.
+            self.node.on_persisted(ready.number)
+            self._send_promises(ready.persisted_messages)
+            return
+        self._unfinished.append(_Unfinished(ready.number, ready.must_sync, ready.persisted_messages))
+
+    def _submit(self, write: Write) -> None:
+        self._in_flight += 1
+        self._writer.submit(write)
+
+    def _durable(self, number: int) -> None:
+        """All Readys up to ``number`` are on disk, and those after it that needed no disk."""
+        unfinished, last = self._unfinished, 0
+        messages: list[Message] = []
+        while unfinished and (unfinished[0].number <= number or not unfinished[0].synced):
+            ready = unfinished.popleft()
+            self._in_flight -= ready.synced
+            if ready.installed is not None:
+                ready.installed.set_result(None)
+                continue
+            last = ready.number
+            messages += ready.messages
+        if last:
+            self.node.on_persisted(last)
+            self._send_promises(messages)
+        self._awake.set()
+
+    def _send_promises(self, messages: list[Message]) -> None:
+        if messages:
+            self._send(messages)
+
+    async def _install(self, ready: Ready, snapshot: Snapshot) -> None:
+        """A leader's state replaces ours: log first, then the state, then the promise.
+
+        What was committed before and not applied yet is part of it. Nothing else is handled meanwhile.
+        """
+        self._to_apply.clear()
+        on_disk: asyncio.Future[None] = self._loop.create_future()
+        self._submit(Write(ready.number, self._unsaved, ready.entries, snapshot.meta, release=True))
+        self._unsaved = None
+        self._unfinished.append(_Unfinished(ready.number, True, [], on_disk))
+        await asyncio.wait((on_disk, self.failed), return_when=asyncio.FIRST_COMPLETED)
+        if self.failed.done():
+            self.failed.result()
+        self.proposals.forget()
+        await self._machine.install(snapshot.meta)
+        self.storage.apply_snapshot(snapshot)
+        self._kept.clear()
+        self._kept_bytes = 0
+        self._marker = snapshot.meta.index
+        self.storage.append(ready.entries)
+        self._remember(ready.entries)
+        self.node.on_persisted(ready.number)
+        self._send_promises(ready.persisted_messages)
+        self.reads.advance(snapshot.meta.index)
+
+    def _apply_slice(self) -> None:
+        until = time.perf_counter() + SLICE_S
+        index = 0
+        while self._to_apply:
+            entry = self._to_apply.popleft()
+            self.proposals.passed(entry.term)
+            if entry.kind == EntryKind.CONF_CHANGE:
+                change = ConfChange.decode(entry.data)
+                self._machine.apply_membership(entry, change, self.node.apply_conf_change(change))
+            else:
+                self._machine.apply(entry)
+            index = entry.index
+            if time.perf_counter() > until:
+                break
+        self.node.advance_applied(index)
+        self.reads.advance(index)
+        self._awake.set()
+
+    # --- the log's length
+
+    def _remember(self, entries: list[Entry]) -> None:
+        kept = self._kept
+        while entries and kept and kept[-1][0] >= entries[0].index:
+            self._kept_bytes -= kept.pop()[1]
+        for entry in entries:
+            size = entry_bytes(entry)
+            kept.append((entry.index, size))
+            self._kept_bytes += size
+
+    def flushed(self, meta: SnapshotMeta) -> None:
+        """The state at ``meta`` is durable outside the log: what is far enough behind it may go."""
+        self.storage.set_snapshot(Snapshot(meta))
+        if meta.index - self._marker >= self._keep.marker_every:
+            self._marker = meta.index
+            self._writer.submit(Write(0, None, [], meta, release=True))
+        drop = 0
+        kept = self._kept
+        while kept and kept[0][0] <= meta.index:
+            if len(kept) <= self._keep.entries and self._kept_bytes <= self._keep.bytes:
+                break
+            drop, size = kept.popleft()
+            self._kept_bytes -= size
+        if drop:
+            self.storage.compact(drop)

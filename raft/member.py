@@ -1,0 +1,317 @@
+"""One member's parts, joined: consensus, replicated state, watches, disk, peers. IO on the event loop.
+
+client port --> ClientService --> Member.propose --> Consensus --> Applier --> WatchService --> client port
+                                                        |             |
+                                                  WAL, peers       Flusher --> LMDB
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from raft.applier import NOSPACE, Applier
+from raft.config import MIB, StateConfig
+from raft.consensus import Consensus, Keep
+from raft.core.config import Config
+from raft.core.memory import MemoryStorage
+from raft.core.types import ConfChange, ConfState, Entry, HardState, Role, Snapshot, SnapshotMeta, SoftState
+from raft.errors import Corrupt, NoSpace, StoreError
+from raft.flusher import Flusher
+from raft.metrics import Metrics
+from raft.mvcc.store import Mvcc
+from raft.mvcc.types import Event
+from raft.peers import Peers
+from raft.snapshot_stream import SnapshotSender, put_in_place
+from raft.storage.backend_lmdb import LmdbBackend
+from raft.storage.identity import StateDirectory
+from raft.storage.wal import Replay, Wal
+from raft.transport import client_context
+from raft.watch_service import WatchService
+from raft.wire import Hello, pack
+
+log = logging.getLogger(__name__)
+SLOW_APPLY_S = 0.1
+
+
+class MemberRemoved(StoreError):
+    """This member was removed from its group for good."""
+
+
+class Member:
+    def __init__(
+        self,
+        config: StateConfig,
+        directory: StateDirectory,
+        wal: Wal,
+        replay: Replay,
+        metrics: Metrics,
+        close_clients: Callable[[], None],
+    ) -> None:
+        """Opens the state and checks it against the log. Raises Corrupt. Needs a running loop."""
+        self.config = config
+        self.id = directory.identity.member_id
+        self.clock = time.monotonic
+        self.metrics = metrics
+        self.directory = directory
+        self._close_clients = close_clients
+        self._loop = asyncio.get_running_loop()
+        self._catching_up = False
+        self._alarming = False
+        self._leader = 0
+        put_in_place(directory.path, directory.backend, replay.snapshot_marker)
+        self.backend, self.applier = self._open()
+        self.watches = WatchService(self.applier.store, self._schedule_catch_up)
+        self.consensus = self._consensus(wal, replay)
+        tls = None if config.peer_tls is None else client_context(config.peer_tls)
+        cluster_id = directory.identity.cluster_id
+        self.flusher = Flusher(
+            lambda: self.backend,
+            lambda: self.applier.applied,
+            self.consensus.flushed,
+            metrics.backend_commit.observe,
+            interval_s=config.flush_interval_s,
+            max_bytes=config.flush_bytes,
+        )
+        self._snapshots = SnapshotSender(
+            directory.path, self.flusher, tls, Hello("snapshot", cluster_id, self.id), self._snapshot_sent
+        )
+        self.peers = Peers(self.id, cluster_id, tls, self._unreachable, self._snapshots.send)
+        self.peers.set_members(self.applier.members.addresses)
+
+    def _open(self) -> tuple[LmdbBackend, Applier]:
+        backend = LmdbBackend(self.directory.backend, map_bytes=self.config.map_bytes)
+        try:
+            return backend, Applier(backend, self.clock, self._committed, self._answered)
+        except BaseException:
+            backend.close()
+            raise
+
+    def _consensus(self, wal: Wal, replay: Replay) -> Consensus:
+        applied, marker = self.applier.applied, replay.snapshot_marker
+        last = replay.entries[-1].index if replay.entries else marker.index
+        if not marker.index <= applied.index <= last:
+            raise Corrupt(
+                f"{self.directory.path}: the state is at entry {applied.index}, the log has {marker.index} to {last}: "
+                "they do not belong together"
+            )
+        storage = MemoryStorage(marker, _at_least(replay.hard_state, applied), replay.entries)
+        if storage.term(applied.index) != applied.term:
+            raise Corrupt(f"{self.directory.path}: entry {applied.index} of the log has another term than the state")
+        storage.set_conf_state(applied.conf)
+        if applied.index > marker.index:
+            storage.set_snapshot(Snapshot(applied))
+        return Consensus(
+            Config(
+                id=self.id,
+                rng=random.Random(os.urandom(16)),
+                election_ticks=self.config.election_ticks,
+                max_uncommitted_bytes=64 * MIB,
+                applied=applied.index,
+            ),
+            storage,
+            wal,
+            self,
+            lambda messages: self.peers.send(messages),
+            keep=Keep(self.config.snapshot_every, self.config.keep_entries, self.config.keep_bytes),
+            origin=self.id.to_bytes(8, "big") + os.urandom(8),
+            max_pending=self.config.max_pending,
+            observe_sync=self.metrics.wal_fsync.observe,
+        )
+
+    @property
+    def store(self) -> Mvcc:
+        return self.applier.store
+
+    # --- the state machine (see consensus.StateMachine)
+
+    def apply(self, entry: Entry) -> None:
+        began = time.perf_counter()
+        self.applier.apply(entry)
+        if time.perf_counter() - began > SLOW_APPLY_S:
+            self.metrics.slow_applies.inc()
+
+    def apply_membership(self, entry: Entry, change: ConfChange, conf: ConfState) -> None:
+        was_member = self.id in self.applier.applied.conf.members()
+        self.applier.apply_membership(entry, change, conf)
+        log.info("membership at entry %d: voters %s, learners %s", entry.index, conf.voters, conf.learners)
+        self._membership_changed(was_member)
+
+    def _membership_changed(self, was_member: bool) -> None:
+        addresses = self.applier.members.addresses
+        self.peers.set_members(addresses)
+        peers = {member: f"{host}:{port}" for member, (host, port, _) in addresses.items()}
+        if self.id in self.applier.applied.conf.members() or not was_member:
+            self._loop.run_in_executor(None, self.directory.save_members, peers)
+            return
+        self.directory.retire()
+        # The others learn from us that it is committed, if we led.
+        self._loop.call_later(1.0, self.consensus.fail, MemberRemoved(f"member {self.id} was removed from its group"))
+
+    async def install(self, meta: SnapshotMeta) -> None:
+        async with self.flusher.paused():
+            self._close_clients()
+            self.watches.hub.cancel_all()
+            was_member = self.id in self.applier.applied.conf.members()
+            self.backend.close()
+            if not put_in_place(self.directory.path, self.directory.backend, meta):
+                raise Corrupt(f"the state at {meta.index} that was received is gone")
+            self.backend, self.applier = await self._loop.run_in_executor(None, self._open)
+            if self.applier.applied[:2] != meta[:2]:
+                raise Corrupt(f"the state that was received is at {self.applier.applied.index}, not {meta.index}")
+            self.watches = WatchService(self.applier.store, self._schedule_catch_up)
+            self._membership_changed(was_member)
+        log.info("took over the leader's state at entry %d", meta.index)
+
+    def led_by(self, soft: SoftState, term: int) -> None:
+        leases = self.applier.store.leases
+        if soft.role is Role.LEADER:
+            leases.promote(self.clock(), self.config.election_ticks * self.config.tick_ms / 1000)
+        else:
+            leases.demote()
+        if soft.leader != self._leader:
+            log.info("term %d: %s", term, f"member {soft.leader} leads" if soft.leader else "nobody leads")
+            if soft.leader:
+                self.metrics.leader_changes.inc()
+        self._leader = soft.leader
+
+    def _committed(self, revision: int, events: list[Event]) -> None:
+        self.watches.commit(revision, events)
+
+    def _answered(self, origin: bytes, sequence: int, results: list[Any]) -> None:
+        self.consensus.proposals.applied(origin, sequence, results)
+
+    # --- requests
+
+    def admit(self, command: bytes, puts: bool) -> None:
+        """The space quota. Raises NoSpace, and then raises the alarm for the whole group."""
+        if not puts or not self.consensus.node.is_leader:
+            return
+        if self.applier.out_of_space:
+            raise NoSpace
+        if self.store.bytes_in_use + len(command) > self.config.quota_backend_bytes:
+            if not self._alarming:
+                self._alarming = True
+                self.propose(pack(("alarm", self.id, NOSPACE, True)), self._alarmed)
+            raise NoSpace
+
+    def _alarmed(self, _: Any) -> None:
+        self._alarming = False
+        log.error("out of space: %d bytes of records; the NOSPACE alarm is on", self.store.bytes_in_use)
+
+    def propose(self, command: bytes, done: Callable[[Any], None]) -> None:
+        """``done(result or StoreError)``. Raises Unavailable."""
+        self.consensus.proposals.submit(command, done)
+
+    async def run_command(self, command: tuple[Any, ...]) -> Any:
+        """Its result, once applied here. Raises what it raised there."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+
+        def done(result: Any) -> None:
+            if future.done():
+                return
+            if isinstance(result, StoreError):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+        self.propose(pack(command), done)
+        return await future
+
+    async def read_barrier(self) -> None:
+        """What was committed before this call is applied here after it. Raises Unavailable."""
+        future: asyncio.Future[None] = self._loop.create_future()
+
+        def done(error: StoreError | None) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+
+        self.consensus.reads.wait(done)
+        await future
+
+    def leader_address(self) -> tuple[str, int]:
+        """Where clients find the leader; ("", 0) if none is known."""
+        address = self.applier.members.addresses.get(self.consensus.node.leader)
+        return ("", 0) if address is None else (address[0], address[2])
+
+    @asynccontextmanager
+    async def copied(self, name: str) -> AsyncIterator[tuple[Path, SnapshotMeta]]:
+        """A copy of the state in a directory that is gone afterwards."""
+        directory = self.directory.path / "outgoing" / name
+        try:
+            yield directory, await self.flusher.copy(directory)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def status(self) -> dict[str, Any]:
+        status = self.consensus.node.status()
+        applier = self.applier
+        return {
+            "member_id": self.id,
+            "cluster_id": applier.cluster_id,
+            "leader": status.leader,
+            "role": status.role.name.lower(),
+            "learner": self.id in status.conf.learners,
+            "term": status.term,
+            "commit": status.commit,
+            "applied": applier.applied.index,
+            "revision": applier.store.revision,
+            "compacted": applier.store.compacted,
+            "keys": len(applier.store),
+            "leases": len(applier.store.leases),
+            "watches": len(self.watches.hub),
+            "db_size_bytes": self.backend.size_bytes(),
+            "db_in_use_bytes": applier.store.bytes_in_use,
+            "alarms": applier.alarms,
+            "connected": self.peers.connected(),
+            "match": {member: peer.match for member, peer in status.progress.items()},
+        }
+
+    # --- callbacks
+
+    def _schedule_catch_up(self) -> None:
+        if not self._catching_up:
+            self._catching_up = True
+            self._loop.call_soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        self._catching_up = False
+        if self.watches.catch_up():
+            self._catching_up = True
+            self._loop.call_later(0.001, self._catch_up)
+
+    def _unreachable(self, member: int) -> None:
+        self.consensus.node.report_unreachable(member)
+        self.consensus.wake()
+
+    def _snapshot_sent(self, member: int, ok: bool) -> None:
+        self.consensus.node.report_snapshot(member, ok)
+        self.consensus.wake()
+
+    # --- the end
+
+    async def close(self) -> None:
+        """Stop talking, make everything durable, let go."""
+        await self._snapshots.close()
+        await self.peers.close()
+        self.consensus.stop()
+        async with self.flusher.paused():
+            if self.backend.is_open:
+                self.backend.flush()
+                self.backend.close()
+
+
+def _at_least(hard_state: HardState, applied: SnapshotMeta) -> HardState:
+    return hard_state._replace(commit=max(hard_state.commit, applied.index))

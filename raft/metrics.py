@@ -1,0 +1,106 @@
+"""What a member measures, under etcd's names, and the plain HTTP that shows it. IO (the responder).
+
+A registry of its own per member: several members may live in one process (tests).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+_FSYNC_BUCKETS = tuple(0.0005 * 2**i for i in range(15))
+_LAG_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class Metrics:
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, registry=registry)
+
+        def counter(name: str, text: str) -> Counter:
+            return Counter(name, text, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(name, text, registry=registry, buckets=buckets)
+
+        self.has_leader = gauge("etcd_server_has_leader", "1 if a leader is known")
+        self.is_leader = gauge("etcd_server_is_leader", "1 if this member leads")
+        self.is_learner = gauge("etcd_server_is_learner", "1 if this member is a learner")
+        self.leader_changes = counter("etcd_server_leader_changes_seen", "Changes of leader seen")
+        self.proposals_committed = gauge("etcd_server_proposals_committed_total", "Commit index")
+        self.proposals_applied = gauge("etcd_server_proposals_applied_total", "Applied index")
+        self.proposals_pending = gauge("etcd_server_proposals_pending", "Requests that wait for a commit")
+        self.proposals_failed = gauge("etcd_server_proposals_failed_total", "Requests that were refused or lost")
+        self.slow_applies = counter("etcd_server_slow_apply", "Requests whose apply took over 100 ms")
+        self.slow_reads = counter("etcd_server_slow_read_indexes", "Read index rounds that had to be asked again")
+        self.quota = gauge("etcd_server_quota_backend_bytes", "Space quota")
+        self.wal_fsync = histogram("etcd_disk_wal_fsync_duration_seconds", "Syncs of the log", _FSYNC_BUCKETS)
+        self.backend_commit = histogram(
+            "etcd_disk_backend_commit_duration_seconds", "Commits of the backend", _FSYNC_BUCKETS
+        )
+        self.db_total = gauge("etcd_mvcc_db_total_size_in_bytes", "Backend file")
+        self.db_in_use = gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Records in the backend")
+        self.keys = gauge("etcd_debugging_mvcc_keys_total", "Live keys")
+        self.revision = gauge("etcd_debugging_mvcc_current_revision", "Revision")
+        self.compacted = gauge("etcd_debugging_mvcc_compact_revision", "Compacted revision")
+        self.watchers = gauge("etcd_debugging_mvcc_watcher_total", "Watchers")
+        self.slow_watchers = gauge("etcd_debugging_mvcc_slow_watcher_total", "Watchers that are behind")
+        self.leases = gauge("etcd_debugging_lease_count", "Leases")
+        self.client_received = gauge("etcd_network_client_grpc_received_bytes_total", "Bytes from clients")
+        self.client_sent = gauge("etcd_network_client_grpc_sent_bytes_total", "Bytes to clients")
+        self.refused = Counter(
+            "sk8_store_refused", "Connections and frames refused", ["port", "reason"], registry=registry
+        )
+        self.loop_lag = histogram("sk8_store_loop_lag_seconds", "How late the tick came", _LAG_BUCKETS)
+        self.gc_pause = histogram("sk8_store_gc_pause_seconds", "Pauses of the garbage collector", _LAG_BUCKETS)
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+class MetricsServer:
+    """GET /metrics and /health, one request a connection."""
+
+    def __init__(self, refresh: Callable[[], None], metrics: Metrics, health: Callable[[], dict[str, object]]) -> None:
+        self._refresh = refresh
+        self._metrics = metrics
+        self._health = health
+        self._server: asyncio.Server | None = None
+
+    async def start(self, host: str, port: int) -> None:
+        self._server = await asyncio.start_server(self._serve, host, port, limit=8192)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(5):
+                head = await reader.readuntil(b"\r\n\r\n")
+                status, kind, body = self._answer(head.split(b"\r\n", 1)[0].split())
+                header = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+                writer.write(header.encode() + b"Connection: close\r\n\r\n" + body)
+                await writer.drain()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            return  # whoever asked is gone, or spoke no HTTP
+        finally:
+            writer.close()
+
+    def _answer(self, request: list[bytes]) -> tuple[str, str, bytes]:
+        path = request[1].split(b"?")[0] if len(request) > 1 else b""
+        if path == b"/metrics":
+            self._refresh()
+            return "200 OK", CONTENT_TYPE_LATEST, self._metrics.render()
+        if path in (b"/health", b"/healthz", b"/readyz", b"/livez"):
+            health = self._health()
+            ok = path == b"/livez" or health["healthy"]
+            status = "200 OK" if ok else "503 Service Unavailable"
+            return status, "application/json", json.dumps(health).encode()
+        return "404 Not Found", "text/plain", b"there are /metrics and /health here\n"
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()

@@ -1,0 +1,323 @@
+"""StateServer: one member of the store as a component. IO.
+
+    create_member(dir, cluster_id, id, members)   once, with the cluster     (or join_member, later)
+    server = StateServer(StateConfig(dir=..., host=...)); await server.run()
+
+``run`` opens the directory (locked: one process), catches up with its log, and serves until it is cancelled: then it
+hands leadership over, makes its state durable and closes. It raises when the member cannot go on (a failed disk,
+contradicting state, removal from the group): the process should exit, and may be started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from raft.bootstrap import create_member, join_member
+from raft.config import CLIENT_ROLE, PEER_ROLE, StateConfig, TlsFiles
+from raft.core.errors import RaftError
+from raft.core.types import Message
+from raft.errors import Invalid, StoreError
+from raft.member import Member, MemberRemoved
+from raft.metrics import Metrics, MetricsServer
+from raft.service import ClientService
+from raft.snapshot_stream import SnapshotReceiver, clean_up
+from raft.storage.identity import StateDirectory
+from raft.storage.wal import Wal
+from raft.transport import Connection, Listener, server_context
+from raft.wire import Hello, pack
+
+__all__ = ["MemberRemoved", "StateConfig", "StateServer", "TlsFiles", "create_member", "join_member"]
+log = logging.getLogger(__name__)
+LEASE_CHECK_S = 0.2
+PROGRESS_S = 1.0
+SCRUB_RECORDS = 200
+HAND_OVER_S = 1.0
+
+
+class StateServer:
+    def __init__(self, config: StateConfig) -> None:
+        """Raises Invalid."""
+        config.validate()
+        self.config = config
+        self.metrics = Metrics()
+        self.member: Member | None = None
+        self._ticked_at = 0.0
+        self._clients: Listener | None = None
+        self._peers: Listener | None = None
+
+    def health(self) -> dict[str, object]:
+        """Cheap, from any thread."""
+        member = self.member
+        if member is None:
+            return {"healthy": False, "reason": "not running"}
+        node, applier = member.consensus.node, member.applier
+        late_s = time.monotonic() - self._ticked_at
+        reason = ""
+        if late_s > 5:
+            reason = f"the loop stalls since {late_s:.1f} s"
+        elif not node.leader:
+            reason = "RAFT NO LEADER"
+        elif applier.alarms:
+            reason = "ALARM " + " ".join(kind for _, kind in applier.alarms)
+        return {
+            "healthy": not reason,
+            "reason": reason,
+            "member": member.id,
+            "leader": node.leader,
+            "term": node.term,
+            "revision": applier.store.revision,
+            "applied": applier.applied.index,
+        }
+
+    # --- running
+
+    async def run(self) -> None:
+        directory = StateDirectory.open(self.config.dir, faults=self.config.faults)
+        try:
+            await self._run_in(directory)
+        finally:
+            self.member = None
+            directory.close()
+
+    async def _run_in(self, directory: StateDirectory) -> None:
+        wal, replay = Wal.open(directory.wal, faults=self.config.faults)
+        try:
+            member = Member(self.config, directory, wal, replay, self.metrics, self._close_clients)
+        except BaseException:
+            wal.close()
+            raise
+        clean_up(directory.path)
+        del replay
+        self._prepare_process()
+        metrics = MetricsServer(self._refresh_metrics, self.metrics, self.health)
+        self.member, self._ticked_at = member, time.monotonic()
+        try:
+            await self._listen(member)
+            if self.config.metrics is not None:
+                await metrics.start(*self.config.metrics)
+            log.info("member %d of %s serves at %s", member.id, member.applier.cluster_id, self.config.host)
+            await self._until_one_ends(member)
+        finally:
+            gc.callbacks.remove(self._on_gc)
+            await metrics.close()
+            for listener in (self._clients, self._peers):
+                if listener is not None:
+                    await listener.close()
+            await member.close()
+
+    def _prepare_process(self) -> None:
+        """What was loaded stays for good: no collection has to look at it again. And threads take turns sooner.
+
+        At the default 5 ms, the log's thread would wait that long for the interpreter after each sync.
+        """
+        gc.collect()
+        gc.freeze()
+        sys.setswitchinterval(min(sys.getswitchinterval(), 0.0005))
+        self._gc_began = 0.0
+        gc.callbacks.append(self._on_gc)
+
+    def _on_gc(self, phase: str, _: dict[str, int]) -> None:
+        now = time.perf_counter()
+        if phase == "start":
+            self._gc_began = now
+        else:
+            self.metrics.gc_pause.observe(now - self._gc_began)
+
+    async def _until_one_ends(self, member: Member) -> None:
+        consensus = asyncio.create_task(member.consensus.run(), name="consensus")
+        work: list[Coroutine[Any, Any, None]] = [
+            self._tick(member),
+            member.flusher.run(),
+            self._expire_leases(member),
+            self._compact(member),
+            self._scrub(member),
+            self._progress(member),
+        ]
+        tasks = [consensus, *(asyncio.create_task(coroutine) for coroutine in work)]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            raise RuntimeError("a part of the member ended by itself")
+        except asyncio.CancelledError:
+            await self._hand_over(member)
+            raise
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _hand_over(self, member: Member) -> None:
+        """Leadership to the voter that has most of the log, so that nobody waits for an election."""
+        status = member.consensus.node.status()
+        others = [
+            (peer.match, other)
+            for other, peer in status.progress.items()
+            if other != member.id and peer.active and other in status.conf.voters
+        ]
+        if status.leader != member.id or not others:
+            return
+        try:
+            member.consensus.node.transfer_leader(max(others)[1])
+        except RaftError as error:
+            log.warning("cannot hand leadership over: %s", error)
+            return
+        member.consensus.wake()
+        until = time.monotonic() + HAND_OVER_S
+        while member.consensus.node.is_leader and time.monotonic() < until:  # noqa: ASYNC110 - at the end, once
+            await asyncio.sleep(0.01)
+
+    # --- listening
+
+    async def _listen(self, member: Member) -> None:
+        config, service = self.config, ClientService(member, self.config)
+
+        def listener(port: str, accept: Callable[[Connection, Hello], None], role: str, *purposes: str) -> Listener:
+            return Listener(
+                accept,
+                role=role,
+                purposes=purposes,
+                cluster_id=member.directory.identity.cluster_id,
+                member_id=member.id,
+                on_refused=lambda reason: self.metrics.refused.labels(port, reason).inc(),
+                max_connections=config.max_connections,
+            )
+
+        self._peers = listener("peer", self._accept_peer, PEER_ROLE, "peer", "snapshot")
+        self._clients = listener("client", service.accept, CLIENT_ROLE, "client", "snapshot")
+        client_tls = config.client_tls or config.peer_tls
+        await self._peers.start(
+            config.host, config.peer_port, None if config.peer_tls is None else server_context(config.peer_tls)
+        )
+        await self._clients.start(
+            config.host, config.client_port, None if client_tls is None else server_context(client_tls)
+        )
+
+    def _accept_peer(self, connection: Connection, hello: Hello) -> None:
+        member = self.member
+        if member is None:
+            raise Invalid("not running")
+        if hello.member_id in member.applier.members.removed:
+            raise Invalid(f"member {hello.member_id} was removed from the group")
+        if hello.purpose == "snapshot":
+            SnapshotReceiver(
+                connection,
+                member.directory.path,
+                member.consensus.step,
+                lambda index: index > member.applier.applied.index,
+            )
+        else:
+            connection.on_frame = lambda value: self._step(member, hello.member_id, value)
+
+    @staticmethod
+    def _step(member: Member, sender: int, value: Any) -> None:
+        try:
+            messages = [Message.from_wire(wire) for wire in value]
+        except (TypeError, ValueError, IndexError) as error:
+            raise Invalid(f"malformed message: {error}") from error
+        if any(message.sender != sender for message in messages):
+            raise Invalid(f"member {sender} speaks for another")
+        try:
+            member.consensus.step(messages)
+        except RaftError as error:
+            member.consensus.fail(error)
+
+    def _close_clients(self) -> None:
+        if self._clients is not None:
+            for connection in list(self._clients.connections.values()):
+                connection.close()
+
+    # --- what recurs
+
+    async def _tick(self, member: Member) -> None:
+        """A stall of the loop counts as one tick, not as the silence of a leader that we did not listen to."""
+        interval_s = self.config.tick_ms / 1000
+        while True:
+            due = time.monotonic() + interval_s
+            await asyncio.sleep(interval_s)
+            self._ticked_at = time.monotonic()
+            self.metrics.loop_lag.observe(max(0.0, self._ticked_at - due))
+            member.consensus.tick()
+
+    async def _expire_leases(self, member: Member) -> None:
+        while True:
+            await asyncio.sleep(LEASE_CHECK_S)
+            if member.consensus.node.is_leader:
+                for lease_id in member.store.leases.expired(time.monotonic(), 256):
+                    self._propose_quietly(member, ("revoke", lease_id))
+
+    async def _compact(self, member: Member) -> None:
+        """Keep about the last ``auto_compaction_retention_s`` of history."""
+        retention_s = self.config.auto_compaction_retention_s
+        if not retention_s:
+            await asyncio.Event().wait()
+        interval_s = max(0.5, retention_s / 10)
+        seen: deque[tuple[float, int]] = deque()
+        while True:
+            seen.append((time.monotonic(), member.store.revision))
+            await asyncio.sleep(interval_s)
+            revision = 0
+            while seen and seen[0][0] <= time.monotonic() - retention_s:
+                revision = seen.popleft()[1]
+            if revision > member.store.compacted and member.consensus.node.is_leader:
+                self._propose_quietly(member, ("compact", revision))
+
+    @staticmethod
+    def _propose_quietly(member: Member, command: tuple[Any, ...]) -> None:
+        """Its failure is that of a thing that is tried again anyway."""
+
+        def done(result: Any) -> None:
+            if isinstance(result, StoreError):
+                log.info("%s: %s", command[0], result)
+
+        try:
+            member.propose(pack(command), done)
+        except StoreError as error:
+            done(error)
+
+    async def _scrub(self, member: Member) -> None:
+        while True:
+            done = member.store.scrub(SCRUB_RECORDS)
+            await asyncio.sleep(0.2 if done else 0.002)
+
+    async def _progress(self, member: Member) -> None:
+        while True:
+            await asyncio.sleep(PROGRESS_S)
+            member.watches.hub.progress()
+
+    # --- metrics
+
+    def _refresh_metrics(self) -> None:
+        member = self.member
+        if member is None:
+            return
+        metrics, status, store = self.metrics, member.consensus.node.status(), member.store
+        clients = list(self._clients.connections.values()) if self._clients is not None else []
+        for gauge, value in (
+            (metrics.has_leader, bool(status.leader)),
+            (metrics.is_leader, status.leader == member.id),
+            (metrics.is_learner, member.id in status.conf.learners),
+            (metrics.proposals_committed, status.commit),
+            (metrics.proposals_applied, member.applier.applied.index),
+            (metrics.proposals_pending, member.consensus.proposals.pending),
+            (metrics.proposals_failed, member.consensus.proposals.failed),
+            (metrics.quota, self.config.quota_backend_bytes),
+            (metrics.db_total, member.backend.size_bytes()),
+            (metrics.db_in_use, store.bytes_in_use),
+            (metrics.keys, len(store)),
+            (metrics.revision, store.revision),
+            (metrics.compacted, store.compacted),
+            (metrics.watchers, len(member.watches.hub)),
+            (metrics.slow_watchers, member.watches.hub.behind),
+            (metrics.leases, len(store.leases)),
+            (metrics.client_received, sum(c.bytes_received for c in clients)),
+            (metrics.client_sent, sum(c.bytes_sent for c in clients)),
+        ):
+            gauge.set(value)

@@ -1,0 +1,231 @@
+"""The client port: requests to what the member does about them. IO on the event loop.
+
+Hot operations (txn, range, read_index, keep-alive) never make a task: they leave a callback where they wait. Reads
+that are large, and the administration, run as tasks. Every request is answered once; a connection that goes away
+takes its waiting answers with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from raft.admin import Admin
+from raft.config import StateConfig
+from raft.errors import Invalid, NotLeader, StoreError, TooLarge, Unavailable
+from raft.member import Member
+from raft.mvcc.txn import check_txn
+from raft.mvcc.types import RangeResult, TxnResult
+from raft.outbox import Outbox
+from raft.transport import Connection
+from raft.wire import Hello, error_result, pack
+
+log = logging.getLogger(__name__)
+PAGE_BYTES = 1 << 20
+SMALL_LIMIT = 64
+MAX_RANGES_PER_CONNECTION = 64
+
+Handler = Callable[["ClientSession", int, list[Any]], None]
+
+
+def range_wire(result: RangeResult) -> tuple[Any, ...]:
+    return (result.kvs, result.count, result.more, result.revision)
+
+
+class ClientSession:
+    """One client connection."""
+
+    def __init__(self, service: ClientService, connection: Connection) -> None:
+        self.service = service
+        self.member = service.member
+        self.out = Outbox(connection)
+        self.connection = connection
+        self.tasks: dict[asyncio.Task[None], None] = {}
+        connection.on_frame = self._on_frame
+        connection.on_writable = self._on_writable
+        connection.on_closed = self._on_closed
+
+    def _on_frame(self, value: Any) -> None:
+        if not isinstance(value, list):
+            raise Invalid("a frame holds a list of requests")
+        for request in value:
+            if not isinstance(request, list) or len(request) < 2 or not isinstance(request[0], int):
+                raise Invalid("a request is [id, operation, argument...]")
+            self._dispatch(request[0], request[1], request[2:])
+
+    def _dispatch(self, request_id: int, operation: Any, arguments: list[Any]) -> None:
+        handler = HANDLERS.get(operation) if isinstance(operation, str) else None
+        try:
+            if handler is None:
+                raise Invalid(f"operation {operation!r} is not known here")
+            handler(self, request_id, arguments)
+        except StoreError as error:
+            self.fail(request_id, error)
+        except (TypeError, ValueError, KeyError, IndexError) as error:
+            self.fail(request_id, Invalid(f"malformed {operation!r} request: {error}"))
+
+    def ok(self, request_id: int, result: Any) -> None:
+        self.out.answer(request_id, True, result)
+
+    def fail(self, request_id: int, error: StoreError) -> None:
+        self.out.answer(request_id, False, error_result(error, self.member.leader_address()))
+
+    def task(self, request_id: int, work: Coroutine[Any, Any, Any]) -> None:
+        if len(self.tasks) >= MAX_RANGES_PER_CONNECTION:
+            work.close()
+            raise Unavailable("etcdserver: too many requests")
+        task = asyncio.get_running_loop().create_task(self._run(request_id, work))
+        self.tasks[task] = None
+        task.add_done_callback(lambda t: self.tasks.pop(t, None))
+
+    async def _run(self, request_id: int, work: Coroutine[Any, Any, Any]) -> None:
+        try:
+            self.ok(request_id, await work)
+        except StoreError as error:
+            self.fail(request_id, error)
+        except (TypeError, ValueError, KeyError, IndexError) as error:
+            log.exception("request failed")
+            self.fail(request_id, Invalid(f"malformed request: {error}"))
+
+    def _on_writable(self) -> None:
+        self.member.watches.set_writable(self.out, True)
+
+    def _on_closed(self) -> None:
+        self.member.watches.closed(self.out)
+        for task in list(self.tasks):
+            task.cancel()
+
+    # --- hot operations
+
+    def txn(self, request_id: int, arguments: list[Any]) -> None:
+        compares, then, otherwise = arguments
+        check_txn(compares, then, otherwise, self.service.config.max_txn_ops)
+        command = pack(("txn", compares, then, otherwise))
+        if len(command) > self.service.config.max_request_bytes:
+            raise TooLarge(len(command), self.service.config.max_request_bytes)
+        self.member.admit(command, self._puts(then, otherwise))
+
+        def done(result: TxnResult | StoreError) -> None:
+            if isinstance(result, StoreError):
+                self.fail(request_id, result)
+            else:
+                self.ok(request_id, result)
+
+        self.member.propose(command, done)
+
+    @staticmethod
+    def _puts(then: list[Any], otherwise: list[Any]) -> bool:
+        return any(op[0] == "put" for op in then) or any(op[0] == "put" for op in otherwise)
+
+    def range(self, request_id: int, arguments: list[Any]) -> None:
+        key, end, limit, revision, serializable, keys_only, count_only = arguments
+        if not isinstance(key, bytes) or not key or not (end is None or isinstance(end, bytes)):
+            raise Invalid("etcdserver: key is not provided")
+        options = {"limit": limit, "revision": revision, "keys_only": keys_only, "count_only": count_only}
+        self._read(request_id, serializable, lambda: self._range_now(request_id, key, end, options))
+
+    def _range_now(self, request_id: int, key: bytes, end: bytes | None, options: dict[str, Any]) -> None:
+        steps = self.member.store.range_steps(key, end, max_bytes=PAGE_BYTES, **options)
+        try:
+            next(steps)
+        except StopIteration as done:
+            self.ok(request_id, range_wire(done.value))
+        else:
+            self.task(request_id, self._range_on(steps))
+
+    async def _range_on(self, steps: Any) -> tuple[Any, ...]:
+        while True:
+            await asyncio.sleep(0)
+            try:
+                next(steps)
+            except StopIteration as done:
+                return range_wire(done.value)
+
+    def _read(self, request_id: int, serializable: bool, now: Callable[[], None]) -> None:
+        """``now`` once this member has everything that was committed when the request came."""
+
+        def confirmed(error: StoreError | None) -> None:
+            try:
+                if error is not None:
+                    raise error
+                now()
+            except StoreError as failure:
+                self.fail(request_id, failure)
+            except (TypeError, ValueError) as failure:
+                self.fail(request_id, Invalid(f"malformed request: {failure}"))
+
+        if serializable:
+            confirmed(None)
+        else:
+            self.member.consensus.reads.wait(confirmed)
+
+    def read_index(self, request_id: int, _: list[Any]) -> None:
+        def now() -> None:
+            self.member.watches.progress_of(self.out)
+            self.ok(request_id, self.member.store.revision)
+
+        self._read(request_id, False, now)
+
+    def keep_alive(self, request_id: int, arguments: list[Any]) -> None:
+        (lease_id,) = arguments
+        node = self.member.consensus.node
+        if not node.is_leader:
+            raise NotLeader(node.leader)
+        term = node.term
+
+        def now() -> None:
+            # Still the leader of the same term, confirmed by a quorum after the request came: ours is the clock.
+            if not node.is_leader or node.term != term:
+                raise NotLeader(node.leader)
+            self.ok(request_id, self.member.store.leases.renew(lease_id, self.member.clock()))
+
+        self._read(request_id, False, now)
+
+    def watch(self, request_id: int, arguments: list[Any]) -> None:
+        watch_id, key, end, start_revision, prev_kv = arguments
+        if not isinstance(key, bytes) or not key or not (end is None or isinstance(end, bytes)):
+            raise Invalid("etcdserver: key is not provided")
+        self.ok(request_id, self.member.store.revision)
+        try:
+            self.member.watches.watch(self.out, int(watch_id), key, end, int(start_revision), bool(prev_kv))
+        except StoreError as error:
+            self.out.send(pack([0, watch_id, -1, [error.code, str(error)]]))
+
+    def unwatch(self, request_id: int, arguments: list[Any]) -> None:
+        self.member.watches.unwatch(self.out, arguments[0])
+        self.ok(request_id, None)
+
+
+def _administration(operation: Callable[..., Coroutine[Any, Any, Any]]) -> Handler:
+    def handler(session: ClientSession, request_id: int, arguments: list[Any]) -> None:
+        session.task(request_id, operation(session.service.admin, *arguments))
+
+    return handler
+
+
+HANDLERS: dict[str, Handler] = {
+    "txn": ClientSession.txn,
+    "range": ClientSession.range,
+    "read_index": ClientSession.read_index,
+    "lease_keep_alive": ClientSession.keep_alive,
+    "watch": ClientSession.watch,
+    "unwatch": ClientSession.unwatch,
+    **{name: _administration(operation) for name, operation in Admin.OPERATIONS.items()},
+}
+
+
+class ClientService:
+    """Accepts client connections for a member."""
+
+    def __init__(self, member: Member, config: StateConfig) -> None:
+        self.member = member
+        self.config = config
+        self.admin = Admin(member)
+
+    def accept(self, connection: Connection, hello: Hello) -> None:
+        if hello.purpose == "snapshot":
+            self.admin.save_snapshot(connection)
+        else:
+            ClientSession(self, connection)

@@ -1,0 +1,104 @@
+"""The thread that makes promises durable: group commit. IO.
+
+The loop hands over what each Ready wants written; the thread writes all that has gathered, syncs once, and tells the
+loop up to which Ready everything is on disk. While it syncs, the next batch gathers.
+
+A failed write or sync ends the thread and is reported: the member must stop (see storage.wal).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from raft.core.types import Entry, HardState, SnapshotMeta
+
+
+class Log(Protocol):
+    """What of storage.wal.Wal is used here."""
+
+    def save(self, hard_state: HardState | None, entries: list[Entry]) -> None: ...
+    def save_snapshot_marker(self, meta: SnapshotMeta) -> None: ...
+    def sync(self) -> None: ...
+    def release_to(self, index: int) -> int: ...
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Write:
+    """``number`` of the Ready it belongs to; 0 for none (a marker, to let old segments go)."""
+
+    number: int
+    hard_state: HardState | None
+    entries: list[Entry]
+    marker: SnapshotMeta | None = None
+    release: bool = False
+
+
+class WalWriter:
+    def __init__(
+        self,
+        log: Log,
+        done: Callable[[int], None],
+        failed: Callable[[BaseException], None],
+        observe_sync: Callable[[float], None],
+    ) -> None:
+        """The callbacks are called on the writer's thread."""
+        self._log = log
+        self._done = done
+        self._failed = failed
+        self._observe_sync = observe_sync
+        self._queue: list[Write] = []
+        self._wake = threading.Condition()
+        self._stop = False
+        self._thread = threading.Thread(target=self._run, name="wal", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, write: Write) -> None:
+        with self._wake:
+            self._queue.append(write)
+            self._wake.notify()
+
+    def stop(self) -> None:
+        """Write what was submitted, end the thread, close the log. Blocks."""
+        with self._wake:
+            self._stop = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._log.close()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not self._queue and not self._stop:
+                    self._wake.wait()
+                batch, self._queue = self._queue, []
+            if not batch:
+                return
+            try:
+                self._write(batch)
+            except BaseException as error:  # noqa: BLE001 - the loop gets it, and stops the member
+                self._failed(error)
+                return
+
+    def _write(self, batch: list[Write]) -> None:
+        for write in batch:
+            if write.entries or write.hard_state is not None:
+                self._log.save(write.hard_state, write.entries)
+            if write.marker is not None:
+                self._log.save_snapshot_marker(write.marker)
+        began = time.perf_counter()
+        self._log.sync()
+        self._observe_sync(time.perf_counter() - began)
+        number = max(write.number for write in batch)
+        if number:
+            self._done(number)
+        for write in batch:
+            if write.release and write.marker is not None:
+                self._log.release_to(write.marker.index)
