@@ -1,0 +1,202 @@
+"""Starting one container: image, configuration, create, start, and its postStart hook.
+
+IO: the engine, the Client's cache, the pod's directory. Ends in exactly one of the core's events (`StartOutcome`);
+what goes wrong becomes the waiting reason that Kubernetes uses for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.api.errors import ApiError
+from cluster.node.config import KubeletConfig
+from cluster.node.core_events import ContainerBlocked, ContainerExited, ContainerStarted, ExitInfo, StartContainer
+from cluster.node.object_cache import ObjectCache
+from cluster.node.pod_config import ContainerInputs, DnsSettings, container_config, hosts_file, resolv_conf
+from cluster.node.pod_env import ConfigError, EnvContext, references
+from cluster.node.runtime import ContainerConfig, ImageInfo, Mount, Runtime, RuntimeFailure
+from cluster.node.volumes import MountedVolumes, resolve_subpath
+
+Obj = dict[str, Any]
+StartOutcome = ContainerBlocked | ContainerStarted | ContainerExited
+Emit = Callable[[str, str, str, str], None]  # type, reason, message, container
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a container of a pod is to run."""
+
+    pod: Obj
+    spec: Obj
+    sandbox_id: str
+    ip: str
+    directory: Path
+    volumes: MountedVolumes
+
+
+class _Blocked(Exception):
+    def __init__(self, reason: str, message: str, *, pull: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.pull = pull
+
+
+class ContainerStarter:
+    def __init__(
+        self,
+        config: KubeletConfig,
+        runtime: Runtime,
+        cache: ObjectCache,
+        *,
+        services: Callable[[], list[Obj]],
+        allocatable: Mapping[str, int],
+        memory_capacity_bytes: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._config = config
+        self._runtime = runtime
+        self._cache = cache
+        self._services = services
+        self._allocatable = allocatable
+        self._memory_bytes = memory_capacity_bytes
+        self._clock = clock
+
+    async def start(self, action: StartContainer, place: Place, emit: Emit) -> StartOutcome:
+        began = self._clock()
+        try:
+            image = await self._image(place, emit)
+            config = await self._configure(action, place, image)
+        except _Blocked as err:
+            return ContainerBlocked(action.name, err.reason, str(err), err.pull)
+        except ConfigError as err:
+            return ContainerBlocked(action.name, "CreateContainerConfigError", str(err))
+        except (ApiError, OSError) as err:
+            text = err.message if isinstance(err, ApiError) else str(err)
+            return ContainerBlocked(action.name, "CreateContainerConfigError", text)
+        except RuntimeFailure as err:
+            return ContainerBlocked(action.name, "CreateContainerError", str(err))
+        return await self._run(action, config, image, began)
+
+    async def _run(
+        self, action: StartContainer, config: ContainerConfig, image: ImageInfo, began: float
+    ) -> StartOutcome:
+        try:
+            container_id = await self._runtime.create_container(config)
+        except RuntimeFailure as err:
+            return ContainerBlocked(action.name, "CreateContainerError", str(err))
+        try:
+            await self._runtime.start_container(container_id)
+        except RuntimeFailure as err:
+            info = ExitInfo(container_id, 128, "StartError", str(err), began, self._clock())
+            return ContainerExited(action.name, info)
+        return ContainerStarted(action.name, container_id, image.id, self._clock())
+
+    # ------------------------------------------------------------ image
+
+    async def _image(self, place: Place, emit: Emit) -> ImageInfo:
+        name, container = str(place.spec.get("image") or ""), str(place.spec["name"])
+        policy = place.spec.get("imagePullPolicy") or "IfNotPresent"
+        try:
+            image = await self._runtime.image(name)
+        except RuntimeFailure as err:
+            if "invalid reference format" in str(err):
+                raise _Blocked("InvalidImageName", f'Failed to apply default image tag "{name}": {err}') from err
+            raise
+        if image is not None and policy != "Always":
+            emit("Normal", "Pulled", f'Container image "{name}" already present on machine', container)
+            return image
+        if policy == "Never":
+            why = f'Container image "{name}" is not present with pull policy of Never'
+            emit("Warning", "ErrImageNeverPull", why, container)
+            raise _Blocked("ErrImageNeverPull", why)
+        emit("Normal", "Pulling", f'Pulling image "{name}"', container)
+        began = self._clock()
+        try:
+            image = await self._runtime.pull(name)
+        except RuntimeFailure as err:
+            emit("Warning", "Failed", f'Failed to pull image "{name}": {err}', container)
+            emit("Warning", "Failed", "Error: ErrImagePull", container)
+            raise _Blocked("ErrImagePull", str(err), pull=True) from err
+        emit("Normal", "Pulled", f'Successfully pulled image "{name}" in {self._clock() - began:.3f}s', container)
+        return image
+
+    # ------------------------------------------------------------ configuration
+
+    async def _configure(self, action: StartContainer, place: Place, image: ImageInfo) -> ContainerConfig:
+        namespace = place.pod["metadata"]["namespace"]
+        wanted_maps, wanted_secrets = references(place.spec)
+        config_maps, secrets = await asyncio.gather(
+            self._cache.get_all("configmaps", namespace, wanted_maps),
+            self._cache.get_all("secrets", namespace, wanted_secrets),
+        )
+        context = EnvContext(
+            pod=place.pod,
+            pod_ip=place.ip,
+            node_ip=self._config.node_ip,
+            config_maps=config_maps,
+            secrets=secrets,
+            services=self._services(),
+            allocatable=self._allocatable,
+        )
+        message_file = place.directory / "containers" / place.spec["name"] / str(action.attempt)
+        etc = await asyncio.to_thread(self._write_files, place, message_file)
+        inputs = ContainerInputs(
+            context=context,
+            sandbox_id=place.sandbox_id,
+            attempt=action.attempt,
+            image=image,
+            memory_capacity_bytes=self._memory_bytes,
+            volumes=place.volumes.paths,
+            read_only_volumes=place.volumes.read_only,
+            etc_mounts=etc,
+            message_file=str(message_file),
+        )
+        config = container_config(place.pod, place.spec, inputs)
+        return _with_subpaths(config, place.volumes)
+
+    def _write_files(self, place: Place, message_file: Path) -> tuple[Mount, ...]:
+        """The pod's resolver and hosts file, and the file for the termination message."""
+        dns = DnsSettings(self._config.cluster_dns, self._config.cluster_domain, self._host_resolv_conf(place.pod))
+        etc = place.directory / "etc"
+        etc.mkdir(parents=True, exist_ok=True)
+        _write_if_changed(etc / "hosts", hosts_file(place.pod, place.ip, self._config.cluster_domain))
+        _write_if_changed(etc / "resolv.conf", resolv_conf(place.pod, dns))
+        message_file.parent.mkdir(parents=True, exist_ok=True)
+        message_file.write_bytes(b"")
+        message_file.chmod(0o666)
+        return (
+            Mount(str(etc / "hosts"), "/etc/hosts"),
+            Mount(str(etc / "resolv.conf"), "/etc/resolv.conf"),
+        )
+
+    def _host_resolv_conf(self, pod: Obj) -> str:
+        if (pod["spec"].get("dnsPolicy") or "ClusterFirst") != "Default":
+            return ""
+        return Path(self._config.resolv_conf).read_text() if os.path.exists(self._config.resolv_conf) else ""
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    """In place: containers of the pod have the file itself bound, a replaced one would be invisible to them."""
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+        path.chmod(0o644)
+
+
+def _with_subpaths(config: ContainerConfig, volumes: MountedVolumes) -> ContainerConfig:
+    """Replace subPaths by what they really are, inside their volume. Raises ConfigError."""
+    changed = []
+    for mount in config.mounts:
+        source = mount.source
+        base = next((b for b in volumes.paths.values() if source.startswith(f"{b.rstrip('/')}/")), None)
+        if base is not None:
+            source = resolve_subpath(base, source)
+        changed.append(Mount(source, mount.target, mount.read_only, mount.propagation))
+    return ContainerConfig(
+        **{name: getattr(config, name) for name in ContainerConfig.__dataclass_fields__ if name != "mounts"},
+        mounts=tuple(changed),
+    )

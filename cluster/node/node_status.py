@@ -1,0 +1,205 @@
+"""The Node object a kubelet keeps: what the machine is, what it has, and whether it can run pods.
+
+Pure, but for `machine_facts`, which reads the machine once. Source: Kubernetes' API reference (NodeStatus) and the
+kubelet's condition reasons and messages.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.api.meta import rfc3339
+from cluster.api.pods import amounts
+from cluster.api.quantity import format_quantity, parse_quantity
+from cluster.node.config import KubeletConfig
+from cluster.node.runtime import ImageEntry
+
+Obj = dict[str, Any]
+KUBELET_VERSION = "v1.34.0+sk8"
+_MAX_IMAGES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class MachineFacts:
+    """What does not change while the kubelet runs."""
+
+    cpu_count: int
+    memory_bytes: int
+    disk_bytes: int
+    machine_id: str
+    system_uuid: str
+    boot_id: str
+    kernel: str
+    os_image: str
+    arch: str
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Why the node is not ready; empty strings mean that it is."""
+
+    runtime: str = ""
+    network: str = ""
+    memory_pressure: bool = False
+    disk_pressure: bool = False
+    pid_pressure: bool = False
+
+
+def machine_facts(root_dir: str) -> MachineFacts:
+    """Blocking, fast."""
+    existing = Path(root_dir)
+    while not existing.exists():
+        existing = existing.parent
+    disk = os.statvfs(existing)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    arch = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    return MachineFacts(
+        cpu_count=os.cpu_count() or 1,
+        memory_bytes=memory,
+        disk_bytes=disk.f_blocks * disk.f_frsize,
+        machine_id=_first_line("/etc/machine-id"),
+        system_uuid=_first_line("/sys/class/dmi/id/product_uuid"),
+        boot_id=_first_line("/proc/sys/kernel/random/boot_id"),
+        kernel=platform.release(),
+        os_image=_os_image(),
+        arch=arch,
+    )
+
+
+def _first_line(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _os_image() -> str:
+    for line in _first_line("/etc/os-release").splitlines():
+        key, _, value = line.partition("=")
+        if key == "PRETTY_NAME":
+            return value.strip('"')
+    return "Linux"
+
+
+def capacity(config: KubeletConfig, facts: MachineFacts) -> dict[str, str]:
+    """The machine's share of its box, as quantities."""
+    memory = config.memory or f"{facts.memory_bytes // 1024}Ki"
+    disk = config.ephemeral_storage or f"{facts.disk_bytes // 1024}Ki"
+    return {
+        "cpu": format_quantity(parse_quantity(config.cpu or str(facts.cpu_count))),
+        "memory": memory,
+        "ephemeral-storage": disk,
+        "pods": str(config.max_pods),
+        "hugepages-1Gi": "0",
+        "hugepages-2Mi": "0",
+    }
+
+
+def allocatable_amounts(given: Mapping[str, str]) -> dict[str, int]:
+    """cpu in millicores, the rest in units."""
+    return amounts(given)
+
+
+def conditions(health: Health, previous: Sequence[Obj], now: float) -> list[Obj]:
+    """The kubelet's conditions; a transition time moves only with its status."""
+    not_ready = "; ".join(w for w in (health.runtime, health.network) if w)
+    wanted = [
+        _pressure("MemoryPressure", health.memory_pressure),
+        _pressure("DiskPressure", health.disk_pressure),
+        _pressure("PIDPressure", health.pid_pressure),
+        {
+            "type": "Ready",
+            "status": "False" if not_ready else "True",
+            "reason": "KubeletNotReady" if not_ready else "KubeletReady",
+            "message": not_ready or "kubelet is posting ready status",
+        },
+    ]
+    known = {c["type"]: c for c in previous}
+    for condition in wanted:
+        old = known.get(condition["type"])
+        same = old is not None and old.get("status") == condition["status"] and old.get("lastTransitionTime")
+        condition["lastHeartbeatTime"] = rfc3339(now)
+        condition["lastTransitionTime"] = old["lastTransitionTime"] if old and same else rfc3339(now)
+    return wanted
+
+
+_CALM = {
+    "MemoryPressure": ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+    "DiskPressure": ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+    "PIDPressure": ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+}
+_PRESSED = {
+    "MemoryPressure": ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+    "DiskPressure": ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+    "PIDPressure": ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+}
+
+
+def _pressure(kind: str, pressed: bool) -> Obj:
+    reason, message = (_PRESSED if pressed else _CALM)[kind]
+    return {"type": kind, "status": "True" if pressed else "False", "reason": reason, "message": message}
+
+
+def node_object(config: KubeletConfig) -> Obj:
+    """The Node as it is first created; its status follows."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": config.node_name,
+            "labels": config.labels(),
+            "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"},
+        },
+        "spec": {},
+    }
+
+
+def node_status(
+    config: KubeletConfig,
+    facts: MachineFacts,
+    *,
+    runtime_version: str,
+    health: Health,
+    images: Iterable[ImageEntry],
+    volumes_in_use: Sequence[str],
+    previous: Sequence[Obj],
+    now: float,
+) -> Obj:
+    """The whole status the kubelet owns."""
+    has = capacity(config, facts)
+    listed = sorted(images, key=lambda image: (-image.size_bytes, image.names))[:_MAX_IMAGES]
+    return {
+        "addresses": [
+            {"type": "InternalIP", "address": config.node_ip},
+            {"type": "Hostname", "address": config.node_name},
+        ],
+        "capacity": has,
+        "allocatable": dict(has),
+        "conditions": conditions(health, previous, now),
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": config.port}},
+        "nodeInfo": {
+            "machineID": facts.machine_id,
+            "systemUUID": facts.system_uuid,
+            "bootID": facts.boot_id,
+            "kernelVersion": facts.kernel,
+            "osImage": facts.os_image,
+            "containerRuntimeVersion": runtime_version or "docker://unknown",
+            "kubeletVersion": KUBELET_VERSION,
+            "kubeProxyVersion": KUBELET_VERSION,
+            "operatingSystem": "linux",
+            "architecture": facts.arch,
+        },
+        "images": [{"names": list(image.names), "sizeBytes": image.size_bytes} for image in listed],
+        "volumesInUse": list(volumes_in_use),
+    }
+
+
+def without_heartbeats(status: Obj) -> Obj:
+    """The status without the times that change when nothing else does."""
+    plain = [{k: v for k, v in c.items() if k != "lastHeartbeatTime"} for c in status["conditions"]]
+    return {**status, "conditions": plain}

@@ -1,0 +1,366 @@
+"""One pod's shell: carries out what its core decides and feeds the results back.
+
+IO through what it is given. Every long action is a task; its result is posted as an event. Events are handled one at a
+time, in order, on the loop; an event posted while another is being handled waits its turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.api.errors import ApiError
+from cluster.machinery.client import Client, is_not_found
+from cluster.machinery.events import EventRecorder
+from cluster.node import core_events as ev
+from cluster.node.cni import NetworkFailure, PodNetwork
+from cluster.node.config import KubeletConfig
+from cluster.node.container_start import ContainerStarter, Place
+from cluster.node.container_stop import Stop, exit_info
+from cluster.node.core import PodCore
+from cluster.node.pod_config import hostname_of, pod_ref
+from cluster.node.prober import HookFailure, Prober
+from cluster.node.runtime import SANDBOX_CONTAINER, Runtime, RuntimeFailure, SandboxConfig
+from cluster.node.status_writer import StatusWriter
+from cluster.node.volumes import MountedVolumes, VolumeFailure, Volumes
+
+log = logging.getLogger(__name__)
+Obj = dict[str, Any]
+_RETRY_MAX_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What all workers of a kubelet share."""
+
+    config: KubeletConfig
+    client: Client
+    runtime: Runtime
+    network: PodNetwork
+    volumes: Volumes
+    starter: ContainerStarter
+    prober: Prober
+    statuses: StatusWriter
+    recorder: EventRecorder
+    clock: Callable[[], float]
+
+
+class PodWorker:
+    """`on_forget(uid)` is called when nothing of the pod is left on the machine or in the API."""
+
+    def __init__(self, pod: Obj, tools: Tools, on_forget: Callable[[str], None]) -> None:
+        self._tools = tools
+        self._on_forget = on_forget
+        self.core = PodCore(pod, tools.config.node_ip, tools.clock())
+        self.uid = str(pod["metadata"]["uid"])
+        self._volumes: MountedVolumes | None = None
+        self._stops: dict[str, Stop] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._events: deque[ev.Event] = deque()
+        self._handling = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    @property
+    def pod(self) -> Obj:
+        return self.core.pod
+
+    # ------------------------------------------------------------ events
+
+    def post(self, event: ev.Event) -> None:
+        """Hand an event to the core, and begin what it asks for."""
+        if self._closed:
+            return
+        self._events.append(event)
+        if self._handling:
+            return
+        self._handling = True
+        try:
+            while self._events and not self._closed:
+                now = self._tools.clock()
+                for action in self.core.handle(self._events.popleft(), now):
+                    _ACTIONS[type(action)](self, action)
+        finally:
+            self._handling = False
+        self._arm()
+
+    def died(self, container_id: str, name: str) -> None:
+        """The engine says that a container, or the sandbox, ended."""
+        stop = self._stops.get(container_id)
+        if stop is not None:
+            stop.exited()
+        if name == SANDBOX_CONTAINER:
+            self.post(ev.SandboxLost(container_id))
+        elif name in self.core.containers:
+            self._spawn(self._learn_exit(container_id, name), "exit")
+
+    def close(self) -> list[asyncio.Task[None]]:
+        """Stop working on the pod and leave it running; returns the tasks to wait for."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        return list(self._tasks)
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wake = None if self._closed else self.core.next_wake()
+        if wake is not None:
+            delay = max(wake - self._tools.clock(), 0.001)
+            self._timer = asyncio.get_running_loop().call_later(delay, self.post, ev.Tick())
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._guard(work, name), name=f"{name} {self.uid}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guard(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        try:
+            await work
+        except Exception:  # a worker's outermost loop: the other pods must go on
+            log.exception(
+                "%s of pod %s/%s failed", name, self.pod["metadata"]["namespace"], self.pod["metadata"]["name"]
+            )
+
+    async def _until_done(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Repeat until it succeeds, ever more slowly; used for giving things back."""
+        delay = 0.2
+        while True:
+            try:
+                await work()
+                return
+            except (RuntimeFailure, NetworkFailure, ApiError, OSError) as err:
+                text = err.message if isinstance(err, ApiError) else str(err)
+                log.warning("%s of pod %s: %s; trying again in %.1f s", what, self.pod["metadata"]["name"], text, delay)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, _RETRY_MAX_S)
+
+    # ------------------------------------------------------------ volumes and sandbox
+
+    def _mount(self, action: ev.MountVolumes) -> None:
+        self._spawn(self._mount_task(), "mount")
+
+    async def _mount_task(self) -> None:
+        try:
+            self._volumes = await self._tools.volumes.mount(self.pod)
+        except VolumeFailure as err:
+            self.post(ev.VolumesFailed(str(err), err.waiting))
+        else:
+            self.post(ev.VolumesReady())
+
+    def _start_sandbox(self, action: ev.StartSandbox) -> None:
+        self._spawn(self._start_sandbox_task(action.attempt), "sandbox")
+
+    async def _start_sandbox_task(self, attempt: int) -> None:
+        tools = self._tools
+        sysctls = (self.pod["spec"].get("securityContext") or {}).get("sysctls") or ()
+        config = SandboxConfig(
+            pod=pod_ref(self.pod),
+            attempt=attempt,
+            hostname=hostname_of(self.pod),
+            image=tools.config.pause_image,
+            sysctls={s["name"]: str(s["value"]) for s in sysctls},
+        )
+        try:
+            sandbox_id, netns = await tools.runtime.run_sandbox(config)
+            try:
+                ip = await tools.network.add(sandbox_id, netns)
+            except NetworkFailure:
+                await tools.runtime.remove(sandbox_id)
+                raise
+        except (RuntimeFailure, NetworkFailure) as err:
+            self.post(ev.SandboxFailed(str(err)))
+        else:
+            self.post(ev.SandboxReady(sandbox_id, ip))
+
+    def _stop_sandbox(self, action: ev.StopSandbox) -> None:
+        self._spawn(self._stop_sandbox_task(action.id), "stop sandbox")
+
+    async def _stop_sandbox_task(self, sandbox_id: str) -> None:
+        await self._until_done("disconnecting the sandbox", lambda: self._tools.network.delete(sandbox_id))
+        await self._until_done("removing the sandbox", lambda: self._tools.runtime.remove(sandbox_id))
+        self.post(ev.SandboxStopped())
+
+    def _release(self, action: ev.ReleaseVolumes) -> None:
+        self._spawn(self._release_task(), "release volumes")
+
+    async def _release_task(self) -> None:
+        await self._until_done("unmounting the volumes", lambda: self._tools.volumes.release(self.uid))
+        self.post(ev.VolumesReleased())
+
+    def _remove(self, action: ev.RemovePod) -> None:
+        self._spawn(self._remove_task(), "remove")
+
+    async def _remove_task(self) -> None:
+        await self._until_done("removing the containers", self._remove_containers)
+        await self._until_done("removing the directory", lambda: self._tools.volumes.remove(self.uid))
+        self.post(ev.PodRemoved())
+
+    async def _remove_containers(self) -> None:
+        for info in await self._tools.runtime.containers():
+            if info.pod.uid == self.uid:
+                await self._tools.runtime.remove(info.id)
+
+    # ------------------------------------------------------------ containers
+
+    def _start(self, action: ev.StartContainer) -> None:
+        self._spawn(self._start_task(action), "start")
+
+    async def _start_task(self, action: ev.StartContainer) -> None:
+        if self._volumes is None:
+            raise RuntimeError("a container was started before the volumes were mounted")
+        state = self.core.containers[action.name]
+        place = Place(
+            pod=self.pod,
+            spec=state.spec,
+            sandbox_id=self.core.sandbox.id,
+            ip=self.core.sandbox.ip,
+            directory=self._tools.volumes.pod_dir(self.uid),
+            volumes=self._volumes,
+        )
+        outcome = await self._tools.starter.start(action, place, self._emit)
+        self.post(outcome)
+        hook = (state.spec.get("lifecycle") or {}).get("postStart")
+        if hook and isinstance(outcome, ev.ContainerStarted):
+            await self._post_start(hook, place, outcome)
+
+    async def _post_start(self, hook: Obj, place: Place, started: ev.ContainerStarted) -> None:
+        limit = float(self.pod["spec"].get("terminationGracePeriodSeconds") or 30) + 90.0
+        try:
+            await self._tools.prober.hook(hook, place.spec, started.id, place.ip, limit)
+        except HookFailure as err:
+            self.post(ev.PostStartFailed(started.name, started.id, f"PostStartHook failed: {err}"))
+
+    def _stop(self, action: ev.StopContainer) -> None:
+        running = self._stops.get(action.id)
+        if running is not None:
+            running.shorten(action.grace_s)
+            return
+        stop = Stop(self._tools.runtime, self._tools.prober, action.id, action.grace_s)
+        self._stops[action.id] = stop
+        self._spawn(self._stop_task(action, stop), "stop")
+
+    async def _stop_task(self, action: ev.StopContainer, stop: Stop) -> None:
+        spec, ip = self.core.containers[action.name].spec, self.core.sandbox.ip
+
+        def hook_failed(message: str) -> None:
+            self._emit("Warning", "FailedPreStopHook", message, action.name)
+
+        try:
+            await stop.run(spec, ip, pre_stop=action.pre_stop, hook_failed=hook_failed)
+            while not await self._learn_exit_once(action.id, action.name):
+                await self._tools.runtime.signal(action.id, "SIGKILL")
+                await asyncio.sleep(1.0)
+        finally:
+            self._stops.pop(action.id, None)
+
+    async def _learn_exit(self, container_id: str, name: str) -> None:
+        await self._learn_exit_once(container_id, name)
+
+    async def _learn_exit_once(self, container_id: str, name: str) -> bool:
+        """Look at a container and post its end; False while it runs (or the engine cannot say)."""
+        state = self.core.containers[name]
+        if state.phase == "exited" and state.exit is not None and state.exit.id == container_id:
+            return True
+        try:
+            info = await self._tools.runtime.inspect(container_id)
+        except RuntimeFailure as err:
+            log.warning("looking at container %s: %s", container_id[:12], err)
+            return False
+        if info is not None and info.state == "running":
+            return False
+        exited = await exit_info(self._tools.runtime, info, container_id, self._tools.clock())
+        self.post(ev.ContainerExited(name, exited))
+        return True
+
+    def _remove_container(self, action: ev.RemoveContainer) -> None:
+        self._spawn(
+            self._until_done("removing an old container", lambda: self._tools.runtime.remove(action.id)), "remove old"
+        )
+
+    def _probe(self, action: ev.RunProbe) -> None:
+        self._spawn(self._probe_task(action), "probe")
+
+    async def _probe_task(self, action: ev.RunProbe) -> None:
+        state = self.core.containers[action.name]
+        probe = state.probes.states.get(action.kind)
+        if probe is None:
+            return
+        ok, output = await self._tools.prober.probe(
+            probe.spec.handler, state.spec, action.id, self.core.sandbox.ip, probe.spec.timeout_s
+        )
+        self.post(ev.ProbeDone(action.name, action.id, action.kind, ok, output))
+
+    # ------------------------------------------------------------ the API
+
+    def _report(self, action: ev.Report) -> None:
+        self._tools.statuses.set(self.pod, action.status)
+
+    def _delete_object(self, action: ev.DeleteObject) -> None:
+        self._spawn(self._delete_task(), "delete")
+
+    async def _delete_task(self) -> None:
+        meta = self.pod["metadata"]
+        # The last status should be seen; a write that keeps failing must not keep the pod.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                await self._tools.statuses.flush(self.uid)
+
+        async def delete() -> None:
+            try:
+                await self._tools.client.delete("pods", meta["name"], meta["namespace"], uid=self.uid, grace_period_s=0)
+            except ApiError as err:
+                if not is_not_found(err) and err.code != 409:
+                    raise
+                self.post(ev.PodGone())
+
+        await self._until_done("deleting the object", delete)
+
+    def _forget(self, action: ev.Forget) -> None:
+        self._closed = True
+        self._tools.statuses.forget(self.uid)
+        self._on_forget(self.uid)
+
+    def _emit_action(self, action: ev.Emit) -> None:
+        self._emit(action.type, action.reason, action.message, action.container)
+
+    def _emit(self, type_: str, reason: str, message: str, container: str = "") -> None:
+        meta = self.pod["metadata"]
+        reference = {
+            "kind": "Pod",
+            "apiVersion": "v1",
+            "namespace": meta["namespace"],
+            "name": meta["name"],
+            "uid": meta["uid"],
+            "resourceVersion": meta.get("resourceVersion", ""),
+        }
+        if container:
+            state = self.core.containers.get(container)
+            field = "containers" if state is None or state.kind == "main" else "initContainers"
+            reference["fieldPath"] = f"spec.{field}{{{container}}}"
+        self._tools.recorder.event(reference, type_, reason, message)
+
+
+_ACTIONS: dict[type, Callable[..., None]] = {
+    ev.MountVolumes: PodWorker._mount,
+    ev.StartSandbox: PodWorker._start_sandbox,
+    ev.StartContainer: PodWorker._start,
+    ev.StopContainer: PodWorker._stop,
+    ev.RemoveContainer: PodWorker._remove_container,
+    ev.RunProbe: PodWorker._probe,
+    ev.StopSandbox: PodWorker._stop_sandbox,
+    ev.ReleaseVolumes: PodWorker._release,
+    ev.RemovePod: PodWorker._remove,
+    ev.Report: PodWorker._report,
+    ev.DeleteObject: PodWorker._delete_object,
+    ev.Forget: PodWorker._forget,
+    ev.Emit: PodWorker._emit_action,
+}

@@ -1,0 +1,127 @@
+"""Carrying out probes and lifecycle hooks: exec in the container, HTTP and TCP to the pod.
+
+IO: the engine, and sockets from the machine's network namespace to the pod's address. Source: Kubernetes' API reference
+(ExecAction, HTTPGetAction, TCPSocketAction, SleepAction) and the wording of its prober. A redirect counts as success by
+its status code; it is not followed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import aiohttp
+
+from cluster.node.runtime import Runtime, RuntimeFailure
+
+Obj = dict[str, Any]
+_MAX_BODY = 10 * 1024
+_USER_AGENT = "kube-probe/1.34"
+
+
+class HookFailure(Exception):
+    """A lifecycle hook did not succeed."""
+
+
+class Prober:
+    """`close()` it on the loop it is used on."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._http: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        if self._http is not None:
+            await self._http.close()
+            self._http = None
+
+    async def probe(
+        self, handler: Obj, container: Obj, container_id: str, ip: str, timeout_s: float
+    ) -> tuple[bool, str]:
+        """(success, output); never raises for a probe that fails in whatever way."""
+        try:
+            if "exec" in handler:
+                return await self._exec(handler["exec"], container_id, timeout_s)
+            if "httpGet" in handler:
+                return await self._http_get(handler["httpGet"], container, ip, timeout_s)
+            if "tcpSocket" in handler:
+                return await self._tcp(handler["tcpSocket"], container, ip, timeout_s)
+        except (RuntimeFailure, ValueError) as err:
+            return False, str(err)
+        return False, "the probe has no handler that this kubelet knows"
+
+    async def hook(self, handler: Obj, container: Obj, container_id: str, ip: str, timeout_s: float) -> None:
+        """Run a postStart or preStop handler. Raises HookFailure, also when it takes too long."""
+        if "sleep" in handler:
+            await asyncio.sleep(min(float(handler["sleep"].get("seconds") or 0), timeout_s))
+            return
+        ok, output = await self.probe(handler, container, container_id, ip, timeout_s)
+        if not ok:
+            raise HookFailure(output)
+
+    async def _exec(self, action: Obj, container_id: str, timeout_s: float) -> tuple[bool, str]:
+        command = list(action.get("command") or ())
+        try:
+            result = await self._runtime.exec_sync(container_id, command, timeout_s)
+        except TimeoutError:
+            return False, f"command timed out: {command!r} timed out after {timeout_s:g}s"
+        output = result.output.decode("utf-8", "replace").strip()
+        return result.exit_code == 0, output or f"exit code {result.exit_code}"
+
+    async def _tcp(self, action: Obj, container: Obj, ip: str, timeout_s: float) -> tuple[bool, str]:
+        host, port = action.get("host") or ip, port_number(action.get("port"), container)
+        try:
+            async with asyncio.timeout(timeout_s):
+                _, writer = await asyncio.open_connection(host, port)
+        except TimeoutError:
+            return False, f"dial tcp {host}:{port}: i/o timeout"
+        except OSError as err:
+            return False, f"dial tcp {host}:{port}: connect: {_os_text(err)}"
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        return True, ""
+
+    async def _http_get(self, action: Obj, container: Obj, ip: str, timeout_s: float) -> tuple[bool, str]:
+        host, port = action.get("host") or ip, port_number(action.get("port"), container)
+        scheme = str(action.get("scheme") or "HTTP").lower()
+        path = str(action.get("path") or "/")
+        url = f"{scheme}://{host}:{port}{path if path.startswith('/') else '/' + path}"
+        headers = {"User-Agent": _USER_AGENT, "Accept": "*/*", "Connection": "close"}
+        headers.update({h["name"]: str(h.get("value") or "") for h in action.get("httpHeaders") or ()})
+        if self._http is None:
+            self._http = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(ssl=False, force_close=True, limit=0),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+            )
+        limit = aiohttp.ClientTimeout(total=timeout_s)
+        try:
+            async with self._http.get(url, headers=headers, timeout=limit, allow_redirects=False) as response:
+                body = await response.content.read(_MAX_BODY)
+        except TimeoutError:
+            return False, f'Get "{url}": context deadline exceeded (Client.Timeout exceeded while awaiting headers)'
+        except (aiohttp.ClientError, OSError) as err:
+            return False, f'Get "{url}": {_os_text(err)}'
+        if 200 <= response.status < 400:
+            return True, body.decode("utf-8", "replace")
+        return False, f"HTTP probe failed with statuscode: {response.status}"
+
+
+def port_number(port: Any, container: Obj) -> int:
+    """A number, or the name of one of the container's ports. Raises ValueError."""
+    if isinstance(port, int) or (isinstance(port, str) and port.isdigit()):
+        return int(port)
+    for declared in container.get("ports") or ():
+        if declared.get("name") == port:
+            return int(declared["containerPort"])
+    raise ValueError(f"couldn't find port: {port!r} of container {container.get('name')}")
+
+
+def _os_text(err: Exception) -> str:
+    cause = err.os_error if isinstance(err, aiohttp.ClientConnectorError) else err
+    if isinstance(cause, OSError) and cause.strerror:
+        text = cause.strerror
+        return text.rpartition("] ")[2].lower() if "Connect call failed" not in text else "connection refused"
+    return str(cause) or type(cause).__name__
