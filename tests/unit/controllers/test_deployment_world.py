@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -276,14 +277,15 @@ async def test_killed_after_any_write_a_restart_converges(writes: int) -> None:
         return dying[0]
 
     async with World(*BOTH, store=store, clock=clock, wrap=wrap) as w:
-        for _ in range(12):
+        for _ in range(60):
+            for _ in range(5):
+                await asyncio.sleep(0)
             for reconciler in w.reconcilers():
                 for _ in range(len(reconciler.queue)):
                     await reconciler.step()
-            await w.kubelet()
             if dying[0].left <= 0:
                 break
-            await w.settle()
+            await w.kubelet()
         for reconciler in w.reconcilers():
             reconciler.queue.shut_down()
     async with World(*BOTH, store=store, clock=clock) as w:
