@@ -1,0 +1,177 @@
+"""Nodes: verdicts, taints, evictions, address blocks."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from cluster.controllers import node_lifecycle_core as core
+from cluster.controllers.endpoints import EndpointSliceController
+from cluster.controllers.node_ipam import NodeIpamController, pick_block
+from cluster.controllers.node_lifecycle import NodeLifecycleController
+from cluster.controllers.node_lifecycle_core import Heartbeat, Verdict
+from cluster.controllers.pod_gc import PodGcController
+from cluster.controllers.taint_eviction import TaintEvictionController
+from cluster.machinery.client import Obj, clone
+from tests.support.controller_world import World
+from tests.unit.controllers.test_endpoints_world import conditions, pod, service
+
+
+def taints(node: Obj) -> set[tuple[str, str]]:
+    return {(t["key"].rpartition("/")[2], t["effect"]) for t in node["spec"].get("taints") or []}
+
+
+async def start(w: World) -> None:
+    await w.namespace()
+    await w.namespace("kube-node-lease")
+    for name in ("n1", "n2", "n3"):
+        await w.node(name)
+        await w.heartbeat(name)
+    await w.settle()
+
+
+async def bound(w: World, name: str, node: str, **spec: Any) -> None:
+    body = pod(name)
+    body["spec"].update(spec)
+    await w.create("pods", body)
+    await w.kubelet(nodes=[node])
+
+
+async def beats(w: World, *names: str, seconds: int = 6) -> None:
+    for _ in range(seconds):
+        w.clock.advance(1)
+        for name in names:
+            await w.heartbeat(name)
+        await w.tick(0)
+
+
+async def test_a_silent_machine_is_tainted_and_its_pods_leave_the_endpoints_but_stay() -> None:
+    async with World(NodeLifecycleController, TaintEvictionController, EndpointSliceController) as w:
+        await start(w)
+        await bound(w, "a", "n1")
+        await bound(w, "b", "n2")
+        await w.create("services", service())
+        await w.settle()
+        await beats(w, "n2", "n3")
+        node = await w.client.get("nodes", "n1")
+        assert core.ready_status(node) == "Unknown"
+        assert taints(node) == {("unreachable", "NoSchedule"), ("unreachable", "NoExecute")}
+        assert core.ready_status(await w.client.get("nodes", "n2")) == "True"
+        found = await conditions(w)
+        assert found["a"]["ready"] is False and found["b"]["ready"] is True
+        assert len(await w.items("pods")) == 2
+        reasons = {e["reason"] for e in await w.items("events")}
+        assert {"NodeNotReady", "MachineUnreachable"} <= reasons
+
+
+async def test_a_machine_that_speaks_again_loses_its_taints_once_its_kubelet_says_ready() -> None:
+    async with World(NodeLifecycleController) as w:
+        await start(w)
+        await beats(w, "n2", "n3")
+        assert taints(await w.client.get("nodes", "n1"))
+        await beats(w, "n1", "n2", "n3", seconds=1)
+        node = clone(await w.client.get("nodes", "n1"))
+        for c in node["status"]["conditions"]:
+            c["status"] = "True" if c["type"] == "Ready" else "False"
+        await w.client.update("nodes", node, subresource="status")
+        await beats(w, "n1", "n2", "n3", seconds=1)
+        assert taints(await w.client.get("nodes", "n1")) == set()
+
+
+async def test_off_by_the_providers_word_frees_pods_at_once() -> None:
+    async with World(NodeLifecycleController, EndpointSliceController) as w:
+        await start(w)
+        w.provider.states.update(n1="running", n2="running", n3="running")
+        watching = asyncio.create_task(w.controllers[0]._watch_machines())  # type: ignore[attr-defined]
+        await bound(w, "a", "n1")
+        await bound(w, "b", "n2")
+        await w.create("services", service())
+        await w.settle()
+        w.provider.set_state("n1", "off")
+        await w.settle()
+        node = await w.client.get("nodes", "n1")
+        assert core.is_gone(node) and core.ready_status(node) == "Unknown"
+        assert [p["metadata"]["name"] for p in await w.items("pods")] == ["b"]
+        assert set(await conditions(w)) == {"b"}
+        events = {e["reason"]: e["message"] for e in await w.items("events")}
+        assert "provider's word" in events["MachineGone"] and "ForceDeletedPod" in events
+        w.provider.set_state("n1", "running")
+        await w.settle()
+        node = await w.client.get("nodes", "n1")
+        assert not core.is_gone(node) and ("shutdown", "NoSchedule") not in taints(node)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_a_pod_leaves_when_its_toleration_runs_out() -> None:
+    async with World(TaintEvictionController) as w:
+        await start(w)
+        tolerate = [
+            {"key": core.UNREACHABLE_TAINT, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}
+        ]
+        await bound(w, "brief", "n1", tolerations=tolerate)
+        await bound(w, "forever", "n1", tolerations=[{"operator": "Exists"}])
+        node = clone(await w.client.get("nodes", "n1"))
+        node["spec"]["taints"] = core.taints_for(node, Verdict.UNREACHABLE, w.clock(), evict=True)
+        await w.client.update("nodes", node)
+        await w.settle()
+        assert not [p for p in await w.items("pods") if "deletionTimestamp" in p["metadata"]]
+        await w.tick(31)
+        dying = [p["metadata"]["name"] for p in await w.items("pods") if "deletionTimestamp" in p["metadata"]]
+        assert dying == ["brief"]
+
+
+async def test_pods_of_a_deleted_node_are_collected_after_the_quarantine() -> None:
+    async with World(PodGcController) as w:
+        await start(w)
+        await bound(w, "a", "n1")
+        await w.client.delete("nodes", "n1")
+        await w.settle()
+        assert len(await w.items("pods")) == 1
+        await w.tick(6)
+        assert await w.items("pods") == []
+
+
+def test_judging_needs_proof_for_gone() -> None:
+    beat = Heartbeat(100.0, True)
+    assert core.judge(beat, "", 103.9, 4, 20).verdict is Verdict.ALIVE
+    assert core.judge(beat, "unknown", 1e9, 4, 20).verdict is Verdict.UNREACHABLE
+    assert core.judge(beat, "running", 1e9, 4, 20).verdict is Verdict.UNREACHABLE
+    assert core.judge(beat, "off", 100.0, 4, 20).verdict is Verdict.GONE
+    assert core.judge(Heartbeat(100.0, False), "", 119, 4, 20).verdict is Verdict.ALIVE
+
+
+def test_with_nobody_ready_nothing_is_evicted() -> None:
+    state = core.zone_state(0, 3, rate=1, secondary_rate=0.1, threshold=0.55, large=50)
+    assert (state.name, state.evictions_per_s) == ("FullDisruption", 0.0)
+    assert core.zone_state(2, 1, rate=1, secondary_rate=0.1, threshold=0.55, large=50).evictions_per_s == 1
+    assert core.zone_state(40, 60, rate=1, secondary_rate=0.1, threshold=0.55, large=50).evictions_per_s == 0.1
+    assert core.zone_state(4, 6, rate=1, secondary_rate=0.1, threshold=0.55, large=50).evictions_per_s == 0
+
+
+def test_foreign_taints_are_kept() -> None:
+    node = {"spec": {"taints": [{"key": "mine", "effect": "NoExecute"}]}, "status": {"conditions": []}}
+    tainted = core.taints_for(node, Verdict.GONE, 0.0, evict=True)
+    assert tainted is not None and tainted[0]["key"] == "mine" and len(tainted) == 5
+    node["spec"]["taints"] = tainted
+    node["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
+    assert core.taints_for(node, Verdict.ALIVE, 0.0, evict=False) == [{"key": "mine", "effect": "NoExecute"}]
+
+
+async def test_every_node_gets_its_own_block() -> None:
+    async with World(NodeIpamController) as w:
+        await start(w)
+        nodes = await w.items("nodes")
+        assert sorted(n["spec"]["podCIDR"] for n in nodes) == ["10.244.0.0/24", "10.244.1.0/24", "10.244.2.0/24"]
+        assert all(n["spec"]["podCIDRs"] == [n["spec"]["podCIDR"]] for n in nodes)
+        freed = next(n for n in nodes if n["spec"]["podCIDR"] == "10.244.1.0/24")
+        await w.client.delete("nodes", freed["metadata"]["name"])
+        await w.node("n4")
+        await w.settle()
+        assert (await w.client.get("nodes", "n4"))["spec"]["podCIDR"] == "10.244.1.0/24"
+
+
+def test_blocks_never_overlap() -> None:
+    assert pick_block("10.0.0.0/22", 24, ["10.0.0.0/24", "10.0.2.0/23"]) == "10.0.1.0/24"
+    assert pick_block("10.0.0.0/23", 24, ["10.0.0.0/24", "10.0.1.128/25"]) is None
+    assert pick_block("10.0.0.0/24", 24, ["192.168.0.0/16"]) == "10.0.0.0/24"
