@@ -28,7 +28,7 @@ from cluster.machine import rejoin
 from cluster.machine.config import ClusterConfig, MachineConfig
 from cluster.machine.forwarder import Probe
 from cluster.machine.processes import Children, ProcessId, Stat, command_line
-from cluster.machine.ray_command import ensure_command, environment, is_head, start_command
+from cluster.machine.ray_command import ensure_command, environment, is_head, start_command, stop_command
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class KeeperTimes:
     turn_s: float = 120.0
     poll_s: float = 2.0
     stop_s: float = 5.0
+    stop_actors_s: float = 12.0
     backoff_s: tuple[float, ...] = (0.5, 1, 2, 5, 10, 20)
 
 
@@ -107,6 +108,7 @@ class RayKeeper:
                     await asyncio.sleep(self._pause(failures))
         finally:
             await turn.aclose()
+            await self._stop_actors()
             await self._stop()
 
     def _pause(self, failures: int) -> float:
@@ -248,6 +250,18 @@ class RayKeeper:
                 probe.close()
 
     # -- stop ----------------------------------------------------------------------------------------------------
+    async def _stop_actors(self) -> None:
+        """A planned stop: leadership handed over, disks synced. Not waited for longer than it is worth."""
+        command = stop_command(self._config, self._machine, self._python)
+        if self._phase != "running" or not command:
+            return
+        output = self._machine.log_dir / "ensure.log"
+        try:
+            code = await self._children.run(command, self._env, output, self._times.stop_actors_s)
+            log.info("actors stopped: %d", code)
+        except TimeoutError:
+            log.warning("the actors did not stop in time; see %s", output)
+
     async def _stop(self) -> None:
         """Leaves no process of Ray on this machine: the raylet first, politely unless frozen, then all the rest."""
         frozen, self._phase = self._phase == "frozen", "stopping"

@@ -98,3 +98,10 @@ def ensure_command(config: ClusterConfig, machine: MachineConfig, python: Path) 
     """The short driver that creates this machine's missing actors; exit code 0 means that all are there."""
     custom = [part.format(machine=machine.name, base=config.base_dir, python=python) for part in config.ensure_command]
     return custom or [str(python), "-m", "actors.ensure", "--machine", machine.name, "--base", config.base_dir]
+
+
+def stop_command(config: ClusterConfig, machine: MachineConfig, python: Path) -> list[str]:
+    """Stops this machine's actors in good order before a planned stop; empty when actors are not ours to stop."""
+    if config.ensure_command:
+        return []
+    return [*ensure_command(config, machine, python), "--stop"]

@@ -1,0 +1,75 @@
+"""Starting and stopping the host agent from the command line. IO."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from cluster.cli.output import CommandError
+from cluster.cloud.local import LocalProvider
+from cluster.cloud.machines import agent_environment
+from cluster.machine.config import ClusterConfig
+from cluster.machine.files import make_private_dir
+from cluster.machine.processes import ProcessId, command_line, wait_gone
+from cluster.machinery.provider import ProviderError
+
+
+async def answers(config: ClusterConfig) -> bool:
+    try:
+        await LocalProvider(config.host_socket, timeout_s=3).health()
+    except ProviderError:
+        return False
+    return True
+
+
+def process(config: ClusterConfig) -> ProcessId | None:
+    """The running host agent of this cluster, by its pid file."""
+    try:
+        pid = int((config.run / "host-agent.pid").read_text().strip())
+    except (FileNotFoundError, ValueError):
+        return None
+    return ProcessId.of(pid) if "host-agent" in command_line(pid) else None
+
+
+async def start(config: ClusterConfig) -> bool:
+    """Starts it unless it answers. True when it was started. Raises CommandError with what its log says."""
+    if await answers(config):
+        return False
+    log = config.run / "host-agent.log"
+    child = await asyncio.to_thread(_spawn, config, log)
+    for _ in range(200):
+        if await answers(config):
+            return True
+        if child.poll() is not None:
+            break
+        await asyncio.sleep(0.05)
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    raise CommandError(f"the host agent did not start: {lines[-1] if lines else 'it said nothing'}", f"look into {log}")
+
+
+async def stop(config: ClusterConfig) -> bool:
+    running = process(config)
+    if running is None:
+        return False
+    running.signal(signal.SIGTERM)
+    if await wait_gone([running], 10):
+        running.signal(signal.SIGKILL)
+        await wait_gone([running], 5)
+    return True
+
+
+def _spawn(config: ClusterConfig, log: Path) -> subprocess.Popen[bytes]:
+    make_private_dir(config.run)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "cluster.cli.main", "host-agent", "--base", config.base_dir],
+            env=agent_environment(),
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )

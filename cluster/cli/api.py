@@ -1,0 +1,79 @@
+"""The API as the CLI asks it: is it ready, which nodes are. IO (HTTPS with the admin's certificate)."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+
+from cluster.cli.kubeconfig import Access
+from cluster.machine.config import ClusterConfig
+
+
+class ApiUnavailable(RuntimeError):
+    """It does not answer, or not with what was asked."""
+
+
+class AdminApi:
+    def __init__(self, config: ClusterConfig) -> None:
+        self._config = config
+        self._server = f"https://127.0.0.1:{config.api_port}"
+
+    def access(self) -> Access:
+        """Raises FileNotFoundError when there is no cluster."""
+        pki = self._config.pki
+        return Access(self._server, *((pki / name).read_bytes() for name in ("ca.crt", "admin.crt", "admin.key")))
+
+    async def ready(self) -> bool:
+        try:
+            async with self._session() as session, session.get("/readyz") as response:
+                return response.status == 200
+        except (OSError, aiohttp.ClientError, TimeoutError):
+            return False
+
+    async def get(self, path: str) -> dict[str, Any]:
+        """Raises ApiUnavailable."""
+        try:
+            async with self._session() as session, session.get(path) as response:
+                if response.status != 200:
+                    raise ApiUnavailable(f"{path}: {response.status} {(await response.text())[:200]}")
+                document: dict[str, Any] = await response.json()
+                return document
+        except (OSError, aiohttp.ClientError, TimeoutError) as e:
+            raise ApiUnavailable(f"{path}: {e}") from e
+
+    async def nodes(self) -> dict[str, bool]:
+        """Ready by node name."""
+        items = (await self.get("/api/v1/nodes")).get("items", [])
+        return {item["metadata"]["name"]: _is_ready(item) for item in items}
+
+    async def leaders(self) -> dict[str, str]:
+        """Holder by leased component, from the Lease objects of kube-system where there are any."""
+        try:
+            items = (await self.get("/apis/coordination.k8s.io/v1/namespaces/kube-system/leases")).get("items", [])
+        except ApiUnavailable:
+            return {}
+        return {i["metadata"]["name"]: str(i.get("spec", {}).get("holderIdentity", "")) for i in items}
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[aiohttp.ClientSession]:
+        context = await asyncio.to_thread(self._context)
+        connector = aiohttp.TCPConnector(ssl=context, force_close=True)
+        timeout = aiohttp.ClientTimeout(total=5)
+        async with aiohttp.ClientSession(self._server, connector=connector, timeout=timeout) as session:
+            yield session
+
+    def _context(self) -> ssl.SSLContext:
+        pki = self._config.pki
+        context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
+        context.load_cert_chain(str(pki / "admin.crt"), str(pki / "admin.key"))
+        return context
+
+
+def _is_ready(node: dict[str, Any]) -> bool:
+    conditions = node.get("status", {}).get("conditions", [])
+    return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)

@@ -1,0 +1,68 @@
+"""`sk8 down`: stops the cluster in good order and removes everything sk8 made. Idempotent. IO."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from cluster.cli import agent, kubeconfig
+from cluster.cli.engine import PrivateEngine
+from cluster.cli.output import CommandError, Output
+from cluster.cloud import cleanup
+from cluster.cloud.engine import Engine
+from cluster.cloud.local import LocalProvider
+from cluster.machine.config import ClusterConfig, ConfigError, load_cluster
+from cluster.machinery.provider import ProviderError
+
+
+async def down(base: Path, out: Output, *, keep_data: bool, environment: Mapping[str, str] = os.environ) -> None:
+    if os.geteuid() != 0:
+        raise CommandError("sk8 down needs root, as sk8 up did", "run it as root (sudo)")
+    config = _config(base)
+    if await agent.answers(config):
+        await _stop_machines(config, out)
+    await agent.stop(config)
+    found = await asyncio.to_thread(cleanup.find, config)
+    engine = Engine(config.engine_socket)
+    with out.step("containers, links, mounts and devices removed") as step:
+        await cleanup.remove(config, engine)
+        left = await asyncio.to_thread(cleanup.find, config)
+        if left.any:
+            raise CommandError(f"something is left: {left.summary()}", "sk8 down again; a busy mount names its user")
+        step.update(found.summary() if found.any else "")
+    if await PrivateEngine(config).stop(keep_data=keep_data):
+        out.say("  the private container engine is stopped")
+    await asyncio.to_thread(_forget, config, keep_data, out, environment)
+    kept = f"; objects and volumes are kept in {config.base_dir}" if keep_data and config.base.exists() else ""
+    out.say(f"The cluster is down{kept}.")
+
+
+def _config(base: Path) -> ClusterConfig:
+    """The cluster's own, or the defaults: what is left of a damaged cluster must go, too."""
+    try:
+        return load_cluster(base)
+    except (FileNotFoundError, ConfigError):
+        return ClusterConfig.local(base_dir=str(base.absolute()))
+
+
+async def _stop_machines(config: ClusterConfig, out: Output) -> None:
+    """Ray's head last: while the others stop their actors in good order they still need it."""
+    provider = LocalProvider(config.host_socket)
+    try:
+        on = [m.name for m in await provider.machines() if m.state != "off"]
+        with out.step(f"machines {', '.join(on) or '(none on)'} stopped"):
+            await asyncio.gather(*(provider.stop(name) for name in on if name != config.ray_head))
+            if config.ray_head in on:
+                await provider.stop(config.ray_head)
+    except ProviderError as e:
+        out.warn(f"{e.message}; going on without order.")
+
+
+def _forget(config: ClusterConfig, keep_data: bool, out: Output, environment: Mapping[str, str]) -> None:
+    try:
+        kubeconfig.uninstall(kubeconfig.target(environment))
+    except (kubeconfig.KubeconfigError, OSError) as e:
+        out.warn(f"the kubeconfig was left as it is: {e}.")
+    cleanup.remove_files(config, keep_data=keep_data)

@@ -1,0 +1,94 @@
+"""A container engine of our own, for boxes where none answers: started by `sk8 up`, stopped by `sk8 down`.
+
+IO. It listens on the standard socket, so that everything on the box finds it, keeps its data under its own root, and
+lets containers live when it restarts. An engine that answers already is used as it is and never stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import orjson
+
+from cluster.cli.output import CommandError
+from cluster.cli.preflight import INSTALL
+from cluster.cloud.engine import Engine
+from cluster.machine.config import ClusterConfig
+from cluster.machine.files import make_private_dir, write_atomic
+from cluster.machine.processes import ProcessId, wait_gone
+
+
+class PrivateEngine:
+    def __init__(self, config: ClusterConfig) -> None:
+        self._config = config
+        self._record = config.run / "engine.json"
+        self._log = config.run / "engine.log"
+        self._data = Path(f"{config.base_dir}-engine")
+
+    def command(self) -> list[str]:
+        """No bridge and no packet filter rules: pods get their network from the kubelet."""
+        return [
+            "dockerd",
+            f"--data-root={self._data}",
+            f"--host=unix://{self._config.engine_socket}",
+            f"--pidfile={self._config.run / 'engine.pid'}",
+            "--live-restore",
+            "--bridge=none",
+            "--iptables=false",
+            "--ip6tables=false",
+            "--ip-forward=false",
+        ]
+
+    async def start(self) -> bool:
+        """True when it was started, False when an engine answered already. Raises CommandError."""
+        engine = Engine(self._config.engine_socket)
+        if await engine.answers():
+            return False
+        if shutil.which("dockerd") is None:
+            raise CommandError("no container engine answers, and dockerd is not installed", INSTALL)
+        process = await asyncio.to_thread(self._spawn)
+        identity = ProcessId.of(process.pid)
+        if identity is not None:
+            write_atomic(self._record, orjson.dumps([identity.pid, identity.start]))
+        for _ in range(300):
+            if await engine.answers():
+                return True
+            if process.poll() is not None:
+                break
+            await asyncio.sleep(0.1)
+        raise CommandError(f"dockerd did not start: {_last_line(self._log)}", f"look into {self._log}")
+
+    async def stop(self, *, keep_data: bool) -> bool:
+        """Stops the engine if it is ours. Its images go with its data."""
+        if not self._record.exists():
+            return False
+        pid, start = orjson.loads(self._record.read_bytes())
+        process = ProcessId(pid, start)
+        if process.signal(signal.SIGTERM) and await wait_gone([process], 20):
+            process.signal(signal.SIGKILL)
+            await wait_gone([process], 5)
+        self._record.unlink(missing_ok=True)
+        if not keep_data:
+            await asyncio.to_thread(shutil.rmtree, self._data, True)
+        return True
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        make_private_dir(self._config.run)
+        with self._log.open("ab") as output:
+            return subprocess.Popen(
+                self.command(),
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
+    return lines[-1] if lines else "it said nothing"

@@ -1,0 +1,191 @@
+"""The `sk8` command: arguments in, one function of this package called, an exit code out.
+
+Exit codes: 0 done; 1 it failed, with what to do; 2 wrong usage; 3 `sk8 status` of a cluster that is not healthy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cluster.cli import kubeconfig
+from cluster.cli.api import AdminApi
+from cluster.cli.down import down
+from cluster.cli.output import CommandError, Output
+from cluster.cli.status import show_machines, show_status
+from cluster.cli.up import READY_TIMEOUT_S, UpOptions, up
+from cluster.cloud.local import LocalProvider
+from cluster.machine.config import ClusterConfig, ConfigError, load_cluster
+from cluster.machine.files import Locked
+from cluster.machinery.provider import ProviderError
+
+BASE = Path("/var/lib/sk8")
+Command = Callable[[argparse.Namespace, Output], Coroutine[Any, Any, int]]
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="sk8",
+        description="Containers across machines, the Kubernetes way, on Ray. kubectl does the daily work; "
+        "sk8 makes and breaks the machines.",
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--base", type=Path, default=BASE, metavar="DIR", help=f"the cluster's directory ({BASE})")
+    common.add_argument("-q", "--quiet", action="store_true", help="no progress, results and errors only")
+    listing = argparse.ArgumentParser(add_help=False)
+    listing.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print (table)")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    add = commands.add_parser("up", parents=[common], help="start a cluster on this machine, or start it again")
+    add.add_argument("--machines", type=int, metavar="N", help="how many machines to make (3)")
+    add.add_argument("--control-planes", type=int, metavar="N", help="how many of them vote: 1, 3 or 5 (3)")
+    add.add_argument("--config", type=Path, metavar="FILE", help="YAML of settings, such as `profile: kubernetes`")
+    add.add_argument("--timeout", type=float, default=READY_TIMEOUT_S, metavar="S", help="how long to wait (180)")
+    add.set_defaults(run=_up)
+
+    add = commands.add_parser("down", parents=[common], help="stop it and remove everything that was made")
+    add.add_argument("--keep-data", action="store_true", help="keep objects, volumes and keys for the next `sk8 up`")
+    add.set_defaults(run=_down)
+
+    add = commands.add_parser("status", parents=[common, listing], help="machines, nodes and leaders")
+    add.set_defaults(run=_status)
+    _machine_commands(commands, common, listing)
+    add = commands.add_parser("kubeconfig", parents=[common], help="print a kubeconfig for the administrator")
+    add.set_defaults(run=_kubeconfig)
+    add = commands.add_parser("version", help="print the version")
+    add.set_defaults(run=_version, quiet=False)
+    add = commands.add_parser("host-agent", help="serve the local machines in the foreground (started by `sk8 up`)")
+    add.add_argument("--base", type=Path, default=BASE, metavar="DIR", help="the cluster's directory")
+    add.set_defaults(serve=True)
+    return top
+
+
+def _machine_commands(commands: Any, common: argparse.ArgumentParser, listing: argparse.ArgumentParser) -> None:
+    machine = commands.add_parser("machine", help="list, kill, start or stop machines")
+    verbs = machine.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add = verbs.add_parser("list", parents=[common, listing], help="all machines and their power")
+    add.set_defaults(run=_machine_list)
+    described = {
+        "kill": "cut its power: processes, containers and network go at once",
+        "stop": "shut it down in good order",
+        "start": "switch it on; it boots from its disk",
+    }
+    for verb, text in described.items():
+        add = verbs.add_parser(verb, parents=[common], help=text, description=text)
+        add.add_argument("name", metavar="NAME", help="such as m1")
+        if verb == "start":
+            add.add_argument("--wipe", action="store_true", help="empty its disk first, as if it was replaced")
+        add.set_defaults(run=_machine_power, verb=verb, wipe=False)
+    link = commands.add_parser("link", help="cut or mend a machine's network cable")
+    ways = link.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for way, text in (("down", "cut it: the machine runs on, alone"), ("up", "mend it")):
+        add = ways.add_parser(way, parents=[common], help=text, description=text)
+        add.add_argument("name", metavar="NAME", help="such as m1")
+        add.set_defaults(run=_link, up=way == "up")
+
+
+# -- commands --------------------------------------------------------------------------------------------------------
+async def _up(args: argparse.Namespace, out: Output) -> int:
+    await up(UpOptions(args.machines, args.control_planes, args.config, args.base, args.timeout), out)
+    return 0
+
+
+async def _down(args: argparse.Namespace, out: Output) -> int:
+    await down(args.base, out, keep_data=args.keep_data)
+    return 0
+
+
+async def _status(args: argparse.Namespace, out: Output) -> int:
+    return 0 if await show_status(_cluster(args.base), out, as_json=args.output == "json") else 3
+
+
+async def _machine_list(args: argparse.Namespace, out: Output) -> int:
+    await show_machines(_cluster(args.base), out, as_json=args.output == "json")
+    return 0
+
+
+async def _machine_power(args: argparse.Namespace, out: Output) -> int:
+    config = _cluster(args.base)
+    config.spec(args.name)
+    provider = LocalProvider(config.host_socket)
+    said = {"kill": "lost power", "stop": "is off", "start": "is on"}[args.verb]
+    with out.step(f"machine {args.name} {said}"):
+        if args.verb == "start":
+            await provider.start(args.name, wipe=args.wipe)
+        elif args.verb == "stop":
+            await provider.stop(args.name)
+        else:
+            await provider.kill(args.name)
+    return 0
+
+
+async def _link(args: argparse.Namespace, out: Output) -> int:
+    config = _cluster(args.base)
+    config.spec(args.name)
+    await LocalProvider(config.host_socket).set_link(args.name, up=args.up)
+    out.say(f"  the link of {args.name} is {'up' if args.up else 'down'}")
+    return 0
+
+
+async def _kubeconfig(args: argparse.Namespace, out: Output) -> int:
+    out.result(kubeconfig.render(AdminApi(_cluster(args.base)).access()).rstrip())
+    return 0
+
+
+async def _version(_: argparse.Namespace, out: Output) -> int:
+    try:
+        number = version("sk8-cluster")
+    except PackageNotFoundError:
+        number = "unknown (not installed)"
+    out.result(f"sk8 {number}")
+    return 0
+
+
+def _cluster(base: Path) -> ClusterConfig:
+    try:
+        return load_cluster(base)
+    except FileNotFoundError as e:
+        raise CommandError(f"there is no cluster in {base}", "sk8 up makes one") from e
+
+
+# -- running ---------------------------------------------------------------------------------------------------------
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(arguments)
+    if getattr(args, "serve", False):
+        return _serve(args.base)
+    out = Output(quiet=args.quiet)
+    try:
+        command: Command = args.run
+        return asyncio.run(command(args, out))
+    except CommandError as e:
+        out.error(e)
+        return e.code
+    except ConfigError as e:
+        out.error(CommandError(str(e)))
+    except ProviderError as e:
+        out.error(CommandError(e.message, "sk8 status shows how the machines are" if e.retriable else ""))
+    except PermissionError as e:
+        out.error(CommandError(str(e), "run it as root (sudo)"))
+    except KeyboardInterrupt:
+        out.error(CommandError("interrupted", "sk8 up goes on where it was; sk8 down removes what there is"))
+    return 1
+
+
+def _serve(base: Path) -> int:
+    from cluster.cloud.host_agent import serve  # its imports cost every other command a third of a second
+
+    try:
+        serve(base)
+    except (FileNotFoundError, ConfigError, Locked) as e:
+        print(f"sk8 host-agent: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Can a cluster start here? Facts are gathered once (IO); `judge` is pure and says what is wrong and what to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from cluster.machine.config import ClusterConfig
+
+_PROGRAMS = ("ip", "nsenter", "unshare", "losetup", "mkfs.ext4", "nft", "ray")
+_DISK_BYTES = 2 << 30
+_MEMORY_BYTES = 1_500 << 20
+INSTALL = "run infra/bootstrap.sh in the checkout, which installs what is missing (or: make up)"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """`port_owner`: who listens on the API port already, "" for nobody. `routes`: networks the box routes itself."""
+
+    platform: str
+    root: bool
+    missing: tuple[str, ...]
+    port_owner: str
+    disk_free_bytes: int
+    memory_free_bytes: int
+    routes: tuple[str, ...]
+    namespaces: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    level: Literal["error", "warning"]
+    message: str
+    fix: str
+
+
+def gather(config: ClusterConfig) -> Facts:
+    place = config.base
+    while not place.exists():
+        place = place.parent
+    beside = Path(sys.executable).parent  # `ray` of the environment that runs sk8
+    path = f"{beside}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    linux = sys.platform == "linux"
+    return Facts(
+        platform=sys.platform,
+        root=os.geteuid() == 0,
+        missing=tuple(p for p in (*_PROGRAMS, "kubectl") if shutil.which(p, path=path) is None),
+        port_owner=_listener(config.api_port) if linux else "",
+        disk_free_bytes=shutil.disk_usage(place).free,
+        memory_free_bytes=psutil.virtual_memory().available,
+        routes=_routes() if linux else (),
+        namespaces=Path("/proc/self/ns/pid").exists(),
+    )
+
+
+def judge(facts: Facts, config: ClusterConfig) -> list[Finding]:
+    """Errors first. A platform that is not Linux, or not being root, hides everything else."""
+    if facts.platform != "linux":
+        fix = "use a Linux machine or a virtual machine with one (Debian 12 is tested)"
+        return [Finding("error", f"local machines need Linux, and this is {facts.platform}", fix)]
+    if not facts.root:
+        fix = "run it as root (sudo), or on a VM of your own"
+        return [Finding("error", "local machines need root: they are namespaces, mounts and links", fix)]
+    found = []
+    programs = [p for p in facts.missing if p != "kubectl"]
+    if programs:
+        found.append(Finding("error", f"programs are missing: {', '.join(programs)}", INSTALL))
+    if not facts.namespaces:
+        found.append(Finding("error", "this kernel has no PID namespaces", "use a kernel with CONFIG_PID_NS"))
+    if facts.port_owner:
+        fix = "stop it, or choose another port with api_port in --config FILE"
+        found.append(Finding("error", f"port 127.0.0.1:{config.api_port} is taken by {facts.port_owner}", fix))
+    if facts.disk_free_bytes < _DISK_BYTES:
+        have = f"{facts.disk_free_bytes / (1 << 30):.1f} GiB"
+        fix = "free some, or choose another place with --base DIR"
+        found.append(Finding("error", f"{config.base} has {have} of free space; 2 GiB are needed", fix))
+    nodes = IPv4Network(config.node_cidr)
+    taken = [r for r in facts.routes if IPv4Network(r).overlaps(nodes)]
+    if taken:
+        fix = "choose another network with node_cidr and host_ip in --config FILE"
+        found.append(Finding("error", f"the network of the machines {nodes} is in use here ({taken[0]})", fix))
+    if facts.memory_free_bytes < _MEMORY_BYTES:
+        have = f"{facts.memory_free_bytes / (1 << 20):.0f} MiB"
+        found.append(Finding("warning", f"only {have} of memory are free; three machines need about 2 GiB", ""))
+    if "kubectl" in facts.missing:
+        fix = f"{INSTALL}; the cluster itself does not need it"
+        found.append(Finding("warning", "kubectl is not installed", fix))
+    return found
+
+
+def _listener(port: int) -> str:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return _owner(port)
+    return ""
+
+
+def _owner(port: int) -> str:
+    for connection in psutil.net_connections("tcp"):
+        if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr[1] == port:
+            if connection.pid is None:
+                break
+            try:
+                return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
+            except psutil.NoSuchProcess:
+                break
+    return "an unknown process"
+
+
+def _routes() -> tuple[str, ...]:
+    """Networks in the main routing table, but for the default route and our own link's (proc_net(5))."""
+    found = []
+    for line in Path("/proc/net/route").read_text().splitlines()[1:]:
+        link, destination, _, _, _, _, _, mask, *_ = line.split()
+        if mask != "00000000" and not link.startswith("sk8"):
+            found.append(f"{_ip(destination)}/{bin(int(mask, 16)).count('1')}")
+    return tuple(found)
+
+
+def _ip(little_endian_hex: str) -> str:
+    return ".".join(str(b) for b in reversed(bytes.fromhex(little_endian_hex)))

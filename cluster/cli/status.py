@@ -1,0 +1,70 @@
+"""`sk8 status` and `sk8 machine list`: machines, nodes and leaders as they are now. IO."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from cluster.cli import agent
+from cluster.cli.api import AdminApi, ApiUnavailable
+from cluster.cli.output import CommandError, Output, table
+from cluster.cloud.local import LocalMachine, LocalProvider
+from cluster.machine.config import ClusterConfig
+from cluster.machinery.provider import ProviderError
+
+
+async def machines(config: ClusterConfig) -> list[LocalMachine]:
+    try:
+        return await LocalProvider(config.host_socket, timeout_s=10).local_machines()
+    except ProviderError as e:
+        raise CommandError(e.message, "sk8 up starts the cluster") from e
+
+
+async def show_machines(config: ClusterConfig, out: Output, *, as_json: bool) -> None:
+    rows = [_row(config, m) for m in await machines(config)]
+    if as_json:
+        out.result(json.dumps(rows, indent=2))
+        return
+    out.result(table(("name", "state", "address", "role", "pid"), [[str(v) for v in row.values()] for row in rows]))
+
+
+def _row(config: ClusterConfig, machine: LocalMachine) -> dict[str, Any]:
+    head = ",ray-head" if machine.status.name == config.ray_head else ""
+    return {
+        "name": machine.status.name,
+        "state": machine.status.state,
+        "address": ",".join(machine.status.addresses),
+        "role": f"{'control-plane' if machine.control_plane else 'worker'}{head}",
+        "pid": machine.pid or "",
+    }
+
+
+async def show_status(config: ClusterConfig, out: Output, *, as_json: bool) -> bool:
+    """True when every machine is on and every node Ready."""
+    found = await machines(config) if await agent.answers(config) else []
+    api = AdminApi(config)
+    try:
+        nodes, leaders = await api.nodes(), await api.leaders()
+        answers = True
+    except (ApiUnavailable, FileNotFoundError):
+        nodes, leaders, answers = {}, {}, False
+    rows = [_row(config, m) | {"node": _node(nodes, m.status.name)} for m in found]
+    healthy = answers and bool(rows) and all(r["state"] == "running" and r["node"] == "Ready" for r in rows)
+    if as_json:
+        document = {"healthy": healthy, "api": answers, "machines": rows, "leaders": leaders}
+        out.result(json.dumps(document, indent=2))
+        return healthy
+    if not rows:
+        out.result("the host agent does not answer: no machine runs (sk8 up starts the cluster)")
+        return False
+    columns = ("name", "state", "node", "address", "role")
+    out.result(table(columns, [[str(row[c]) for c in columns] for row in rows]))
+    out.result("")
+    out.result(f"API at https://127.0.0.1:{config.api_port}: {'answers' if answers else 'does not answer'}")
+    for name, holder in sorted(leaders.items()):
+        out.result(f"leader of {name}: {holder}")
+    return healthy
+
+
+def _node(nodes: dict[str, bool], name: str) -> str:
+    return {True: "Ready", False: "NotReady"}[nodes[name]] if name in nodes else "Unknown"

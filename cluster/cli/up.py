@@ -1,0 +1,231 @@
+"""`sk8 up`: from nothing, from kept data, or from the remains of a crash to a cluster whose nodes are all Ready.
+
+IO; each step is idempotent, so that an interrupted `sk8 up` is finished by the next one.
+
+ no cluster.json     -> make it: configuration, CA, secrets, first State membership
+ cluster.json, off   -> start again from the machines' disks (after `down --keep-data`, a reboot or a crash)
+ running             -> say so, change nothing
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from cluster.cli import agent, kubeconfig, preflight
+from cluster.cli.api import AdminApi, ApiUnavailable
+from cluster.cli.engine import PrivateEngine
+from cluster.cli.output import CommandError, Output, Step
+from cluster.cloud import cleanup
+from cluster.cloud.engine import Engine
+from cluster.cloud.local import LocalProvider
+from cluster.machine.config import ClusterConfig, ConfigError, load_cluster, parse_settings, save_cluster
+from cluster.machine.files import make_private_dir
+from cluster.machine.identity import Authority
+
+READY_TIMEOUT_S = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    machines: int | None
+    control_planes: int | None
+    settings: Path | None
+    base: Path
+    timeout_s: float = READY_TIMEOUT_S
+
+
+async def up(options: UpOptions, out: Output, environment: Mapping[str, str] = os.environ) -> None:
+    begin = time.monotonic()
+    existing = _existing(options.base)
+    config = await asyncio.to_thread(_new_config, options) if existing is None else existing
+    if existing is not None:
+        _same(existing, options)
+        if await _is_running(existing, out):
+            return
+    await asyncio.to_thread(_check, config, out)
+    await _clear_remains(config, out)
+    if existing is None:
+        with out.step(f"made the certificate authority and {len(config.machines)} machines' configuration"):
+            await asyncio.to_thread(_create, config)
+    await _start(config, out)
+    await _wait_ready(config, out, options.timeout_s)
+    path = kubeconfig.target(environment)
+    await asyncio.to_thread(_install_kubeconfig, path, config, out)
+    out.say()
+    out.say(f"The cluster is up after {time.monotonic() - begin:.1f} s: {len(config.machines)} nodes are Ready.")
+    out.say(NEXT.format(kubeconfig=path))
+
+
+NEXT = """The context sk8 is current in {kubeconfig}. Try:
+
+  kubectl get nodes
+  kubectl create deployment web --image=nginx:1.21 --replicas=3
+  sk8 status
+  sk8 machine kill m2        # a power failure; sk8 machine start m2 brings it back
+  sk8 down                   # removes everything; --keep-data keeps objects and volumes"""
+
+
+# -- deciding --------------------------------------------------------------------------------------------------------
+def _existing(base: Path) -> ClusterConfig | None:
+    try:
+        return load_cluster(base).validate()
+    except FileNotFoundError:
+        return None
+    except ConfigError as e:
+        raise CommandError(f"the cluster in {base} cannot be used: {e}", "sk8 down removes it") from e
+
+
+def _new_config(options: UpOptions) -> ClusterConfig:
+    count = 3 if options.machines is None else options.machines
+    planes = options.control_planes
+    if planes is None:
+        planes = max(n for n in (1, 3) if n <= max(count, 1))
+    try:
+        settings = _capacity(count) | _settings(options.settings) | {"base_dir": str(options.base.absolute())}
+        return ClusterConfig.local(count, planes, cluster_id=secrets.token_hex(8), **settings).validate()
+    except ConfigError as e:
+        lines = "".join(f"\n  {line}" for line in str(e).splitlines())
+        raise CommandError(f"this cluster cannot work:{lines}") from e
+
+
+def _capacity(machines: int) -> dict[str, Any]:
+    """Each machine offers all processors, as they are shared, and its part of memory and disk, which are not."""
+    return {
+        "cpu_millicores": 1000 * (os.cpu_count() or 1),
+        "memory_bytes": psutil.virtual_memory().total // max(machines, 1),
+        "ephemeral_storage_bytes": psutil.disk_usage("/").total // max(machines, 1),
+    }
+
+
+def _settings(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        raw = yaml.safe_load(path.read_text()) or {}
+    except (OSError, yaml.YAMLError) as e:
+        raise CommandError(f"cannot read {path}: {e}") from e
+    if not isinstance(raw, dict):
+        raise CommandError(f"{path} must be a mapping of settings, such as `profile: kubernetes`")
+    return parse_settings(raw)
+
+
+def _same(config: ClusterConfig, options: UpOptions) -> None:
+    """A cluster that exists keeps its shape: asking for another one is an error, not silence."""
+    for want, have, what in (
+        (options.machines, len(config.machines), "machines"),
+        (options.control_planes, len(config.control_planes), "control planes"),
+    ):
+        if want is not None and want != have:
+            raise CommandError(
+                f"the cluster in {config.base_dir} has {have} {what}, not {want}",
+                "sk8 down removes it; then sk8 up makes a new one",
+            )
+
+
+async def _is_running(config: ClusterConfig, out: Output) -> bool:
+    """True when its machines run: says how they are and leaves them alone."""
+    if not await agent.answers(config):
+        return False
+    machines = await LocalProvider(config.host_socket).machines()
+    on = [m.name for m in machines if m.state == "running"]
+    if not on:
+        return False
+    out.say(f"The cluster in {config.base_dir} is up: {', '.join(on)} running. Nothing was changed.")
+    for machine in machines:
+        if machine.name not in on:
+            out.warn(f"machine {machine.name} is {machine.state}.", f"sk8 machine start {machine.name}")
+    if not await AdminApi(config).ready():
+        out.warn("the API does not answer yet.", "sk8 status shows more")
+    return True
+
+
+def _check(config: ClusterConfig, out: Output) -> None:
+    facts = preflight.gather(config)
+    if agent.process(config) is not None:
+        facts = replace(facts, port_owner="")  # it is our own forwarder
+    findings = preflight.judge(facts, config)
+    for finding in findings:
+        if finding.level == "warning":
+            out.warn(f"{finding.message}.", finding.fix)
+    errors = [f for f in findings if f.level == "error"]
+    if errors:
+        more = "".join(f"\nerror: {e.message}\n  try: {e.fix}" for e in errors[1:])
+        raise CommandError(errors[0].message, errors[0].fix + more)
+
+
+async def _clear_remains(config: ClusterConfig, out: Output) -> None:
+    """After a crash or a reboot: what runs without a host agent is stopped; disks and keys stay."""
+    found = await asyncio.to_thread(cleanup.find, config)
+    if not found.any or await agent.answers(config):
+        return
+    with out.step(f"cleared the remains of an earlier run ({found.summary()})"):
+        await cleanup.remove(config, Engine(config.engine_socket))
+
+
+# -- doing -----------------------------------------------------------------------------------------------------------
+def _create(config: ClusterConfig) -> None:
+    """cluster.json comes last: without it nothing of this is a cluster, and the next `sk8 up` begins again."""
+    make_private_dir(config.base)
+    authority = Authority(config)
+    authority.create()
+    for spec in config.machines:
+        authority.provision(config.first_machine(spec.name))
+    save_cluster(config)
+
+
+async def _start(config: ClusterConfig, out: Output) -> None:
+    engine = PrivateEngine(config)
+    if not await Engine(config.engine_socket).answers():
+        with out.step("no container engine answered; started a private one"):
+            await engine.start()
+    with out.step("host agent and switch"):
+        await agent.start(config)
+    provider = LocalProvider(config.host_socket)
+    off = [m.name for m in await provider.machines() if m.state == "off"]
+    with out.step(f"machines {', '.join(off)} booted"):
+        await asyncio.gather(*(provider.start(name) for name in off))
+
+
+async def _wait_ready(config: ClusterConfig, out: Output, timeout_s: float) -> None:
+    api = AdminApi(config)
+    deadline = time.monotonic() + timeout_s
+    with out.step("Ray, the store and the API servers") as step:
+        while not await api.ready():
+            await _pause(config, deadline, step, "the API is not ready")
+    with out.step("nodes Ready") as step:
+        while True:
+            try:
+                nodes = await api.nodes()
+            except ApiUnavailable:
+                nodes = {}
+            ready = sorted(name for name, is_ready in nodes.items() if is_ready)
+            step.update(", ".join(ready))
+            if len(ready) >= len(config.machines):
+                return
+            await _pause(config, deadline, step, f"{len(ready)} of {len(config.machines)} nodes are Ready")
+
+
+async def _pause(config: ClusterConfig, deadline: float, step: Step, what: str) -> None:
+    if time.monotonic() > deadline:
+        logs = config.base / "machines"
+        raise CommandError(
+            f"{what}, and the time is up", f"look into {logs}/*/log/ and sk8 status; sk8 down removes it"
+        )
+    await asyncio.sleep(0.1)
+
+
+def _install_kubeconfig(path: Path, config: ClusterConfig, out: Output) -> None:
+    try:
+        kubeconfig.install(path, AdminApi(config).access())
+    except (kubeconfig.KubeconfigError, OSError) as e:
+        out.warn(f"the kubeconfig was left as it is: {e}.", "sk8 kubeconfig prints one of its own")
