@@ -141,10 +141,12 @@ class DnsServer:
         dirty, self._dirty = self._dirty, set()
         for key in sorted(dirty):
             service = self._informers.of(SERVICES).get(*split_key(key))
-            records = {}
-            if service is not None:
-                slices = self._informers.of(SLICES).by_index(BY_SERVICE, key)
-                records = service_records(service, slices, self._config.cluster_domain)
+            slices = self._informers.of(SLICES).by_index(BY_SERVICE, key)
+            try:
+                records = service_records(service, slices, self._config.cluster_domain) if service else {}
+            except (KeyError, TypeError, ValueError, AttributeError) as err:
+                log.error("service %s is malformed and keeps the names it had: %r", key, err)
+                continue
             self._zone.set_owner(key, records)
 
     async def _become_ready(self) -> None:

@@ -22,6 +22,7 @@ from cluster.network.config import ROUTE_PROTOCOL
 
 _IFF_UP = 1
 
+
 class LinkError(Exception):
     """The kernel refused a link, address or route; says which."""
 

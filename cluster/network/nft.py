@@ -30,7 +30,7 @@ class NftRunner(Protocol):
 
     def run(self, commands: str) -> str: ...
 
-    def listing(self, command: str) -> list[dict[str, Any]]: ...
+    def listing(self, what: str) -> list[dict[str, Any]]: ...
 
     def close(self) -> None: ...
 
@@ -48,9 +48,9 @@ class LibNft:
         """One transaction; returns what nft printed. Raises NftError."""
         return self._run(self._plain, commands)
 
-    def listing(self, command: str) -> list[dict[str, Any]]:
-        """A `list ...` command's objects in nft's JSON. Raises NftError."""
-        return _objects(self._run(self._json, command))
+    def listing(self, what: str) -> list[dict[str, Any]]:
+        """What `list WHAT` shows, as nft's JSON objects. Raises NftError."""
+        return _objects(self._run(self._json, f"list {what}"))
 
     def close(self) -> None:
         with self._lock:
@@ -92,8 +92,8 @@ class BinaryNft:
     def run(self, commands: str) -> str:
         return self._run([], commands)
 
-    def listing(self, command: str) -> list[dict[str, Any]]:
-        return _objects(self._run(["-j"], command))
+    def listing(self, what: str) -> list[dict[str, Any]]:
+        return _objects(self._run(["-j"], f"list {what}"))
 
     def close(self) -> None:
         """Nothing is kept open."""

@@ -60,7 +60,7 @@ class ServiceProxy:
         self._clock = clock
         self._own_informers = informers is None
         self._informers = informers or Informers(client)
-        self._rules = RuleConfig(config.node_name, config.node_ip, config.local_dns_ip)
+        self._rules = RuleConfig(config.node_name, config.node_ip)
         self._table_config = TableConfig(config.cluster_cidr, config.service_cluster_ip_range, config.masquerade_bit)
         self._table = RuleTable()
         self._kept = KeptTable(FAMILY, TABLE, self._foreign, nft)
@@ -222,7 +222,12 @@ class ServiceProxy:
             self._table.set_owner(key, {})
             return
         slices = self._informers.of(SLICES).by_index(BY_SERVICE, key)
-        self._table.set_owner(key, service_elements(service, slices, self._rules))
+        try:
+            elements = service_elements(service, slices, self._rules)
+        except (KeyError, TypeError, ValueError, AttributeError) as err:
+            log.error("service %s is malformed and keeps the rules it had: %r", key, err)
+            return
+        self._table.set_owner(key, elements)
 
     async def _replace(self, reason: str) -> None:
         kept = await self._affinity_to_keep()

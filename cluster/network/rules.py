@@ -50,7 +50,6 @@ AFFINITY_PREFIX = "a"
 class RuleConfig:
     node_name: str
     node_ip: str
-    local_dns_ip: str = ""
 
 
 @dataclass(frozen=True, slots=True)

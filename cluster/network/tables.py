@@ -42,7 +42,7 @@ class KeptTable:
     async def listing(self, what: str) -> list[dict[str, Any]]:
         """`list WHAT` (e.g. "map ip sk8 affinity") as nft's JSON objects; [] when there is no such thing."""
         try:
-            found: list[dict[str, Any]] = await self._in_thread(self._open().listing, f"list {what}")
+            found: list[dict[str, Any]] = await self._in_thread(self._open().listing, what)
             return found
         except NftError:
             return []

@@ -29,6 +29,8 @@ from prometheus_client import CollectorRegistry
 from cluster.machinery.client import ObjectList, WatchEvent
 from cluster.network.agent import NetworkAgent, clean_up
 from cluster.network.config import NetworkConfig
+from cluster.network.nft import BinaryNft, LibNft, NftError, NftRunner
+from cluster.network.ruleset import TableConfig, render_full
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
@@ -551,6 +553,51 @@ def test_session_affinity_keeps_a_client_at_its_pod(lab: Lab, web: Callable[...,
 
 def _one_of(name: str, names: list[str]) -> bool:
     return name in names
+
+
+def test_endpoints_on_the_machines_themselves(lab: Lab, web: Callable[..., str]) -> None:
+    """As the `kubernetes` Service has them: the API servers' own addresses."""
+    for machine in MACHINES:
+        lab.serve(machine, 7443)
+    vip = web([])
+    name = f"web{vip.rpartition('.')[2]}"
+    for machine, (address, _) in MACHINES.items():
+        host = endpoints(name, [], port=7443)
+        host["endpoints"] = [{"addresses": [address], "nodeName": machine, "conditions": {"ready": True}}]
+        lab.api.put(SLICES, host)
+        lab.wait()
+        for where in ("a1", "b1", "a", "b"):
+            assert tcp(where, vip, 80).startswith(f"{machine} "), (where, machine)
+    assert tcp("a1", vip, 80) == "b 10.244.1.2", "pods reach machines without NAT"
+
+
+def test_a_link_that_was_down_gets_its_routes_back(lab: Lab) -> None:
+    ip("link", "set", "dev", "eth0", "down", ns="b")
+    eventually(lambda: "10.244.1.0/24" not in _routes("b"), "the kernel keeps the route of a link that is down")
+    ip("link", "set", "dev", "eth0", "up", ns="b")
+    eventually(lambda: tcp("b1", "10.244.1.2", 8080, 0.5) == "a1 10.244.2.2", "no route after the link came back")
+    ip("route", "replace", "default", "via", STRANGER, ns="b")
+
+
+def test_the_nft_program_does_what_the_library_does(lab: Lab) -> None:
+    elements = {("svcs", "10.96.0.9 . udp . 53"): "goto an-udp-1", ("eps_udp", "10.96.0.9 . 53 . 0"): "10.244.1.2 . 53"}
+    text, _ = render_full(TableConfig("10.244.0.0/16", "10.96.0.0/12"), elements)
+
+    def listing(kind: Callable[[], NftRunner]) -> list[Obj]:
+        runner = kind()
+        try:
+            runner.run(text)
+            found = runner.listing("table ip sk8")
+            with pytest.raises(NftError, match="No such file"):
+                runner.run("delete element ip sk8 svcs { 10.96.0.77 . tcp . 1 }")
+            runner.run("delete table ip sk8")
+        finally:
+            runner.close()
+        return [{key: {k: v for k, v in value.items() if k != "handle"} for key, value in o.items()} for o in found]
+
+    by_library = inside("out", lambda: listing(LibNft))
+    assert len(by_library) > 20
+    assert inside("out", lambda: listing(BinaryNft)) == by_library
 
 
 def test_hand_made_changes_are_healed(lab: Lab, web: Callable[..., str]) -> None:

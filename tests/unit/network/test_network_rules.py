@@ -14,7 +14,7 @@ from cluster.network.rules import RuleConfig, RuleTable, node_elements, service_
 from cluster.network.ruleset import TableConfig, chain_rules, chains_for, render_delta, render_full
 
 Obj = dict[str, Any]
-CONFIG = RuleConfig("m1", "10.89.0.11", "10.96.0.10")
+CONFIG = RuleConfig("m1", "10.89.0.11")
 TABLE = TableConfig("10.244.0.0/16", "10.96.0.0/12")
 
 
