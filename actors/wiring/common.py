@@ -20,7 +20,8 @@ from cluster.registry.rbac import RbacAuthorizer
 from cluster.registry.registry import Registry
 from cluster.registry.store import Compare, Store
 from cluster.registry.types import RegistryConfig
-from raft.client import ClientTls, StoreClient
+from raft.client import StoreClient
+from raft.config import TlsFiles
 
 LOOPBACK = "127.0.0.1"
 
@@ -34,8 +35,8 @@ def store_client(cluster: ClusterConfig, machine: MachineConfig) -> StoreClient:
     pki = machine.pki
     endpoints = list(cluster.state_client_endpoints)
     own = (machine.ip, cluster.state_client_port)
-    tls = ClientTls(ca=pki / "ca.crt", cert=pki / "store-client.crt", key=pki / "store-client.key")
-    return StoreClient(endpoints, tls=tls, prefer=own if own in endpoints else None)
+    tls = TlsFiles(cert=pki / "store-client.crt", key=pki / "store-client.key", ca=pki / "ca.crt")
+    return StoreClient(endpoints, tls, prefer=own if own in endpoints else None)
 
 
 def registry_config(cluster: ClusterConfig, machine: MachineConfig) -> RegistryConfig:

@@ -1,0 +1,85 @@
+"""The State actor's part: one member of the store, made, joined or opened from this machine's directory.
+
+directory empty, new cluster (machine.json says so, once) --> create_member --> serve
+directory empty otherwise (disk lost)  --> ask the other members to be replaced --> join_member --> serve
+directory there                        -------------------------------------------------------> serve
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from actors import members
+from actors.host import Part
+from actors.wiring import common
+from cluster.machine.config import ClusterConfig, MachineConfig
+from raft.config import StateConfig, TlsFiles
+from raft.server import StateServer, create_member, join_member
+
+log = logging.getLogger(__name__)
+
+
+def config_of(cluster: ClusterConfig, machine: MachineConfig) -> StateConfig:
+    pki = machine.pki
+
+    def files(name: str) -> TlsFiles:
+        return TlsFiles(cert=pki / f"{name}.crt", key=pki / f"{name}.key", ca=pki / "ca.crt")
+
+    return StateConfig(
+        dir=directory_of(machine),
+        host=machine.ip,
+        client_port=cluster.state_client_port,
+        peer_port=cluster.state_peer_port,
+        metrics=(common.LOOPBACK, cluster.state_metrics_port),
+        peer_tls=files("store-peer"),
+    )
+
+
+def directory_of(machine: MachineConfig) -> Path:
+    return machine.state_dir / "member"
+
+
+class StatePart:
+    def __init__(self, cluster: ClusterConfig, machine: MachineConfig) -> None:
+        self._cluster = cluster
+        self._machine = machine
+        self._server: StateServer | None = None
+        self._phase = "opening"
+
+    async def run(self) -> None:
+        if not directory_of(self._machine).exists():
+            await (self._found() if self._machine.state_bootstrap else self._join())
+        self._server = StateServer(config_of(self._cluster, self._machine))
+        await self._server.run()
+
+    def health(self) -> dict[str, object]:
+        return self._server.health() if self._server is not None else {"healthy": False, "reason": self._phase}
+
+    async def _found(self) -> None:
+        """The birth of the cluster: every founding member starts from the same list."""
+        machine, cluster = self._machine, self._cluster
+        founders = {m.id: (m.ip, cluster.state_peer_port, cluster.state_client_port) for m in machine.state_members}
+        await asyncio.to_thread(
+            create_member, directory_of(machine), machine.cluster_id, machine.state_member_id, founders
+        )
+        log.info("founded the store as member %d of %d", machine.state_member_id, len(founders))
+
+    async def _join(self) -> None:
+        """This machine's disk was lost. The Supervisor replaces its old member; nothing here decides."""
+        self._phase = "waiting to be replaced as a member of the store"
+        log.warning("the State directory is empty: asking the store's other members for a new identity")
+        store = common.store_client(self._cluster, self._machine)
+        try:
+            member_id, addresses = await members.ask_to_join(store, self._machine.ip)
+        finally:
+            await store.close()
+        await asyncio.to_thread(
+            join_member, directory_of(self._machine), self._machine.cluster_id, member_id, addresses
+        )
+        log.info("joins the store as member %d", member_id)
+
+
+async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
+    return StatePart(cluster, machine)
