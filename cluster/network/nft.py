@@ -90,18 +90,16 @@ class BinaryNft:
         self._program = program
 
     def run(self, commands: str) -> str:
-        return self._run([], commands)
+        return self._run(["-f", "-"], commands)
 
     def listing(self, what: str) -> list[dict[str, Any]]:
-        return _objects(self._run(["-j"], f"list {what}"))
+        return _objects(self._run(["-j", f"list {what}"], ""))
 
     def close(self) -> None:
         """Nothing is kept open."""
 
-    def _run(self, flags: list[str], commands: str) -> str:
-        done = subprocess.run(
-            [self._program, *flags, "-f", "-"], input=commands, capture_output=True, text=True, check=False
-        )
+    def _run(self, arguments: list[str], commands: str) -> str:
+        done = subprocess.run([self._program, *arguments], input=commands, capture_output=True, text=True, check=False)
         if done.returncode:
             raise NftError(_first_lines(done.stderr))
         return done.stdout
