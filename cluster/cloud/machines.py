@@ -278,7 +278,7 @@ def _boot(machine: MachineConfig) -> subprocess.Popen[bytes]:
     with (machine.log_dir / "machine.log").open("ab") as output:
         return subprocess.Popen(
             launch_command(machine),
-            env=_environment(),
+            env=agent_environment(),
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -296,7 +296,7 @@ def launch_command(machine: MachineConfig) -> list[str]:
     ]
 
 
-def _environment() -> dict[str, str]:
+def agent_environment() -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if k in ("HOME", "LANG", "LC_ALL", "TZ")}
     kept["PATH"] = f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     kept["PYTHONUNBUFFERED"] = "1"
