@@ -25,11 +25,18 @@ _ACCOUNT = "system:serviceaccount:"
 _EXTRA = "impersonate-extra-"
 
 
-def attributes_of(info: RequestInfo) -> Attributes:
+def attributes_of(info: RequestInfo, field_selector: str = "") -> Attributes:
     if not info.is_resource:
         return Attributes(info.verb, path=info.path)
     return Attributes(
-        info.verb, info.group, info.resource, info.subresource, info.namespace, info.name, version=info.version
+        info.verb,
+        info.group,
+        info.resource,
+        info.subresource,
+        info.namespace,
+        info.name,
+        version=info.version,
+        field_selector=field_selector,
     )
 
 

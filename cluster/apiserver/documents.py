@@ -18,7 +18,7 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from cluster.api import errors, schema
+from cluster.api import errors, openapi
 from cluster.apiserver.call import Call, Reply
 from cluster.apiserver.discovery import Discovery, Document
 from cluster.apiserver.negotiate import wants_aggregated_discovery
@@ -120,20 +120,19 @@ def _openapi(which: str) -> Document:
     """Runs in a thread. `which` is "" for the index, `api/v1` or `apis/<group>/<version>`."""
     parts = which.split("/")
     if not which:
-        obj = schema.openapi_index()
+        body = orjson.dumps(openapi.index())
     elif len(parts) == 2 and parts[0] == "api":
-        obj = _group_version("", parts[1])
+        body = _group_version("", parts[1])
     elif len(parts) == 3 and parts[0] == "apis":
-        obj = _group_version(parts[1], parts[2])
+        body = _group_version(parts[1], parts[2])
     else:
         raise errors.path_not_found()
-    body = orjson.dumps(obj)
     return Document(body, '"' + hashlib.sha256(body).hexdigest().upper() + '"')
 
 
-def _group_version(group: str, version: str) -> dict[str, Any]:
+def _group_version(group: str, version: str) -> bytes:
     try:
-        return schema.openapi_v3(group, version)
+        return openapi.document_bytes(group, version)
     except KeyError:
         raise errors.path_not_found() from None
 

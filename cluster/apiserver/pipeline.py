@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
@@ -100,7 +100,7 @@ class Pipeline:
         user = await self._authenticator.authenticate(
             connection.identity if connection is not None else None, request.headers.get("Authorization", "")
         )
-        user = await self._authorized(user, info, request)
+        user = await self._authorized(user, info, params, request)
         accept = negotiate.negotiate(request.headers.get("Accept", ""))
         if info.is_resource:
             work.resource = discovery.resource(info.group, info.version, info.resource)
@@ -132,7 +132,9 @@ class Pipeline:
             gzip_min_bytes=config.gzip_min_bytes,
         )
 
-    async def _authorized(self, user: UserInfo, info: RequestInfo, request: web.BaseRequest) -> UserInfo:
+    async def _authorized(
+        self, user: UserInfo, info: RequestInfo, params: Mapping[str, str], request: web.BaseRequest
+    ) -> UserInfo:
         """The user to act as. Raises ApiError 401 or 403."""
         public = not info.is_resource and any(
             info.path == p or info.path.startswith(p + "/") for p in self._config.anonymous_paths
@@ -144,7 +146,7 @@ class Pipeline:
             return user
         user = await authz.impersonated(self._authorizer, user, request.headers)
         if not public:
-            await authz.require(self._authorizer, user, authz.attributes_of(info))
+            await authz.require(self._authorizer, user, authz.attributes_of(info, params.get("fieldSelector", "")))
         return user
 
     async def _dispatch(self, call: Call) -> Answer:

@@ -40,6 +40,7 @@ from cluster.apiserver.watch import WatchServer
 from cluster.apiserver.watchers import Watcher, WatchHub
 from cluster.apiserver.writes import WriteServer
 from cluster.registry import bootstrap
+from cluster.registry.codec import Codec
 from cluster.registry.registry import Registry
 from cluster.registry.store import Store
 from cluster.registry.types import Authorizer
@@ -67,7 +68,7 @@ class ApiServer:
         self._config = config
         self._registry = registry
         self._hub = WatchHub(_count_slow)
-        codec = registry.codec
+        codec = Codec(registry.config.encryption_keys)
         self._cache = Cache(
             lambda key, value, revision: codec.decode(key, value, revision).raw,
             max_events=config.window_events,
@@ -101,9 +102,7 @@ class ApiServer:
         )
         documents = DocumentServer(Discovery(), verifier, config.service_account_issuer)
         self._pipeline = Pipeline(config, authenticator, authorizer, router, documents, self._health_server(), clock)
-        self._endpoints = EndpointReconciler(
-            store, registry, config.advertise_address, config.secure_port, config.endpoint_lease_ttl_s
-        )
+        self._store = store
         self._stopping = False
         self._bootstrapped = False
         self.listening = asyncio.Event()
@@ -150,7 +149,14 @@ class ApiServer:
             self.listening.set()
             log.info("serving on %s:%d", self._config.bind_address, self.port)
             if self._config.endpoint_reconcile:
-                tasks.append(asyncio.create_task(self._endpoints.run(), name="endpoints"))
+                endpoints = EndpointReconciler(
+                    self._store,
+                    self._registry,
+                    self._config.advertise_address,
+                    self.port,
+                    self._config.endpoint_lease_ttl_s,
+                )
+                tasks.append(asyncio.create_task(endpoints.run(), name="endpoints"))
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
                 task.result()

@@ -25,6 +25,7 @@ from cluster.registry.types import DeleteOptions, Stored
 
 APPLY_YAML = "application/apply-patch+yaml"
 APPLY_CBOR = "application/apply-patch+cbor"
+_RETURNED_WHEN_DELETED = frozenset({"pods", "services"})
 PATCH_TYPES = (
     "application/json-patch+json",
     "application/merge-patch+json",
@@ -47,6 +48,10 @@ class WriteServer:
         stored = await self._registry.create(
             ctx, call.kind, call.namespace, body, subresource=call.info.subresource, name=call.info.name
         )
+        if call.info.subresource:
+            return Reply(
+                201, obj={"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
+            )
         return self._object(call, stored, 201)
 
     async def update(self, call: Call) -> Reply:
@@ -90,12 +95,12 @@ class WriteServer:
         options, ctx = await self._delete_options(call)
         info = call.kind
         stored = await self._registry.delete(ctx, info, call.namespace, call.info.name, options)
-        if stored is not None and not (stored.removed and info.name not in ("pods", "services")):
+        if not stored.removed or info.name in _RETURNED_WHEN_DELETED:
             return self._object(call, stored, 200)
         details: dict[str, Any] = {"name": call.info.name, "kind": info.plural}
         if info.group:
             details["group"] = info.group
-        if stored is not None and stored.uid:
+        if stored.uid:
             details["uid"] = stored.uid
         status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
         return Reply(obj=status)

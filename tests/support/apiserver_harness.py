@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
+import yarl
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -147,23 +149,17 @@ class Edge:
         *,
         cert: str = "admin",
         headers: dict[str, str] | None = None,
-        data: bytes | None = None,
+        data: Any = None,
     ) -> Answer:
         headers = dict(headers or {})
         if body is not None:
             headers.setdefault("Content-Type", "application/json")
-            import orjson
-
             data = orjson.dumps(body)
         context = self.pki.client_context(cert)
-        import yarl
-
         url = yarl.URL(self.url + path, encoded=True)
         async with self.session.request(method, url, data=data, headers=headers, ssl=context) as r:
             raw = await r.read()
             is_json = r.headers.get("Content-Type", "").startswith("application/json")
-            import orjson
-
             return Answer(r.status, r.headers, raw, orjson.loads(raw) if is_json and raw else None)
 
     async def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,9 @@ def test_resource_requests(method, target, verb, group, resource, namespace, nam
     )
 
 
-@pytest.mark.parametrize("path", ["/", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/healthz", "/version"])
+@pytest.mark.parametrize(
+    "path", ["/", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/healthz", "/version"]
+)
 def test_other_paths_are_not_resources(path):
     got = info("GET", path)
     assert not got.is_resource

@@ -74,7 +74,9 @@ def running(ready: bool = True, restarts: int = 0, **more) -> dict:
             pod(
                 {
                     "phase": "Pending",
-                    "initContainerStatuses": [{"name": "i", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}}],
+                    "initContainerStatuses": [
+                        {"name": "i", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}}
+                    ],
                 },
                 {"initContainers": [{"name": "i"}]},
             ),
@@ -109,7 +111,12 @@ def test_pod_status(what, want):
 def test_pod_wide():
     status = {"phase": "Running", "podIPs": [{"ip": "10.244.0.5"}], "conditions": [{"type": "g", "status": "True"}]}
     got = cells("pods", pod(status, {"nodeName": "m1", "readinessGates": [{"conditionType": "g"}]}))
-    assert (got["IP"], got["Node"], got["Nominated Node"], got["Readiness Gates"]) == ("10.244.0.5", "m1", "<none>", "1/1")
+    assert (got["IP"], got["Node"], got["Nominated Node"], got["Readiness Gates"]) == (
+        "10.244.0.5",
+        "m1",
+        "<none>",
+        "1/1",
+    )
     printer = tables.printer_for(SCHEME.named("pods"))
     assert [c.priority for c in printer.columns] == [0, 0, 0, 0, 0, 1, 1, 1, 1]
 

@@ -1,0 +1,236 @@
+"""The edge over HTTPS: verbs, options, forms, and what goes wrong."""
+
+import asyncio
+import io
+
+import orjson
+import pytest
+import yaml
+from apiserver_harness import edge
+
+CM = "/api/v1/namespaces/default/configmaps"
+TABLE = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"}
+
+
+def config_map(name: str, **labels: str) -> dict:
+    meta = {"name": name, "labels": labels}
+    return {"kind": "ConfigMap", "apiVersion": "v1", "metadata": meta, "data": {"k": "v"}}
+
+
+@pytest.fixture
+async def server(pki):
+    async with edge(pki) as running:
+        yield running
+
+
+async def test_life_of_an_object(server):
+    made = await server.create(CM, config_map("a"))
+    got = await server.call("GET", f"{CM}/a")
+    assert got.status == 200
+    assert got.json == made
+    assert got.headers["Audit-Id"]
+    made["data"] = {"k": "w"}
+    put = await server.call("PUT", f"{CM}/a", made)
+    assert put.status == 200
+    assert put.json["metadata"]["resourceVersion"] > made["metadata"]["resourceVersion"]
+    stale = await server.call("PUT", f"{CM}/a", made)
+    assert (stale.status, stale.json["reason"]) == (409, "Conflict")
+    patched = await server.call(
+        "PATCH", f"{CM}/a", {"data": {"z": "1"}}, headers={"Content-Type": "application/merge-patch+json"}
+    )
+    assert patched.json["data"] == {"k": "w", "z": "1"}
+    gone = await server.call("DELETE", f"{CM}/a")
+    assert (gone.status, gone.json["status"], gone.json["details"]["name"]) == (200, "Success", "a")
+    missing = await server.call("GET", f"{CM}/a")
+    assert (missing.status, missing.json["reason"]) == (404, "NotFound")
+    assert missing.json["message"] == 'configmaps "a" not found'
+
+
+async def test_list_is_linearizable_and_pages_are_of_one_revision(server):
+    for i in range(7):
+        await server.create(CM, config_map(f"c{i}"))
+    first = await server.call("GET", f"{CM}?limit=3")
+    meta = first.json["metadata"]
+    assert [o["metadata"]["name"] for o in first.json["items"]] == ["c0", "c1", "c2"]
+    assert meta["remainingItemCount"] >= 4
+    await server.create(CM, config_map("c3x"))
+    names, token = [], meta["continue"]
+    while token:
+        page = await server.call("GET", f"{CM}?limit=3&continue={token}")
+        assert page.status == 200, page.body
+        assert page.json["metadata"]["resourceVersion"] == meta["resourceVersion"]
+        names += [o["metadata"]["name"] for o in page.json["items"]]
+        token = page.json["metadata"].get("continue")
+    assert "c3x" not in names
+    assert names[:4] == ["c3", "c4", "c5", "c6"]
+    whole = await server.call("GET", CM)
+    assert "c3x" in [o["metadata"]["name"] for o in whole.json["items"]]
+    assert whole.json["kind"] == "ConfigMapList"
+
+
+async def test_selectors_and_versions(server):
+    await server.create(CM, config_map("x", app="web"))
+    await server.create(CM, config_map("y", app="db"))
+    got = await server.call("GET", f"{CM}?labelSelector=app%3Dweb")
+    assert [o["metadata"]["name"] for o in got.json["items"]] == ["x"]
+    got = await server.call("GET", f"{CM}?fieldSelector=metadata.name%3Dy")
+    assert [o["metadata"]["name"] for o in got.json["items"]] == ["y"]
+    got = await server.call("GET", f"{CM}?resourceVersion=0")
+    assert got.status == 200
+    got = await server.call("GET", f"{CM}?resourceVersion=99999999")
+    assert (got.status, got.json["details"]["causes"][0]["reason"]) == (504, "ResourceVersionTooLarge")
+    got = await server.call("GET", f"{CM}?labelSelector=a%3D%3D%3D%2Cb%20in")
+    assert got.status == 400
+    got = await server.call("GET", f"{CM}?resourceVersion=x")
+    assert got.status == 400
+
+
+async def test_forms(server):
+    await server.create(CM, config_map("a"))
+    got = await server.call("GET", f"{CM}?fieldSelector=metadata.name%3Da", headers=TABLE)
+    assert got.headers["Content-Type"].startswith("application/json;as=Table")
+    assert got.json["kind"] == "Table"
+    assert [c["name"] for c in got.json["columnDefinitions"]] == ["Name", "Data", "Age"]
+    assert got.json["rows"][0]["cells"][:2] == ["a", 1]
+    assert got.json["rows"][0]["object"]["kind"] == "PartialObjectMetadata"
+    assert "data" not in got.json["rows"][0]["object"]
+    got = await server.call("GET", f"{CM}/a", headers={"Accept": "application/yaml"})
+    assert yaml.safe_load(got.body)["data"] == {"k": "v"}
+    partial = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
+    got = await server.call("GET", CM, headers=partial)
+    assert got.json["kind"] == "PartialObjectMetadataList"
+    got = await server.call("GET", CM, headers={"Accept": "application/vnd.kubernetes.protobuf"})
+    assert got.status == 406
+    got = await server.call("GET", CM, headers={"Accept": "application/vnd.kubernetes.protobuf,application/json"})
+    assert got.json["kind"] == "ConfigMapList"
+    got = await server.call("GET", f"{CM}/a?pretty=true")
+    assert b"\n  " in got.body
+
+
+async def test_yaml_bodies_and_large_lists_are_compressed(pki):
+    async with edge(pki, gzip_min_bytes=1000) as server:
+        body = (
+            b"kind: ConfigMap\napiVersion: v1\nmetadata:\n  name: y\ndata:\n  when: 2024-01-01\n  big: " + b"x" * 2000
+        )
+        got = await server.call("POST", CM, data=body, headers={"Content-Type": "application/yaml"})
+        assert got.status == 400 or got.status == 201, got.body
+        quoted = body.replace(b"2024-01-01", b'"2024-01-01"')
+        if got.status == 400:
+            got = await server.call("POST", CM, data=quoted, headers={"Content-Type": "application/yaml"})
+        assert (got.status, got.json["data"]["when"]) == (201, "2024-01-01")
+        context = pki.client_context("admin")
+        headers = {"Accept-Encoding": "gzip"}
+        async with server.session.get(server.url + CM, ssl=context, headers=headers) as r:
+            assert r.headers["Content-Encoding"] == "gzip"
+            assert orjson.loads(await r.read())["kind"] == "ConfigMapList"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "data", "content_type", "code", "reason"),
+    [
+        ("POST", CM, b"{", "application/json", 400, "BadRequest"),
+        ("POST", CM, b"[]", "application/json", 400, "BadRequest"),
+        ("POST", CM, b"{}", "text/plain", 415, "UnsupportedMediaType"),
+        ("POST", CM, b"a: &a [1]\nb: *a\n", "application/yaml", 400, "BadRequest"),
+        ("POST", CM, b"x" * (3 * 1024 * 1024 + 1), "application/json", 413, "RequestEntityTooLarge"),
+        ("PATCH", CM + "/a", b"{}", "application/json", 415, "UnsupportedMediaType"),
+        ("GET", "/api/v1/namespaces/default/../secrets", b"", "", 400, "BadRequest"),
+        ("GET", "/api/v1/namespaces/default/configmaps/a%2Fb", b"", "", 400, "BadRequest"),
+        ("GET", "/api/v1/namespaces/default/unicorns", b"", "", 404, "NotFound"),
+        ("GET", "/apis/nothing.example/v1/things", b"", "", 404, "NotFound"),
+        ("GET", "/nonsense", b"", "", 404, "NotFound"),
+        ("POST", "/api/v1/configmaps", b"{}", "application/json", 405, "MethodNotAllowed"),
+        ("PUT", CM, b"{}", "application/json", 405, "MethodNotAllowed"),
+        ("OPTIONS", CM, b"", "", 405, "MethodNotAllowed"),
+        ("GET", "/api/v1/namespaces/default/nodes/x", b"", "", 404, "NotFound"),
+        ("GET", CM + "/a/unknown", b"", "", 404, "NotFound"),
+        ("GET", CM + "?limit=x", b"", "", 400, "BadRequest"),
+        ("POST", CM + "?dryRun=Some", b"{}", "application/json", 400, "BadRequest"),
+    ],
+)
+async def test_what_is_wrong_has_a_status(server, method, path, data, content_type, code, reason):
+    headers = {"Content-Type": content_type} if content_type else {}
+    body = io.BytesIO(data) if len(data) > 1_000_000 else data
+    got = await server.call(method, path, data=body, headers=headers)
+    assert (got.status, got.json["kind"], got.json["reason"]) == (code, "Status", reason)
+    assert b"Traceback" not in got.body
+
+
+async def test_dry_run_and_warnings(server):
+    got = await server.call("POST", f"{CM}?dryRun=All", config_map("ghost"))
+    assert got.status == 201
+    assert (await server.call("GET", f"{CM}/ghost")).status == 404
+    body = config_map("w") | {"unknownField": 1}
+    got = await server.call("POST", CM, body)
+    assert got.status == 201
+    assert (
+        got.headers.getall("Warning")[0].startswith('299 - "unknown field "')
+        or "unknown field" in got.headers["Warning"]
+    )
+    got = await server.call("POST", f"{CM}?fieldValidation=Strict", config_map("s") | {"unknownField": 1})
+    assert (got.status, got.json["reason"]) == (400, "BadRequest")
+
+
+async def test_deletecollection(server):
+    for i in range(3):
+        await server.create(CM, config_map(f"d{i}", app="x"))
+    await server.create(CM, config_map("keep"))
+    got = await server.call("DELETE", f"{CM}?labelSelector=app%3Dx")
+    assert got.status == 200
+    left = await server.call("GET", CM)
+    names = [o["metadata"]["name"] for o in left.json["items"]]
+    assert "keep" in names and not any(n.startswith("d") for n in names)
+
+
+async def test_unknown_outcome_is_504(server):
+    server.store.fail = "outcome_unknown"
+    got = await server.call("POST", CM, config_map("u"))
+    assert (got.status, got.json["reason"]) == (504, "Timeout")
+
+
+async def test_too_many_requests(pki):
+    async with edge(pki, max_mutating_requests_inflight=1) as server:
+        held = asyncio.Event()
+        release = asyncio.Event()
+        real = server.store.txn
+
+        async def slow(*args, **kwargs):
+            held.set()
+            await release.wait()
+            return await real(*args, **kwargs)
+
+        server.store.txn = slow
+        first = asyncio.create_task(server.call("POST", CM, config_map("one")))
+        await held.wait()
+        got = await server.call("POST", CM, config_map("two"))
+        assert (got.status, got.headers["Retry-After"]) == (429, "1")
+        release.set()
+        assert (await first).status == 201
+
+
+async def test_health_version_metrics_and_discovery(server):
+    assert (await server.call("GET", "/readyz", cert="")).body == b"ok"
+    assert b"[+]etcd ok" in (await server.call("GET", "/readyz?verbose", cert="")).body
+    assert (await server.call("GET", "/livez/ping", cert="")).body == b"ok"
+    assert (await server.call("GET", "/version", cert="")).json["gitVersion"] == "v1.34.0+sk8"
+    assert (await server.call("GET", "/metrics", cert="")).status == 401
+    metrics = await server.call("GET", "/metrics")
+    assert b"apiserver_request_total" in metrics.body
+    legacy = await server.call("GET", "/api/v1")
+    assert "pods/log" in [r["name"] for r in legacy.json["resources"]]
+    v2 = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+    groups = await server.call("GET", "/apis", headers={"Accept": v2 + ",application/json"})
+    assert groups.json["kind"] == "APIGroupDiscoveryList"
+    again = await server.call("GET", "/apis", headers={"Accept": v2, "If-None-Match": groups.headers["ETag"]})
+    assert again.status == 304
+    assert orjson.loads((await server.call("GET", "/openid/v1/jwks")).body)["keys"][0]["kty"] == "RSA"
+
+
+async def test_openapi(server):
+    index = await server.call("GET", "/openapi/v3")
+    assert "apis/apps/v1" in index.json["paths"]
+    url = index.json["paths"]["apis/apps/v1"]["serverRelativeURL"]
+    doc = await server.call("GET", url)
+    assert doc.json["openapi"].startswith("3.")
+    assert any(k.endswith("Deployment") for k in doc.json["components"]["schemas"])
+    assert (await server.call("GET", "/openapi/v3/apis/no/v1")).status == 404

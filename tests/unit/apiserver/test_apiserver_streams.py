@@ -1,0 +1,153 @@
+"""Logs and exec through a stand-in kubelet that speaks HTTP and WebSocket like the real one."""
+
+import asyncio
+import contextlib
+
+import aiohttp
+import pytest
+from aiohttp import WSMsgType, web
+from apiserver_harness import edge
+
+PODS = "/api/v1/namespaces/default/pods"
+
+
+@contextlib.asynccontextmanager
+async def kubelet(pki):
+    """Echoes channel 0 on channel 1; `exit` ends with a status on channel 3. Gives its port and what it was asked."""
+    asked: list[str] = []
+
+    async def logs(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path_qs)
+        if request.query.get("previous"):
+            return web.Response(status=400, text="previous terminated container not found")
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"one\n")
+        if request.query.get("follow"):
+            await asyncio.sleep(0.1)
+            await response.write(b"two\n")
+        return response
+
+    async def run(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path_qs)
+        ws = web.WebSocketResponse(protocols=("v5.channel.k8s.io", "v4.channel.k8s.io"))
+        await ws.prepare(request)
+        async for message in ws:
+            if message.type is not WSMsgType.BINARY:
+                continue
+            if message.data == b"\x00exit":
+                await ws.send_bytes(b'\x03{"metadata":{},"status":"Success"}')
+                await ws.close(code=1000)
+                break
+            await ws.send_bytes(b"\x01" + message.data[1:])
+        asked.append(f"closed {ws.close_code}")
+        return ws
+
+    app = web.Application()
+    app.router.add_get("/containerLogs/{ns}/{pod}/{c}", logs)
+    app.router.add_get("/exec/{ns}/{pod}/{c}", run)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=pki.server_context())
+    await site.start()
+    try:
+        yield runner.addresses[0][1], asked
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def world(pki):
+    async with kubelet(pki) as (port, asked), edge(pki) as server:
+        node = {"kind": "Node", "apiVersion": "v1", "metadata": {"name": "m1"}}
+        made = await server.create("/api/v1/nodes", node)
+        made["status"] = {
+            "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+        }
+        got = await server.call("PUT", "/api/v1/nodes/m1/status", made)
+        assert got.status == 200, got.body
+        await server.call(
+            "POST",
+            "/api/v1/namespaces/default/serviceaccounts",
+            {"kind": "ServiceAccount", "apiVersion": "v1", "metadata": {"name": "default"}},
+        )
+        pod = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "p"}}
+        pod["spec"] = {"nodeName": "m1", "containers": [{"name": "c", "image": "x"}]}
+        await server.create(PODS, pod)
+        yield server, asked
+
+
+async def test_logs(world):
+    server, asked = world
+    got = await server.call("GET", f"{PODS}/p/log?follow=true&tailLines=5&junk=1")
+    assert (got.status, got.body) == (200, b"one\ntwo\n")
+    assert asked == ["/containerLogs/default/p/c?follow=true&tailLines=5"]
+    got = await server.call("GET", f"{PODS}/p/log?previous=true")
+    assert (got.status, got.json["message"]) == (400, "previous terminated container not found")
+    got = await server.call("GET", f"{PODS}/p/log?container=nope")
+    assert (got.status, got.json["message"]) == (400, "container nope is not valid for pod p")
+    assert (await server.call("GET", f"{PODS}/none/log")).status == 404
+
+
+async def test_exec_relays_both_ways(world):
+    server, asked = world
+    url = f"{server.url}{PODS}/p/exec?command=sh&command=-c&stdin=true&stdout=true&tty=false"
+    context = server.pki.client_context("admin")
+    async with server.session.ws_connect(url, ssl=context, protocols=("v5.channel.k8s.io",)) as ws:
+        assert ws.protocol == "v5.channel.k8s.io"
+        await ws.send_bytes(b"\x00hello")
+        assert (await ws.receive()).data == b"\x01hello"
+        big = b"\x00" + b"z" * 3_000_000
+        await ws.send_bytes(big)
+        assert (await ws.receive()).data[1:] == big[1:]
+        await ws.send_bytes(b"\x00exit")
+        assert (await ws.receive()).data.startswith(b"\x03")
+        end = await ws.receive()
+        assert end.type in (WSMsgType.CLOSE, WSMsgType.CLOSED)
+        assert ws.close_code == 1000
+    assert asked[0] == "/exec/default/p/c?stdin=true&stdout=true&command=sh&command=-c"
+
+
+async def test_client_that_leaves_closes_the_kubelets_side(world):
+    server, asked = world
+    url = f"{server.url}{PODS}/p/exec?command=sh&stdout=true"
+    context = server.pki.client_context("admin")
+    async with server.session.ws_connect(url, ssl=context, protocols=("v4.channel.k8s.io",)) as ws:
+        await ws.send_bytes(b"\x00x")
+        await ws.receive()
+    async with asyncio.timeout(5):
+        while not asked[-1].startswith("closed"):
+            await asyncio.sleep(0.01)
+
+
+async def test_exec_refusals(world):
+    server, _ = world
+    got = await server.call("POST", f"{PODS}/p/exec?command=sh&stdout=true", headers={"Upgrade": "SPDY/3.1"})
+    assert (got.status, got.json["reason"]) == (400, "BadRequest")
+    got = await server.call("GET", f"{PODS}/p/exec?command=sh&stdout=true")
+    assert "Upgrade request required" in got.json["message"]
+    got = await server.call("POST", f"{PODS}/p/portforward")
+    assert (got.status, got.json["kind"]) == (501, "Status")
+    for query in ("stdout=true", "command=sh"):
+        with pytest.raises(aiohttp.WSServerHandshakeError) as e:
+            context = server.pki.client_context("admin")
+            await server.session.ws_connect(
+                f"{server.url}{PODS}/p/exec?{query}", ssl=context, protocols=("v5.channel.k8s.io",)
+            )
+        assert e.value.status == 400
+
+
+async def test_dead_kubelet_is_502(pki):
+    async with edge(pki) as server:
+        made = await server.create("/api/v1/nodes", {"kind": "Node", "apiVersion": "v1", "metadata": {"name": "m1"}})
+        made["status"] = {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}]}
+        made["status"]["daemonEndpoints"] = {"kubeletEndpoint": {"Port": 1}}
+        await server.call("PUT", "/api/v1/nodes/m1/status", made)
+        sa = {"kind": "ServiceAccount", "apiVersion": "v1", "metadata": {"name": "default"}}
+        await server.call("POST", "/api/v1/namespaces/default/serviceaccounts", sa)
+        pod = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "p"}}
+        pod["spec"] = {"nodeName": "m1", "containers": [{"name": "c", "image": "x"}]}
+        await server.create(PODS, pod)
+        got = await server.call("GET", f"{PODS}/p/log")
+        assert (got.status, "does not answer" in got.json["message"]) == (502, True)
