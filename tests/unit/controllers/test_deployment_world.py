@@ -88,10 +88,8 @@ async def test_a_rolling_update_keeps_its_bounds_and_ends_with_the_new_template(
         assert [p["spec"]["containers"][0]["image"] for p in pods] == ["nginx:2"] * 4
         d = await get(w)
         assert d["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "2"
-        assert (
-            (d["status"]["updatedReplicas"] == 4
-            and "unavailableReplicas" not in d["status"])
-            or (d["status"]["unavailableReplicas"] == 0)
+        assert (d["status"]["updatedReplicas"] == 4 and "unavailableReplicas" not in d["status"]) or (
+            d["status"]["unavailableReplicas"] == 0
         )
 
 

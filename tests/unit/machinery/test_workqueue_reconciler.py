@@ -1,0 +1,139 @@
+"""The work queue's promises, and the reconciler around it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster.api.errors import conflict
+from cluster.machinery.reconciler import Reconciler, Result
+from cluster.machinery.workqueue import ShutDown, WorkQueue
+
+
+async def test_a_key_waits_once_and_keeps_its_place() -> None:
+    q = WorkQueue("t1")
+    for key in ("a", "b", "a"):
+        q.add(key)
+    assert [await q.get(), await q.get()] == ["a", "b"]
+    assert len(q) == 0
+
+
+async def test_a_key_added_while_it_is_worked_on_comes_again_after_done() -> None:
+    q = WorkQueue("t2")
+    q.add("a")
+    key = await q.get()
+    q.add("a")
+    assert len(q) == 0
+    q.done(key)
+    assert await q.get() == "a"
+
+
+async def test_backoff_doubles_and_forget_resets_it() -> None:
+    q = WorkQueue("t3", base_delay_s=0.001, max_delay_s=0.003)
+    assert [q.add_rate_limited("a") for _ in range(3)] == [0.001, 0.002, 0.003]
+    q.forget("a")
+    assert q.add_rate_limited("a") == 0.001
+    assert await q.get() == "a"
+    q.shut_down()
+
+
+async def test_of_two_delays_the_earlier_counts() -> None:
+    q = WorkQueue("t4")
+    q.add_after("a", 60)
+    q.add_after("a", 0.001)
+    q.add_after("a", 60)
+    async with asyncio.timeout(1):
+        assert await q.get() == "a"
+    q.shut_down()
+
+
+async def test_shutting_down_wakes_the_waiting() -> None:
+    q = WorkQueue("t5")
+    waiting = asyncio.create_task(q.get())
+    await asyncio.sleep(0)
+    q.shut_down()
+    with pytest.raises(ShutDown):
+        await waiting
+
+
+async def test_a_cancelled_getter_loses_no_key() -> None:
+    q = WorkQueue("t6")
+    first = asyncio.create_task(q.get())
+    second = asyncio.create_task(q.get())
+    await asyncio.sleep(0)
+    q.add("a")
+    first.cancel()
+    async with asyncio.timeout(1):
+        assert await second == "a"
+    await asyncio.gather(first, return_exceptions=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2)), max_size=60), st.integers(1, 3))
+def test_no_key_is_worked_on_twice_at_once_and_none_is_lost(adds: list[tuple[str, int]], workers: int) -> None:
+    async def run() -> None:
+        active: set[str] = set()
+        seen_after_last_add: dict[str, int] = {}
+        added: dict[str, int] = {}
+
+        async def work(key: str) -> Result | None:
+            assert key not in active
+            active.add(key)
+            version = added[key]
+            await asyncio.sleep(0)
+            active.discard(key)
+            seen_after_last_add[key] = version
+            return None
+
+        r = Reconciler("prop", work, workers=workers, queue=WorkQueue("prop"))
+        task = asyncio.create_task(r.run())
+        for i, (key, pause) in enumerate(adds):
+            added[key] = i
+            r.queue.add(key)
+            for _ in range(pause):
+                await asyncio.sleep(0)
+        while not r.queue.idle():
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert seen_after_last_add == added
+
+    asyncio.run(run())
+
+
+async def test_errors_are_retried_and_conflicts_quietly(caplog: pytest.LogCaptureFixture) -> None:
+    calls: list[str] = []
+
+    async def work(key: str) -> Result | None:
+        calls.append(key)
+        if len(calls) == 1:
+            raise conflict("pods", key)
+        if len(calls) == 2:
+            raise RuntimeError("a bug")
+        return None
+
+    r = Reconciler("errs", work)
+    r.queue.add("a")
+    async with asyncio.timeout(2):
+        while len(calls) < 3:
+            await r.step()
+    assert r.queue.failures("a") == 0
+    assert [rec.levelname for rec in caplog.records] == ["ERROR"]
+
+
+async def test_a_result_asks_for_another_look() -> None:
+    calls: list[str] = []
+
+    async def work(key: str) -> Result | None:
+        calls.append(key)
+        return Result(0.001) if len(calls) < 3 else None
+
+    r = Reconciler("again", work)
+    r.queue.add("a")
+    async with asyncio.timeout(2):
+        while len(calls) < 3:
+            await r.step()
+    assert r.queue.idle()
