@@ -16,6 +16,7 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
@@ -683,6 +684,18 @@ def test_dns_answers_on_its_service_address_from_pods_and_machines(lab: Lab, web
     assert dns("a1", f"{name}.default.svc.cluster.local").header.rcode == 3
     assert dns("a1", "example.com").header.rcode == 5
     lab.api.remove("services", "default", "kube-dns")
+
+
+def test_status_is_served_on_loopback(lab: Lab) -> None:
+    def get(path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:10249{path}", timeout=2) as answer:
+            return str(answer.read().decode())
+
+    assert inside("a", lambda: get("/healthz")) == "ok\n"
+    assert inside("a", lambda: get("/proxyMode")) == "nftables"
+    text = inside("a", lambda: get("/metrics"))
+    assert "kubeproxy_sync_proxy_rules_duration_seconds_count" in text
+    assert "kubeproxy_network_programming_duration_seconds_count" in text
 
 
 def test_clean_up_leaves_nothing(lab: Lab) -> None:
