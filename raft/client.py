@@ -16,7 +16,7 @@ from typing import Any
 from raft.client_connection import ClientConnection, ConnectionLost, Redirect
 from raft.client_watch import watch_batches
 from raft.config import Address, TlsFiles
-from raft.errors import Invalid, LeaseNotFound, OutcomeUnknown, StoreError, Unavailable
+from raft.errors import Invalid, OutcomeUnknown, StoreError, Unavailable
 from raft.mvcc.types import Compare, EventBatch, KeyValue, Op, RangeResult, Response, TxnResult
 from raft.transport import client_context
 
@@ -24,6 +24,18 @@ Endpoint = tuple[str, int]
 CONNECT_S = 2.0
 RETRY_MIN_S = 0.02
 RETRY_MAX_S = 0.25
+
+
+class _Attempt:
+    """``sent``: it is with a member that has not answered. ``refusal``: why it was not done before, as text."""
+
+    def __init__(self) -> None:
+        self.sent = False
+        self.refusal = ""
+
+    def refused(self, error: StoreError) -> None:
+        self.sent = False
+        self.refusal = f"; last answer: {error}"
 
 
 class StoreClient:
@@ -115,44 +127,52 @@ class StoreClient:
 
     async def _lead(self, operation: str, *arguments: Any, repeatable: bool = False) -> Any:
         """By the leader. ``repeatable``: doing it twice is the same as doing it once."""
-        sent = [False]
+        attempt = _Attempt()
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._lead_on(operation, arguments, repeatable, sent)
+                return await self._lead_on(operation, arguments, repeatable, attempt)
         except TimeoutError as error:
-            text = f"etcdserver: request timed out ({operation})"
-            raise (OutcomeUnknown(text) if sent[0] and not repeatable else Unavailable(text)) from error
+            text = f"etcdserver: request timed out ({operation}){attempt.refusal}"
+            raise (OutcomeUnknown(text) if attempt.sent and not repeatable else Unavailable(text)) from error
 
-    async def _lead_on(self, operation: str, arguments: tuple[Any, ...], repeatable: bool, sent: list[bool]) -> Any:
+    async def _lead_on(self, operation: str, arguments: tuple[Any, ...], repeatable: bool, attempt: _Attempt) -> Any:
         pause_s = RETRY_MIN_S
         while True:
             endpoint = self._leader
-            sent[0] = False
             try:
                 connection = await self.connection(endpoint)
-                sent[0] = True
+                attempt.sent = True
                 return await connection.call(operation, *arguments)
             except Redirect as error:
-                if error.address is not None and error.address != endpoint:
-                    self._leader = error.address
-                    if pause_s == RETRY_MIN_S:
-                        pause_s *= 1.5
-                        continue
-                else:
-                    self._next_leader(endpoint)
+                attempt.refused(error)
+                if self._follow(endpoint, error.address) and pause_s == RETRY_MIN_S:
+                    pause_s *= 1.5
+                    continue
             except ConnectionLost as error:
                 self._next_leader(endpoint)
                 if not repeatable:
                     raise OutcomeUnknown(f"{operation}: {error}; it may or may not have been done") from error
+                attempt.refused(error)
             except Unavailable as error:
-                # Refused, or lost for certain: it has not been done.
-                if self.closed or not isinstance(error, Unavailable):
+                if self.closed:
                     raise
-                if endpoint not in self._connections or not self._connections[endpoint].open:
+                attempt.refused(error)
+                if not self._is_open(endpoint):
                     self._next_leader(endpoint)
-            sent[0] = False
             await asyncio.sleep(pause_s)
             pause_s = min(1.5 * pause_s, RETRY_MAX_S)
+
+    def _is_open(self, endpoint: Endpoint) -> bool:
+        connection = self._connections.get(endpoint)
+        return connection is not None and connection.open
+
+    def _follow(self, tried: Endpoint, leader: Endpoint | None) -> bool:
+        """Where a member pointed. Whether that is somewhere else."""
+        if leader is None or leader == tried:
+            self._next_leader(tried)
+            return False
+        self._leader = leader
+        return True
 
     # --- the Store
 
@@ -279,6 +299,3 @@ def _response(raw: list[Any]) -> Response:
     if raw[0] == "range":
         return ("range", [KeyValue(*kv) for kv in raw[1]], raw[2])
     return tuple(raw)
-
-
-__all__ = ["LeaseNotFound", "StoreClient", "StoreError"]

@@ -84,8 +84,9 @@ class Members:
         if member not in status.conf.learners:
             raise Invalid(f"etcdserver: can only promote a learner member ({member} is none)")
         progress = status.progress.get(member)
-        if progress is None or not progress.active or progress.match + CAUGHT_UP_ENTRIES < status.commit:
-            have = progress.match if progress is not None else 0
+        have = progress.match if progress is not None else 0
+        follows = progress is not None and progress.active and progress.state == "replicate"
+        if not follows or have == 0 or have + CAUGHT_UP_ENTRIES < status.commit:
             raise Unavailable(
                 f"etcdserver: can only promote a learner member which is in sync with leader "
                 f"(member {member} has entry {have} of {status.commit})"
