@@ -107,13 +107,16 @@ class Machine:
                 await asyncio.sleep(min(10.0, 0.2 * 2 ** min(attempt, 6)))
 
     async def _forget_bootstrap(self) -> None:
-        """Once State has written its directory, this machine may never again make a new cluster out of an empty one."""
+        """Once State has written its directory, this machine may never again make a new cluster out of an empty one.
+
+        Like every part it does not return: the first part to return ends the machine.
+        """
         while self._machine.state_bootstrap:
             await asyncio.sleep(1)
             if any(self._machine.state_dir.iterdir()):
                 current = load_machine(self._machine.base_dir, self._machine.name)
                 save_machine(replace(current, state_bootstrap=False))
-                return
+                break
         await asyncio.Event().wait()
 
 
