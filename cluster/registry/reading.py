@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 import orjson
@@ -147,9 +147,9 @@ class Reader:
         except errors.ApiError as e:
             if e.code == 410 and continued:
                 raise errors.expired(
-                    "The provided continue parameter is too old to display a consistent list result. You can start a new "
-                    "list without the continue parameter, or use the continue token in this response to retrieve the "
-                    "remainder of the results. Continuing with the provided token results in an inconsistent list - "
+                    "The provided continue parameter is too old to display a consistent list result. You can start a "
+                    "new list without the continue parameter, or use the continue token in this response to retrieve "
+                    "the remainder of the results. Continuing with the provided token results in an inconsistent list - "
                     "objects that were created, modified, or deleted between the time the first chunk was returned and "
                     "now may show up in the list."
                 ) from e
@@ -174,7 +174,7 @@ class Reader:
 
     async def watch(
         self, info: ResourceInfo, namespace: str, revision: int, where: Filter
-    ) -> AsyncIterator[WatchEvent]:
+    ) -> AsyncGenerator[WatchEvent, None]:
         """Events after `revision`; 0 starts with the present state as ADDED events."""
         if revision <= 0:
             present = await self.list(info, namespace, where, 0, "", "", "")
@@ -182,8 +182,8 @@ class Reader:
                 yield WatchEvent("ADDED", stored)
             revision = present.revision
         prefix = keys.namespace_prefix(info, namespace)
+        stream = self._core.store.watch(prefix, prefix_end(prefix), start_revision=revision + 1, prev_kv=True)
         try:
-            stream = self._core.store.watch(prefix, prefix_end(prefix), start_revision=revision + 1, prev_kv=True)
             async for batch in stream:
                 for event in batch.events:
                     out = self._event(event, where)
@@ -198,6 +198,10 @@ class Reader:
             if mapped is None:
                 raise
             raise mapped from e
+        finally:
+            close = getattr(stream, "aclose", None)  # a consumer that stops must not leave the store watching
+            if close is not None:
+                await close()
 
     def _event(self, event: Event, where: Filter) -> WatchEvent | None:
         decode, kv, prev = self._core.codec.decode, event.kv, event.prev_kv

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from cluster.api import errors, schema, scheme, typecheck
@@ -104,8 +105,10 @@ class Registry:
         """Changes after `revision`, without end; 0 begins with the present state as ADDED. 410 when it is compacted."""
         await self._core.authorize(ctx, "watch", info, namespace, field_selector=str(field_selector or ""))
         check_fields(info, field_selector)
-        async for event in self._reader.watch(info, namespace, revision, Filter(label_selector, field_selector)):
-            yield event
+        where = Filter(label_selector, field_selector)
+        async with aclosing(self._reader.watch(info, namespace, revision, where)) as events:
+            async for event in events:
+                yield event
 
     # --- writes
 

@@ -232,8 +232,8 @@ class Writer:
         kind, version = body.get("kind"), body.get("apiVersion")
         if (kind and kind != info.kind) or (version and version != info.api_version):
             raise errors.bad_request(
-                f'{kind or info.kind} in version "{version or info.api_version}" cannot be handled as a {info.kind}: no '
-                f'kind "{kind}" is registered for version "{version}" in scheme'
+                f'{kind or info.kind} in version "{version or info.api_version}" cannot be handled as a {info.kind}: '
+                f'no kind "{kind}" is registered for version "{version}" in scheme'
             )
         node = schema.node_for(info.group, info.version, info.kind)
         clean, warnings = typecheck.decode(node, body, info.version, info.kind, field_validation)
