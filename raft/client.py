@@ -13,7 +13,7 @@ import ssl
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from raft.client_connection import ClientConnection, ConnectionLost, Redirect
+from raft.client_connection import ClientConnection, ConnectionLost, Redirect, seen
 from raft.client_watch import watch_batches
 from raft.config import Address, TlsFiles
 from raft.errors import Invalid, OutcomeUnknown, StoreError, Unavailable
@@ -81,6 +81,7 @@ class StoreClient:
         task = self._connecting.get(endpoint)
         if task is None:
             task = asyncio.get_running_loop().create_task(self._connect(endpoint))
+            task.add_done_callback(seen)
             self._connecting[endpoint] = task
         return await asyncio.shield(task)
 

@@ -101,7 +101,7 @@ class ClientConnection:
 
     def unwatch(self, watch_id: int) -> None:
         if self._watches.pop(watch_id, None) is not None and self.open:
-            self.call("unwatch", watch_id).add_done_callback(_seen)
+            self.call("unwatch", watch_id).add_done_callback(seen)
 
     def _on_frame(self, value: Any) -> None:
         if not isinstance(value, list):
@@ -137,6 +137,7 @@ class ClientConnection:
         self._connection.close()
 
 
-def _seen(future: asyncio.Future[Any]) -> None:
+def seen(future: asyncio.Future[Any]) -> None:
+    """Done callback for what nobody may be waiting for any more: its error is not news."""
     if not future.cancelled():
         future.exception()

@@ -1,0 +1,272 @@
+"""A group of one, on loopback without TLS, in this process: limits, watches under back-pressure, space, restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import urllib.request
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raft.client import StoreClient
+from raft.errors import Corrupt, Invalid, StoreError
+from raft.server import StateConfig, StateServer, create_member
+from raft.storage.backend_lmdb import LmdbBackend
+from raft.storage.errors import DirectoryEmpty, DirectoryLocked, DirectoryNotEmpty
+from raft.wal_writer import WalWriter
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+class One:
+    def __init__(self, directory: Path, **settings: Any) -> None:
+        self.address = ("127.0.0.1", free_port(), free_port())
+        self.directory = directory
+        self.settings = {"metrics": None, "tick_ms": 10, **settings}
+        if not directory.exists():
+            create_member(directory, "one", 1, {1: self.address})
+        self.clients: list[StoreClient] = []
+
+    def config(self) -> StateConfig:
+        host, peer_port, client_port = self.address
+        return StateConfig(dir=self.directory, host=host, peer_port=peer_port, client_port=client_port, **self.settings)
+
+    def client(self, **options: Any) -> StoreClient:
+        client = StoreClient([("127.0.0.1", self.address[2])], **options)
+        self.clients.append(client)
+        return client
+
+
+@contextlib.asynccontextmanager
+async def serving(one: One) -> AsyncIterator[StateServer]:
+    server = StateServer(one.config())
+    task = asyncio.create_task(server.run())
+    try:
+        yield server
+    finally:
+        for client in one.clients:
+            await client.close()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_state_survives_restarts_with_and_without_a_flush(tmp_path: Path) -> None:
+    one = One(tmp_path / "m")
+    revisions = []
+    for round_ in range(4):
+        # The first two flush only at the end, or (odd rounds) never: the log has it.
+        one.settings["flush_interval_s"] = 3600 if round_ % 2 else 0.05
+        server = StateServer(one.config())
+        task = asyncio.create_task(server.run())
+        client = one.client()
+        assert len((await client.range(b"k", b"l")).kvs) == 10 * round_
+        for i in range(10):
+            revisions.append(await client.put(b"k/%d/%d" % (round_, i), b""))
+        digest = await client.hash(client.endpoints[0])
+        await client.close()
+        if round_ % 2 and server.member is not None:
+            server.member.backend.close()  # as a crash would leave it
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    assert revisions == list(range(2, 42))
+    async with serving(one):
+        client = one.client()
+        await client.read_index()
+        assert (await client.hash(client.endpoints[0]))[:2] == digest[:2]
+
+
+async def test_directories_are_made_once_and_locked(tmp_path: Path) -> None:
+    one = One(tmp_path / "m")
+    with pytest.raises(DirectoryNotEmpty):
+        create_member(one.directory, "one", 1, {1: one.address})
+    with pytest.raises(DirectoryEmpty, match="never bootstraps"):
+        await StateServer(StateConfig(dir=tmp_path / "empty", host="127.0.0.1")).run()
+    async with serving(one):
+        await one.client().put(b"k", b"")
+        with pytest.raises(DirectoryLocked):
+            await StateServer(one.config()).run()
+        assert await one.client().put(b"k", b"") == 3
+
+
+async def test_state_that_is_not_what_was_stored_is_refused(tmp_path: Path) -> None:
+    one = One(tmp_path / "m")
+    async with serving(one):
+        await one.client().put(b"k", b"value")
+    backend = LmdbBackend(one.directory / "db")
+    [(pos, record)] = backend.scan(0, 1 << 62, 10)
+    backend.put(pos, record[:-1] + b"X")
+    backend.flush()
+    backend.close()
+    with pytest.raises(Corrupt, match="records hash to"):
+        await StateServer(one.config()).run()
+
+
+async def test_space_quota(tmp_path: Path) -> None:
+    one = One(tmp_path / "m", quota_backend_bytes=200_000, auto_compaction_retention_s=0)
+    async with serving(one) as server:
+        client = one.client()
+        with pytest.raises(StoreError, match="database space exceeded") as full:
+            for i in range(100):
+                await client.put(b"k/%d" % i, b"v" * 10_000)
+        assert full.value.code == "no_space"
+        for _ in range(100):
+            if await client.alarm_list():
+                break
+        assert await client.alarm_list() == [(1, "NOSPACE")]
+        assert server.health()["reason"] == "ALARM NOSPACE"
+        with pytest.raises(StoreError) as small:
+            await client.put(b"small", b"")
+        assert small.value.code == "no_space"
+        # Deletes and compaction still go, and make room.
+        assert await client.delete(b"k/", b"k0") > 10
+        await client.compact(await client.read_index())
+        assert server.member is not None
+        while not server.member.store.scrub(1000):
+            continue
+        assert server.member.store.bytes_in_use < 1000
+        assert await client.alarm_disarm() == []
+        await client.put(b"small", b"")
+
+
+async def test_slow_watchers_catch_up_from_history(tmp_path: Path) -> None:
+    one = One(tmp_path / "m")
+    async with serving(one) as server:
+        client, watching = one.client(), one.client()
+        slow = watching.watch(b"w/", b"w0", start_revision=1)
+        await client.put(b"w/0", b"")
+        seen = [event.kv.mod_revision for event in (await anext(slow)).events]
+        await asyncio.gather(*(client.put(b"w/%d" % i, b"x" * 20_000) for i in range(1, 1200)))
+        last = await client.put(b"w/last", b"")
+        assert server.member is not None
+        while not seen or seen[-1] < last:
+            seen += [event.kv.mod_revision for event in (await anext(slow)).events]
+        assert seen == list(range(2, last + 1))
+        await slow.aclose()  # type: ignore[attr-defined]
+
+
+async def test_progress_comes_with_a_linearizable_read(tmp_path: Path) -> None:
+    one = One(tmp_path / "m")
+    async with serving(one):
+        client = one.client()
+        watch = client.watch(b"w/", b"w0")
+        waiting = asyncio.create_task(anext(watch))  # type: ignore[arg-type]
+        await asyncio.sleep(0.05)
+        await client.put(b"other", b"")
+        revision = await client.read_index()
+        batch = await asyncio.wait_for(waiting, 0.5)
+        assert (batch.revision, batch.events) == (revision, [])
+        await watch.aclose()  # type: ignore[attr-defined]
+
+
+async def test_malformed_requests_get_clear_errors(tmp_path: Path) -> None:
+    one = One(tmp_path / "m")
+    async with serving(one):
+        client = one.client()
+        assert await client.read_index() == 1
+        connection = await client.connection(client.endpoints[0])
+        for arguments, match in (
+            (("nothing",), "operation 'nothing' is not known"),
+            (("txn", [], []), "malformed 'txn'"),
+            (("txn", [[b"k", "mod", "~", 1]], [], []), "unknown operator"),
+            (("txn", [], [["put", b"", b"", 0]], []), "key is not provided"),
+            (("txn", [], [["put", b"k", b"", 0], ["put", b"k", b"", 0]], []), "duplicate key"),
+            (("txn", [], [["put", b"k", b"", 0], ["delete", b"a", b"z"]], []), "duplicate key"),
+            (("txn", [], [["put", b"k", b"", 0]] * 5000, []), "too many operations"),
+            (("range", b"", None, 0, 0, False, False, False), "key is not provided"),
+            (("lease_grant", 0, 0), "ttl_s > 0"),
+            (("lease_grant", "x", 0), "malformed"),
+            (("watch", 0, b"k", None, 0, False), None),
+        ):
+            if match is None:
+                continue
+            with pytest.raises(Invalid, match=match):
+                await connection.call(*arguments)
+        assert await client.read_index() == 1
+
+
+async def test_metrics_have_etcds_names(tmp_path: Path) -> None:
+    port = free_port()
+    one = One(tmp_path / "m", metrics=("127.0.0.1", port))
+
+    def fetch(path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    async with serving(one) as server:
+        client = one.client()
+        await client.put(b"k", b"")
+        text = await asyncio.to_thread(fetch, "/metrics")
+        for line in (
+            "etcd_server_has_leader 1.0",
+            "etcd_server_leader_changes_seen_total 1.0",
+            "etcd_server_proposals_pending 0.0",
+            "etcd_debugging_mvcc_keys_total 1.0",
+        ):
+            assert line in text
+        for name in (
+            "etcd_disk_wal_fsync_duration_seconds_bucket",
+            "etcd_mvcc_db_total_size_in_bytes",
+            "etcd_server_proposals_committed_total",
+            "etcd_server_proposals_applied_total",
+            "etcd_server_proposals_failed_total",
+        ):
+            assert name in text
+        assert '"healthy": true' in await asyncio.to_thread(fetch, "/health")
+        assert server.health()["healthy"] is True
+
+
+async def test_a_failing_disk_stops_the_member(tmp_path: Path) -> None:
+    one = One(tmp_path / "m")
+    server = StateServer(one.config())
+    task = asyncio.create_task(server.run())
+    client = one.client(timeout_s=2)
+    await client.put(b"k", b"1")
+    server.config.faults.add("fail", "wal.fsync")
+    with pytest.raises(StoreError) as unknown:
+        await client.put(b"k", b"2")
+    assert unknown.value.code == "outcome_unknown"
+    with pytest.raises(Exception, match="wal"):
+        await asyncio.wait_for(task, 5)
+    await client.close()
+    assert server.health()["healthy"] is False
+
+
+def test_settings_say_what_is_wrong_and_right(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match=r"tick_ms is 5: must be from 10 to 1000.*without TLS a member may listen"):
+        StateServer(StateConfig(dir=tmp_path, host="10.0.0.1", tick_ms=5))
+
+
+def test_writer_syncs_once_for_all_that_gathered() -> None:
+    class Log:
+        syncs = 0
+
+        def save(self, hard_state: Any, entries: Any) -> None: ...
+        def save_snapshot_marker(self, meta: Any) -> None: ...
+        def release_to(self, index: int) -> int:
+            return 0
+
+        def sync(self) -> None:
+            self.syncs += 1
+
+        def close(self) -> None: ...
+
+    from raft.wal_writer import Write
+
+    log, done = Log(), []
+    writer = WalWriter(log, done.append, done.append, lambda s: None)
+    for number in range(1, 6):
+        writer.submit(Write(number, None, []))
+    writer.start()
+    writer.stop()
+    assert (log.syncs, done) == (1, [5])
