@@ -12,7 +12,7 @@ from typing import Protocol
 
 from cluster.controllers.config import ControllerConfig
 from cluster.machinery.client import Client
-from cluster.machinery.clock import Clock
+from cluster.machinery.clock import Clock, monotonic
 from cluster.machinery.events import EventRecorder
 from cluster.machinery.informer import Informer, Informers
 from cluster.machinery.provider import Provider
@@ -20,7 +20,11 @@ from cluster.machinery.provider import Provider
 
 @dataclass(frozen=True, slots=True)
 class Env:
-    """`client` writes through to `informers`; `clock` is wall time; `recorder(component)` makes Events' sources."""
+    """`client` writes through to `informers`; `recorder(component)` makes Events' sources.
+
+    `clock` is wall time, for what users read; durations and silences are measured by `monotonic`, which no step of the
+    wall clock moves.
+    """
 
     client: Client
     informers: Informers
@@ -28,6 +32,7 @@ class Env:
     clock: Clock
     rng: random.Random
     provider: Provider | None = None
+    monotonic: Clock = monotonic
 
     def informer(self, resource: str) -> Informer:
         return self.informers.of(resource)

@@ -43,7 +43,7 @@ from cluster.registry.registry import Registry
 from cluster.registry.store import Store
 
 COMPONENT = "kube-controller-manager"
-USER = UserInfo("system:kube-controller-manager", groups=("system:masters", "system:authenticated"))
+USER = UserInfo("system:kube-controller-manager", groups=("system:authenticated",))
 ENABLED = Gauge("controller_manager_controllers", "Controllers that run in this term", ["manager"])
 
 # In the order of the main job; each stands alone.

@@ -44,6 +44,7 @@ class NodeLifecycleController:
         self._seen: dict[str, float] = {}
         self._heard: set[str] = set()
         self._beats: dict[str, float] = {}
+        self._others_at = 0.0
         self._machines: dict[str, str] = {}
         self._tokens: dict[str, tuple[float, float]] = {}
         self._verdicts: dict[str, Verdict] = {}
@@ -61,7 +62,8 @@ class NodeLifecycleController:
 
     def resync(self) -> None:
         """A new leader gives every node a whole grace period from now: it has not been listening."""
-        now = self._env.clock()
+        now = self._env.monotonic()
+        self._others_at = now
         for node in self._nodes.items():
             name = node["metadata"]["name"]
             if core.ready_status(node) == "True":
@@ -86,7 +88,7 @@ class NodeLifecycleController:
                 self._forget(old["metadata"]["name"])
             return
         name = new["metadata"]["name"]
-        self._seen.setdefault(name, self._env.clock())
+        self._seen.setdefault(name, self._env.monotonic())
         if core.ready_status(new) != "Unknown":
             beat = _heartbeat(new)
             if old is None or beat != _heartbeat(old):
@@ -104,7 +106,8 @@ class NodeLifecycleController:
             self.reconciler.queue.add(name)
 
     def _beat(self, name: str) -> None:
-        self._seen[name] = self._beats[name] = self._env.clock()
+        self._seen[name] = self._others_at = self._env.monotonic()
+        self._beats[name] = self._env.clock()
         self._heard.add(name)
         if self._verdicts.get(name, Verdict.ALIVE) is not Verdict.ALIVE:
             self.reconciler.queue.add(name)
@@ -144,15 +147,10 @@ class NodeLifecycleController:
         node = self._nodes.get("", name)
         if node is None:
             return None
+        judgement = self._judge(name, node)
+        if judgement.verdict is Verdict.UNREACHABLE and await self._renewed_meanwhile(name):
+            judgement = self._judge(name, node)
         now = self._env.clock()
-        config = self._env.config
-        judgement = core.judge(
-            Heartbeat(self._seen.setdefault(name, now), name in self._heard),
-            self._machine(name, node),
-            now,
-            config.node_monitor_grace_period_s,
-            config.node_startup_grace_period_s,
-        )
         before = self._verdicts.get(name, Verdict.ALIVE)
         self._verdicts[name] = judgement.verdict
         node = await self._show_conditions(node, judgement.verdict, now)
@@ -162,9 +160,36 @@ class NodeLifecycleController:
         elif judgement.verdict is Verdict.GONE:
             await self._free(node)
         if before is not judgement.verdict:
-            self._say(node, before, judgement.verdict, now)
+            self._say(node, before, judgement.verdict)
         delays = [d for d in (judgement.recheck_after_s, wait_s) if d is not None]
         return Result(min(delays) if delays else None)
+
+    def _judge(self, name: str, node: Obj) -> core.Judgement:
+        now, config = self._env.monotonic(), self._env.config
+        beat = Heartbeat(self._seen.setdefault(name, now), name in self._heard, self._others_at)
+        return core.judge(
+            beat,
+            self._machine(name, node),
+            now,
+            config.node_monitor_grace_period_s,
+            config.node_startup_grace_period_s,
+        )
+
+    async def _renewed_meanwhile(self, name: str) -> bool:
+        """Asks the API before a machine is declared silent: our own stream of events may be what is late."""
+        if self._verdicts.get(name, Verdict.ALIVE) is not Verdict.ALIVE:
+            return False
+        try:
+            lease = await self._env.client.get("leases.coordination.k8s.io", name, _LEASE_NAMESPACE)
+        except ApiError as err:
+            if is_not_found(err):
+                return False
+            raise
+        cached = self._leases.get(_LEASE_NAMESPACE, name)
+        if cached is not None and (cached.get("spec") or {}).get("renewTime") == lease["spec"].get("renewTime"):
+            return False
+        self._beat(name)
+        return True
 
     def _machine(self, name: str, node: Obj) -> str:
         """The provider's word; without one, an earlier "off" stands (proof does not expire) until a sign of life."""
@@ -194,7 +219,7 @@ class NodeLifecycleController:
         wait_s = None
         evict = verdict is Verdict.GONE
         if not evict and core.ready_status(node) != "True" and not _has_no_execute(node):
-            wait_s = self._eviction_wait_s(node, now)
+            wait_s = self._eviction_wait_s(node)
             evict = wait_s is None
         taints = core.taints_for(node, verdict, now, evict=evict)
         if taints is not None:
@@ -203,8 +228,9 @@ class NodeLifecycleController:
             await self._env.client.update("nodes", changed)
         return wait_s
 
-    def _eviction_wait_s(self, node: Obj, now: float) -> float | None:
+    def _eviction_wait_s(self, node: Obj) -> float | None:
         """None: taint it now. One token bucket a zone, of size 1, at the rate of the zone's state."""
+        now = self._env.monotonic()
         zone = _zone(node)
         peers = [n for n in self._nodes.items() if _zone(n) == zone]
         ready = sum(1 for n in peers if core.ready_status(n) == "True")
@@ -261,9 +287,10 @@ class NodeLifecycleController:
         message = f"Pod is deleted with grace period 0: its machine {node} is off by the provider's word"
         self._events.event(pod, "Normal", "ForceDeletedPod", message)
 
-    def _say(self, node: Obj, before: Verdict, after: Verdict, now: float) -> None:
+    def _say(self, node: Obj, before: Verdict, after: Verdict) -> None:
         """An Event that says which timing or proof led to what."""
         name = node["metadata"]["name"]
+        now = self._env.monotonic()
         silent_s = max(now - self._seen.get(name, now), 0.0)
         if after is Verdict.GONE:
             message = (

@@ -30,6 +30,7 @@ _PRESSURE = {
     "PIDPressure": "node.kubernetes.io/pid-pressure",
     "NetworkUnavailable": "node.kubernetes.io/network-unavailable",
 }
+_DEAF_FACTOR = 3.0
 _REPORTED = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
 _MANAGED = frozenset({NOT_READY, UNREACHABLE_TAINT, UNSCHEDULABLE, *_PRESSURE.values()})
 
@@ -42,10 +43,15 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What we know of a node's signs of life: `seen_at` is when we saw the last one, by our own clock."""
+    """What we know of a node's signs of life, by our own monotonic clock.
+
+    `seen_at`: its last one; `ever`: whether that was one at all (else: when we first heard of the node);
+    `others_at`: the last one of any node.
+    """
 
     seen_at: float
     ever: bool
+    others_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,12 @@ def judge(beat: Heartbeat, machine: str, now: float, grace_s: float, startup_gra
     left = beat.seen_at + limit - now
     if left > 0:
         return Judgement(Verdict.ALIVE, left + 0.01)
+    # Silence of one counts while others are heard. When nobody is, the way to us may be what is broken (the store is
+    # electing, API servers are changing over): wait longer before all machines are declared lost together.
+    deaf = beat.others_at - beat.seen_at < limit / 2
+    patience = beat.seen_at + _DEAF_FACTOR * limit - now
+    if deaf and patience > 0:
+        return Judgement(Verdict.ALIVE, min(limit / 4, patience + 0.01))
     return Judgement(Verdict.UNREACHABLE, None)
 
 

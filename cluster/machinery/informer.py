@@ -30,7 +30,7 @@ IndexFunc = Callable[[Obj], Iterable[str]]
 _Key = tuple[str, str]
 
 _BACKOFF_BASE_S = 0.05
-_BACKOFF_MAX_S = 5.0
+_BACKOFF_MAX_S = 2.0
 
 
 def revision_of(obj: Obj) -> int:

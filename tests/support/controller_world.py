@@ -106,6 +106,7 @@ class World:
             self.clock,
             random.Random(1),
             self.provider,
+            self.clock,
         )
         self.controllers = [make(self.env) for make in self._makers]
         self._task = asyncio.create_task(self.informers.run())

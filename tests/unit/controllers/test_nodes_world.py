@@ -133,12 +133,34 @@ async def test_pods_of_a_deleted_node_are_collected_after_the_quarantine() -> No
 
 
 def test_judging_needs_proof_for_gone() -> None:
-    beat = Heartbeat(100.0, True)
+    beat = Heartbeat(100.0, True, 103.5)
     assert core.judge(beat, "", 103.9, 4, 20).verdict is Verdict.ALIVE
+    assert core.judge(beat, "", 104.1, 4, 20).verdict is Verdict.UNREACHABLE
     assert core.judge(beat, "unknown", 1e9, 4, 20).verdict is Verdict.UNREACHABLE
     assert core.judge(beat, "running", 1e9, 4, 20).verdict is Verdict.UNREACHABLE
     assert core.judge(beat, "off", 100.0, 4, 20).verdict is Verdict.GONE
-    assert core.judge(Heartbeat(100.0, False), "", 119, 4, 20).verdict is Verdict.ALIVE
+    assert core.judge(Heartbeat(100.0, False, 119), "", 119, 4, 20).verdict is Verdict.ALIVE
+
+
+def test_when_nobody_is_heard_the_judge_is_patient() -> None:
+    beat = Heartbeat(100.0, True, 100.5)
+    assert core.judge(beat, "", 105, 4, 20).verdict is Verdict.ALIVE
+    assert core.judge(beat, "", 111, 4, 20).verdict is Verdict.ALIVE
+    assert core.judge(beat, "", 112.1, 4, 20).verdict is Verdict.UNREACHABLE
+    assert core.judge(beat, "off", 100, 4, 20).verdict is Verdict.GONE
+
+
+async def test_a_late_stream_of_events_is_not_a_silent_machine() -> None:
+    async with World(NodeLifecycleController) as w:
+        await start(w)
+        await beats(w, "n1", "n2", "n3", seconds=2)
+        lifecycle = w.controllers[0]
+        w.clock.advance(10)
+        for name in ("n1", "n2", "n3"):
+            await w.heartbeat(name)
+        lifecycle.reconciler.queue.add("n1")  # type: ignore[attr-defined]
+        await lifecycle.reconciler.drain()  # type: ignore[attr-defined]
+        assert core.ready_status(await w.client.get("nodes", "n1")) == "True"
 
 
 def test_with_nobody_ready_nothing_is_evicted() -> None:

@@ -21,7 +21,7 @@ def obj(name: str, revision: int, uid: str = "u", **spec: Any) -> Obj:
 
 
 class Scripted:
-    """Lists and watches answer from a script; a step that is an exception is raised. `asked`: revisions watched from."""
+    """Lists and watches answer from a script; a step that is an exception is raised; `asked`: where watches began."""
 
     def __init__(self, lists: list[Any], watches: list[list[Any]]) -> None:
         self.lists = lists
