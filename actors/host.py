@@ -59,6 +59,9 @@ class Host:
         self._stopping = False
         self._watch = LoopWatch(name)
         configure_logging(name, log_dir)
+        # Ray's workers make uvloop the policy; loops that libraries make for themselves (pyroute2's, over netlink)
+        # must be asyncio's own, because uvloop speaks IP and unix sockets alone.
+        asyncio.set_event_loop_policy(None)
         threading.Thread(target=self._thread, name=f"part-{name}", daemon=True).start()
 
     def health(self) -> dict[str, object]:

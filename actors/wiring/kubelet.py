@@ -1,0 +1,47 @@
+"""The Kubelet actor's part: this machine's node agent on the box's container engine."""
+
+from __future__ import annotations
+
+from actors.host import Part
+from actors.wiring import common
+from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.node.cni import PodNetwork
+from cluster.node.config import KubeletConfig
+from cluster.node.docker_runtime import DockerRuntime
+from cluster.node.kubelet import Kubelet
+
+LEASE = {"fast": (4, 1.0), "kubernetes": (40, 10.0)}
+"""Seconds a heartbeat lasts, and between two, by profile."""
+
+
+def config_of(cluster: ClusterConfig, machine: MachineConfig) -> KubeletConfig:
+    duration_s, renew_s = LEASE[cluster.profile]
+    return KubeletConfig(
+        node_name=machine.name,
+        node_ip=machine.ip,
+        root_dir=str(machine.kubelet_dir),
+        server_cert_file=str(machine.pki / "node.crt"),
+        server_key_file=str(machine.pki / "node.key"),
+        client_ca_file=str(machine.pki / "ca.crt"),
+        cluster_dns=cluster.dns_ip,
+        cluster_domain=cluster.domain,
+        cpu=f"{cluster.cpu_millicores}m",
+        memory=str(cluster.memory_bytes),
+        ephemeral_storage=str(cluster.ephemeral_storage_bytes),
+        max_pods=cluster.max_pods,
+        control_plane=machine.control_plane,
+        zone=machine.zone,
+        port=cluster.kubelet_port,
+        healthz_port=cluster.kubelet_healthz_port,
+        node_lease_duration_s=duration_s,
+        node_lease_renew_s=renew_s,
+    )
+
+
+async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
+    return Kubelet(
+        config_of(cluster, machine),
+        common.http_client(cluster, machine, "node"),
+        DockerRuntime(machine.name, socket_path=cluster.engine_socket),
+        PodNetwork(str(machine.kubelet_dir / "network")),
+    )
