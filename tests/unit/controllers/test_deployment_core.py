@@ -126,7 +126,7 @@ def test_scaling_in_the_middle_of_a_rollout_ends_at_the_new_size(start: int, end
         sim.step()
         assert sim.total() <= max(end + rolling_bounds(sim.d)[0], start + 3)
         sim.ready(rng)
-    new, old = core.split(sim.d, list(sim.sets.values()))
+    new, _ = core.split(sim.d, list(sim.sets.values()))
     assert new is not None and new["spec"]["replicas"] == end == sim.total()
 
 
