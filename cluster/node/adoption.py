@@ -1,0 +1,84 @@
+"""What a starting kubelet makes of the containers it finds.
+
+IO: the engine and the network, to look and to mend. Sandboxes that run keep their address; one whose link is missing is
+connected anew under the same address; one that cannot be is taken for lost.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from cluster.node.cni import NetworkFailure, PodNetwork
+from cluster.node.container_stop import exit_info
+from cluster.node.core_events import Adopt, ExitInfo, SeenContainer, SeenSandbox
+from cluster.node.runtime import ContainerInfo, Runtime, RuntimeFailure
+
+log = logging.getLogger(__name__)
+Obj = dict[str, Any]
+
+
+class Adopter:
+    def __init__(self, runtime: Runtime, network: PodNetwork) -> None:
+        self._runtime = runtime
+        self._network = network
+
+    async def adopt(self, pod: Obj, infos: list[ContainerInfo]) -> Adopt:
+        """The newest sandbox and the newest run of each container; half-made and older ones are removed."""
+        sandboxes = sorted((i for i in infos if i.is_sandbox), key=lambda i: i.attempt)
+        sandbox = await self._sandbox(sandboxes[-1]) if sandboxes else None
+        for old in sandboxes[:-1]:
+            await self._network.delete(old.id)
+            await self._remove(old)
+        runs: dict[str, list[ContainerInfo]] = {}
+        for info in infos:
+            if info.is_sandbox:
+                continue
+            if info.state == "created":
+                await self._remove(info)
+            else:
+                runs.setdefault(info.name, []).append(info)
+        seen = [await self._container(sorted(found, key=lambda i: i.attempt)) for found in runs.values()]
+        return Adopt(sandbox, tuple(seen))
+
+    async def _sandbox(self, info: ContainerInfo) -> SeenSandbox:
+        address = self._network.address(info.id)
+        running = info.state == "running"
+        if running:
+            try:
+                if not await self._network.check(info.id):
+                    full = await self._runtime.inspect(info.id)
+                    address = await self._network.add(info.id, full.netns if full is not None else "")
+                    log.info("sandbox %s was connected anew as %s", info.id[:12], address)
+            except (NetworkFailure, RuntimeFailure) as err:
+                log.warning("sandbox %s cannot be connected: %s", info.id[:12], err)
+                running = False
+        return SeenSandbox(info.id, running, address, info.attempt)
+
+    async def _container(self, runs: list[ContainerInfo]) -> SeenContainer:
+        newest = await self._runtime.inspect(runs[-1].id) or runs[-1]
+        previous = await self._exit(runs[-2]) if len(runs) > 1 else None
+        for old in runs[:-2]:
+            await self._remove(old)
+        running = newest.state == "running"
+        return SeenContainer(
+            name=newest.name,
+            id=newest.id,
+            attempt=newest.attempt,
+            running=running,
+            sandbox_id=newest.sandbox_id,
+            image_id=newest.image_id,
+            started_at=newest.started_at,
+            exit=None if running else await exit_info(self._runtime, newest, newest.id, newest.finished_at),
+            previous=previous,
+        )
+
+    async def _exit(self, info: ContainerInfo) -> ExitInfo:
+        full = await self._runtime.inspect(info.id)
+        return await exit_info(self._runtime, full, info.id, info.finished_at)
+
+    async def _remove(self, info: ContainerInfo) -> None:
+        try:
+            await self._runtime.remove(info.id)
+        except RuntimeFailure as err:
+            log.warning("removing the old container %s: %s", info.id[:12], err)

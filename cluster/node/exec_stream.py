@@ -1,0 +1,96 @@
+"""exec and attach over WebSocket, as Kubernetes' remotecommand subprotocols v5 and v4.
+
+IO: one WebSocket, one engine session. A message's first byte is its channel: 0 stdin, 1 stdout, 2 stderr, 3 error (a
+metav1.Status in JSON, the last message), 4 resize ({"Width":..,"Height":..}); v5 adds 255, "this channel is closed"
+(RemoteCommand subprotocol, KEP-4006), by which stdin can end while output goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from cluster.node.runtime import RuntimeFailure, Session
+
+log = logging.getLogger(__name__)
+PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
+STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
+_CHUNK = 32 * 1024
+
+
+def status_of(exit_code: int) -> dict[str, Any]:
+    """The last words on the error channel for a command that ended."""
+    if exit_code == 0:
+        return {"metadata": {}, "status": "Success"}
+    return {
+        "metadata": {},
+        "status": "Failure",
+        "message": f"command terminated with non-zero exit code: exit status {exit_code}",
+        "reason": "NonZeroExitCode",
+        "details": {"causes": [{"reason": "ExitCode", "message": str(exit_code)}]},
+    }
+
+
+def failure(message: str) -> dict[str, Any]:
+    return {"metadata": {}, "status": "Failure", "message": message, "reason": "InternalError", "code": 500}
+
+
+async def serve(socket: web.WebSocketResponse, session: Session, *, stdin: bool) -> None:
+    """Pump until the command's output ends or the client goes; the status goes out last."""
+    incoming = asyncio.get_running_loop().create_task(_pump_in(socket, session, stdin=stdin))
+    outgoing = asyncio.get_running_loop().create_task(_pump_out(socket, session))
+    try:
+        await asyncio.wait([incoming, outgoing], return_when=asyncio.FIRST_COMPLETED)
+        if not outgoing.done():
+            return  # the client is gone; closing the session hangs the command up
+        await outgoing
+        try:
+            status = status_of(await session.exit_code())
+        except RuntimeFailure as err:
+            status = failure(str(err))
+        with contextlib.suppress(ConnectionError):
+            await socket.send_bytes(bytes([ERROR]) + json.dumps(status).encode())
+    except ConnectionError as err:
+        log.debug("exec: the client went away: %s", err)
+    finally:
+        for task in (incoming, outgoing):
+            task.cancel()
+        await asyncio.gather(incoming, outgoing, return_exceptions=True)
+        await session.close()
+        await socket.close()
+
+
+async def _pump_out(socket: web.WebSocketResponse, session: Session) -> None:
+    async for stream, data in session.read():
+        for start in range(0, len(data), _CHUNK):
+            await socket.send_bytes(bytes([stream]) + data[start : start + _CHUNK])
+
+
+async def _pump_in(socket: web.WebSocketResponse, session: Session, *, stdin: bool) -> None:
+    """Returns when the client closes the socket."""
+    async for message in socket:
+        if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
+            continue
+        data = message.data if isinstance(message.data, bytes) else message.data.encode()
+        if not data:
+            continue
+        channel, payload = data[0], data[1:]
+        if channel == STDIN and stdin and payload:
+            await session.write(payload)
+        elif channel == RESIZE:
+            await _resize(session, payload)
+        elif channel == CLOSE and payload[:1] == bytes([STDIN]):
+            await session.close_stdin()
+
+
+async def _resize(session: Session, payload: bytes) -> None:
+    try:
+        size = json.loads(payload)
+        await session.resize(int(size["Height"]), int(size["Width"]))
+    except (ValueError, KeyError, TypeError, RuntimeFailure) as err:
+        log.debug("exec: resize ignored: %s", err)

@@ -1,0 +1,354 @@
+"""The kubelet: one machine's agent. Watches the pods bound to it and runs them.
+
+IO through its collaborators. `run` registers the machine, re-adopts what already runs (losing none, restarting none),
+clears away what belongs to no pod, and then keeps pods, Node and Lease current until it is cancelled. Cancelled, it
+leaves every container running.
+
+Only containers labelled with this machine's name are ever touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client import Gauge
+
+from cluster.api.errors import ApiError
+from cluster.api.meta import parse_time
+from cluster.machinery.client import Client
+from cluster.machinery.events import EventRecorder
+from cluster.machinery.informer import Informer
+from cluster.node import core_events as ev
+from cluster.node.admission import reject
+from cluster.node.adoption import Adopter
+from cluster.node.cni import NetworkFailure, PodNetwork
+from cluster.node.config import KubeletConfig
+from cluster.node.container_start import ContainerStarter
+from cluster.node.core import PodCore
+from cluster.node.node_agent import NodeAgent
+from cluster.node.node_status import allocatable_amounts, capacity, machine_facts
+from cluster.node.object_cache import ObjectCache
+from cluster.node.pod_worker import PodWorker, Tools
+from cluster.node.prober import Prober
+from cluster.node.runtime import ContainerInfo, Runtime, RuntimeFailure
+from cluster.node.server import KubeletServer
+from cluster.node.status_writer import StatusWriter
+from cluster.node.volume_block import VolumeFailure
+from cluster.node.volumes import Volumes
+
+log = logging.getLogger(__name__)
+Obj = dict[str, Any]
+
+RUNNING = Gauge("kubelet_running_pods", "Pods this kubelet works on")
+
+
+class Kubelet:
+    """`runtime` and `network` are closed with the kubelet; `client` belongs to the caller."""
+
+    def __init__(
+        self,
+        config: KubeletConfig,
+        client: Client,
+        runtime: Runtime,
+        network: PodNetwork,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        config.validate()
+        self._config = config
+        self._client = client
+        self._runtime = runtime
+        self._network = network
+        self._clock = clock
+        facts = machine_facts(config.root_dir)
+        self._allocatable = allocatable_amounts(capacity(config, facts))
+        self._agent = NodeAgent(config, facts, client, runtime, network_problem=self._network_problem, clock=clock)
+        cache = self._cache = ObjectCache(client, ttl_s=config.config_map_and_secret_ttl_s, clock=clock)
+        self._pods = Informer(client, "pods", field_selector=f"spec.nodeName={config.node_name}")
+        self._nodes = Informer(client, "nodes", field_selector=f"metadata.name={config.node_name}")
+        self._services = Informer(client, "services")
+        self._volumes = Volumes(
+            client,
+            config.node_name,
+            config.root_dir,
+            cache=cache,
+            report_in_use=self._agent.report_in_use,
+            clock=clock,
+            allocatable=self._allocatable,
+        )
+        self._statuses = StatusWriter(client, clock)
+        self._recorder = EventRecorder(client, "kubelet", config.node_name, clock=clock)
+        self._prober = Prober(runtime)
+        self._tools = Tools(
+            config=config,
+            client=client,
+            runtime=runtime,
+            network=network,
+            volumes=self._volumes,
+            starter=ContainerStarter(
+                config,
+                runtime,
+                cache,
+                services=self._services.items,
+                allocatable=self._allocatable,
+                memory_capacity_bytes=self._allocatable["memory"],
+                clock=clock,
+            ),
+            prober=self._prober,
+            statuses=self._statuses,
+            recorder=self._recorder,
+            clock=clock,
+        )
+        self._adopter = Adopter(runtime, network)
+        self.server = KubeletServer(
+            config, runtime, self, memory_capacity_bytes=self._allocatable["memory"], clock=clock
+        )
+        self._workers: dict[str, PodWorker] = {}
+        self._orphans: set[str] = set()
+        self._network_error = ""
+        self._relist_now = asyncio.Event()
+
+    # ------------------------------------------------------------ the outside
+
+    async def run(self) -> None:
+        """Until cancelled. Raises when a part of it cannot go on."""
+        await asyncio.to_thread(os.makedirs, os.path.join(self._config.root_dir, "pods"), exist_ok=True)
+        try:
+            await self.server.start()
+            async with asyncio.TaskGroup() as group:
+                self._begin(group)
+                await self._agent.register()
+                group.create_task(self._agent.run_lease(), name="lease")
+                group.create_task(self._agent.run_status(), name="node status")
+                await self._start_network()
+                await self._nodes_and_pods_synced()
+                await self._adopt()
+                self._pods.add_handler(self._on_pod)
+                self._drop_missed()
+                group.create_task(self._watch_engine(), name="engine events")
+                group.create_task(self._relist(), name="relist")
+                group.create_task(self._refresh_volumes(), name="volumes")
+        finally:
+            await self._close()
+
+    def health(self) -> dict[str, object]:
+        return {
+            "ready": self._agent.ready,
+            "node": self._config.node_name,
+            "pods": len(self._workers),
+            "network": self._network_problem() or "ready",
+            "leaseRenewedAt": self._agent.lease_renewed_at,
+        }
+
+    def core_of(self, namespace: str, name: str) -> PodCore | None:
+        for worker in self._workers.values():
+            meta = worker.pod["metadata"]
+            if meta["name"] == name and meta["namespace"] == namespace:
+                return worker.core
+        return None
+
+    def pods(self) -> list[Obj]:
+        return [{**w.pod, "status": {**(w.pod.get("status") or {}), **w.core.status()}} for w in self._workers.values()]
+
+    # ------------------------------------------------------------ beginning and ending
+
+    def _begin(self, group: asyncio.TaskGroup) -> None:
+        self._nodes.add_handler(self._on_node)
+        for informer in (self._nodes, self._pods, self._services):
+            group.create_task(informer.run(), name=f"informer {informer.resource}")
+
+    async def _nodes_and_pods_synced(self) -> None:
+        for informer in (self._pods, self._services):
+            await informer.wait_synced()
+
+    async def _close(self) -> None:
+        tasks = [task for worker in self._workers.values() for task in worker.close()]
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._workers.clear()
+        RUNNING.set(0)
+        await self.server.stop()
+        await self._prober.close()
+        await self._statuses.close()
+        await self._recorder.close()
+        await self._runtime.close()
+        self._network.close()
+
+    def _network_problem(self) -> str:
+        if self._network.ready:
+            return ""
+        return f"container runtime network not ready: {self._network_error or 'the node has no pod range yet'}"
+
+    async def _start_network(self) -> None:
+        """Wait for spec.podCIDR and prepare the machine for it."""
+        await self._nodes.wait_synced()
+        while not self._network.ready:
+            node = self._nodes.get("", self._config.node_name) or {}
+            cidr = (node.get("spec") or {}).get("podCIDR")
+            if cidr:
+                try:
+                    await self._network.setup(cidr)
+                    self._network_error = ""
+                except (NetworkFailure, ValueError) as err:
+                    self._network_error = str(err)
+                    log.error("preparing the pod network %s: %s", cidr, err)
+            if not self._network.ready:
+                await asyncio.sleep(0.05 if not cidr else 1.0)
+        self._agent.changed()
+
+    def _on_node(self, old: Obj | None, new: Obj | None) -> None:
+        if new is not None:
+            self._agent.seen(new)
+        else:
+            self._agent.changed()
+
+    # ------------------------------------------------------------ pods
+
+    async def _adopt(self) -> None:
+        """Take over what the engine runs, and clear away what no pod of the API owns."""
+        await asyncio.to_thread(self._volumes.block.recover)
+        found = await self._until_engine_answers()
+        by_uid: dict[str, list[ContainerInfo]] = {}
+        for info in found:
+            by_uid.setdefault(info.pod.uid, []).append(info)
+        pods = {p["metadata"]["uid"]: p for p in self._pods.items()}
+        await self._network.reconcile([i.id for i in found if i.is_sandbox and i.pod.uid in pods])
+        for uid in sorted(set(by_uid) | set(self._volumes.known())):
+            if uid not in pods:
+                await self._clear(uid, by_uid.get(uid, []))
+        for uid, pod in sorted(pods.items(), key=lambda item: _start_time(item[1])):
+            adopt = await self._adopter.adopt(pod, by_uid.get(uid, []))
+            self._add(pod, adopt)
+
+    def _drop_missed(self) -> None:
+        """Pods that were deleted while we adopted: their deletion came before our handler."""
+        present = {p["metadata"]["uid"] for p in self._pods.items()}
+        for worker in [w for w in self._workers.values() if w.uid not in present]:
+            worker.post(ev.PodGone())
+
+    async def _until_engine_answers(self) -> list[ContainerInfo]:
+        while True:
+            try:
+                return await self._runtime.containers()
+            except RuntimeFailure as err:
+                log.warning("%s; trying again", err)
+                await asyncio.sleep(1.0)
+
+    def _on_pod(self, old: Obj | None, new: Obj | None) -> None:
+        """The informer's handler: a name may have passed to another pod between two looks."""
+        if old is not None and (new is None or new["metadata"]["uid"] != old["metadata"]["uid"]):
+            worker = self._workers.get(old["metadata"]["uid"])
+            if worker is not None:
+                worker.post(ev.PodGone())
+        if new is None:
+            return
+        worker = self._workers.get(new["metadata"]["uid"])
+        if worker is None:
+            self._add(new, ev.Adopt(None))
+            return
+        self._statuses.seen(new)
+        worker.post(ev.PodSeen(new))
+
+    def _add(self, pod: Obj, adopt: ev.Adopt) -> None:
+        uid = pod["metadata"]["uid"]
+        others = [w.pod for w in self._workers.values() if w.core.mode in ("run", "terminate")]
+        worker = PodWorker(pod, self._tools, self._forget)
+        self._workers[uid] = worker
+        RUNNING.set(len(self._workers))
+        fresh = adopt.sandbox is None and not adopt.containers and worker.core.mode == "run"
+        if fresh:
+            node = self._nodes.get("", self._config.node_name) or {}
+            labels = (node.get("metadata") or {}).get("labels") or self._config.labels()
+            verdict = reject(pod, others, self._allocatable, labels)
+            if verdict is not None:
+                worker.post(ev.PodRejected(*verdict))
+                return
+        worker.post(adopt)
+
+    def _forget(self, uid: str) -> None:
+        self._workers.pop(uid, None)
+        RUNNING.set(len(self._workers))
+
+    async def _clear(self, uid: str, infos: list[ContainerInfo]) -> None:
+        """Remove what is left of a pod that the API does not know."""
+        log.info("clearing away what is left of pod %s (%d containers)", uid, len(infos))
+        try:
+            for info in sorted(infos, key=lambda i: i.is_sandbox):
+                if info.is_sandbox:
+                    await self._network.delete(info.id)
+                await self._runtime.remove(info.id)
+            await self._volumes.release(uid)
+            await self._volumes.remove(uid)
+        except (RuntimeFailure, NetworkFailure, OSError, ApiError) as err:
+            log.warning("clearing away pod %s: %s; trying again later", uid, err)
+
+    # ------------------------------------------------------------ loops
+
+    async def _watch_engine(self) -> None:
+        async for event in self._runtime.events():
+            if event.kind == "resync":
+                self._relist_now.set()
+                continue
+            worker = self._workers.get(event.uid)
+            if worker is not None:
+                worker.died(event.id, event.name)
+
+    async def _relist(self) -> None:
+        """Compare the engine with what the cores believe: the safety net under the event stream."""
+        while True:
+            try:
+                async with asyncio.timeout(self._config.relist_period_s):
+                    await self._relist_now.wait()
+            except TimeoutError:
+                pass
+            self._relist_now.clear()
+            believed = {w.uid: _believed(w.core) for w in self._workers.values()}
+            try:
+                found = await self._runtime.containers()
+            except RuntimeFailure as err:
+                log.warning("relist: %s", err)
+                self._agent.changed()
+                continue
+            running = {i.id for i in found if i.state == "running"}
+            for uid, ids in believed.items():
+                worker = self._workers.get(uid)
+                for container_id, name in ids:
+                    if worker is not None and container_id not in running:
+                        worker.died(container_id, name)
+            await self._clear_orphans(found)
+            self._cache.sweep()
+
+    async def _clear_orphans(self, found: list[ContainerInfo]) -> None:
+        """Twice unowned is orphaned: once may be a pod on its way in or out."""
+        unowned = ({i.pod.uid for i in found} | set(self._volumes.known())) - set(self._workers)
+        for uid in sorted(unowned & self._orphans):
+            await self._clear(uid, [i for i in found if i.pod.uid == uid])
+        self._orphans = unowned
+
+    async def _refresh_volumes(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.volume_refresh_s)
+            for worker in list(self._workers.values()):
+                if worker.core.mode != "run" or worker.core.volumes.phase != "mounted":
+                    continue
+                try:
+                    await self._volumes.refresh(worker.pod)
+                except VolumeFailure as err:
+                    log.warning("refreshing volumes of %s: %s", worker.pod["metadata"]["name"], err)
+
+
+def _start_time(pod: Obj) -> float:
+    started = (pod.get("status") or {}).get("startTime")
+    return parse_time(started) if started else float("inf")
+
+
+def _believed(core: PodCore) -> list[tuple[str, str]]:
+    """(id, name) of what a core believes to be running, the sandbox last."""
+    running = [(c.id, c.name) for c in core.containers.values() if c.phase in ("running", "stopping")]
+    if core.sandbox.phase == "ready" and not core.sandbox.lost:
+        running.append((core.sandbox.id, "POD"))
+    return running

@@ -1,0 +1,78 @@
+"""A container's log as `kubectl logs` asks for it.
+
+`LogQuery.parse` is pure; `stream` reads the engine. Times are RFC 3339 with nanoseconds as the engine gives them;
+`limitBytes` cuts exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+
+from cluster.api.errors import ApiError, bad_request
+from cluster.api.meta import parse_time
+from cluster.node.runtime import LogOptions, Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class LogQuery:
+    options: LogOptions
+    previous: bool = False
+    limit_bytes: int | None = None
+
+    @classmethod
+    def parse(cls, query: Mapping[str, str], now: float) -> LogQuery:
+        """From a request's query. Raises ApiError 400."""
+        since: float | None = None
+        seconds = _number(query, "sinceSeconds", 1)
+        if seconds is not None:
+            since = now - seconds
+        if query.get("sinceTime"):
+            if seconds is not None:
+                raise bad_request("at most one of `sinceTime` or `sinceSeconds` may be specified")
+            try:
+                since = parse_time(query["sinceTime"])
+            except ValueError as err:
+                raise bad_request(f"sinceTime: {err}") from err
+        options = LogOptions(
+            follow=_flag(query, "follow"),
+            timestamps=_flag(query, "timestamps"),
+            tail=_number(query, "tailLines", 0),
+            since=since,
+        )
+        return cls(options, _flag(query, "previous"), _number(query, "limitBytes", 1))
+
+
+def _flag(query: Mapping[str, str], name: str) -> bool:
+    return query.get(name, "").lower() in ("1", "true", "t")
+
+
+def _number(query: Mapping[str, str], name: str, least: int) -> int | None:
+    text = query.get(name)
+    if not text:
+        return None
+    try:
+        value = int(text)
+    except ValueError:
+        raise bad_request(f"{name}: {text!r} is not a number") from None
+    if value < least:
+        raise bad_request(f"{name}: must be greater than or equal to {least}")
+    return value
+
+
+async def stream(runtime: Runtime, container_id: str, query: LogQuery) -> AsyncIterator[bytes]:
+    """The log's bytes. Raises RuntimeFailure."""
+    left = query.limit_bytes
+    async for chunk in runtime.logs(container_id, query.options):
+        if left is None:
+            yield chunk
+            continue
+        yield chunk[:left]
+        left -= len(chunk)
+        if left <= 0:
+            return
+
+
+def not_running_yet(container: str, pod: str, reason: str) -> ApiError:
+    """What Kubernetes answers for a container that has no log yet."""
+    return bad_request(f'container "{container}" in pod "{pod}" is waiting to start: {reason}')

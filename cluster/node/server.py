@@ -1,0 +1,245 @@
+"""The kubelet's server: logs, exec, attach, health, pods, statistics, metrics.
+
+IO: HTTPS on the node's address with the cluster CA's client certificates, by group (docs/contracts.md); plain /healthz
+on loopback. Refusals are metav1.Status objects, so that the API server can pass them on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import ssl
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from aiohttp import web
+from prometheus_client import REGISTRY, generate_latest
+
+from cluster.api import errors
+from cluster.api.errors import ApiError
+from cluster.node import exec_stream, logs, stats
+from cluster.node.config import KubeletConfig
+from cluster.node.core import PodCore
+from cluster.node.runtime import ContainerInfo, Runtime, RuntimeFailure, Session, Usage
+
+log = logging.getLogger(__name__)
+Obj = dict[str, Any]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_USAGE_AT_ONCE = 8
+
+
+class Pods(Protocol):
+    """What the server needs to know of the kubelet."""
+
+    def core_of(self, namespace: str, name: str) -> PodCore | None: ...
+
+    def pods(self) -> list[Obj]: ...
+
+    def health(self) -> dict[str, object]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    id: str
+    spec: Obj
+    running: bool
+
+
+class KubeletServer:
+    def __init__(
+        self,
+        config: KubeletConfig,
+        runtime: Runtime,
+        pods: Pods,
+        *,
+        memory_capacity_bytes: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._config = config
+        self._runtime = runtime
+        self._pods = pods
+        self._memory_bytes = memory_capacity_bytes
+        self._clock = clock
+        self._rates = stats.Rates()
+        self._runners: list[web.AppRunner] = []
+        self.port = config.port
+        self.healthz_port = config.healthz_port
+
+    async def start(self) -> None:
+        """Listen. Raises OSError when an address is taken."""
+        app = web.Application(middlewares=[self._authorize])
+        app.router.add_get("/containerLogs/{ns}/{pod}/{container}", self._logs)
+        for what in ("exec", "attach"):
+            app.router.add_get(f"/{what}/{{ns}}/{{pod}}/{{container}}", self._interactive)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/pods", self._list_pods)
+        app.router.add_get("/stats/summary", self._summary)
+        app.router.add_get("/metrics", self._metrics)
+        local = web.Application()
+        local.router.add_get("/healthz", self._healthz)
+        local.router.add_get("/metrics", self._metrics)
+        self.port = await self._listen(app, self._config.node_ip, self._config.port, self._tls())
+        self.healthz_port = await self._listen(local, "127.0.0.1", self._config.healthz_port, None)
+
+    async def stop(self) -> None:
+        for runner in self._runners:
+            await runner.cleanup()
+        self._runners.clear()
+
+    async def _listen(self, app: web.Application, host: str, port: int, tls: ssl.SSLContext | None) -> int:
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
+        self._runners.append(runner)
+        await runner.setup()
+        await web.TCPSite(runner, host, port, ssl_context=tls).start()
+        return int(runner.addresses[0][1])
+
+    def _tls(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(self._config.server_cert_file, self._config.server_key_file)
+        context.load_verify_locations(self._config.client_ca_file)
+        context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    @web.middleware
+    async def _authorize(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        groups = groups_of(request.transport.get_extra_info("peercert") if request.transport else None)
+        try:
+            if not groups & set(self._config.allowed_groups):
+                raise errors.ApiError(
+                    403, "Forbidden", f"the client's certificate is of none of {', '.join(self._config.allowed_groups)}"
+                )
+            return await handler(request)
+        except ApiError as err:
+            return web.json_response(err.status(), status=err.code)
+        except RuntimeFailure as err:
+            return web.json_response(errors.internal(str(err)).status(), status=500)
+
+    # ------------------------------------------------------------ containers
+
+    def _target(self, request: web.Request, *, previous: bool = False) -> _Target:
+        """The container of a request. Raises ApiError 404, or 400 for one that has not started."""
+        namespace, pod, name = (request.match_info[k] for k in ("ns", "pod", "container"))
+        core = self._pods.core_of(namespace, pod)
+        if core is None:
+            raise errors.not_found("pods", pod)
+        state = core.containers.get(name)
+        if state is None:
+            raise errors.not_found("containers", f"{pod}/{name}")
+        if previous:
+            last = state.last if state.phase in ("running", "stopping", "starting") else state.exit and state.last
+            last = last or (state.exit if state.waiting_reason else None)
+            if last is None or not last.id:
+                raise errors.bad_request(f'previous terminated container "{name}" in pod "{pod}" not found')
+            return _Target(last.id, state.spec, False)
+        container_id = state.id or (state.exit.id if state.exit else "") or (state.last.id if state.last else "")
+        if not container_id:
+            raise logs.not_running_yet(name, pod, state.waiting_reason or "ContainerCreating")
+        return _Target(container_id, state.spec, state.phase in ("running", "stopping"))
+
+    async def _logs(self, request: web.Request) -> web.StreamResponse:
+        query = logs.LogQuery.parse(request.query, self._clock())
+        target = self._target(request, previous=query.previous)
+        chunks = logs.stream(self._runtime, target.id, query)
+        response = web.StreamResponse(headers={"Content-Type": "text/plain"})
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        # The client of a quiet followed log may go without a write ever failing: watch for its end as well.
+        task = asyncio.get_running_loop().create_task(_copy(chunks, response))
+        try:
+            while not task.done():
+                await asyncio.wait([task], timeout=1.0)
+                if request.transport is None or request.transport.is_closing():
+                    break
+            if task.done():
+                await task
+                await response.write_eof()
+        except (RuntimeFailure, ConnectionError) as err:
+            log.debug("log of %s broke off: %s", target.id[:12], err)
+            response.force_close()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        return response
+
+    async def _interactive(self, request: web.Request) -> web.StreamResponse:
+        what = request.path.split("/")[1]
+        target = self._target(request)
+        if not target.running:
+            raise errors.bad_request(f"container {request.match_info['container']} is not running")
+        wants = {k: request.query.get(k, "").lower() in ("1", "true") for k in ("stdin", "stdout", "stderr", "tty")}
+        socket = web.WebSocketResponse(protocols=exec_stream.PROTOCOLS, compress=False, max_msg_size=0)
+        if not socket.can_prepare(request).ok:
+            raise errors.bad_request("a WebSocket upgrade is required")
+        session = await self._open(what, target, request.query.getall("command", []), wants)
+        try:
+            await socket.prepare(request)
+        except BaseException:
+            await session.close()
+            raise
+        await exec_stream.serve(socket, session, stdin=wants["stdin"])
+        return socket
+
+    async def _open(self, what: str, target: _Target, command: list[str], wants: dict[str, bool]) -> Session:
+        if what == "attach":
+            tty = bool(target.spec.get("tty"))
+            stdin = wants["stdin"] and bool(target.spec.get("stdin"))
+            return await self._runtime.attach(
+                target.id, stdin=stdin, stdout=wants["stdout"], stderr=wants["stderr"], tty=tty
+            )
+        if not command:
+            raise errors.bad_request("you must specify at least one command for the container")
+        return await self._runtime.exec(
+            target.id, command, stdin=wants["stdin"], stdout=wants["stdout"], stderr=wants["stderr"], tty=wants["tty"]
+        )
+
+    # ------------------------------------------------------------ the rest
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        health = self._pods.health()
+        if health.get("ready"):
+            return web.Response(text="ok")
+        return web.json_response(health, status=503)
+
+    async def _list_pods(self, request: web.Request) -> web.Response:
+        return web.json_response({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": self._pods.pods()})
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    async def _summary(self, request: web.Request) -> web.Response:
+        running = [i for i in await self._runtime.containers() if i.state == "running" and not i.is_sandbox]
+        used = await self._usages(running)
+        started = {p["metadata"]["uid"]: (p.get("status") or {}).get("startTime", "") for p in self._pods.pods()}
+        machine = await asyncio.to_thread(stats.machine_usage)
+        body = stats.summary(self._config.node_name, machine, self._memory_bytes, used, started, self._rates)
+        return web.Response(text=json.dumps(body), content_type="application/json")
+
+    async def _usages(self, running: Iterable[ContainerInfo]) -> dict[str, tuple[ContainerInfo, Usage]]:
+        limit = asyncio.Semaphore(_USAGE_AT_ONCE)
+
+        async def one(info: ContainerInfo) -> tuple[ContainerInfo, Usage | None]:
+            async with limit:
+                return info, await self._runtime.usage(info.id)
+
+        results = await asyncio.gather(*(one(info) for info in running))
+        return {info.id: (info, usage) for info, usage in results if usage is not None}
+
+
+async def _copy(chunks: Any, response: web.StreamResponse) -> None:
+    async for chunk in chunks:
+        await response.write(chunk)
+
+
+def groups_of(certificate: Any) -> set[str]:
+    """The organizations of a verified client certificate: Kubernetes' groups."""
+    if not certificate:
+        return set()
+    return {
+        value
+        for part in certificate.get("subject", ())
+        for key, value in part
+        if key == "organizationName"
+    }  # fmt: skip

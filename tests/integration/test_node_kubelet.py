@@ -1,0 +1,167 @@
+"""The whole kubelet on the real engine: pods run, end, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from node_world import IMAGE, NodeWorld, build_image, condition, engine_answers, machine_namespace, remove_image, sh
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.engine,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(not engine_answers(), reason="needs a container engine"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def image() -> Iterator[None]:
+    build_image()
+    yield
+    remove_image()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[NodeWorld]:
+    with machine_namespace("sk8t-node-kubelet"):
+        w = NodeWorld(tmp_path)
+        async with w:
+            yield w
+        assert w.leftovers() == []
+
+
+async def test_a_pod_runs_is_ready_and_leaves_nothing(world: NodeWorld) -> None:
+    began = time.monotonic()
+    await world.run_pod("web", "echo hello; exec sleep 1000")
+    status = await world.ready("web")
+    took = time.monotonic() - began
+    print(f"pod ready after {took:.3f} s")
+    assert status["phase"] == "Running"
+    assert status["podIP"].startswith("10.244.77.")
+    assert status["containerStatuses"][0]["state"]["running"]
+    assert sh("ping", "-c1", "-W1", status["podIP"]) if os.path.exists("/bin/ping") else True
+    assert {"Pulled", "Created", "Started"} <= set(await world.reasons("web"))
+    await world.client.delete("pods", "web", "default")
+    await world.gone("web")
+    assert world.leftovers() == []
+
+
+async def test_a_crashing_container_is_restarted_with_back_off(world: NodeWorld) -> None:
+    await world.run_pod("crash", "echo bye > /dev/termination-log; exit 3")
+    status = await world.status(
+        "crash",
+        lambda s: (
+            s.get("containerStatuses")
+            and s["containerStatuses"][0]["state"].get("waiting", {}).get("reason") == "CrashLoopBackOff"
+        ),
+    )
+    container = status["containerStatuses"][0]
+    assert container["restartCount"] >= 1
+    assert container["lastState"]["terminated"]["exitCode"] == 3
+    assert container["lastState"]["terminated"]["message"] == "bye\n"
+
+
+async def test_out_of_memory_is_137_and_said_so(world: NodeWorld) -> None:
+    limits = {"resources": {"limits": {"memory": "16Mi"}, "requests": {"memory": "16Mi"}}}
+    await world.run_pod("hog", "tail /dev/zero", container=limits, restartPolicy="Never")
+    status = await world.status("hog", lambda s: s.get("phase") == "Failed")
+    ended = status["containerStatuses"][0]["state"]["terminated"]
+    assert (ended["exitCode"], ended["reason"]) == (137, "OOMKilled")
+
+
+async def test_a_restarted_kubelet_adopts_and_restarts_nothing(world: NodeWorld) -> None:
+    await world.run_pod("keep")
+    before = await world.ready("keep")
+    await world.stop()
+    await world.start()
+    await world.run_pod("next")
+    await world.ready("next")
+    after = (await world.pod("keep"))["status"]
+    assert after["containerStatuses"][0]["containerID"] == before["containerStatuses"][0]["containerID"]
+    assert after["containerStatuses"][0]["restartCount"] == 0
+    assert after["podIP"] == before["podIP"]
+    assert after["conditions"] == before["conditions"]
+
+
+async def test_what_died_or_was_deleted_while_the_kubelet_was_away(world: NodeWorld) -> None:
+    for name in ("dead", "deleted"):
+        await world.run_pod(name)
+    status = await world.ready("dead")
+    await world.ready("deleted")
+    await world.stop()
+    sh("docker", "kill", status["containerStatuses"][0]["containerID"].removeprefix("docker://"))
+    await world.client.delete("pods", "deleted", "default", grace_period_s=0)
+    await world.start()
+    after = await world.status("dead", lambda s: s["containerStatuses"][0]["restartCount"] == 1)
+    assert after["podIP"] == status["podIP"]
+    uid_left = sh("docker", "ps", "-aq", "--filter", "label=io.kubernetes.pod.name=deleted")
+    assert uid_left == ""
+
+
+async def test_a_lost_sandbox_is_rebuilt(world: NodeWorld) -> None:
+    await world.run_pod("rebuilt")
+    await world.ready("rebuilt")
+    pause = sh("docker", "ps", "-q", "--filter", "label=io.kubernetes.pod.name=rebuilt", "--filter", "name=k8s_POD")
+    sh("docker", "kill", pause.strip())
+    after = await world.status("rebuilt", lambda s: s["containerStatuses"][0]["restartCount"] == 1)
+    assert after["phase"] == "Running"
+    await world.ready("rebuilt")
+
+
+async def test_init_containers_and_environment(world: NodeWorld) -> None:
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"k": "v1", "f.txt": "file"}}
+    await world.client.create("configmaps", config, "default")
+    mount = {"volumeMounts": [{"name": "shared", "mountPath": "/s"}, {"name": "conf", "mountPath": "/c"}]}
+    env = [
+        {"name": "K", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}},
+        {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        {"name": "BOTH", "value": "$(K)-$(IP)"},
+    ]
+    await world.run_pod(
+        "init",
+        'cat /s/from-init; echo "$BOTH"; cat /c/f.txt; sleep 1000',
+        container={"env": env, **mount},
+        initContainers=[{"name": "i", "image": IMAGE, "command": ["sh", "-c", "echo first > /s/from-init"], **mount}],
+        volumes=[{"name": "shared", "emptyDir": {}}, {"name": "conf", "configMap": {"name": "c"}}],
+    )
+    status = await world.ready("init")
+    container = status["containerStatuses"][0]["containerID"].removeprefix("docker://")
+    assert sh("docker", "logs", container) == f"first\nv1-{status['podIP']}\nfile"
+    assert status["initContainerStatuses"][0]["state"]["terminated"]["reason"] == "Completed"
+    await world.client.patch("configmaps", "c", {"data": {"f.txt": "changed"}}, "default")
+    await world.until(lambda: sh("docker", "exec", container, "cat", "/c/f.txt") == "changed")
+
+
+async def test_readiness_follows_the_probe(world: NodeWorld) -> None:
+    probe = {"exec": {"command": ["test", "-e", "/tmp/ok"]}, "periodSeconds": 1, "failureThreshold": 1}
+    await world.run_pod("probed", container={"readinessProbe": probe})
+    status = await world.status("probed", lambda s: s.get("phase") == "Running")
+    assert condition(status, "Ready") == "False"
+    container = status["containerStatuses"][0]["containerID"].removeprefix("docker://")
+    sh("docker", "exec", container, "touch", "/tmp/ok")
+    await world.ready("probed")
+    sh("docker", "exec", container, "rm", "/tmp/ok")
+    await world.status("probed", lambda s: condition(s, "Ready") == "False")
+    assert "Unhealthy" in await world.reasons("probed")
+
+
+async def test_what_cannot_run_says_why(world: NodeWorld) -> None:
+    await world.run_pod("never", container={"image": "sk8t-node/absent:1", "imagePullPolicy": "Never"})
+    await world.run_pod("host", hostNetwork=True)
+    await world.run_pod("noconf", container={"envFrom": [{"configMapRef": {"name": "absent"}}]})
+    await world.run_pod("big", container={"resources": {"requests": {"cpu": "100"}}})
+
+    def waits(reason: str):  # type: ignore[no-untyped-def]
+        return lambda s: (
+            s.get("containerStatuses") and s["containerStatuses"][0]["state"].get("waiting", {}).get("reason") == reason
+        )
+
+    await world.status("never", waits("ErrImageNeverPull"))
+    await world.status("noconf", waits("CreateContainerConfigError"))
+    host = await world.status("host", lambda s: s.get("phase") == "Failed")
+    assert host["reason"] == "UnexpectedAdmissionError" and "hostNetwork" in host["message"]
+    assert (await world.status("big", lambda s: s.get("phase") == "Failed"))["reason"] == "OutOfcpu"

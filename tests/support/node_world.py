@@ -1,0 +1,244 @@
+"""A machine for kubelet tests: a network namespace of its own, a registry on an in-memory store, the real engine.
+
+The test's thread enters the namespace (threads it starts inherit it) and leaves it at the end. Everything is labelled
+with the machine's name, which begins with `sk8t-node`; `leftovers` lists what a test failed to give back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import random
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from apiserver_harness import Pki
+from memory_store import MemoryStore
+
+from cluster.machinery.registry_client import RegistryClient
+from cluster.node.cni import PodNetwork
+from cluster.node.config import KubeletConfig
+from cluster.node.docker_runtime import DockerRuntime
+from cluster.node.kubelet import Kubelet
+from cluster.registry.context import MASTERS, RequestContext
+from cluster.registry.registry import Registry
+from cluster.registry.types import RegistryConfig
+
+IMAGE = "sk8t-node/busybox:1"
+CIDR = "10.244.77.0/24"
+_CLONE_NEWNET = 0x40000000
+Obj = dict[str, Any]
+
+
+def engine_answers() -> bool:
+    return subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
+
+
+def sh(*command: str, check: bool = True) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=check).stdout
+
+
+def build_image() -> None:
+    """A busybox image with its applets, from the pause image's busybox."""
+    repository = Path(__file__).parents[2]
+    subprocess.run([str(repository / "infra/images/pause/build.sh")], check=True, capture_output=True)
+    if sh("docker", "images", "-q", IMAGE):
+        return
+    setup = "mkdir -p /tmp; /bin/busybox --install -s /bin; chmod 1777 /tmp"
+    name = f"sk8t-node-image-{os.getpid()}"
+    sh(
+        "docker",
+        "run",
+        "--network=none",
+        f"--name={name}",
+        "--entrypoint=/bin/busybox",
+        "sk8/pause:1",
+        "sh",
+        "-c",
+        setup,
+    )
+    changes = """--change 'LABEL sk8t=node' --change 'CMD ["/bin/sh"]'"""
+    sh("sh", "-c", f"docker export {name} | docker import {changes} - {IMAGE}")
+    sh("docker", "rm", name)
+
+
+def remove_image() -> None:
+    sh("docker", "rmi", IMAGE, check=False)
+
+
+@contextlib.contextmanager
+def machine_namespace(name: str) -> Any:
+    """Make a network namespace and put this thread into it; the way back is always taken."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    sh("ip", "netns", "del", name, check=False)
+    sh("ip", "netns", "add", name)
+    inside = os.open(f"/run/netns/{name}", os.O_RDONLY)
+    try:
+        if libc.setns(inside, _CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), "setns")
+        sh("ip", "link", "set", "lo", "up")
+        yield
+    finally:
+        libc.setns(home, _CLONE_NEWNET)
+        os.close(inside)
+        os.close(home)
+        sh("ip", "netns", "del", name)
+
+
+class NodeWorld:
+    """`async with NodeWorld(tmp_path) as w`: the API, and a kubelet that can be restarted."""
+
+    def __init__(self, root: Path, name: str = "sk8t-node1", **settings: Any) -> None:
+        self.root = root
+        self.name = name
+        pki = root / "pki"
+        pki.mkdir()
+        self.pki = Pki(pki)
+        self.pki.issue("node", f"system:node:{name}", ("system:nodes",), server=True)
+        self.pki.issue("stranger", "somebody", ("system:authenticated",))
+        self.store = MemoryStore()
+        self.registry = Registry(self.store, RegistryConfig(), clock=time.time, rng=random.Random(7))
+        self.client = RegistryClient(self.registry, lambda: RequestContext(user=MASTERS, field_manager="test"))
+        fast = {"config_map_and_secret_ttl_s": 0.2, "volume_refresh_s": 0.3, "relist_period_s": 1.0}
+        self.config = KubeletConfig(
+            node_name=name,
+            node_ip="127.0.0.1",
+            root_dir=str(root / "kubelet"),
+            server_cert_file=str(pki / "node.crt"),
+            server_key_file=str(pki / "node.key"),
+            client_ca_file=str(pki / "ca.crt"),
+            cpu="2",
+            memory="1Gi",
+            **{**fast, **settings},
+        )
+        self.kubelet: Kubelet | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> NodeWorld:
+        for namespace in ("default", "kube-node-lease", "kube-system"):
+            with contextlib.suppress(Exception):
+                await self.client.create(
+                    "namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+                )
+        account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}
+        await self.client.create("serviceaccounts", account, "default")
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for pod in (await self.client.list("pods")).items:
+            with contextlib.suppress(Exception):
+                await self.client.delete(
+                    "pods", pod["metadata"]["name"], pod["metadata"]["namespace"], grace_period_s=1
+                )
+        with contextlib.suppress(TimeoutError):
+            await self.until(lambda: not self.kubelet or not self.kubelet.pods(), 20)
+        if self.kubelet is not None:
+            await self.kubelet._network.teardown()
+        await self.stop()
+
+    async def start(self) -> None:
+        runtime = DockerRuntime(self.name)
+        network = PodNetwork(str(self.root / "kubelet" / "network"))
+        self.kubelet = Kubelet(self.config, self.client, runtime, network)
+        self._task = asyncio.create_task(self.kubelet.run())
+        await self.until(self._registered, 10)
+        node = await self.client.get("nodes", self.name)
+        if not node["spec"].get("podCIDR"):
+            await self.client.patch("nodes", self.name, {"spec": {"podCIDR": CIDR, "podCIDRs": [CIDR]}})
+        await self.until(lambda: self._over() or bool(self.kubelet and self.kubelet.health()["ready"]), 10)
+
+    async def stop(self) -> None:
+        """As a crash of the process: containers go on."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._task = self.kubelet = None
+
+    def _over(self) -> bool:
+        if self._task is not None and self._task.done():
+            self._task.result()
+        return False
+
+    async def _registered(self) -> bool:
+        self._over()
+        return any(n["metadata"]["name"] == self.name for n in (await self.client.list("nodes")).items)
+
+    async def until(self, condition: Callable[[], Any], timeout_s: float = 15.0) -> Any:
+        """The first true answer of `condition` (which may be async)."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                answer = condition()
+                if asyncio.iscoroutine(answer):
+                    answer = await answer
+                if answer:
+                    return answer
+                await asyncio.sleep(0.02)
+
+    # ------------------------------------------------------------ pods
+
+    async def run_pod(self, name: str, command: str = "sleep 1000", **spec: Any) -> Obj:
+        container = {"name": "app", "image": IMAGE, "command": ["sh", "-c", command], **spec.pop("container", {})}
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {
+                "nodeName": self.name,
+                "automountServiceAccountToken": False,
+                "terminationGracePeriodSeconds": 2,
+                "containers": [container],
+                **spec,
+            },
+        }
+        return await self.client.create("pods", pod, "default")
+
+    async def pod(self, name: str) -> Obj:
+        return await self.client.get("pods", name, "default")
+
+    async def status(self, name: str, want: Callable[[Obj], Any], timeout_s: float = 15.0) -> Obj:
+        """The pod's status once `want(status)` is true."""
+        last: Obj = {}
+
+        async def look() -> Obj | None:
+            nonlocal last
+            self._over()
+            last = (await self.pod(name)).get("status") or {}
+            return last if want(last) else None
+
+        try:
+            return await self.until(look, timeout_s)
+        except TimeoutError:
+            raise AssertionError(f"{name} has status {last}") from None
+
+    async def ready(self, name: str, timeout_s: float = 15.0) -> Obj:
+        return await self.status(name, lambda s: condition(s, "Ready") == "True", timeout_s)
+
+    async def gone(self, name: str, timeout_s: float = 15.0) -> None:
+        async def look() -> bool:
+            return all(p["metadata"]["name"] != name for p in (await self.client.list("pods", "default")).items)
+
+        await self.until(look, timeout_s)
+
+    async def reasons(self, name: str) -> list[str]:
+        events = (await self.client.list("events", "default")).items
+        return [e["reason"] for e in events if e["involvedObject"]["name"] == name]
+
+    def leftovers(self) -> list[str]:
+        """Containers, links and mounts that are still there."""
+        left = sh("docker", "ps", "-aq", "--filter", f"label=sk8.machine={self.name}").split()
+        left += [line for line in sh("ip", "-o", "link").splitlines() if "veth" in line]
+        left += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(self.root) in line]
+        pods = self.root / "kubelet" / "pods"
+        left += [str(p) for p in pods.iterdir()] if pods.is_dir() else []
+        return left
+
+
+def condition(status: Obj, kind: str) -> str:
+    return str(next((c["status"] for c in status.get("conditions") or () if c["type"] == kind), ""))
