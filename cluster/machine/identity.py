@@ -45,13 +45,13 @@ class JoinReply:
     files: dict[str, bytes]
 
     def to_json(self) -> bytes:
-        text = {k: {n: v.decode() for n, v in d.items()} for k, d in (("certs", self.certs), ("files", self.files))}
-        return orjson.dumps(text)
+        parts = (("certs", self.certs), ("files", self.files))
+        return orjson.dumps({k: {n: base64.b64encode(v).decode() for n, v in d.items()} for k, d in parts})
 
     @classmethod
     def from_json(cls, data: bytes) -> JoinReply:
         raw = orjson.loads(data)
-        return cls(*({n: str(v).encode() for n, v in raw[k].items()} for k in ("certs", "files")))
+        return cls(*({n: base64.b64decode(v) for n, v in raw[k].items()} for k in ("certs", "files")))
 
 
 # -- the host's side -------------------------------------------------------------------------------------------------
