@@ -18,11 +18,11 @@ from multidict import CIMultiDictProxy
 
 from cluster.api import errors
 from cluster.api.scheme import ResourceInfo
-from cluster.apiserver import negotiate
+from cluster.apiserver import negotiate, protobuf
 from cluster.apiserver.requestinfo import RequestInfo
 from cluster.registry.context import RequestContext, UserInfo
 
-_UNSUPPORTED = (negotiate.JSON, negotiate.YAML)
+_READ = (negotiate.JSON, negotiate.YAML, protobuf.CONTENT_TYPE)
 
 
 @dataclass(slots=True)
@@ -147,8 +147,10 @@ def decode_object(raw: bytes, content_type: str) -> dict[str, Any]:
         obj = _json(raw)
     elif content_type in (negotiate.YAML, "application/x-yaml", "text/yaml"):
         obj = _yaml(raw)
+    elif content_type == protobuf.CONTENT_TYPE:
+        obj = _protobuf(raw)
     else:
-        raise errors.unsupported_media_type(_UNSUPPORTED)
+        raise errors.unsupported_media_type(_READ)
     if not isinstance(obj, dict):
         raise errors.bad_request(
             f"the object provided is unrecognized: a JSON object is expected, not {type(obj).__name__}"
@@ -161,6 +163,13 @@ def _json(raw: bytes) -> Any:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as e:
         raise errors.bad_request(f"the object provided is unrecognized: json parse error: {e}") from e
+
+
+def _protobuf(raw: bytes) -> Any:
+    try:
+        return protobuf.decode_object(raw)
+    except protobuf.BadProtobuf as e:
+        raise errors.bad_request(f"the object provided is unrecognized: protobuf: {e}") from e
 
 
 def _yaml(raw: bytes) -> Any:
