@@ -6,7 +6,6 @@ Reads keys from the machine's `pki` directory; nothing secret travels in an argu
 from __future__ import annotations
 
 import asyncio
-import base64
 import random
 import time
 from collections.abc import Callable
@@ -48,7 +47,7 @@ def registry_config(cluster: ClusterConfig, machine: MachineConfig) -> RegistryC
         kubernetes_service_ip=cluster.kubernetes_ip,
         dns_service_ip=cluster.dns_ip,
         api_port=cluster.api_port,
-        encryption_keys={"key1": base64.b64decode((machine.pki / "encryption.key").read_bytes())},
+        encryption_keys={"key1": (machine.pki / "encryption.key").read_bytes()},
     )
 
 
