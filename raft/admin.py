@@ -177,7 +177,8 @@ class Admin:
     # --- backup
 
     def save_snapshot(self, connection: Connection) -> None:
-        """Stream [cluster id, index, term, size] [bytes]... [sha256]: a copy of this member's backend."""
+        """Once asked: stream [cluster id, index, term, size] [bytes]... [sha256]: a copy of this member's backend."""
+        connection.on_frame = None
         self._saves += 1
         task = asyncio.get_running_loop().create_task(self._save(connection, self._saves))
         self._streams[task] = None

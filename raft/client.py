@@ -194,7 +194,7 @@ class StoreClient:
         while more and not count_only and (not limit or len(kvs) < limit):
             start = kvs[-1].key + b"\0"
             left = limit - len(kvs) if limit else 0
-            raw = await self._read("range", start, range_end, left, at, True, keys_only, False)
+            raw = await self._read("range", start, range_end, left, at, serializable, keys_only, False)
             kvs += [KeyValue(*kv) for kv in raw[0]]
             more = raw[2]
         return RangeResult(kvs, count, more, at)

@@ -16,6 +16,9 @@ from raft.errors import Invalid, NotLeader, StoreError, Unavailable, from_wire
 from raft.transport import Connection, dial
 from raft.wire import Hello, frames_of, pack
 
+PING_S = 0.5
+SILENT_PINGS = 4
+
 
 class ConnectionLost(Unavailable):
     """The connection broke after the request had left: the member may have acted on it."""
@@ -50,6 +53,9 @@ class ClientConnection:
         self._queue: list[bytes] = []
         self._watches: dict[int, Callable[[int, Any], None]] = {}
         self._told = ""
+        self._heard = 0
+        self._unanswered = 0
+        self._pulse = self._loop.call_later(PING_S, self._ping)
         connection.on_frame = self._on_frame
         connection.on_closed = self._on_closed
 
@@ -103,6 +109,19 @@ class ClientConnection:
         if self._watches.pop(watch_id, None) is not None and self.open:
             self.call("unwatch", watch_id).add_done_callback(seen)
 
+    def _ping(self) -> None:
+        """Whether the member is alive. Counted in pings, not in seconds: our own stalls do not count against it."""
+        if self._connection.bytes_received != self._heard:
+            self._heard, self._unanswered = self._connection.bytes_received, 0
+        else:
+            self._unanswered += 1
+        if self._unanswered > SILENT_PINGS:
+            self._told = ": it does not answer"
+            self._connection.abort()
+            return
+        self.call("ping").add_done_callback(seen)
+        self._pulse = self._loop.call_later(PING_S, self._ping)
+
     def _on_frame(self, value: Any) -> None:
         if not isinstance(value, list):
             raise Invalid("a frame holds a list")
@@ -124,6 +143,7 @@ class ClientConnection:
                 future.set_exception(decode_error(item[2]))
 
     def _on_closed(self) -> None:
+        self._pulse.cancel()
         error = ConnectionLost(f"the connection to {self.address[0]}:{self.address[1]} broke{self._told}")
         calls, self._calls = self._calls, {}
         watches, self._watches = self._watches, {}
@@ -134,6 +154,7 @@ class ClientConnection:
             on_batch(-2, None)
 
     def close(self) -> None:
+        self._pulse.cancel()
         self._connection.close()
 
 

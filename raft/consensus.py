@@ -109,6 +109,7 @@ class Consensus:
         self._to_apply: deque[Entry] = deque()
         self._kept: deque[tuple[int, int]] = deque()
         self._kept_bytes = 0
+        self._applied = self.node.status().applied
         self._marker = storage.first_index() - 1
         if storage.last_index() >= storage.first_index():
             self._remember(storage.entries(storage.first_index(), storage.last_index() + 1, 1 << 62))
@@ -183,7 +184,7 @@ class Consensus:
         for state in ready.read_states:
             self.reads.answered(state.index, state.context)
         if ready.read_states:
-            self.reads.advance(self.node.status().applied)
+            self.reads.advance(self._applied)
 
     def _write(self, ready: Ready) -> None:
         if ready.entries:
@@ -247,7 +248,8 @@ class Consensus:
         self._remember(ready.entries)
         self.node.on_persisted(ready.number)
         self._send_promises(ready.persisted_messages)
-        self.reads.advance(snapshot.meta.index)
+        self._applied = snapshot.meta.index
+        self.reads.advance(self._applied)
 
     def _apply_slice(self) -> None:
         until = time.perf_counter() + SLICE_S
@@ -264,6 +266,7 @@ class Consensus:
             if time.perf_counter() > until:
                 break
         self.node.advance_applied(index)
+        self._applied = index
         self.reads.advance(index)
         self._awake.set()
 

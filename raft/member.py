@@ -150,7 +150,7 @@ class Member:
         self.peers.set_members(addresses)
         peers = {member: f"{host}:{port}" for member, (host, port, _) in addresses.items()}
         if self.id in self.applier.applied.conf.members() or not was_member:
-            self._loop.run_in_executor(None, self.directory.save_members, peers)
+            self.directory.save_members(peers)  # a few ms, as often as the membership changes
             return
         self.directory.retire()
         # The others learn from us that it is committed, if we led.

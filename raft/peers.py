@@ -19,7 +19,9 @@ from raft.wire import Hello, frames_of, pack
 
 log = logging.getLogger(__name__)
 REDIAL_MIN_S = 0.05
-REDIAL_MAX_S = 1.0
+REDIAL_MAX_S = 0.5
+DIAL_S = 1.0
+"""Short: a SYN lost while a link was down is not repeated for seconds."""
 
 
 class PeerLink:
@@ -40,7 +42,7 @@ class PeerLink:
         while True:
             try:
                 host, port, _ = self.address
-                connection, _, member = await dial(host, port, self._tls, self._hello, (PEER_ROLE,))
+                connection, _, member = await dial(host, port, self._tls, self._hello, (PEER_ROLE,), DIAL_S)
                 if member != self.member:
                     connection.abort()
                     raise Invalid(f"{host}:{port} is member {member}, not {self.member}")

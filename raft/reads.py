@@ -15,6 +15,7 @@ from raft.errors import Unavailable
 
 RETRY_TICKS = 6
 GIVE_UP_TICKS = 80
+MAX_WAITING = 20_000
 
 Waiter = Callable[[Unavailable | None], None]
 
@@ -34,7 +35,12 @@ class ReadBarrier:
         self._confirmed: deque[tuple[int, list[Waiter]]] = deque()
 
     def wait(self, fn: Waiter) -> None:
-        """``fn(None)`` once this member has applied all that was committed when this was called."""
+        """``fn(None)`` once this member has applied all that was committed when this was called.
+
+        Raises Unavailable when too many wait.
+        """
+        if len(self._waiting) >= MAX_WAITING:
+            raise Unavailable("etcdserver: too many requests")
         self._waiting.append(fn)
         self._wake()
 

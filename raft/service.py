@@ -161,6 +161,9 @@ class ClientSession:
         else:
             self.member.consensus.reads.wait(confirmed)
 
+    def ping(self, request_id: int, _: list[Any]) -> None:
+        self.ok(request_id, None)
+
     def read_index(self, request_id: int, _: list[Any]) -> None:
         def now() -> None:
             self.member.watches.progress_of(self.out)
@@ -206,6 +209,7 @@ def _administration(operation: Callable[..., Coroutine[Any, Any, Any]]) -> Handl
 
 
 HANDLERS: dict[str, Handler] = {
+    "ping": ClientSession.ping,
     "txn": ClientSession.txn,
     "range": ClientSession.range,
     "read_index": ClientSession.read_index,
@@ -226,6 +230,6 @@ class ClientService:
 
     def accept(self, connection: Connection, hello: Hello) -> None:
         if hello.purpose == "snapshot":
-            self.admin.save_snapshot(connection)
+            connection.on_frame = lambda _: self.admin.save_snapshot(connection)
         else:
             ClientSession(self, connection)

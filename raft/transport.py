@@ -10,6 +10,7 @@ Roles are the O (organization) of the peer's certificate, signed by the one CA o
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Any, cast
@@ -21,6 +22,7 @@ from raft.wire import HEADER, HELLO_FRAME_BYTES, MAX_FRAME_BYTES, Hello, decode_
 WRITE_HIGH_BYTES = 4 << 20
 WRITE_LOW_BYTES = 1 << 20
 HANDSHAKE_S = 5.0
+DEAD_S = 3
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:
@@ -50,6 +52,17 @@ def role_of(transport: asyncio.BaseTransport) -> tuple[str, ...]:
     return tuple(value for name in subject for kind, value in name if kind == "organizationName")
 
 
+def notice_silence(sock: Any) -> None:
+    """A machine that lost its power sends no FIN: the kernel gives up on it after DEAD_S, whether or not we write."""
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_S * 1000)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, DEAD_S)
+
+
 class Connection(asyncio.Protocol):
     """One connection after (and during) its handshake. Set ``on_frame`` before frames may come."""
 
@@ -74,6 +87,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(WRITE_HIGH_BYTES, WRITE_LOW_BYTES)
+        notice_silence(transport.get_extra_info("socket"))
         name = transport.get_extra_info("peername")
         self.peer = f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name)
 

@@ -25,12 +25,14 @@ class WatchService:
         self.hub: WatchHub[Outbox] = WatchHub(store, self._deliver, self._ended)
         self._schedule = schedule_catch_up
         self._of: dict[int, dict[int, Watcher[Outbox]]] = {}
-        self._packed: dict[tuple[int, bool], bytes] = {}
+        # By identity, so only while the events of one commit are alive.
+        self._packed: dict[tuple[int, bool], bytes] | None = None
 
     def commit(self, revision: int, events: list[Event]) -> None:
         if len(self.hub):
+            self._packed = {}
             self.hub.commit(revision, events)
-            self._packed.clear()
+            self._packed = None
 
     def watch(
         self, out: Outbox, watch_id: int, key: bytes, end: bytes | None, start_revision: int, prev_kv: bool
@@ -68,9 +70,7 @@ class WatchService:
 
     def catch_up(self) -> bool:
         """A slice for those that are behind. Whether to come back at once."""
-        more = self.hub.catch_up(CATCH_UP_RECORDS)
-        self._packed.clear()
-        return more
+        return self.hub.catch_up(CATCH_UP_RECORDS)
 
     # --- what the hub says
 
@@ -83,10 +83,12 @@ class WatchService:
 
     def _pack(self, event: Event, prev_kv: bool) -> bytes:
         ident = (id(event), prev_kv)
-        packed = self._packed.get(ident)
-        if packed is None:
-            packed = pack(event if prev_kv else (event.type, event.kv, None))
-            self._packed[ident] = packed
+        known = self._packed
+        if known is not None and ident in known:
+            return known[ident]
+        packed = pack(event if prev_kv else (event.type, event.kv, None))
+        if known is not None:
+            known[ident] = packed
         return packed
 
     def _ended(self, watcher: Watcher[Outbox], error: Compacted) -> None:

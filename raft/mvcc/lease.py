@@ -5,8 +5,8 @@ The leader alone decides that, by its own monotonic clock, and revokes through t
 lease its whole ttl again (``promote``), so a change of leader never shortens a lease.
 
              grant(log)                 expires(leader's clock)            revoke(log)
-    absent -------------> granted ----------------------------> due -----------------> absent, keys deleted
-                             ^------------ renew(leader) -----------'(until the revoke is applied)
+    absent -------------> granted ----------------------------> over ----------------> absent, keys deleted
+                            '--^ renew(leader)
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ MAX_TTL_S = 9_000_000_000
 
 
 class Lease:
-    __slots__ = ("expires_at", "keys", "ttl_s")
+    __slots__ = ("expires_at", "keys", "over", "ttl_s")
 
     def __init__(self, ttl_s: int) -> None:
         self.ttl_s = ttl_s
         self.keys: dict[bytes, None] = {}
         self.expires_at = float("inf")
+        self.over = False
+        """The leader has asked the group to revoke it: too late to renew."""
 
 
 class Leases:
@@ -88,6 +90,7 @@ class Leases:
         self._due = []
         for lease_id, lease in self._leases.items():
             lease.expires_at = now_s + lease.ttl_s + extend_s
+            lease.over = False
             self._due.append((lease.expires_at, lease_id))
         heapq.heapify(self._due)
 
@@ -96,8 +99,10 @@ class Leases:
         self._due = []
 
     def renew(self, lease_id: int, now_s: float) -> int:
-        """Seconds of life it has again. Raises LeaseNotFound."""
+        """Seconds of life it has again. Raises LeaseNotFound, also if it is being revoked."""
         lease = self.get(lease_id)
+        if lease.over:
+            raise LeaseNotFound(lease_id)
         lease.expires_at = max(lease.expires_at if self._leading else 0.0, now_s + lease.ttl_s)
         return lease.ttl_s
 
@@ -115,6 +120,7 @@ class Leases:
             if lease.expires_at > now_s:
                 heapq.heappush(self._due, (lease.expires_at, lease_id))
                 continue
+            lease.over = True
             over.append(lease_id)
             heapq.heappush(self._due, (now_s + 1.0, lease_id))
         return over

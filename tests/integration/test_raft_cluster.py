@@ -24,7 +24,7 @@ from cryptography.x509.oid import NameOID
 
 from raft.client import StoreClient
 from raft.config import CLIENT_ROLE, PEER_ROLE, TlsFiles
-from raft.errors import Invalid, StoreError, Unavailable
+from raft.errors import Invalid, OutcomeUnknown, StoreError, Unavailable
 from raft.transport import Connection, client_context, dial
 from raft.wire import Hello
 
@@ -393,6 +393,28 @@ async def test_compaction_and_leadership(tmp_path: Path) -> None:
         assert time.monotonic() - began < 2
         assert process.wait(10) == 0
         assert "stopped" in group.log(other)
+
+
+async def test_frozen_leader_is_replaced_and_comes_back_harmless(tmp_path: Path) -> None:
+    """As with a lost power or link: no FIN, no RST, only silence."""
+    async with running(tmp_path) as group:
+        client = group.client(timeout_s=20)
+        await client.put(b"k", b"0")
+        leader = await group.leader(client)
+        stale = group.client(prefer=leader)
+        assert (await stale.range(b"k")).kvs[0].value == b"0"
+        group.processes[leader].send_signal(signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            with contextlib.suppress(OutcomeUnknown):
+                await client.put(b"lost", b"")
+            await client.put(b"k", b"1")
+            assert time.monotonic() - began < 6
+        finally:
+            group.processes[leader].send_signal(signal.SIGCONT)
+        # What the old leader answers now, it answers with the new one's consent.
+        assert (await stale.range(b"k")).kvs[0].value == b"1"
+        await same_everywhere(group, client)
 
 
 async def test_one_process_per_directory(tmp_path: Path) -> None:

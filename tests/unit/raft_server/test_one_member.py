@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from raft.client import StoreClient
+from raft.client_backup import save_snapshot
 from raft.errors import Corrupt, Invalid, StoreError
+from raft.mvcc.store import Mvcc
 from raft.server import StateConfig, StateServer, create_member
 from raft.storage.backend_lmdb import LmdbBackend
 from raft.storage.errors import DirectoryEmpty, DirectoryLocked, DirectoryNotEmpty
@@ -155,6 +157,25 @@ async def test_slow_watchers_catch_up_from_history(tmp_path: Path) -> None:
         await slow.aclose()  # type: ignore[attr-defined]
 
 
+async def test_watchers_that_catch_up_together_get_their_own_events(tmp_path: Path) -> None:
+    one = One(tmp_path / "m")
+    async with serving(one):
+        client = one.client()
+        for i in range(300):
+            await client.put(b"%d/%d" % (i % 3, i), b"%d" % i)
+
+        async def follow(prefix: bytes) -> list[int]:
+            seen: list[int] = []
+            async for batch in client.watch(prefix, prefix + b"z", start_revision=1):
+                seen += [int(event.kv.value) for event in batch.events]
+                if len(seen) == 100:
+                    return seen
+            return seen
+
+        found = await asyncio.gather(*(follow(b"%d/" % i) for i in range(3)))
+        assert found == [list(range(i, 300, 3)) for i in range(3)]
+
+
 async def test_progress_comes_with_a_linearizable_read(tmp_path: Path) -> None:
     one = One(tmp_path / "m")
     async with serving(one):
@@ -193,6 +214,22 @@ async def test_malformed_requests_get_clear_errors(tmp_path: Path) -> None:
             with pytest.raises(Invalid, match=match):
                 await connection.call(*arguments)
         assert await client.read_index() == 1
+
+
+async def test_a_saved_snapshot_opens_with_everything_in_it(tmp_path: Path) -> None:
+    one = One(tmp_path / "m")
+    async with serving(one):
+        client = one.client()
+        for i in range(50):
+            await client.put(b"k/%d" % i, b"x" * 1000)
+        digest, revision, _, applied = await client.hash(client.endpoints[0])
+        (tmp_path / "copy").mkdir()
+        saved = await save_snapshot(client.endpoints[0], tmp_path / "copy" / "data.mdb")
+    assert (saved.cluster_id, saved.index) == ("one", applied)
+    backend = LmdbBackend(tmp_path / "copy")
+    store = Mvcc(backend)
+    assert (store.hash, store.revision, len(store)) == (digest, revision, 50)
+    backend.close()
 
 
 async def test_metrics_have_etcds_names(tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""Save a copy of a member's state to a file. IO.
+
+The file is that member's LMDB environment (``data.mdb``) as of one applied entry; put into a directory of its own it
+opens with storage.backend_lmdb.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import ssl
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from raft.config import CLIENT_ROLE, PEER_ROLE, TlsFiles
+from raft.errors import Invalid, StoreError, Unavailable
+from raft.transport import client_context, dial
+from raft.wire import Hello
+
+
+class Saved(NamedTuple):
+    cluster_id: str
+    index: int
+    term: int
+    size_bytes: int
+
+
+class _Receiver:
+    """[cluster id, index, term, size] [bytes]... [sha256] into ``file``."""
+
+    def __init__(self, file: BinaryIO, done: asyncio.Future[Saved]) -> None:
+        self._file = file
+        self._done = done
+        self._digest = hashlib.sha256()
+        self._saved: Saved | None = None
+        self._left = 0
+
+    def frame(self, value: Any) -> None:
+        if self._done.done():
+            return
+        try:
+            self._frame(value)
+        except (StoreError, OSError) as error:
+            self._done.set_exception(error)
+
+    def _frame(self, value: Any) -> None:
+        if value and (value[0] is False or value[0] == "error"):
+            raise Unavailable(f"refused by the member: {value[-1]}")
+        if self._saved is None:
+            self._saved = Saved(*value)
+            self._left = self._saved.size_bytes
+        elif self._left > 0:
+            self._file.write(value[0])
+            self._digest.update(value[0])
+            self._left -= len(value[0])
+        elif self._left < 0 or value[0] != self._digest.digest():
+            raise Invalid("what arrived does not have the size or checksum it was sent with")
+        else:
+            self._done.set_result(self._saved)
+
+    def closed(self) -> None:
+        if not self._done.done():
+            self._done.set_exception(Unavailable("the connection broke before everything had arrived"))
+
+
+async def save_snapshot(endpoint: tuple[str, int], path: Path, tls: TlsFiles | None = None) -> Saved:
+    """Durable at ``path`` on return; nothing is there if it fails. Raises Unavailable, Invalid, OSError."""
+    context: ssl.SSLContext | None = None if tls is None else client_context(tls)
+    connection, _, _ = await dial(*endpoint, context, Hello("snapshot", "", 0), (PEER_ROLE, CLIENT_ROLE))
+    part = path.with_name(path.name + ".part")
+    done: asyncio.Future[Saved] = asyncio.get_running_loop().create_future()
+    try:
+        with part.open("wb") as file:
+            receiver = _Receiver(file, done)
+            connection.on_frame, connection.on_closed = receiver.frame, receiver.closed
+            connection.send(["save"])
+            saved = await done
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        return saved
+    finally:
+        connection.close()
+        part.unlink(missing_ok=True)
