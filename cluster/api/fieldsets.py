@@ -245,7 +245,7 @@ def _diff_value(node: Node | None, a: Any, b: Any) -> tuple[FieldSet, FieldSet, 
 
 
 def cut(node: Node | None, value: Any, gone: FieldSet) -> Any:
-    """`value` without the members of `gone`; containers left empty by it stay (decoding drops empty lists and maps)."""
+    """`value` without the members of `gone`; what becomes empty by it goes too."""
     if type(value) is dict:
         out = {}
         for k, v in value.items():
@@ -254,7 +254,7 @@ def cut(node: Node | None, value: Any, gone: FieldSet) -> Any:
                 out[k] = v
             elif below and not (_MEMBER in below and len(below) == 1):
                 kept = cut(node.child(k) if node is not None else None, v, below)
-                if kept not in ({}, []) or not is_member(below):
+                if kept not in ({}, []):
                     out[k] = kept
         return out
     if type(value) is list and node is not None:

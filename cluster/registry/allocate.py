@@ -49,8 +49,6 @@ class ServiceAllocator:
         """Add to `plan` the claims for what `service` has and `old` had not, and the releases."""
         spec, before = service["spec"], (old or {}).get("spec") or {}
         owner = f"{service['metadata']['namespace']}/{service['metadata']['name']}".encode()
-        if old is not None:
-            self._inherit(spec, before)
         chosen_ip = await self._fill_ip(info, service, attempt)
         chosen_ports = await self._fill_ports(info, service, attempt)
         had_ips, had_ports = set(_ips(before)), set(_ports(before))
@@ -69,30 +67,6 @@ class ServiceAllocator:
         plan.ops.extend(delete(keys.node_port(port)) for port in _ports(spec))
 
     # --- filling in
-
-    @staticmethod
-    def _inherit(spec: Object, before: Object) -> None:
-        """A client that leaves allocated fields out keeps what the Service has (patchAllocatedValues)."""
-        if spec["type"] == "ExternalName":
-            for field in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
-                if spec.get(field) == before.get(field):
-                    spec.pop(field, None)
-            return
-        if before.get("type") != "ExternalName" and not spec.get("clusterIP") and before.get("clusterIP"):
-            for field in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
-                if field in before and field not in spec:
-                    spec[field] = before[field]
-        if spec["type"] in ("NodePort", "LoadBalancer"):
-            old_ports = {(p.get("protocol"), p.get("port")): p.get("nodePort") for p in before.get("ports") or ()}
-            for p in spec.get("ports") or ():
-                kept = old_ports.get((p.get("protocol"), p.get("port")))
-                if not p.get("nodePort") and kept:
-                    p["nodePort"] = kept
-        else:
-            dropped = {p.get("nodePort") for p in before.get("ports") or ()}
-            for p in spec.get("ports") or ():
-                if p.get("nodePort") in dropped:
-                    p.pop("nodePort", None)
 
     async def _fill_ip(self, info: ResourceInfo, service: Object, attempt: int) -> str:
         spec = service["spec"]

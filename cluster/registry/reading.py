@@ -148,10 +148,7 @@ class Reader:
             if e.code == 410 and continued:
                 raise errors.expired(
                     "The provided continue parameter is too old to display a consistent list result. You can start a "
-                    "new list without the continue parameter, or use the continue token in this response to retrieve "
-                    "the remainder of the results. Continuing with the provided token results in an inconsistent list - "
-                    "objects that were created, modified, or deleted between the time the first chunk was returned and "
-                    "now may show up in the list."
+                    "new list without the continue parameter."
                 ) from e
             if e.code == 410:
                 raise errors.expired(f"The resourceVersion for the provided list is too old: {revision}") from e

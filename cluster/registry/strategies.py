@@ -13,6 +13,7 @@ from typing import Any
 
 from cluster.api import meta, pods
 from cluster.api.scheme import ResourceInfo
+from cluster.registry.servicefields import inherit
 
 Object = dict[str, Any]
 Create = Callable[[Object, float], None]
@@ -106,7 +107,7 @@ def _attachment_create(obj: Object, now: float) -> None:
 _PLAIN = Strategy()
 _BY_NAME = {
     "pods": Strategy(has_status=True, generation=True, status_labels=True, graceful=True, on_create=_pod_create),
-    "services": Strategy(has_status=True, status_labels=True, on_create=_service_create),
+    "services": Strategy(has_status=True, status_labels=True, on_create=_service_create, on_update=inherit),
     "nodes": Strategy(has_status=True, status_labels=True),
     "namespaces": Strategy(
         has_status=True, status_labels=True, on_create=_namespace_create, on_update=_namespace_update

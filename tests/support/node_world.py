@@ -230,6 +230,13 @@ class NodeWorld:
         events = (await self.client.list("events", "default")).items
         return [e["reason"] for e in events if e["involvedObject"]["name"] == name]
 
+    def story(self, name: str) -> str:
+        """What the kubelet's core of a pod went through, for messages of failed asserts."""
+        core = self.kubelet.core_of("default", name) if self.kubelet else None
+        return "\n".join(
+            f"{n} {at:.3f} {event} -> {actions}" for n, at, event, actions in (core.story() if core else ())
+        )
+
     def leftovers(self) -> list[str]:
         """Containers, links and mounts that are still there."""
         left = sh("docker", "ps", "-aq", "--filter", f"label=sk8.machine={self.name}").split()

@@ -1,0 +1,56 @@
+"""What a Service keeps when it is updated: allocated values that the client left out, without those its new type
+forbids.
+
+Pure, in place. Source: pkg/registry/core/service/strategy.go (patchAllocatedValues, dropTypeDependentFields).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Object = dict[str, Any]
+
+_IP_FIELDS = ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy")
+_EXPOSED = ("NodePort", "LoadBalancer")
+
+
+def inherit(new: Object, old: Object) -> None:
+    """Runs before defaulting, so the type may be absent."""
+    spec, before = new.setdefault("spec", {}), old.get("spec") or {}
+    kind = spec.get("type") or "ClusterIP"
+    _ips(spec, before, kind)
+    if kind in _EXPOSED:
+        _keep_ports(spec, before)
+    else:
+        _drop_ports(spec, before)
+        for field in ("externalTrafficPolicy", "healthCheckNodePort", "allocateLoadBalancerNodePorts"):
+            if field in spec and spec[field] == before.get(field):
+                del spec[field]
+
+
+def _ips(spec: Object, before: Object, kind: str) -> None:
+    if kind == "ExternalName":
+        if before.get("type") != "ExternalName":
+            for field in (*_IP_FIELDS, "internalTrafficPolicy"):
+                if field in spec and spec[field] == before.get(field):
+                    del spec[field]
+    elif before.get("type") != "ExternalName" and not spec.get("clusterIP"):
+        for field in _IP_FIELDS:
+            if field in before and not spec.get(field):
+                spec[field] = before[field]
+
+
+def _keep_ports(spec: Object, before: Object) -> None:
+    old = {(p.get("protocol"), p.get("port")): p.get("nodePort") for p in before.get("ports") or ()}
+    used = {p.get("nodePort") for p in spec.get("ports") or ()}
+    for p in spec.get("ports") or ():
+        kept = old.get((p.get("protocol") or "TCP", p.get("port")))
+        if not p.get("nodePort") and kept and kept not in used:
+            p["nodePort"] = kept
+
+
+def _drop_ports(spec: Object, before: Object) -> None:
+    dropped = {p.get("nodePort") for p in before.get("ports") or ()}
+    for p in spec.get("ports") or ():
+        if p.get("nodePort") in dropped:
+            p.pop("nodePort", None)

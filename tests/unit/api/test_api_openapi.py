@@ -1,0 +1,40 @@
+"""The published documents, as kubectl reads them."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.api import openapi, schema
+from cluster.api.scheme import SCHEME
+
+
+def test_index_names_every_group_version() -> None:
+    paths = schema.openapi_index()["paths"]
+    assert "api/v1" in paths and "apis/apps/v1" in paths
+    assert len(paths) == len(SCHEME.group_versions())
+    assert paths["api/v1"]["serverRelativeURL"].startswith("/openapi/v3/api/v1?hash=")
+
+
+def test_document_is_closed_and_tagged() -> None:
+    doc = schema.openapi_v3("apps", "v1")
+    schemas = doc["components"]["schemas"]
+    missing = [r for r in openapi._refs(doc) if r not in schemas]
+    assert missing == []
+    deployment = schemas["io.k8s.api.apps.v1.Deployment"]
+    assert {"group": "apps", "version": "v1", "kind": "Deployment"} in deployment["x-kubernetes-group-version-kind"]
+    assert schemas["io.k8s.apimachinery.pkg.util.intstr.IntOrString"]["format"] == "int-or-string"
+    assert "oneOf" in schemas["io.k8s.apimachinery.pkg.api.resource.Quantity"]
+    assert deployment["properties"]["kind"]["type"] == "string"
+    assert "enum" not in deployment["properties"]["kind"]
+
+
+def test_patch_operation_offers_field_validation() -> None:
+    path = schema.openapi_v3("apps", "v1")["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]
+    assert path["patch"]["x-kubernetes-action"] == "patch"
+    assert path["patch"]["x-kubernetes-group-version-kind"] == {"group": "apps", "version": "v1", "kind": "Deployment"}
+    assert "fieldValidation" in [p["name"] for p in path["patch"]["parameters"]]
+
+
+def test_unknown_group_version() -> None:
+    with pytest.raises(KeyError):
+        schema.openapi_v3("nope", "v1")

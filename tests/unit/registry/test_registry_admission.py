@@ -1,0 +1,112 @@
+"""Admission: accounts, priority, tolerations, storage defaults, node restriction."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cluster.api.errors import ApiError
+from cluster.api.scheme import SCHEME
+from cluster.registry.context import UserInfo
+from cluster.registry.types import Binding
+
+NODE = UserInfo("system:node:m1", groups=("system:nodes", "system:authenticated"))
+
+
+async def _raises(awaitable: Any) -> ApiError:
+    with pytest.raises(ApiError) as e:
+        await awaitable
+    return e.value
+
+
+async def test_pods_get_an_account_and_its_token(bench: Any, make: Any) -> None:
+    spec = (await bench.create("pods", make.pod())).obj["spec"]
+    assert spec["serviceAccountName"] == "default"
+    mount = spec["containers"][0]["volumeMounts"][0]
+    assert mount["mountPath"] == "/var/run/secrets/kubernetes.io/serviceaccount"
+    assert mount["name"].startswith("kube-api-access-") and mount["name"] == spec["volumes"][0]["name"]
+    assert "serviceAccountToken" in spec["volumes"][0]["projected"]["sources"][0]
+    bare = (await bench.create("pods", make.pod("q", automountServiceAccountToken=False))).obj["spec"]
+    assert "volumes" not in bare
+    e = await _raises(bench.create("pods", make.pod("r", serviceAccountName="ghost")))
+    assert e.message == (
+        'pods "r" is forbidden: error looking up service account default/ghost: serviceaccount "ghost" not found'
+    )
+
+
+async def test_a_remembered_account_that_changed_is_read_again(bench: Any, make: Any) -> None:
+    await bench.create("pods", make.pod())
+    other = bench.another()
+
+    def secrets(obj: dict[str, Any]) -> dict[str, Any]:
+        return {**obj, "imagePullSecrets": [{"name": "reg"}]}
+
+    await other.modify(bench.ctx, SCHEME.named("serviceaccounts"), "default", "default", secrets)
+    made = await bench.create("pods", make.pod("q"))
+    assert made.obj["spec"]["imagePullSecrets"] == [{"name": "reg"}]
+
+
+async def test_tolerations_for_lost_nodes(bench: Any, make: Any) -> None:
+    spec = (await bench.create("pods", make.pod())).obj["spec"]
+    assert [(t["key"], t["tolerationSeconds"]) for t in spec["tolerations"]] == [
+        ("node.kubernetes.io/not-ready", 300),
+        ("node.kubernetes.io/unreachable", 300),
+    ]
+    own = [{"operator": "Exists"}]
+    assert (await bench.create("pods", make.pod("q", tolerations=own))).obj["spec"]["tolerations"] == own
+
+
+async def test_priority(bench: Any, make: Any) -> None:
+    await bench.create("priorityclasses.scheduling.k8s.io", {"metadata": {"name": "high"}, "value": 1000}, "")
+    spec = (await bench.create("pods", make.pod(priorityClassName="high"))).obj["spec"]
+    assert (spec["priority"], spec["preemptionPolicy"]) == (1000, "PreemptLowerPriority")
+    e = await _raises(bench.create("pods", make.pod("q", priorityClassName="none")))
+    assert e.message == 'pods "q" is forbidden: no PriorityClass with name none was found'
+    assert (await _raises(bench.create("pods", make.pod("q", priority=5)))).code == 403
+    bench.now += 10
+    default = {"metadata": {"name": "normal"}, "value": 10, "globalDefault": True}
+    await bench.create("priorityclasses.scheduling.k8s.io", default, "")
+    bench.now += 10
+    assert (await bench.create("pods", make.pod("r"))).obj["spec"]["priority"] == 10
+
+
+async def test_claims_get_the_default_class_and_protection(bench: Any) -> None:
+    marked = {"storageclass.kubernetes.io/is-default-class": "true"}
+    for name, marks in (("block", marked), ("other", {})):
+        obj = {"metadata": {"name": name, "annotations": marks}, "provisioner": "block.sk8.io"}
+        await bench.create("storageclasses.storage.k8s.io", obj, "")
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    claim = (await bench.create("persistentvolumeclaims", {"metadata": {"name": "c"}, "spec": spec})).obj
+    assert claim["spec"]["storageClassName"] == "block"
+    assert claim["metadata"]["finalizers"] == ["kubernetes.io/pvc-protection"]
+    assert claim["status"] == {"phase": "Pending"}
+    none = {"metadata": {"name": "d"}, "spec": {**spec, "storageClassName": ""}}
+    assert (await bench.create("persistentvolumeclaims", none)).obj["spec"]["storageClassName"] == ""
+
+
+async def test_node_restriction(bench: Any, make: Any) -> None:
+    pods, nodes = SCHEME.named("pods"), SCHEME.named("nodes")
+    for name in ("mine", "theirs"):
+        await bench.create("pods", make.pod(name))
+    await bench.registry.bind(bench.ctx, [Binding("default", "mine", "", "m1"), Binding("default", "theirs", "", "m2")])
+    admin, bench.ctx = bench.ctx, replace(bench.ctx, user=NODE)
+
+    def running(obj: dict[str, Any]) -> dict[str, Any]:
+        return {**obj, "status": {**obj["status"], "phase": "Running"}}
+
+    await bench.registry.modify(bench.ctx, pods, "default", "mine", running, subresource="status")
+    e = await _raises(bench.registry.modify(bench.ctx, pods, "default", "theirs", running, subresource="status"))
+    assert 'node "m1" can only update status for pods with spec.nodeName set to itself' in e.message
+    assert (await _raises(bench.delete("pods", "theirs"))).code == 403
+    assert (await _raises(bench.create("pods", make.pod("x")))).code == 403
+    await bench.create("nodes", {"metadata": {"name": "m1"}}, "")
+    assert (await _raises(bench.create("nodes", {"metadata": {"name": "m2"}}, ""))).code == 403
+
+    def taint(obj: dict[str, Any]) -> dict[str, Any]:
+        return {**obj, "spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}}
+
+    assert (await _raises(bench.registry.modify(bench.ctx, nodes, "", "m1", taint))).code == 403
+    await bench.registry.modify(admin, nodes, "", "m1", taint)
+    await bench.delete("pods", "mine", grace_period_s=0)

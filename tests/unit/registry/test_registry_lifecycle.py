@@ -1,0 +1,179 @@
+"""Deletion, namespaces, binding, eviction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cluster.api.errors import ApiError
+from cluster.api.scheme import SCHEME
+from cluster.registry.types import Binding, DeleteOptions
+
+PODS = SCHEME.named("pods")
+
+
+async def _raises(awaitable: Any) -> ApiError:
+    with pytest.raises(ApiError) as e:
+        await awaitable
+    return e.value
+
+
+async def test_unscheduled_pod_goes_at_once(bench: Any, make: Any) -> None:
+    await bench.create("pods", make.pod())
+    assert (await bench.delete("pods", "p")).removed
+    assert (await _raises(bench.get("pods", "p"))).code == 404
+
+
+async def test_scheduled_pod_waits_for_its_kubelet(bench: Any, make: Any) -> None:
+    await bench.create("pods", make.pod())
+    assert await bench.registry.bind(bench.ctx, [Binding("default", "p", "", "m1")]) == [None]
+    marked = await bench.delete("pods", "p")
+    assert not marked.removed
+    assert marked.obj["metadata"]["deletionGracePeriodSeconds"] == 30
+    assert marked.obj["metadata"]["deletionTimestamp"] == "2023-11-14T22:13:50Z"
+    again = await bench.delete("pods", "p")
+    assert again.revision == marked.revision
+    shorter = await bench.delete("pods", "p", grace_period_s=5)
+    assert shorter.obj["metadata"]["deletionTimestamp"] == "2023-11-14T22:13:25Z"
+    assert (await bench.delete("pods", "p", grace_period_s=0)).removed
+
+
+async def test_terminal_pod_needs_no_grace(bench: Any, make: Any) -> None:
+    await bench.create("pods", make.pod())
+    await bench.registry.bind(bench.ctx, [Binding("default", "p", "", "m1")])
+
+    def failed(obj: dict[str, Any]) -> dict[str, Any]:
+        return {**obj, "status": {**obj["status"], "phase": "Failed"}}
+
+    await bench.registry.modify(bench.ctx, PODS, "default", "p", failed, subresource="status")
+    assert (await bench.delete("pods", "p")).removed
+
+
+async def test_preconditions(bench: Any) -> None:
+    await bench.create("configmaps", {"metadata": {"name": "x"}})
+    e = await _raises(bench.delete("configmaps", "x", uid="other"))
+    assert e.reason == "Conflict"
+    assert "UID in precondition: other" in e.message
+    assert (await _raises(bench.delete("configmaps", "x", resource_version="1"))).reason == "Conflict"
+    assert (await _raises(bench.delete("configmaps", "x", propagation="Sideways"))).code == 422
+
+
+async def test_finalizers_hold_until_the_last_is_gone(bench: Any) -> None:
+    await bench.create("configmaps", {"metadata": {"name": "x", "finalizers": ["a.io/x"]}})
+    marked = await bench.delete("configmaps", "x")
+    assert "deletionTimestamp" in marked.obj["metadata"]
+    e = await _raises(
+        bench.registry.modify(
+            bench.ctx, SCHEME.named("configmaps"), "default", "x",
+            lambda o: {**o, "metadata": {**o["metadata"], "finalizers": ["a.io/x", "a.io/y"]}},
+        )
+    )  # fmt: skip
+    assert e.reason == "Invalid"
+
+    def release(obj: dict[str, Any]) -> dict[str, Any]:
+        return {**obj, "metadata": {**obj["metadata"], "finalizers": []}}
+
+    await bench.registry.modify(bench.ctx, SCHEME.named("configmaps"), "default", "x", release)
+    assert (await _raises(bench.get("configmaps", "x"))).code == 404
+
+
+async def test_propagation_becomes_finalizers(bench: Any, make: Any) -> None:
+    await bench.create("deployments.apps", make.deployment("a"))
+    await bench.create("deployments.apps", make.deployment("b"))
+    await bench.create("deployments.apps", make.deployment("c"))
+    foreground = await bench.delete("deployments.apps", "a", propagation="Foreground")
+    assert foreground.obj["metadata"]["finalizers"] == ["foregroundDeletion"]
+    orphan = await bench.delete("deployments.apps", "b", propagation="Orphan")
+    assert orphan.obj["metadata"]["finalizers"] == ["orphan"]
+    assert (await bench.delete("deployments.apps", "c", propagation="Background")).removed
+
+
+async def test_namespace_lives_and_dies(bench: Any) -> None:
+    made = await bench.create("namespaces", {"metadata": {"name": "n"}}, "")
+    assert made.obj["metadata"]["labels"] == {"kubernetes.io/metadata.name": "n"}
+    assert made.obj["status"] == {"phase": "Active"}
+    await bench.create("configmaps", {"metadata": {"name": "x"}}, "n")
+    dying = await bench.delete("namespaces", "n", "")
+    assert dying.obj["status"] == {"phase": "Terminating"}
+    e = await _raises(bench.create("configmaps", {"metadata": {"name": "y"}}, "n"))
+    assert e.code == 403
+    assert "because it is being terminated" in e.message
+    assert e.details is not None and e.details["causes"][0]["reason"] == "NamespaceTerminating"
+    obj = dying.fresh()
+    obj["spec"]["finalizers"] = []
+    await bench.registry.update(bench.ctx, SCHEME.named("namespaces"), "", "n", obj, subresource="finalize")
+    assert (await _raises(bench.get("namespaces", "n", ""))).code == 404
+    assert bench.keys("/sk8/nsphase/n") == []
+    assert (await _raises(bench.delete("namespaces", "default", ""))).code == 403
+
+
+async def test_bind_is_one_transaction_for_the_batch(bench: Any, make: Any) -> None:
+    for i in range(5):
+        await bench.create("pods", make.pod(f"p{i}"))
+    txns = bench.store.txns
+    batch = [Binding("default", f"p{i}", "", "m1") for i in range(5)]
+    assert await bench.registry.bind(bench.ctx, batch) == [None] * 5
+    assert bench.store.txns == txns + 1
+    bound = (await bench.get("pods", "p0")).obj
+    assert bound["spec"]["nodeName"] == "m1"
+    assert [(c["type"], c["status"]) for c in bound["status"]["conditions"]] == [("PodScheduled", "True")]
+
+
+async def test_bind_tells_each_outcome(bench: Any, make: Any) -> None:
+    for name in ("a", "b"):
+        await bench.create("pods", make.pod(name))
+    await bench.registry.bind(bench.ctx, [Binding("default", "a", "", "m1")])
+    out = await bench.registry.bind(
+        bench.ctx,
+        [Binding("default", "a", "", "m2"), Binding("default", "b", "", "m2"), Binding("default", "z", "", "m2"),
+         Binding("default", "b", "wrong-uid", "m2")],
+    )  # fmt: skip
+    assert [e.reason if e else "" for e in out] == ["Conflict", "", "NotFound", "Conflict"]
+    assert (await bench.get("pods", "a")).obj["spec"]["nodeName"] == "m1"
+
+
+async def test_bind_falls_back_when_one_pod_changed_meanwhile(bench: Any, make: Any) -> None:
+    for name in ("a", "b"):
+        await bench.create("pods", make.pod(name))
+    core, once = bench.registry._core, False
+    real = core.commit
+
+    async def commit(ctx: Any, plan: Any) -> int:
+        nonlocal once
+        if not once:
+            once = True
+            await bench.another().bind(bench.ctx, [Binding("default", "a", "", "m9")])
+        return int(await real(ctx, plan))
+
+    core.commit = commit
+    out = await bench.registry.bind(bench.ctx, [Binding("default", n, "", "m1") for n in ("a", "b")])
+    assert [e.reason if e else "" for e in out] == ["Conflict", ""]
+
+
+async def test_binding_subresource_and_eviction(bench: Any, make: Any) -> None:
+    await bench.create("pods", make.pod())
+    body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"}, "target": {"kind": "Node", "name": "m1"}}
+    await bench.create("pods", body, subresource="binding", name="p")
+    assert (await bench.get("pods", "p")).obj["spec"]["nodeName"] == "m1"
+    budget = {"metadata": {"name": "b"}, "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "a"}}}}
+    await bench.create("poddisruptionbudgets.policy", budget)
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}}
+    e = await _raises(bench.create("pods", eviction, subresource="eviction", name="p"))
+    assert e.code == 429
+    await bench.delete("poddisruptionbudgets.policy", "b")
+    gone = await bench.create("pods", eviction, subresource="eviction", name="p")
+    assert "deletionTimestamp" in gone.obj["metadata"]
+
+
+async def test_delete_collection(bench: Any) -> None:
+    for i in range(4):
+        await bench.create("configmaps", {"metadata": {"name": f"x{i}", "labels": {"n": str(i % 2)}}})
+    from cluster.api.selectors import parse_label_selector
+
+    info = SCHEME.named("configmaps")
+    gone = await bench.registry.delete_collection(
+        bench.ctx, info, "default", DeleteOptions(), label_selector=parse_label_selector("n=1")
+    )
+    assert [s.obj["metadata"]["name"] for s in gone.items] == ["x1", "x3"]
+    assert len((await bench.registry.list(bench.ctx, info, "default")).items) == 2

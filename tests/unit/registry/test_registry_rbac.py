@@ -1,0 +1,148 @@
+"""RBAC and Node authorizers, and the objects a cluster starts with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from cluster.api.errors import ApiError
+from cluster.api.scheme import SCHEME
+from cluster.registry import bootstrap
+from cluster.registry.context import MASTERS, RequestContext, UserInfo
+from cluster.registry.rbac import RbacAuthorizer, rule_allows
+from cluster.registry.types import Attributes, Binding
+
+RBAC = "rbac.authorization.k8s.io"
+BOB = UserInfo("bob", groups=("system:authenticated", "devs"))
+NODE = UserInfo("system:node:m1", groups=("system:nodes", "system:authenticated"))
+
+
+@pytest.fixture
+async def authorizer(bench: Any) -> AsyncIterator[RbacAuthorizer]:
+    made = RbacAuthorizer(bench.store)
+    task = asyncio.create_task(made.run())
+    await bootstrap.ensure(bench.registry, bench.registry.config)
+    yield made
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def _can(authorizer: RbacAuthorizer, user: UserInfo, verb: str, resource: str = "pods", **more: Any) -> bool:
+    plural, _, group = resource.partition(".")
+    return (await authorizer.authorize(user, Attributes(verb, group, plural, **more))).allowed
+
+
+def test_rules() -> None:
+    rule = {"apiGroups": ["apps"], "resources": ["deployments", "*/scale"], "verbs": ["get"], "resourceNames": ["a"]}
+    assert rule_allows(rule, Attributes("get", "apps", "deployments", name="a"))
+    assert not rule_allows(rule, Attributes("get", "apps", "deployments", name="b"))
+    assert not rule_allows(rule, Attributes("get", "apps", "deployments", "status", name="a"))
+    assert rule_allows(rule, Attributes("get", "apps", "replicasets", "scale", name="a"))
+    assert not rule_allows(rule, Attributes("list", "apps", "deployments", name="a"))
+    urls = {"nonResourceURLs": ["/healthz/*", "/version"], "verbs": ["get"]}
+    assert rule_allows(urls, Attributes("get", path="/healthz/ping"))
+    assert not rule_allows(urls, Attributes("get", path="/versions"))
+    assert not rule_allows(urls, Attributes("get", "", "pods"))
+
+
+async def test_a_binding_counts_from_its_own_moment(bench: Any, authorizer: RbacAuthorizer) -> None:
+    assert not await _can(authorizer, BOB, "list", namespace="default")
+    ref = {"apiGroup": RBAC, "kind": "ClusterRole", "name": "view"}
+    obj = {"metadata": {"name": "b"}, "roleRef": ref, "subjects": [{"kind": "Group", "name": "devs"}]}
+    await bench.create(f"rolebindings.{RBAC}", obj)
+    assert await _can(authorizer, BOB, "list", namespace="default")
+    assert not await _can(authorizer, BOB, "list", namespace="kube-system")
+    assert not await _can(authorizer, BOB, "list", "secrets", namespace="default")
+    assert not await _can(authorizer, BOB, "delete", namespace="default")
+    await bench.delete(f"rolebindings.{RBAC}", "b")
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not await _can(authorizer, BOB, "list", namespace="default")
+
+
+async def test_service_accounts_and_aggregation(bench: Any, authorizer: RbacAuthorizer) -> None:
+    extra = {"metadata": {"name": "extra", "labels": {"to": "sum"}},
+             "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]}  # fmt: skip
+    await bench.create(f"clusterroles.{RBAC}", extra, "")
+    summed = {
+        "metadata": {"name": "sum"},
+        "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"to": "sum"}}]},
+    }
+    await bench.create(f"clusterroles.{RBAC}", summed, "")
+    subject = {"kind": "ServiceAccount", "name": "robot", "namespace": "default"}
+    ref = {"apiGroup": RBAC, "kind": "ClusterRole", "name": "sum"}
+    await bench.create(
+        f"clusterrolebindings.{RBAC}", {"metadata": {"name": "b"}, "roleRef": ref, "subjects": [subject]}, ""
+    )
+    robot = UserInfo("system:serviceaccount:default:robot", groups=("system:serviceaccounts",))
+    assert await _can(authorizer, robot, "get", namespace="kube-system")
+    assert not await _can(authorizer, robot, "list", namespace="kube-system")
+
+
+async def test_built_in_identities(bench: Any, authorizer: RbacAuthorizer) -> None:
+    assert await _can(authorizer, MASTERS, "escalate", "anything.at.all")
+    scheduler = UserInfo("system:kube-scheduler")
+    assert await _can(authorizer, scheduler, "create", subresource="binding", namespace="x")
+    assert not await _can(authorizer, scheduler, "get", "secrets", namespace="x")
+    proxy = UserInfo("system:kube-proxy", groups=("system:node-proxier",))
+    assert await _can(authorizer, proxy, "watch", "endpointslices.discovery.k8s.io")
+    anonymous = UserInfo("system:anonymous", groups=("system:unauthenticated",))
+    assert (await authorizer.authorize(anonymous, Attributes("get", path="/version"))).allowed
+    assert not (await authorizer.authorize(anonymous, Attributes("get", path="/api"))).allowed
+    assert await _can(authorizer, BOB, "create", "selfsubjectaccessreviews.authorization.k8s.io")
+
+
+async def test_a_node_reads_what_its_pods_need(bench: Any, make: Any, authorizer: RbacAuthorizer) -> None:
+    registry = bench.another(authorizer=authorizer)
+    ctx = RequestContext(NODE)
+    await bench.create("secrets", {"metadata": {"name": "s"}})
+    p = make.pod()
+    p["spec"]["containers"][0]["envFrom"] = [{"secretRef": {"name": "s"}}]
+    await bench.create("pods", p)
+    with pytest.raises(ApiError, match="no relationship found between node 'm1' and this object"):
+        await registry.get(ctx, SCHEME.named("secrets"), "default", "s")
+    await bench.registry.bind(bench.ctx, [Binding("default", "p", "", "m1")])
+    await registry.get(ctx, SCHEME.named("secrets"), "default", "s")
+    assert await _can(
+        authorizer, NODE, "create", "serviceaccounts", subresource="token", namespace="default", name="default"
+    )
+    assert not await _can(authorizer, NODE, "list", "secrets", namespace="default")
+    assert not await _can(authorizer, NODE, "get", "secrets", namespace="default", name="other")
+    await bench.delete("pods", "p", grace_period_s=0)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not await _can(authorizer, NODE, "get", "secrets", namespace="default", name="s")
+    assert not await _can(authorizer, NODE, "update", "deployments.apps", namespace="default", name="d")
+
+
+async def test_a_node_reads_the_volumes_of_its_claims(bench: Any, make: Any, authorizer: RbacAuthorizer) -> None:
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, "volumeName": "v"}
+    await bench.create("persistentvolumeclaims", {"metadata": {"name": "c"}, "spec": spec})
+    await bench.create("pods", make.pod(volumes=[{"name": "d", "persistentVolumeClaim": {"claimName": "c"}}]))
+    assert not await _can(authorizer, NODE, "get", "persistentvolumes", name="v")
+    await bench.registry.bind(bench.ctx, [Binding("default", "p", "", "m1")])
+    assert await _can(authorizer, NODE, "get", "persistentvolumeclaims", namespace="default", name="c")
+    assert await _can(authorizer, NODE, "get", "persistentvolumes", name="v")
+
+
+async def test_bootstrap_is_idempotent_and_heals_roles(bench: Any, authorizer: RbacAuthorizer) -> None:
+    txns = bench.store.txns
+    await bootstrap.ensure(bench.registry, bench.registry.config)
+    assert bench.store.txns == txns
+    info = SCHEME.named(f"clusterroles.{RBAC}")
+    await bench.registry.modify(bench.ctx, info, "", "view", lambda o: {**o, "rules": []})
+    await bootstrap.ensure(bench.registry, bench.registry.config)
+    assert (await bench.get(f"clusterroles.{RBAC}", "view", "")).obj["rules"]
+    dns = (await bench.get("services", "kube-dns", "kube-system")).obj
+    assert dns["spec"]["clusterIP"] == "10.96.0.10"
+    assert [p["name"] for p in dns["spec"]["ports"]] == ["dns", "dns-tcp"]
+    assert (await bench.get("services", "kubernetes")).obj["spec"]["clusterIP"] == "10.96.0.1"
+
+
+async def test_bootstrap_by_three_at_once(make: Any) -> None:
+    fresh = make.bench()
+    await asyncio.gather(*(bootstrap.ensure(fresh.another(), fresh.registry.config) for _ in range(3)))
+    assert len(fresh.keys("/registry/core/namespaces/")) == 4

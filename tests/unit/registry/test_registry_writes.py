@@ -1,0 +1,247 @@
+"""Create, update, modify, patch: strategies, conflicts, subresources, dry run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cluster.api.errors import ApiError, FenceLost
+from cluster.api.scheme import SCHEME
+
+DEPLOYMENTS = SCHEME.named("deployments.apps")
+PODS = SCHEME.named("pods")
+
+
+async def _raises(awaitable: Any) -> ApiError:
+    with pytest.raises(ApiError) as e:
+        await awaitable
+    return e.value
+
+
+async def test_create_stamps_and_resets(bench: Any, make: Any) -> None:
+    sent = make.deployment()
+    sent["metadata"].update(uid="mine", generation=7, creationTimestamp="2001-01-01T00:00:00Z")
+    sent["status"] = {"replicas": 9}
+    before = repr(sent)
+    made = (await bench.create("deployments.apps", sent)).obj
+    assert repr(sent) == before
+    assert made["metadata"]["uid"] != "mine"
+    assert made["metadata"]["generation"] == 1
+    assert made["metadata"]["creationTimestamp"] == "2023-11-14T22:13:20Z"
+    assert made["status"] == {}
+    assert made["metadata"]["managedFields"][0]["manager"] == "test"
+    assert (await bench.get("deployments.apps", "d")).obj == made
+
+
+async def test_create_conflicts_and_addresses(bench: Any, make: Any) -> None:
+    await bench.create("configmaps", {"metadata": {"name": "x"}})
+    assert (await _raises(bench.create("configmaps", {"metadata": {"name": "x"}}))).reason == "AlreadyExists"
+    e = await _raises(bench.create("configmaps", {"metadata": {"name": "x", "namespace": "other"}}))
+    assert e.message == "the namespace of the provided object does not match the namespace sent on the request"
+    assert (await _raises(bench.create("configmaps", {"metadata": {"name": "y", "resourceVersion": "1"}}))).code == 400
+    assert (await _raises(bench.create("configmaps", {"kind": "Secret", "metadata": {"name": "y"}}))).code == 400
+    e = await _raises(bench.create("configmaps", {"metadata": {"name": "x"}}, "nowhere"))
+    assert (e.code, e.message) == (404, 'namespaces "nowhere" not found')
+
+
+async def test_generate_name(bench: Any) -> None:
+    names = {
+        (await bench.create("configmaps", {"metadata": {"generateName": "x-"}})).obj["metadata"]["name"]
+        for _ in range(9)
+    }
+    assert len(names) == 9
+    assert all(n.startswith("x-") and len(n) == 7 for n in names)
+
+
+async def test_update_checks_the_revision_and_bumps_generation(bench: Any, make: Any) -> None:
+    made = await bench.create("deployments.apps", make.deployment())
+    obj = made.fresh()
+    obj["spec"]["replicas"] = 5
+    new = await bench.registry.update(bench.ctx, DEPLOYMENTS, "default", "d", obj)
+    assert new.obj["metadata"]["generation"] == 2
+    e = await _raises(bench.registry.update(bench.ctx, DEPLOYMENTS, "default", "d", obj))
+    assert e.reason == "Conflict"
+    assert "please apply your changes to the latest version" in e.message
+    obj["metadata"].pop("resourceVersion")
+    obj["metadata"]["labels"] = {"x": "y"}
+    unconditional = await bench.registry.update(bench.ctx, DEPLOYMENTS, "default", "d", obj)
+    assert unconditional.obj["metadata"]["generation"] == 2
+
+
+async def test_a_write_that_changes_nothing_makes_no_revision(bench: Any, make: Any) -> None:
+    made = await bench.create("deployments.apps", make.deployment())
+    txns = bench.store.txns
+    same = await bench.registry.update(bench.ctx, DEPLOYMENTS, "default", "d", made.fresh())
+    assert (same.revision, bench.store.txns) == (made.revision, txns)
+
+
+async def test_status_and_spec_are_apart(bench: Any, make: Any) -> None:
+    await bench.create("deployments.apps", make.deployment())
+
+    def both(obj: dict[str, Any]) -> dict[str, Any]:
+        obj["spec"]["replicas"] = 8
+        obj["status"] = {"replicas": 3}
+        return obj
+
+    main = await bench.registry.modify(bench.ctx, DEPLOYMENTS, "default", "d", both)
+    assert (main.obj["spec"]["replicas"], main.obj["status"]) == (8, {})
+
+    def status(obj: dict[str, Any]) -> dict[str, Any]:
+        obj["spec"]["replicas"] = 1
+        obj["status"] = {"replicas": 3}
+        return obj
+
+    sub = await bench.registry.modify(bench.ctx, DEPLOYMENTS, "default", "d", status, subresource="status")
+    assert (sub.obj["spec"]["replicas"], sub.obj["status"]) == (8, {"replicas": 3})
+    assert sub.obj["metadata"]["generation"] == main.obj["metadata"]["generation"]
+
+
+async def test_modify_retries_when_someone_was_faster(bench: Any) -> None:
+    info = SCHEME.named("configmaps")
+    await bench.create("configmaps", {"metadata": {"name": "x"}, "data": {"n": "0"}})
+    other = bench.another()
+    raced = False
+
+    async def race() -> None:
+        await other.modify(bench.ctx, info, "default", "x", lambda o: {**o, "data": {**o["data"], "other": "1"}})
+
+    real = bench.registry._core.commit
+
+    async def commit(ctx: Any, plan: Any) -> int:
+        nonlocal raced
+        if not raced:
+            raced = True
+            await race()
+        return int(await real(ctx, plan))
+
+    bench.registry._core.commit = commit
+    out = await bench.registry.modify(bench.ctx, info, "default", "x", lambda o: {**o, "data": {**o["data"], "n": "1"}})
+    assert out.obj["data"] == {"n": "1", "other": "1"}
+
+
+async def test_patches(bench: Any, make: Any) -> None:
+    await bench.create("deployments.apps", make.deployment())
+
+    async def patch(kind: str, body: Any, **options: Any) -> dict[str, Any]:
+        media = f"application/{kind}"
+        stored = await bench.registry.patch(bench.ctx, DEPLOYMENTS, "default", "d", media, body, **options)
+        return dict(stored.obj)
+
+    image = {"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "i:2"}]}}}}
+    out = await patch("strategic-merge-patch+json", image)
+    assert out["spec"]["template"]["spec"]["containers"][0]["image"] == "i:2"
+    assert out["spec"]["template"]["spec"]["containers"][0]["imagePullPolicy"] == "IfNotPresent"
+    out = await patch("merge-patch+json; charset=utf-8", b'{"metadata":{"labels":{"a":"b"}}}')
+    assert out["metadata"]["labels"] == {"a": "b"}
+    out = await patch("json-patch+json", [{"op": "replace", "path": "/spec/replicas", "value": 7}])
+    assert out["spec"]["replicas"] == 7
+    e = await _raises(patch("merge-patch+json", {"metadata": {"resourceVersion": "1"}}))
+    assert e.reason == "Conflict"
+    assert (await _raises(patch("merge-patch+json", {"metadata": {"name": "z"}}))).code == 400
+    assert (await _raises(patch("xml", {}))).code == 415
+    assert (await _raises(patch("merge-patch+json", b"{"))).code == 400
+    e = await _raises(patch("merge-patch+json", {"spec": {"selector": {"matchLabels": {"app": "z"}}}}))
+    assert e.reason == "Invalid"
+
+
+async def test_scale(bench: Any, make: Any) -> None:
+    await bench.create("deployments.apps", make.deployment())
+    scale = (await bench.get("deployments.apps", "d", subresource="scale")).fresh()
+    assert (scale["kind"], scale["spec"], scale["status"]["selector"]) == ("Scale", {"replicas": 2}, "app=d")
+    scale["spec"]["replicas"] = 4
+    out = await bench.registry.update(bench.ctx, DEPLOYMENTS, "default", "d", scale, subresource="scale")
+    assert out.obj["spec"] == {"replicas": 4}
+    assert (await bench.get("deployments.apps", "d")).obj["spec"]["replicas"] == 4
+    assert (
+        await _raises(bench.registry.update(bench.ctx, DEPLOYMENTS, "default", "d", scale, subresource="scale"))
+    ).code == 409
+    media = "application/merge-patch+json"
+    out = await bench.registry.patch(
+        bench.ctx, DEPLOYMENTS, "default", "d", media, {"spec": {"replicas": 0}}, subresource="scale"
+    )
+    assert out.obj["spec"] == {"replicas": 0}
+
+
+async def test_apply_creates_then_merges(bench: Any, make: Any) -> None:
+    wish = {"apiVersion": "apps/v1", "kind": "Deployment", **make.deployment()}
+    ctx = replace(bench.ctx, field_manager="me")
+    media = "application/apply-patch+yaml"
+    made = await bench.registry.patch(ctx, DEPLOYMENTS, "default", "d", media, wish)
+    assert [(e["manager"], e["operation"]) for e in made.obj["metadata"]["managedFields"]] == [("me", "Apply")]
+    await bench.registry.modify(
+        bench.ctx, DEPLOYMENTS, "default", "d", lambda o: {**o, "spec": {**o["spec"], "replicas": 9}}
+    )
+    e = await _raises(bench.registry.patch(ctx, DEPLOYMENTS, "default", "d", media, wish))
+    assert e.reason == "Conflict"
+    assert 'conflict with "test"' in e.message
+    forced = await bench.registry.patch(ctx, DEPLOYMENTS, "default", "d", media, wish, force=True)
+    assert forced.obj["spec"]["replicas"] == 2
+    again = await bench.registry.patch(ctx, DEPLOYMENTS, "default", "d", media, wish)
+    assert again.revision == forced.revision
+    assert (
+        await _raises(bench.registry.patch(replace(ctx, field_manager=""), DEPLOYMENTS, "default", "d", media, wish))
+    ).code == 422
+
+
+async def test_dry_run_stores_nothing(bench: Any, make: Any) -> None:
+    bench.ctx = replace(bench.ctx, dry_run=True)
+    revision = bench.store.revision
+    assert (await bench.create("pods", make.pod())).obj["spec"]["priority"] == 0
+    assert bench.store.revision == revision
+    assert (await _raises(bench.create("pods", make.pod(), "nowhere"))).code == 404
+
+
+async def test_a_lost_fence_is_told_apart(bench: Any) -> None:
+    await bench.store.txn([], [("put", b"/sk8/leader/x", b"me", 0)])
+    held = (await bench.store.range(b"/sk8/leader/x")).kvs[0].create_revision
+    bench.ctx = bench.ctx.with_fence((b"/sk8/leader/x", "create", "=", held))
+    await bench.create("configmaps", {"metadata": {"name": "ok"}})
+    await bench.store.txn([], [("delete", b"/sk8/leader/x", None)])
+    with pytest.raises(FenceLost):
+        await bench.create("configmaps", {"metadata": {"name": "no"}})
+    assert bench.keys("/registry/core/configmaps/default/no") == []
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "reason"),
+    [("outcome_unknown", 504, "Timeout"), ("unavailable", 503, "ServiceUnavailable"),
+     ("too_large", 413, "RequestEntityTooLarge"), ("no_space", 500, "InternalError")],
+)  # fmt: skip
+async def test_store_errors_are_named(bench: Any, code: str, status: int, reason: str) -> None:
+    bench.store.fail = code
+    e = await _raises(bench.create("configmaps", {"metadata": {"name": "x"}}))
+    assert (e.code, e.reason) == (status, reason)
+
+
+async def test_secrets_are_sealed_and_fold_string_data(bench: Any) -> None:
+    made = await bench.create("secrets", {"metadata": {"name": "x"}, "stringData": {"password": "hunter2"}})
+    assert made.obj["data"] == {"password": "aHVudGVyMg=="}
+    assert "stringData" not in made.obj
+    value = bench.store._live[b"/registry/core/secrets/default/x"].value
+    assert b"aHVudGVyMg" not in value
+    assert (await bench.get("secrets", "x")).obj == made.obj
+
+
+async def test_events_expire(bench: Any) -> None:
+    for name in ("a", "b"):
+        await bench.create("events", {"metadata": {"name": name}, "involvedObject": {"namespace": "default"}})
+    assert len(bench.store._leases) == 1
+    bench.now += 3000
+    bench.store.tick()
+    assert len(bench.keys("/registry/core/events/")) == 2
+    bench.now += 700
+    bench.store.tick()
+    assert bench.keys("/registry/core/events/") == []
+
+
+async def test_strict_validation(bench: Any, make: Any) -> None:
+    bad = make.pod()
+    bad["spec"]["oops"] = 1
+    bench.ctx = replace(bench.ctx, field_validation="Strict")
+    e = await _raises(bench.create("pods", bad))
+    assert 'strict decoding error: unknown field "spec.oops"' in e.message
+    bench.ctx = replace(bench.ctx, field_validation="Warn")
+    await bench.create("pods", bad)
+    assert bench.ctx.warnings == ['unknown field "spec.oops"']
