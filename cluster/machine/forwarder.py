@@ -127,12 +127,15 @@ class Forwarder:
     # -- probes --------------------------------------------------------------------------------------------------
     async def _watch(self, endpoint: Endpoint) -> None:
         probe = Probe(endpoint, self._config.ca_file, self._config.timeout_s)
-        while True:
-            ok = await probe.ready()
-            was = self._backends.is_up(endpoint)
-            self._change(self._backends.probed(endpoint, ok), endpoint)
-            # While it is down and the cluster is starting, look often; while it is up, once per interval.
-            await asyncio.sleep(self._config.interval_s if was or ok else min(0.25, self._config.interval_s))
+        try:
+            while True:
+                ok = await probe.ready()
+                was = self._backends.is_up(endpoint)
+                self._change(self._backends.probed(endpoint, ok), endpoint)
+                # While it is down and the cluster is starting, look often; while it is up, once per interval.
+                await asyncio.sleep(self._config.interval_s if was or ok else min(0.25, self._config.interval_s))
+        finally:
+            probe.close()
 
     def _change(self, backends: Backends, endpoint: Endpoint) -> None:
         was, self._backends = self._backends.is_up(endpoint), backends

@@ -1,0 +1,105 @@
+"""ClusterConfig and MachineConfig: what is refused and why, JSON there and back, derived paths."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster.machine.config import (
+    ClusterConfig,
+    ConfigError,
+    MachineConfig,
+    load_cluster,
+    load_machine,
+    parse_settings,
+    save_cluster,
+    save_machine,
+)
+
+
+def test_defaults_are_those_of_the_contract() -> None:
+    config = ClusterConfig.local().validate()
+    assert [m.ip for m in config.machines] == ["10.89.0.11", "10.89.0.12", "10.89.0.13"]
+    assert config.gcs_address == "10.89.0.11:6379"
+    assert config.host_socket == Path("/run/sk8/host.sock")
+    assert config.machine("m2").pki == Path("/var/lib/sk8/machines/m2/pki")
+    assert config.machine("m2").ray_resource == "sk8:m2"
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"machines": 4, "control_planes": 2}, "2 is even: a majority of 2 is 2"),
+        ({"machines": 7, "control_planes": 7}, "must be 1, 3 or 5"),
+        ({"pod_cidr": "10.89.0.0/16"}, "overlap"),
+        ({"pod_cidr": "nonsense"}, "an IPv4 network such as"),
+        ({"dns_ip": "10.1.0.10"}, "is not an address of service_cidr"),
+        ({"pod_cidr": "10.244.0.0/24"}, "fewer /24 networks than there are machines"),
+        ({"kubelet_port": 6443}, "port 6443 is also api_port"),
+        ({"api_port": 0}, "a port is between 1 and 65535"),
+        ({"profile": "slow"}, "must be fast or kubernetes"),
+        ({"domain": "Cluster_Local"}, "must be a DNS name"),
+        ({"base_dir": "/sk8"}, "two levels deep"),
+        ({"ray_head": "m9"}, "use one of m1, m2, m3"),
+        ({"ray_object_store_bytes": 1}, "Ray needs at least"),
+    ],
+)
+def test_refusals_say_what_would_be_right(change: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        ClusterConfig.local(**change).validate()  # type: ignore[arg-type]
+
+
+def test_more_control_planes_than_machines() -> None:
+    with pytest.raises(ConfigError, match="5 of 4 machines: use at most 3"):
+        ClusterConfig.local(4, 5)
+
+
+def test_every_problem_is_told_at_once() -> None:
+    problems = ClusterConfig.local(profile="slow", api_port=0).problems()
+    assert len(problems) == 2
+
+
+def test_machine_names_are_unique_and_fit_a_link_name() -> None:
+    config = ClusterConfig.local()
+    twice = replace(config, machines=(*config.machines, config.machines[0]))
+    assert any("used twice" in p for p in twice.problems())
+    long = replace(config, machines=(replace(config.machines[0], name="m" * 11), *config.machines[1:]))
+    assert any("at most 10" in p for p in long.problems())
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    config = ClusterConfig.local(5, 3, base_dir=str(tmp_path / "a"), cluster_id="77", ensure_command=("/bin/true",))
+    assert ClusterConfig.from_json(config.to_json()) == config
+    (tmp_path / "a").mkdir()
+    save_cluster(config)
+    assert load_cluster(tmp_path / "a") == config
+    assert (tmp_path / "a" / "cluster.json").stat().st_mode & 0o777 == 0o600
+    machine = config.first_machine("m2")
+    machine.disk.mkdir(parents=True)
+    save_machine(machine)
+    assert load_machine(tmp_path / "a", "m2") == machine
+
+
+def test_other_formats_and_unknown_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match="format 2"):
+        ClusterConfig.from_json(b'{"format": 2, "machines": []}')
+    with pytest.raises(ConfigError, match="unknown setting colour"):
+        MachineConfig.from_json(b'{"format": 1, "colour": "red"}')
+    with pytest.raises(ConfigError, match="not JSON"):
+        ClusterConfig.from_json(b"{")
+    with pytest.raises(ConfigError, match="unknown setting colour"):
+        parse_settings({"colour": "red"})
+
+
+def test_only_the_first_start_makes_state_members() -> None:
+    """A wiped machine must never come back with its old member id, or found a cluster out of an empty directory."""
+    config = ClusterConfig.local(4, 3)
+    first = config.first_machine("m2")
+    assert (first.state_member_id, first.state_bootstrap) == (2, True)
+    again = config.machine("m2")
+    assert (again.state_member_id, again.state_bootstrap) == (0, False)
+    assert [m.id for m in again.state_members] == [1, 2, 3]
+    worker = config.first_machine("m4")
+    assert (worker.state_member_id, worker.state_bootstrap) == (0, False)
