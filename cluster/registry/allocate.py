@@ -100,10 +100,12 @@ class ServiceAllocator:
         if attempt < _GUESSES:
             return str(self._network[self._core.rng.randrange(low, size - 1)])
         taken = await self._taken(keys.CLUSTER_IPS)
-        free = [str(ip) for ip in self._network.hosts() if str(ip).encode() not in taken]
-        if not free:
-            raise errors.internal("failed to allocate a serviceIP: range is full")
-        return self._core.rng.choice(free)
+        start = self._core.rng.randrange(1, size - 1)
+        for i in range(size - 2):  # the first free one behind a random start: short unless the range is nearly full
+            ip = str(self._network[1 + (start + i) % (size - 2)])
+            if ip.encode() not in taken:
+                return ip
+        raise errors.internal("failed to allocate a serviceIP: range is full")
 
     async def _fill_ports(self, info: ResourceInfo, service: Object, attempt: int) -> set[int]:
         spec = service["spec"]
