@@ -145,7 +145,8 @@ async def test_printing(kubectl):
     assert yaml.safe_load(await kubectl("get", "svc", "web", "-o", "yaml"))["spec"]["clusterIP"].startswith("10.")
     assert await kubectl("get", "deploy", "-o", "name") == "deployment.apps/web\n"
     assert "web" in await kubectl("get", "all", "-l", "app=web")
-    assert await kubectl("get", "cm", "--chunk-size=1", "-A", "-o", "name")
+    whole = await kubectl("get", "clusterroles", "-o", "name")
+    assert await kubectl("get", "clusterroles", "--chunk-size=3", "-o", "name") == whole
     assert "StrategyType" in await kubectl("describe", "deploy", "web")
     assert "No resources found" in await kubectl("get", "pods")
     custom = await kubectl("get", "deploy", "-o", "custom-columns=N:.metadata.name", "--sort-by=.metadata.name")
@@ -159,7 +160,7 @@ async def test_create_and_its_errors(kubectl):
     assert "created" in await kubectl("create", "deployment", "d", "--image=x", "-n", "team")
     assert "created" in await kubectl("create", "secret", "generic", "s", "--from-literal=k=v")
     assert "created" in await kubectl("create", "serviceaccount", "robot")
-    assert "created (dry run)" in await kubectl("create", "configmap", "no", "--dry-run=server")
+    assert "created (server dry run)" in await kubectl("create", "configmap", "no", "--dry-run=server")
     bad = DEPLOYMENT.replace("replicas: 3", "replicas: -3")
     assert "must be greater than or equal to 0" in await kubectl("create", "-f", "-", stdin=bad, fails=True)
     typo = DEPLOYMENT.replace("replicas: 3", "replica: 3")
