@@ -93,6 +93,12 @@ _SCALARS = {
     ("number", ""): (Kind.FLOAT, "float64"),
 }
 _LEAVES = {what: Node(*what) for what in {*_SPECIAL.values(), *_SCALARS.values()}}
+# Kubernetes publishes these defaults; the data leaves them out. Keys of list items need them: an item without a
+# protocol is the item with protocol TCP.
+_DEFAULTS = {
+    "io.k8s.api.core.v1.ContainerPort": {"protocol": "TCP"},
+    "io.k8s.api.core.v1.ServicePort": {"protocol": "TCP"},
+}
 ANY = Node(Kind.ANY, "interface {}")
 
 
@@ -114,6 +120,9 @@ def load_definitions() -> dict[str, Definition]:
     """All definitions, freshly parsed (some 10 MB: keep no reference longer than needed)."""
     doc = orjson.loads((_data_dir() / "_definitions.json").read_bytes())
     definitions: dict[str, Definition] = doc.get("$defs") or doc["definitions"]
+    for name, fields in _DEFAULTS.items():
+        for field, value in fields.items():
+            definitions[name]["properties"][field]["default"] = value
     return definitions
 
 

@@ -108,6 +108,19 @@ def test_apply_leaves_what_others_own() -> None:
     assert less["metadata"]["labels"] == {"theirs": "1"}
 
 
+def test_an_item_without_its_defaulted_key_is_the_same_item() -> None:
+    node = schema.node_for("", "v1", "Service")
+    live = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "s"},
+        "spec": {"ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}]},
+    }
+    wish = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}}
+    merged = managed.apply(node, live, wish, "m", force=False, subresource="", now=0)
+    assert merged.obj["spec"] == live["spec"]
+
+
 _leaf = st.sampled_from(["a", "b", "c"])
 _sets = st.recursive(
     st.just({}),
