@@ -32,6 +32,7 @@ class _Entry:
     revision: int = 0
     conditions: dict[str, Obj] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
+    unjudged: Obj | None = None
 
 
 class StatusWriter:
@@ -49,14 +50,26 @@ class StatusWriter:
         self._wake(entry)
 
     def seen(self, pod: Obj) -> None:
-        """The API's view of a pod: write again what is ours and was changed after our last write."""
+        """The API's view of a pod: write again what is ours and was changed after our last write.
+
+        While a write is under way its own event may come before its answer: judged then, it would look like somebody
+        else's change and be undone. So the newest view waits until the answer is there.
+        """
         entry = self._entries.get(pod["metadata"]["uid"])
-        if entry is None or entry.written is None or entry.wanted is not None:
+        if entry is None:
+            return
+        if entry.task is not None and not entry.task.done():
+            entry.unjudged = pod
+            return
+        self._judge(entry, pod)
+
+    def _judge(self, entry: _Entry, pod: Obj) -> None:
+        if entry.written is None or entry.wanted is not None:
             return
         if revision_of(pod) > entry.revision and not agrees(pod.get("status") or {}, entry.written):
             entry.conditions = _known_conditions(pod)
             entry.wanted = entry.written
-            self._wake(entry)
+            self._wake(entry)  # nothing to do when called from the writing task itself: it looks again
 
     async def flush(self, uid: str) -> None:
         """Return when nothing is left to be written for a pod."""
@@ -84,7 +97,15 @@ class StatusWriter:
 
     def _wake(self, entry: _Entry) -> None:
         if entry.task is None or entry.task.done():
-            entry.task = asyncio.get_running_loop().create_task(self._drain(entry))
+            entry.task = asyncio.get_running_loop().create_task(self._work(entry))
+
+    async def _work(self, entry: _Entry) -> None:
+        """Write until nothing is wanted and nothing seen meanwhile contradicts it."""
+        while entry.wanted is not None:
+            await self._drain(entry)
+            pod, entry.unjudged = entry.unjudged, None
+            if pod is not None:
+                self._judge(entry, pod)
 
     async def _drain(self, entry: _Entry) -> None:
         meta, delay = entry.pod["metadata"], 0.1
