@@ -10,16 +10,18 @@ import asyncio
 import hashlib
 import os
 import ssl
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
-from raft.config import CLIENT_ROLE, PEER_ROLE, TlsFiles
+from raft.config import PEER_ROLE, TlsFiles
 from raft.errors import Invalid, StoreError, Unavailable
 from raft.transport import client_context, dial
 from raft.wire import Hello
 
 
-class Saved(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Saved:
     cluster_id: str
     index: int
     term: int
@@ -67,7 +69,7 @@ class _Receiver:
 async def save_snapshot(endpoint: tuple[str, int], path: Path, tls: TlsFiles | None = None) -> Saved:
     """Durable at ``path`` on return; nothing is there if it fails. Raises Unavailable, Invalid, OSError."""
     context: ssl.SSLContext | None = None if tls is None else client_context(tls)
-    connection, _, _ = await dial(*endpoint, context, Hello("snapshot", "", 0), (PEER_ROLE, CLIENT_ROLE))
+    connection, _, _ = await dial(*endpoint, context, Hello("snapshot", "", 0), (PEER_ROLE,))
     part = path.with_name(path.name + ".part")
     done: asyncio.Future[Saved] = asyncio.get_running_loop().create_future()
     try:

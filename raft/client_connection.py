@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from raft.config import CLIENT_ROLE, PEER_ROLE
+from raft.config import PEER_ROLE
 from raft.errors import Invalid, NotLeader, StoreError, Unavailable, from_wire
 from raft.transport import Connection, dial
 from raft.wire import Hello, frames_of, pack
@@ -63,7 +63,7 @@ class ClientConnection:
     async def connect(cls, address: tuple[str, int], tls: ssl.SSLContext | None, timeout_s: float) -> ClientConnection:
         """Raises Unavailable, Invalid."""
         hello = Hello("client", "", 0)
-        connection, _, member = await dial(address[0], address[1], tls, hello, (PEER_ROLE, CLIENT_ROLE), timeout_s)
+        connection, _, member = await dial(address[0], address[1], tls, hello, (PEER_ROLE,), timeout_s)
         return cls(connection, address, member)
 
     @property

@@ -41,7 +41,7 @@ class StateConfig:
     peer_tls: TlsFiles | None = None
     """Certificate of role ``sk8:store-peers``. None (no TLS at all) is for tests on loopback alone."""
     client_tls: TlsFiles | None = None
-    """What the client port shows; None: the same as the peer port."""
+    """What the client port shows; None: the same as the peer port. Its role, too, must be ``sk8:store-peers``."""
     tick_ms: int = 50
     election_ticks: int = 10
     """A silent leader is replaced after this many to twice as many ticks: 0.5 to 1 s."""
