@@ -82,7 +82,7 @@ async def test_a_restarted_kubelet_adopts_and_restarts_nothing(world: NodeWorld)
     await world.ready("next")
     after = (await world.pod("keep"))["status"]
     assert after["containerStatuses"][0]["containerID"] == before["containerStatuses"][0]["containerID"]
-    assert after["containerStatuses"][0]["restartCount"] == 0
+    assert after["containerStatuses"][0]["restartCount"] == 0, world.story("keep")
     assert after["podIP"] == before["podIP"]
     assert after["conditions"] == before["conditions"]
 
@@ -123,14 +123,14 @@ async def test_init_containers_and_environment(world: NodeWorld) -> None:
     ]
     await world.run_pod(
         "init",
-        'cat /s/from-init; echo "$BOTH"; cat /c/f.txt; sleep 1000',
+        'cat /s/from-init; echo "$BOTH"; echo $(cat /c/f.txt); sleep 1000',
         container={"env": env, **mount},
         initContainers=[{"name": "i", "image": IMAGE, "command": ["sh", "-c", "echo first > /s/from-init"], **mount}],
         volumes=[{"name": "shared", "emptyDir": {}}, {"name": "conf", "configMap": {"name": "c"}}],
     )
     status = await world.ready("init")
     container = status["containerStatuses"][0]["containerID"].removeprefix("docker://")
-    assert sh("docker", "logs", container) == f"first\nv1-{status['podIP']}\nfile"
+    assert sh("docker", "logs", container) == f"first\nv1-{status['podIP']}\nfile\n"
     assert status["initContainerStatuses"][0]["state"]["terminated"]["reason"] == "Completed"
     await world.client.patch("configmaps", "c", {"data": {"f.txt": "changed"}}, "default")
     await world.until(lambda: sh("docker", "exec", container, "cat", "/c/f.txt") == "changed")

@@ -1,0 +1,152 @@
+"""The kubelet's server as the API server uses it: logs, exec, attach, statistics, and who may ask."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from node_world import NodeWorld, build_image, engine_answers, machine_namespace, remove_image
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.engine,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(not engine_answers(), reason="needs a container engine"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def image() -> Iterator[None]:
+    build_image()
+    yield
+    remove_image()
+
+
+class Caller:
+    """Speaks to the kubelet as the holder of a certificate."""
+
+    def __init__(self, world: NodeWorld, certificate: str = "kubelet-client") -> None:
+        context = ssl.create_default_context(cafile=str(world.root / "pki" / "ca.crt"))
+        context.check_hostname = False
+        files = (str(world.root / "pki" / f"{certificate}.{end}") for end in ("crt", "key"))
+        context.load_cert_chain(*files)
+        self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context))
+        assert world.kubelet is not None
+        self.url = f"https://127.0.0.1:{world.kubelet.server.port}"
+
+    async def get(self, path: str, **query: str) -> tuple[int, str]:
+        async with self.session.get(self.url + path, params=query) as response:
+            return response.status, await response.text()
+
+    async def exec(
+        self, path: str, *, stdin: list[bytes] | None = None, protocol: str = "v5.channel.k8s.io", close: bool = True
+    ) -> tuple[dict[int, bytes], dict[str, Any]]:
+        """All output by channel, and the status."""
+        out: dict[int, bytes] = {}
+        async with self.session.ws_connect(self.url + path, protocols=(protocol,)) as socket:
+            assert socket.protocol == protocol
+            for data in stdin or ():
+                await socket.send_bytes(b"\0" + data)
+            if stdin is not None and close:
+                await socket.send_bytes(bytes([255, 0]))
+            async for message in socket:
+                out[message.data[0]] = out.get(message.data[0], b"") + message.data[1:]
+        return out, json.loads(out.pop(3, b"{}"))
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[NodeWorld]:
+    with machine_namespace("sk8t-node-server"):
+        async with NodeWorld(tmp_path) as w:
+            yield w
+        assert w.leftovers() == []
+
+
+async def test_logs_exec_attach_and_statistics(world: NodeWorld) -> None:
+    command = 'echo one; echo two >&2; while read line; do echo "got $line"; done; sleep 1000'
+    await world.run_pod("s", command, container={"stdin": True})
+    await world.ready("s")
+    caller = Caller(world)
+    try:
+        await _logs(world, caller)
+        await _exec(caller)
+        await _attach(caller)
+        code, text = await caller.get("/stats/summary")
+        pod = next(p for p in json.loads(text)["pods"] if p["podRef"]["name"] == "s")
+        assert code == 200 and pod["containers"][0]["memory"]["workingSetBytes"] > 0
+        assert (await caller.get("/healthz"))[1] == "ok"
+        assert json.loads((await caller.get("/pods"))[1])["items"][0]["status"]["phase"] == "Running"
+        assert "kubelet_running_pods 1.0" in (await caller.get("/metrics"))[1]
+    finally:
+        await caller.session.close()
+
+
+async def _logs(world: NodeWorld, caller: Caller) -> None:
+    path = "/containerLogs/default/s/app"
+    await world.until(lambda: _both_lines(caller, path))
+    assert (await caller.get(path, tailLines="0"))[1] == ""
+    assert len((await caller.get(path, tailLines="1"))[1].splitlines()) == 1
+    assert (await caller.get(path, limitBytes="2"))[1] in ("on", "tw")
+    stamped = (await caller.get(path, timestamps="true"))[1].splitlines()[0]
+    assert stamped[:2] == "20" and stamped.split()[1] in ("one", "two")
+    assert (await caller.get(path, sinceSeconds="x"))[0] == 400
+    assert (await caller.get(path, previous="true"))[0] == 400
+    assert (await caller.get("/containerLogs/default/s/nope"))[0] == 404
+    code, body = await caller.get("/containerLogs/default/nope/app")
+    assert code == 404 and json.loads(body)["reason"] == "NotFound"
+
+
+async def _both_lines(caller: Caller, path: str) -> bool:
+    return sorted((await caller.get(path))[1].split()) == ["one", "two"]
+
+
+async def _exec(caller: Caller) -> None:
+    base = "/exec/default/s/app?stdout=true&stderr=true"
+    out, status = await caller.exec(f"{base}&command=sh&command=-c&command=echo%20out;echo%20err%20%3E%262")
+    assert out == {1: b"out\n", 2: b"err\n"} and status["status"] == "Success"
+    _, status = await caller.exec(f"{base}&command=sh&command=-c&command=exit%207", protocol="v4.channel.k8s.io")
+    assert status["details"]["causes"] == [{"reason": "ExitCode", "message": "7"}]
+    out, status = await caller.exec(f"{base}&stdin=true&command=cat", stdin=[b"through ", b"and through"])
+    assert out[1] == b"through and through" and status["status"] == "Success"
+    out, _ = await caller.exec(f"{base}&tty=true&command=tty")
+    assert out[1].startswith(b"/dev/")
+    big, _ = await caller.exec(f"{base}&command=head&command=-c&command=300000&command=/dev/zero")
+    assert len(big[1]) == 300000
+    assert (await caller.get("/exec/default/s/app", command="ls"))[0] == 400
+
+
+async def _attach(caller: Caller) -> None:
+    url = f"{caller.url}/attach/default/s/app?stdin=true&stdout=true&stderr=true"
+    async with caller.session.ws_connect(url, protocols=("v5.channel.k8s.io",)) as socket:
+        await socket.send_bytes(b"\0hello\n")
+        message = await asyncio.wait_for(socket.receive(), 5)
+        assert message.data == b"\1got hello\n"
+
+
+async def test_followed_logs_end_with_the_container(world: NodeWorld) -> None:
+    await world.run_pod("f", "for i in 1 2 3; do echo $i; sleep 0.3; done", restartPolicy="Never")
+    await world.status("f", lambda s: s.get("phase") == "Running")
+    caller = Caller(world)
+    try:
+        assert (await caller.get("/containerLogs/default/f/app", follow="true"))[1] == "1\n2\n3\n"
+    finally:
+        await caller.session.close()
+
+
+async def test_only_the_right_groups_may_ask(world: NodeWorld) -> None:
+    for certificate, expected in (("stranger", 403), ("admin", 200), ("node", 403)):
+        caller = Caller(world, certificate)
+        try:
+            assert (await caller.get("/pods"))[0] == expected
+        finally:
+            await caller.session.close()
+    async with aiohttp.ClientSession() as plain:
+        with pytest.raises(aiohttp.ClientError):
+            await plain.get(f"https://127.0.0.1:{world.kubelet.server.port}/pods", ssl=False)
