@@ -42,6 +42,8 @@ class Plan:
     ops: list[Op] = field(default_factory=list)
 
 
+LEASE_NOT_FOUND = "etcdserver: requested lease not found"
+
 _STORE_ERRORS: dict[str, Callable[[str], ApiError]] = {
     "outcome_unknown": lambda m: errors.timeout("request did not complete within the allotted timeout: " + m),
     "unavailable": lambda m: errors.service_unavailable("the store is not available: " + m),
@@ -49,7 +51,7 @@ _STORE_ERRORS: dict[str, Callable[[str], ApiError]] = {
     "no_space": lambda m: errors.internal("etcdserver: mvcc: database space exceeded"),
     "compacted": lambda m: errors.expired("The resourceVersion for the provided list is too old."),
     "future_revision": lambda m: errors.timeout("Too large resource version", 1),
-    "lease_not_found": lambda m: errors.internal("etcdserver: requested lease not found"),
+    "lease_not_found": lambda m: errors.internal(LEASE_NOT_FOUND),
     "invalid": lambda m: errors.internal(m),
 }
 

@@ -24,7 +24,7 @@ from cluster.registry.admission import Admission, Request
 from cluster.registry.allocate import ServiceAllocator
 from cluster.registry.codec import splice
 from cluster.registry.context import RequestContext
-from cluster.registry.core import Core, Guard, Plan, Stale, namespace_guard
+from cluster.registry.core import LEASE_NOT_FOUND, Core, Guard, Plan, Stale, namespace_guard
 from cluster.registry.expiry import Expiry
 from cluster.registry.store import KeyValue, delete, put, unchanged
 from cluster.registry.strategies import Strategy, bump_generation, merge_for_update, stamp_new, strategy_for
@@ -195,7 +195,13 @@ class Writer:
             raise errors.too_large(f"limit is {core.config.max_object_bytes}")
         lease = await self._expiry.lease(strategy.ttl_s) if strategy.ttl_s and not ctx.dry_run else 0
         plan.ops.append(put(key, value, lease))
-        revision = await self._finish(ctx, plan)
+        try:
+            revision = await self._finish(ctx, plan)
+        except ApiError as e:
+            if lease and e.message.endswith(LEASE_NOT_FOUND):  # a store restored from a snapshot: grant a new one
+                self._expiry.forget()
+                raise Stale from e
+            raise
         return Stored(key, splice(body, offset, revision), revision, obj["metadata"].get("uid", ""))
 
     async def _remove(self, ctx: RequestContext, info: ResourceInfo, current: Stored, plan: Plan) -> Stored:

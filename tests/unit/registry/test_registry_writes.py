@@ -236,6 +236,13 @@ async def test_events_expire(bench: Any) -> None:
     assert bench.keys("/registry/core/events/") == []
 
 
+async def test_a_lost_event_lease_is_granted_anew(bench: Any) -> None:
+    await bench.create("events", {"metadata": {"name": "a"}, "involvedObject": {"namespace": "default"}})
+    await bench.store.lease_revoke(next(iter(bench.store._leases)))
+    await bench.create("events", {"metadata": {"name": "b"}, "involvedObject": {"namespace": "default"}})
+    assert bench.keys("/registry/core/events/") == ["/registry/core/events/default/b"]
+
+
 async def test_strict_validation(bench: Any, make: Any) -> None:
     bad = make.pod()
     bad["spec"]["oops"] = 1
