@@ -22,6 +22,7 @@ from cluster.cloud.engine import Engine
 from cluster.machine.config import ClusterConfig
 from cluster.machine.processes import ProcessId, all_processes, command_line, wait_gone
 
+ENGINE_NAMESPACES = Path("/run/docker/netns")
 _NETNS = Path("/run/netns")
 _TABLE = re.compile(r"^table (\w+) (sk8\S*)$")
 
@@ -58,31 +59,32 @@ class Leftovers:
 def find(config: ClusterConfig) -> Leftovers:
     """What is on the box that belongs to this cluster's directories or carries sk8's names. Needs root."""
     base = str(config.base)
-    names = sorted(p.name for p in _NETNS.iterdir() if p.name.startswith("sk8-")) if _NETNS.is_dir() else []
+    switch = network.Switch(config)
+    names = switch.namespaces()
     return Leftovers(
         processes=_processes_in(names),
         agents=_host_agents(config),
         namespaces=names,
-        links=sorted(n for n in os.listdir("/sys/class/net") if n.startswith("sk8")),
+        links=[n for n in sorted(os.listdir("/sys/class/net")) if n == switch.host_link],
         mounts=[str(m.path) for m in mounts.mounts() if m.path == config.base or config.base in m.path.parents],
         loops=[device for image, device in loop_devices().items() if str(image).startswith(base + "/")],
-        tables=_tables(),
+        tables=_tables() if config.prefix == ClusterConfig.local().prefix else [],
     )
 
 
 async def remove(config: ClusterConfig, engine: Engine | None) -> None:
     """Removes all of it, in the order of a power failure: cables, processes, containers, mounts, devices, names."""
     found = find(config)
-    for name in found.namespaces:
-        if name != network.SWITCH:
-            await asyncio.to_thread(network.set_link, name.removeprefix("sk8-"), up=False)
+    switch = network.Switch(config)
+    for name in _machines(switch, found):
+        await asyncio.to_thread(switch.set_link, name, up=False)
     for process in (*found.agents, *found.processes):
         process.signal(signal.SIGKILL)
     left = await wait_gone([*found.agents, *found.processes], 10)
     if left:
         raise RuntimeError(f"processes that do not die: {', '.join(str(p.pid) for p in left)}")
     if engine is not None and await engine.answers():
-        ids = await engine.containers()
+        ids = await _containers(config, engine)
         await engine.kill(ids)
         await engine.remove(ids)
     await asyncio.to_thread(_remove_rest, config, found)
@@ -100,15 +102,43 @@ def _remove_rest(config: ClusterConfig, found: Leftovers) -> None:
     for image, device in loop_devices().items():
         if config.base in image.parents:
             subprocess.run(["losetup", "--detach", device], check=False, capture_output=True, timeout=30)
-    for name in found.namespaces:
-        if name != network.SWITCH:
-            network.remove_machine(name.removeprefix("sk8-"))
-    network.remove_switch()
+    switch = network.Switch(config)
+    for name in _machines(switch, found):
+        switch.remove_machine(name)
+    switch.remove()
     for family, table in found.tables:
         subprocess.run(["nft", "delete", "table", family, table], check=False, capture_output=True, timeout=30)
-    for shared in (config.base, Path("/run/docker/netns")):
-        if shared.exists():
-            mounts.unshare(shared)
+    for path in _shared(config):
+        if path.exists():
+            mounts.unshare(path)
+
+
+def mark_shared(config: ClusterConfig, path: Path) -> None:
+    """Remembers that this cluster made `path` shared, so that its end, and no other cluster's, undoes it."""
+    with _shared_file(config).open("a") as file:
+        file.write(f"{path}\n")
+
+
+def _shared(config: ClusterConfig) -> list[Path]:
+    file = _shared_file(config)
+    marked = [Path(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return list(dict.fromkeys([config.base, *marked]))
+
+
+def _shared_file(config: ClusterConfig) -> Path:
+    return config.run / "shared-mounts"
+
+
+def _machines(switch: network.Switch, found: Leftovers) -> list[str]:
+    start = switch.namespace_of("")
+    return [n.removeprefix(start) for n in found.namespaces if n != switch.namespace]
+
+
+async def _containers(config: ClusterConfig, engine: Engine) -> list[str]:
+    """All that carry our label; those of its own machines alone for a cluster that shares the box with another."""
+    if config.prefix == ClusterConfig.local().prefix:
+        return await engine.containers()
+    return [i for m in config.machines for i in await engine.containers(m.name)]
 
 
 def _processes_in(namespaces: list[str]) -> list[ProcessId]:

@@ -24,6 +24,7 @@ from typing import Any
 from aiohttp import web
 
 from cluster.cloud import mounts, network
+from cluster.cloud.cleanup import ENGINE_NAMESPACES, mark_shared
 from cluster.cloud.disks import DiskError, Disks
 from cluster.cloud.engine import Engine, EngineError
 from cluster.cloud.machines import MachineError, Machines
@@ -35,7 +36,6 @@ from cluster.machine.pki import PkiError
 
 log = logging.getLogger(__name__)
 
-ENGINE_NAMESPACES = Path("/run/docker/netns")
 _POLL_S = 25.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -50,6 +50,7 @@ class HostAgent:
         self._version = 1
         self._changed = asyncio.Condition()
         self._machines = Machines(config, self._disks, Engine(config.engine_socket), self._authority, self._bump)
+        self._switch = network.Switch(config)
         self._background: set[asyncio.Task[None]] = set()
         endpoint = ("127.0.0.1", config.api_port)
         self._forwarder = Forwarder(ForwarderConfig(endpoint, config.api_endpoints, config.pki / "ca.crt"))
@@ -64,7 +65,7 @@ class HostAgent:
         await asyncio.to_thread(self._prepare_host)
         adopted = await self._machines.adopt()
         log.info("adopted machines: %s", ", ".join(adopted) or "none")
-        runner = web.AppRunner(self._application(), access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        runner = web.AppRunner(self.application(), access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         socket = self._config.host_socket
         socket.unlink(missing_ok=True)
@@ -88,9 +89,10 @@ class HostAgent:
 
     def _prepare_host(self) -> None:
         """Before machines start, because they copy the mount table of this moment."""
-        mounts.share(self._config.base)
-        mounts.share(ENGINE_NAMESPACES)
-        network.make_switch(self._config)
+        for path in (self._config.base, ENGINE_NAMESPACES):
+            if mounts.share(path):
+                mark_shared(self._config, path)
+        self._switch.make()
 
     def _bump(self) -> None:
         self._version += 1
@@ -103,7 +105,7 @@ class HostAgent:
             self._changed.notify_all()
 
     # -- HTTP ----------------------------------------------------------------------------------------------------
-    def _application(self) -> web.Application:
+    def application(self) -> web.Application:
         app = web.Application(middlewares=[_errors], client_max_size=1 << 20)
         app.router.add_get("/v1/health", self._health)
         app.router.add_get("/v1/machines", self._list_machines)
@@ -153,14 +155,19 @@ class HostAgent:
                 await self._machines.wipe(name)
             case "link":
                 up = bool(body.get("up", True))
-                _need(await asyncio.to_thread(network.set_link, name, up=up), f"machine {name} is off: it has no link")
+                self._need_on(name)
+                await asyncio.to_thread(self._switch.set_link, name, up=up)
             case "netem":
                 settings = {k: float(body.get(k, 0)) for k in ("delay_ms", "jitter_ms", "loss_percent")}
-                done = await asyncio.to_thread(lambda: network.set_netem(name, **settings))
-                _need(done, f"machine {name} is off: it has no link")
+                self._need_on(name)
+                await asyncio.to_thread(lambda: self._switch.set_netem(name, **settings))
             case _:
                 raise web.HTTPNotFound()
         return web.json_response({"state": self._machines.power(name)})
+
+    def _need_on(self, name: str) -> None:
+        if self._machines.power(name) != "running":
+            raise MachineError(f"machine {name} is {self._machines.power(name)}; start it first")
 
     async def _list_disks(self, _: web.Request) -> web.Response:
         items = await asyncio.to_thread(self._disks.list)
@@ -186,9 +193,7 @@ class HostAgent:
         machine = str((await _body(request)).get("machine", ""))
         self._config.spec(machine)
         if verb == "attach":
-            _need(
-                self._machines.power(machine) == "running", f"machine {machine} is off: nothing can be attached to it"
-            )
+            self._need_on(machine)
             return web.json_response(
                 {"device_path": await asyncio.to_thread(lambda: self._disks.attach(name, machine))}
             )
@@ -213,11 +218,6 @@ async def _body(request: web.Request) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("the body must be a JSON object")
     return value
-
-
-def _need(condition: bool, message: str) -> None:
-    if not condition:
-        raise MachineError(message)
 
 
 @web.middleware

@@ -90,6 +90,7 @@ class Machines:
         self._engine = engine
         self._authority = authority
         self._changed = changed
+        self._switch = network.Switch(config)
         self._slots = {m.name: _Slot() for m in config.machines}
 
     def power(self, name: str) -> Power:
@@ -179,8 +180,8 @@ class Machines:
             machine = self._config.machine(name)
             self._authority.provision(machine)
         make_private_dir(machine.log_dir)
-        network.make_switch(self._config)
-        network.make_machine(self._config, spec)
+        self._switch.make()
+        self._switch.make_machine(spec)
         return machine
 
     def _wipe(self, name: str) -> None:
@@ -234,7 +235,7 @@ class Machines:
     async def _power_failure(self, name: str, slot: _Slot) -> None:
         """In this order: its peers hear nothing more; its processes end; its containers; its mounts and devices."""
         self._unwatch(slot)
-        await asyncio.to_thread(network.set_link, name, up=False)
+        await asyncio.to_thread(self._switch.set_link, name, up=False)
         if slot.record is not None:
             slot.record.init.signal(signal.SIGKILL)
             slot.record.launcher.signal(signal.SIGKILL)
@@ -259,7 +260,7 @@ class Machines:
     def _let_go(self, name: str) -> None:
         mounts.unmount_below(self._config.machine(name).disk)
         self._disks.release_machine(name)
-        network.remove_machine(name)
+        self._switch.remove_machine(name)
 
     def _unwatch(self, slot: _Slot) -> None:
         if slot.watch is not None and slot.watch is not asyncio.current_task():
@@ -290,7 +291,7 @@ def _boot(machine: MachineConfig) -> subprocess.Popen[bytes]:
 def launch_command(machine: MachineConfig) -> list[str]:
     """`nsenter --net`, not `ip netns exec`: the latter's private mounts are invisible to the container engine."""
     return [
-        *("nsenter", f"--net={network.namespace_path(machine.name)}"),
+        *("nsenter", f"--net=/run/netns/{machine.netns}"),
         *("unshare", "--pid", "--fork", "--mount", "--mount-proc", "--propagation", "unchanged", "--kill-child"),
         *(sys.executable, "-m", "cluster.machine", "--machine", machine.name, "--base", machine.base_dir),
     ]

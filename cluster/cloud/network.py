@@ -29,10 +29,6 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from cluster.machine.config import ClusterConfig, MachineSpec
 
-SWITCH = "sk8-sw"
-BRIDGE = "sk8br0"
-HOST_LINK = "sk8host0"
-HOST_PORT = "sk8host0p"
 _RUN = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -42,103 +38,100 @@ class NetworkError(RuntimeError):
     """Something this kernel cannot do."""
 
 
-def namespace_of(machine: str) -> str:
-    return f"sk8-{machine}"
+class Switch:
+    """The switch of one cluster and what is plugged into it; all names begin with the cluster's prefix."""
 
+    def __init__(self, config: ClusterConfig) -> None:
+        self._config = config
+        self._length = ipaddress.ip_network(config.node_cidr).prefixlen
+        prefix = config.prefix
+        self.namespace = f"{prefix}-sw"
+        self.bridge = f"{prefix}br0"
+        self.host_link = f"{prefix}host0"
+        self._host_port = f"{prefix}host0p"
 
-def namespace_path(machine: str) -> Path:
-    return _RUN / namespace_of(machine)
+    def namespace_of(self, machine: str) -> str:
+        return f"{self._config.prefix}-{machine}"
 
+    def namespaces(self) -> list[str]:
+        """Those on the box that carry this cluster's prefix, the switch's too."""
+        start = f"{self._config.prefix}-"
+        return sorted(p.name for p in _RUN.iterdir() if p.name.startswith(start)) if _RUN.is_dir() else []
 
-def make_switch(config: ClusterConfig) -> None:
-    """The switch and the host's own end on it."""
-    _make_namespace(SWITCH)
-    prefix = ipaddress.ip_network(config.node_cidr).prefixlen
-    with _netlink(SWITCH) as switch:
-        if _index(switch, BRIDGE) is None:
-            switch.link("add", ifname=BRIDGE, kind="bridge")
-        _up(switch, BRIDGE)
-        _up(switch, "lo")
-    with _netlink() as host:
-        if _index(host, HOST_LINK) is None:
-            _add_pair(host, HOST_LINK, HOST_PORT, SWITCH)
-        _address(host, HOST_LINK, config.host_ip, prefix)
-        _up(host, HOST_LINK)
-    _plug(HOST_PORT)
+    def make(self) -> None:
+        """The switch and the host's own end on it."""
+        _make_namespace(self.namespace)
+        with _netlink(self.namespace) as switch:
+            if _index(switch, self.bridge) is None:
+                switch.link("add", ifname=self.bridge, kind="bridge")
+            _up(switch, self.bridge)
+            _up(switch, "lo")
+        with _netlink() as host:
+            if _index(host, self.host_link) is None:
+                _add_pair(host, self.host_link, self._host_port, self.namespace)
+            _address(host, self.host_link, self._config.host_ip, self._length)
+            _up(host, self.host_link)
+        self._plug(self._host_port)
 
+    def remove(self) -> None:
+        with _netlink() as host:
+            _remove_link(host, self.host_link)
+        _remove_namespace(self.namespace)
 
-def remove_switch() -> None:
-    with _netlink() as host:
-        _remove_link(host, HOST_LINK)
-    _remove_namespace(SWITCH)
+    def make_machine(self, machine: MachineSpec) -> None:
+        """The machine's namespace with eth0 on the switch; its link is up."""
+        name = self.namespace_of(machine.name)
+        _make_namespace(name)
+        with _netlink(name) as inside:
+            missing = _index(inside, "eth0") is None
+        if missing:
+            with _netlink(self.namespace) as switch:
+                _remove_link(switch, name)
+                _add_pair(switch, name, "eth0", name)
+        with _netlink(name) as inside:
+            _up(inside, "lo")
+            _address(inside, "eth0", machine.ip, self._length)
+            _up(inside, "eth0")
+            _default_route(inside, self._config.host_ip)
+        self._plug(name)
 
+    def remove_machine(self, machine: str) -> None:
+        _remove_namespace(self.namespace_of(machine))
+        if (_RUN / self.namespace).exists():
+            with _netlink(self.namespace) as switch:
+                _remove_link(switch, self.namespace_of(machine))
 
-def make_machine(config: ClusterConfig, machine: MachineSpec) -> None:
-    """The machine's namespace with eth0 on the switch; its link is up."""
-    name = namespace_of(machine.name)
-    _make_namespace(name)
-    prefix = ipaddress.ip_network(config.node_cidr).prefixlen
-    with _netlink(name) as inside:
-        missing = _index(inside, "eth0") is None
-    if missing:
-        with _netlink(SWITCH) as switch:
-            _remove_link(switch, name)
-            _add_pair(switch, name, "eth0", name)
-    with _netlink(name) as inside:
-        _up(inside, "lo")
-        _address(inside, "eth0", machine.ip, prefix)
-        _up(inside, "eth0")
-        _default_route(inside, config.host_ip)
-    _plug(name)
-
-
-def remove_machine(machine: str) -> None:
-    _remove_namespace(namespace_of(machine))
-    if (_RUN / SWITCH).exists():
-        with _netlink(SWITCH) as switch:
-            _remove_link(switch, namespace_of(machine))
-
-
-def set_link(machine: str, *, up: bool) -> bool:
-    """Cuts or mends the machine's cable; False when it has none (it is off)."""
-    if not (_RUN / SWITCH).exists():
-        return False
-    with _netlink(SWITCH) as switch:
-        index = _index(switch, namespace_of(machine))
-        if index is None:
+    def set_link(self, machine: str, *, up: bool) -> bool:
+        """Cuts or mends the machine's cable; False when it has none (it is off)."""
+        if not (_RUN / self.namespace).exists():
             return False
-        switch.link("set", index=index, state="up" if up else "down")
-        return True
-
-
-def set_netem(machine: str, *, delay_ms: float = 0, jitter_ms: float = 0, loss_percent: float = 0) -> bool:
-    """Delay and loss of what reaches and leaves the machine (one queue on each end of its cable); zeros remove them."""
-    name = namespace_of(machine)
-    if not (_RUN / name).exists():
-        return False
-    for where, link in ((SWITCH, name), (name, "eth0")):
-        with _netlink(where) as ns:
-            index = _index(ns, link)
+        with _netlink(self.namespace) as switch:
+            index = _index(switch, self.namespace_of(machine))
             if index is None:
                 return False
-            _clear_queue(ns, index)
-            if delay_ms or loss_percent:
-                settings: dict[str, Any] = {"delay": int(delay_ms * 1000), "loss": loss_percent}
-                if jitter_ms:
-                    settings["jitter"] = int(jitter_ms * 1000)
-                try:
-                    ns.tc("add", "netem", index, "1:", **settings)
-                except NetlinkError as e:
-                    if e.code == errno.ENOENT:
-                        raise NetworkError("this kernel has no netem (CONFIG_NET_SCH_NETEM)") from e
-                    raise
-    return True
+            switch.link("set", index=index, state="up" if up else "down")
+            return True
 
+    def set_netem(self, machine: str, *, delay_ms: float = 0, jitter_ms: float = 0, loss_percent: float = 0) -> bool:
+        """Delay and loss of what reaches and leaves the machine (a queue on each end of its cable); zeros remove."""
+        name = self.namespace_of(machine)
+        if not (_RUN / name).exists():
+            return False
+        settings = {"delay": int(delay_ms * 1000), "jitter": int(jitter_ms * 1000), "loss": loss_percent}
+        for where, link in ((self.namespace, name), (name, "eth0")):
+            with _netlink(where) as ns:
+                index = _index(ns, link)
+                if index is None:
+                    return False
+                _clear_queue(ns, index)
+                if delay_ms or loss_percent:
+                    _add_netem(ns, index, {k: v for k, v in settings.items() if v})
+        return True
 
-def machines_with_links() -> list[str]:
-    """Names of machines whose namespaces are there, from the names alone."""
-    names = sorted(p.name for p in _RUN.iterdir()) if _RUN.is_dir() else []
-    return [n.removeprefix("sk8-") for n in names if n.startswith("sk8-") and n != SWITCH]
+    def _plug(self, port: str) -> None:
+        """Connects a port of the switch to its bridge."""
+        with _netlink(self.namespace) as switch:
+            switch.link("set", index=_index(switch, port), master=_index(switch, self.bridge), state="up")
 
 
 # -- internals -------------------------------------------------------------------------------------------------------
@@ -213,12 +206,6 @@ def _add_pair(ipr: Any, link: str, peer: str, peer_namespace: str) -> None:
         ipr.link("add", ifname=link, kind="veth", peer={"ifname": peer, "net_ns_fd": handle.fileno()})
 
 
-def _plug(port: str) -> None:
-    """Connects a port of the switch to its bridge."""
-    with _netlink(SWITCH) as switch:
-        switch.link("set", index=_index(switch, port), master=_index(switch, BRIDGE), state="up")
-
-
 def _address(ipr: Any, link: str, ip: str, prefix: int) -> None:
     index = _index(ipr, link)
     if not ipr.get_addr(index=index, address=ip):
@@ -243,3 +230,12 @@ def _clear_queue(ipr: Any, index: int) -> None:
     except NetlinkError as e:
         if e.code not in (errno.ENOENT, errno.EINVAL):
             raise
+
+
+def _add_netem(ipr: Any, index: int, settings: dict[str, Any]) -> None:
+    try:
+        ipr.tc("add", "netem", index, "1:", **settings)
+    except NetlinkError as e:
+        if e.code == errno.ENOENT:
+            raise NetworkError("this kernel has no netem (CONFIG_NET_SCH_NETEM)") from e
+        raise

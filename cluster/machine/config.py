@@ -24,7 +24,7 @@ from cluster.machine.files import write_atomic
 Profile = Literal["fast", "kubernetes"]
 
 FORMAT = 1
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?")  # a link `sk8-<name>` must fit IFNAMSIZ (15 bytes)
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?")  # a link `sk8x-<name>` must fit IFNAMSIZ (15 bytes)
 _DOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
 
@@ -79,6 +79,7 @@ class MachineConfig:
     control_plane: bool
     index: int
     base_dir: str = "/var/lib/sk8"
+    prefix: str = "sk8"
     zone: str = "local"
     cluster_id: str = ""
     state_member_id: int = 0
@@ -115,7 +116,7 @@ class MachineConfig:
 
     @property
     def netns(self) -> str:
-        return f"sk8-{self.name}"
+        return f"{self.prefix}-{self.name}"
 
     @property
     def ray_resource(self) -> str:
@@ -141,6 +142,7 @@ class ClusterConfig:
     profile: Profile = "fast"
     base_dir: str = "/var/lib/sk8"
     run_dir: str = "/run/sk8"
+    prefix: str = "sk8"  # of namespaces and links on the box; two clusters on one box need two
     cluster_id: str = ""
 
     node_cidr: str = "10.89.0.0/24"
@@ -244,6 +246,7 @@ class ClusterConfig:
             control_plane=spec.control_plane,
             index=self.machines.index(spec),
             base_dir=self.base_dir,
+            prefix=self.prefix,
             zone=spec.zone,
             cluster_id=self.cluster_id,
             state_members=self.first_members(),
@@ -346,6 +349,8 @@ class ClusterConfig:
         found = []
         if self.profile not in ("fast", "kubernetes"):
             found.append(f"profile: {self.profile!r}: must be fast or kubernetes")
+        if not re.fullmatch(r"sk8[a-z0-9]?", self.prefix):
+            found.append(f"prefix: {self.prefix!r}: must be sk8, or sk8 and one more letter or digit")
         if not _DOMAIN.fullmatch(self.domain):
             found.append(f"domain: {self.domain!r}: must be a DNS name in lower case such as cluster.local")
         for key in ("base_dir", "run_dir"):

@@ -1,0 +1,98 @@
+"""The command line: preflight judgements, exit codes, and what newcomers read when something is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster.cli import up as up_module
+from cluster.cli.main import main
+from cluster.cli.output import CommandError, Output, table
+from cluster.cli.preflight import Facts, judge
+from cluster.cli.up import UpOptions
+from cluster.machine.config import ClusterConfig, save_cluster
+
+CONFIG = ClusterConfig.local()
+GOOD = Facts("linux", True, (), "", 50 << 30, 8 << 30, ("10.0.0.0/24",), True)
+
+
+def test_a_good_box_has_no_findings() -> None:
+    assert judge(GOOD, CONFIG) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "message", "fix"),
+    [
+        ({"platform": "darwin"}, "error", "need Linux, and this is darwin", "Debian 12"),
+        ({"root": False}, "error", "need root", "sudo"),
+        ({"missing": ("nft", "ray")}, "error", "programs are missing: nft, ray", "bootstrap.sh"),
+        ({"missing": ("kubectl",)}, "warning", "kubectl is not installed", "does not need it"),
+        ({"port_owner": "kubelet (process 7)"}, "error", "6443 is taken by kubelet (process 7)", "api_port"),
+        ({"disk_free_bytes": 1 << 30}, "error", "has 1.0 GiB of free space; 2 GiB are needed", "--base"),
+        ({"memory_free_bytes": 1 << 30}, "warning", "only 1024 MiB of memory are free", ""),
+        ({"routes": ("10.89.0.0/16",)}, "error", "10.89.0.0/24 is in use here (10.89.0.0/16)", "node_cidr"),
+    ],
+)
+def test_what_is_wrong_and_what_to_do(change: dict[str, object], level: str, message: str, fix: str) -> None:
+    (finding,) = judge(replace(GOOD, **change), CONFIG)  # type: ignore[arg-type]
+    assert finding.level == level and message in finding.message and fix in finding.fix
+
+
+def test_an_impossible_cluster_is_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["up", "--control-planes", "2", "--base", str(tmp_path / "sk8")]) == 1
+    assert "2 is even" in capsys.readouterr().err
+    assert not (tmp_path / "sk8").exists()
+
+
+def test_settings_files_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("colour: red\n")
+    assert main(["up", "--config", str(settings), "--base", str(tmp_path / "sk8")]) == 1
+    assert "unknown setting colour" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["machine", "list"], ["status"], ["kubeconfig"], ["link", "down", "m1"]])
+def test_without_a_cluster(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "--base", str(tmp_path / "none")]) == 1
+    assert "there is no cluster" in capsys.readouterr().err
+
+
+def test_a_cluster_that_is_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = replace(CONFIG, base_dir=str(tmp_path / "sk8"), run_dir=str(tmp_path / "run"), api_port=1)
+    config.base.mkdir()
+    save_cluster(config)
+    assert main(["status", "--base", config.base_dir, "-o", "json"]) == 3
+    document = json.loads(capsys.readouterr().out)
+    assert document == {"healthy": False, "api": False, "machines": [], "leaders": {}}
+    assert main(["machine", "kill", "m9", "--base", config.base_dir]) == 1
+    assert "no machine 'm9': this cluster has m1, m2, m3" in capsys.readouterr().err
+
+
+async def test_a_cluster_keeps_its_shape(tmp_path: Path) -> None:
+    config = replace(CONFIG, base_dir=str(tmp_path / "sk8"), run_dir=str(tmp_path / "run"))
+    config.base.mkdir()
+    save_cluster(config)
+    with pytest.raises(CommandError, match="has 3 machines, not 5"):
+        await up_module.up(UpOptions(5, None, None, config.base), Output(quiet=True), {})
+
+
+def test_usage_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as e:
+        main(["machine", "explode", "m1"])
+    assert e.value.code == 2
+    assert main(["version"]) == 0
+    assert "sk8 " in capsys.readouterr().out
+
+
+def test_tables_and_progress_without_a_terminal() -> None:
+    assert table(("name", "state"), [("m1", "running")]) == "NAME   STATE\nm1     running"
+    err = io.StringIO()
+    with Output(err=err).step("machines booted") as step:
+        step.update("m1")
+    assert err.getvalue().startswith("  ✓ machines booted: m1  ") and "\033" not in err.getvalue()
