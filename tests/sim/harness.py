@@ -7,22 +7,78 @@ from __future__ import annotations
 
 import random
 import traceback
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from sim_checker import Checker
-from sim_member import SimMember, World
+from sim_member import FAST_APPLY_MS, SimMember, Tuning, World
 from sim_world import Clock, Network, SimFailure
 
 from raft.core.errors import RaftError
 from raft.core.types import ConfChange, ConfOp, ConfState, Entry, Role
 
-FAULTY_MS = 5000.0
-HEAL_MS = 15000.0
+FAULTY_MS = 6000.0
+HEAL_MS = 20000.0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a seed concentrates on. Rare disasters need weather of their own."""
+
+    name: str
+    between_faults_ms: tuple[float, float]
+    weights: dict[str, int]
+    tuning: Tuning = field(default_factory=Tuning)
+    slow: float = 0.0
+    drop: float = 0.0
+    duplicate: float = 0.0
+    fsync_ms: tuple[float, float] = (0.1, 2.0)
+    restart_ms: tuple[float, float] = (5, 800)
+    client_ms: tuple[float, float] = (2, 40)
+    young_death: float = 0.0
+    """How likely a leader is struck right after its election."""
+
+
+MIXED = Profile(
+    "mixed",
+    (20, 300),
+    {
+        "crash_one": 4, "crash_many": 1, "crash_leader": 2, "partition": 1, "one_way": 1, "isolate_leader": 1,
+        "heal": 2, "disturb": 1, "slow_disk": 1, "transfer": 1, "change_membership": 3,
+    },
+)  # fmt: skip
+CHURN = Profile(
+    "leader churn: no pre-vote, equal time-outs, slow disks, leaders die young",
+    (5, 80),
+    {"crash_one": 2, "partition": 1, "one_way": 1, "heal": 8, "transfer": 1},
+    Tuning(pre_vote=False, spread=6, max_size_per_msg=1, tick_ms=6.0),
+    fsync_ms=(1, 30),
+    restart_ms=(1, 60),
+    client_ms=(1, 15),
+    young_death=0.8,
+)
+MEMBERS = Profile(
+    "membership: constant change under partitions",
+    (5, 100),
+    {"change_membership": 12, "partition": 2, "isolate_leader": 2, "heal": 4, "crash_one": 1, "transfer": 1},
+    Tuning(pre_vote=True, spread=4, slow_apply=True),
+)
+LAG = Profile(
+    "lag: messages from long ago, deposed leaders that do not know it",
+    (20, 200),
+    {"isolate_leader": 4, "one_way": 3, "heal": 4, "transfer": 4, "crash_leader": 1},
+    Tuning(pre_vote=True, spread=6),
+    slow=0.3,
+    duplicate=0.2,
+    client_ms=(1, 10),
+)
+PROFILES = (MIXED, CHURN, MEMBERS, LAG)
 
 
 @dataclass(frozen=True)
 class Outcome:
     seed: int
+    profile: str
     events: int
     acks: int
     reads: int
@@ -33,24 +89,46 @@ class Outcome:
 
 
 class Simulation:
-    def __init__(self, seed: int, size: int) -> None:
+    def __init__(self, seed: int, size: int, profile: Profile) -> None:
         self.seed = seed
+        self.profile = profile
         self.rng = random.Random(seed)
         clock = Clock()
-        self.world = World(clock, Network(clock, self.rng), self.rng, Checker(), {})
+        self.world = World(clock, Network(clock, self.rng), self.rng, Checker(), {}, profile.tuning)
+        self._weather()
+        self.world.checker.on_leader = self._leader_elected
         self.founders = ConfState(tuple(range(1, size + 1)))
         self.faulty = True
         self.crashes = 0
         self.conf_changes = 0
         self._counter = 0
         for member in self.founders.voters:
-            self.world.members[member] = SimMember(self.world, member, self.founders)
-        self._nemeses = (
-            [self._crash_one] * 4
-            + [self._crash_many, self._crash_leader, self._crash_leader, self._partition, self._one_way]
-            + [self._isolate_leader, self._heal, self._heal, self._disturb, self._slow_disk, self._transfer]
-            + [self._change_membership] * 3
-        )
+            self._add(member, self.founders)
+        self._nemeses: list[Callable[[], None]] = [
+            getattr(self, f"_{name}") for name, weight in profile.weights.items() for _ in range(weight)
+        ]
+
+    def _leader_elected(self, member: int) -> None:
+        """Strike a new leader: before its first message leaves, or soon after (paper, figure 8)."""
+        if not self.faulty or self.rng.random() >= self.profile.young_death:
+            return
+        if self.rng.random() < 0.4:
+            self._isolate(self.world.members[member], both=True)
+            return
+        delay_ms = self.rng.uniform(0, self.rng.choice((10, 30, 80)))
+        if self.rng.random() < 0.5:
+            self.world.clock.after(delay_ms, lambda: self._crash(self.world.members[member]))
+        else:
+            self.world.clock.after(delay_ms, lambda: self._isolate(self.world.members[member], both=True))
+
+    def _weather(self) -> None:
+        self.world.network.slow = self.profile.slow
+        self.world.network.duplicate = self.profile.duplicate
+        self.world.network.drop = self.profile.drop
+
+    def _add(self, member: int, founders: ConfState | None) -> None:
+        self.world.members[member] = SimMember(self.world, member, founders)
+        self.world.members[member].fsync_ms = self.profile.fsync_ms
 
     # --- who is there
 
@@ -67,7 +145,7 @@ class Simulation:
     # --- clients
 
     def _clients(self) -> None:
-        self.world.clock.after(self.rng.uniform(2, 40), self._clients)
+        self.world.clock.after(self.rng.uniform(*self.profile.client_ms), self._clients)
         targets = self._leaders() if self.rng.random() < 0.8 else self._up()
         if not targets:
             return
@@ -78,7 +156,7 @@ class Simulation:
             target.propose(payloads, self._reply)
         else:
             self._counter += 1
-            self.rng.choice(self._up()).read(b"read %d" % self._counter)
+            target.read(b"read %d" % self._counter)
 
     def _reply(self, entry: Entry | None) -> None:
         if entry is not None:
@@ -89,15 +167,15 @@ class Simulation:
     def _nemesis(self) -> None:
         if self.faulty:
             self.rng.choice(self._nemeses)()
-            self.world.clock.after(self.rng.uniform(20, 300), self._nemesis)
+            self.world.clock.after(self.rng.uniform(*self.profile.between_faults_ms), self._nemesis)
 
     def _crash(self, member: SimMember) -> None:
-        if not member.up:
+        if not member.up or not self.faulty:
             return
         self.crashes += 1
         member.crash()
         life = member.life
-        self.world.clock.after(self.rng.uniform(5, 800), lambda: self._restart(member, life))
+        self.world.clock.after(self.rng.uniform(*self.profile.restart_ms), lambda: self._restart(member, life))
 
     def _restart(self, member: SimMember, life: int) -> None:
         if not member.up and member.life == life:
@@ -128,14 +206,17 @@ class Simulation:
         self.world.network.cut_link(a, b, both=False)
 
     def _isolate_leader(self) -> None:
-        both = self.rng.random() < 0.5
         for leader in self._leaders():
-            for other in self.world.members:
-                if other != leader.id:
-                    self.world.network.cut_link(other, leader.id, both=both)
+            self._isolate(leader, both=self.rng.random() < 0.5)
+
+    def _isolate(self, member: SimMember, *, both: bool) -> None:
+        for other in self.world.members:
+            if other != member.id and self.faulty:
+                self.world.network.cut_link(other, member.id, both=both)
 
     def _heal(self) -> None:
         self.world.network.heal()
+        self._weather()
 
     def _disturb(self) -> None:
         self.world.network.disturb()
@@ -157,6 +238,8 @@ class Simulation:
         if not leaders:
             return
         leader = self.rng.choice(leaders)
+        if len(leader.conf.voters) < 2:
+            return
         change = self._some_change(leader.conf)
         try:
             leader.node.propose_conf_change(change)
@@ -165,24 +248,27 @@ class Simulation:
         self.conf_changes += 1
         for op, member in change.changes:
             if op != ConfOp.REMOVE and member not in self.world.members:
-                self.world.members[member] = SimMember(self.world, member, None)
+                self._add(member, None)
         leader.pump()
 
     def _some_change(self, conf: ConfState) -> ConfChange:
         new = max(self.world.members) + 1
-        old = self.rng.choice(conf.voters)
+        voters = list(conf.voters)
+        old, other = self.rng.sample(voters, 2)
         options = [
-            ConfChange(((ConfOp.ADD_VOTER, old), (ConfOp.ADD_LEARNER, old))) if len(conf.voters) > 3 else ConfChange(),
             ConfChange(((ConfOp.ADD_VOTER, new), (ConfOp.REMOVE, old))),
+            ConfChange(((ConfOp.ADD_VOTER, new), (ConfOp.ADD_VOTER, new + 1), (ConfOp.REMOVE, old))),
+            ConfChange(((ConfOp.ADD_VOTER, new), (ConfOp.ADD_LEARNER, old)), joint=True),
         ]
-        if conf.learners:
-            options += [ConfChange(((ConfOp.ADD_VOTER, conf.learners[0]),))] * 2
-        if len(conf.voters) > 3:
-            options += [ConfChange(((ConfOp.REMOVE, old),))] * 2
-        if len(conf.members()) < 6:
-            options.append(ConfChange(((ConfOp.ADD_LEARNER, new),)))
-            options.append(ConfChange(((ConfOp.ADD_VOTER, new),)))
-            options.append(ConfChange(((ConfOp.ADD_VOTER, new), (ConfOp.ADD_VOTER, new + 1), (ConfOp.REMOVE, old))))
+        options += [ConfChange(((ConfOp.ADD_VOTER, learner),)) for learner in conf.learners]
+        if len(voters) > 3:
+            options += [ConfChange(((ConfOp.REMOVE, old),)), ConfChange(((ConfOp.ADD_LEARNER, old),))] * 2
+            options.append(ConfChange(((ConfOp.REMOVE, old), (ConfOp.REMOVE, other))))
+        if len(conf.learners) > 1:
+            options += [ConfChange(((ConfOp.REMOVE, learner),)) for learner in conf.learners]
+        if len(conf.members()) < 7:
+            options += [ConfChange(((ConfOp.ADD_LEARNER, new),)), ConfChange(((ConfOp.ADD_VOTER, new),))]
+            options.append(ConfChange(((ConfOp.ADD_LEARNER, new), (ConfOp.ADD_LEARNER, new + 1))))
         return self.rng.choice(options)
 
     # --- the run
@@ -197,6 +283,7 @@ class Simulation:
         checker = self.world.checker
         return Outcome(
             self.seed,
+            self.profile.name.partition(":")[0],
             clock.events,
             checker.acks,
             checker.reads,
@@ -211,6 +298,7 @@ class Simulation:
         self.world.network.heal()
         for member in self.world.members.values():
             member.fsync_ms = (0.1, 2.0)
+            member.apply_ms = FAST_APPLY_MS
             if not member.up:
                 member.start()
 
@@ -245,12 +333,14 @@ class Simulation:
         )
 
 
-def run(seed: int, size: int = 0) -> Outcome:
+def run(seed: int) -> Outcome:
     """Raises SimFailure with the seed and the virtual time in its message."""
-    simulation = Simulation(seed, size or (3, 5)[seed % 2])
+    simulation = Simulation(seed, (3, 5)[seed % 2], PROFILES[seed // 2 % len(PROFILES)])
     try:
         return simulation.run()
     except Exception as e:
         at = simulation.world.clock.now_ms
         where = "" if isinstance(e, SimFailure) else "\n" + traceback.format_exc()
-        raise SimFailure(f"seed {seed} at {at:.1f} ms: {type(e).__name__}: {e}{where}") from e
+        raise SimFailure(
+            f"seed {seed} ({simulation.profile.name}) at {at:.1f} ms: {type(e).__name__}: {e}{where}"
+        ) from e

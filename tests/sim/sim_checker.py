@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sim_world import SimFailure
@@ -38,6 +38,7 @@ class Checker:
         """The highest index whose effect some client has seen."""
         self.acks = 0
         self.reads = 0
+        self.on_leader: Callable[[int], None] = lambda member: None
 
     # --- members
 
@@ -51,6 +52,7 @@ class Checker:
         for index, committed in self.committed.items():
             if committed.by_term < term and index >= first and not log.matches(index, committed.entry.term):
                 raise SimFailure(f"leader completeness: leader {member} of term {term} lacks committed entry {index}")
+        self.on_leader(member)
 
     def sent(self, message: Message) -> None:
         """A vote is given by an answer, or by asking for votes."""

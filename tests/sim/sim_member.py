@@ -33,9 +33,30 @@ from raft.core.types import (
     SnapshotMeta,
 )
 
-TICK_MS = 20.0
 SNAPSHOT_EVERY = 40
 KEEP_ENTRIES = 10
+FAST_APPLY_MS = (0.0, 0.0, 0.5, 5.0)
+
+
+class Tuning(NamedTuple):
+    pre_vote: bool = True
+    spread: int = 10
+    """Election time-outs differ by less than this many ticks: few make elections collide."""
+    slow_apply: bool = False
+    tick_ms: float = 20.0
+    max_size_per_msg: int = 200
+    """1: an entry a message, so that a crash can fall between any two."""
+
+
+class TimeoutRng:
+    """A random.Random with less luck."""
+
+    def __init__(self, seed: int, spread: int) -> None:
+        self._rng = random.Random(seed)
+        self._spread = spread
+
+    def randrange(self, start: int, stop: int, /) -> int:
+        return self._rng.randrange(start, min(stop, start + self._spread))
 
 
 class World(NamedTuple):
@@ -44,6 +65,7 @@ class World(NamedTuple):
     rng: random.Random
     checker: Checker
     members: dict[int, SimMember]
+    tuning: Tuning
 
 
 class SimMember:
@@ -52,6 +74,7 @@ class SimMember:
         self.world = world
         self.id = member
         self.fsync_ms = (0.1, 2.0)
+        self.apply_ms: tuple[float, ...] = (0.0, 5.0, 50.0, 300.0) if world.tuning.slow_apply else FAST_APPLY_MS
         self.up = False
         self.life = 0
         """Counts starts: what was scheduled in an earlier life is void."""
@@ -82,9 +105,10 @@ class SimMember:
         self.node = RawNode(
             Config(
                 id=self.id,
-                rng=random.Random(seed),
+                rng=TimeoutRng(seed, self.world.tuning.spread),
+                pre_vote=self.world.tuning.pre_vote,
                 heartbeat_ticks=2,
-                max_size_per_msg=200,
+                max_size_per_msg=self.world.tuning.max_size_per_msg,
                 max_inflight=6,
                 max_apply_bytes=300,
                 max_uncommitted_bytes=4000,
@@ -94,7 +118,7 @@ class SimMember:
         self._role = Role.FOLLOWER
         self._role_term = 0
         self._commit = self.node.status().commit
-        self._later(self.world.rng.uniform(0, TICK_MS), self._tick)
+        self._later(self.world.rng.uniform(0, self.world.tuning.tick_ms), self._tick)
 
     def crash(self) -> None:
         """A power cut."""
@@ -113,7 +137,7 @@ class SimMember:
 
     def _tick(self) -> None:
         self.node.tick()
-        self._later(TICK_MS * self._drift, self._tick)
+        self._later(self.world.tuning.tick_ms * self._drift, self._tick)
         self.pump()
 
     # --- the loop around the core
@@ -202,7 +226,7 @@ class SimMember:
     def _start_apply(self) -> None:
         if self.to_apply and not self.applying:
             self.applying = True
-            self._later(self.world.rng.choice((0.0, 0.0, 0.5, 5.0)), self._apply)
+            self._later(self.world.rng.choice(self.apply_ms), self._apply)
 
     def _apply(self) -> None:
         self.applying = False
