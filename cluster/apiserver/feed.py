@@ -149,17 +149,17 @@ class CacheFeed:
         except Exception as e:
             raise translated(e) from e
         if self._cache.revision < revision or not self._loaded.is_set():
-            await self.wait_for(revision, self._wait_s)
+            await self.wait_for(revision)
         return self._cache.revision
 
-    async def wait_for(self, revision: int, timeout_s: float) -> None:
+    async def wait_for(self, revision: int) -> None:
         """Wait until the cache has applied `revision`; raises ApiError 504 with cause ResourceVersionTooLarge."""
         if self._loaded.is_set() and self._cache.revision >= revision:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (revision, next(self._ids), waiter))
         try:
-            await asyncio.wait_for(waiter, timeout_s)
+            await asyncio.wait_for(waiter, self._wait_s)
         except TimeoutError:
             raise too_large_version(revision, self._cache.revision) from None
 

@@ -70,7 +70,7 @@ class CacheReader:
         if resource_version == "0":
             await self._feed.loaded()
         elif resource_version:
-            await self._feed.wait_for(parse_resource_version(resource_version), 3.0)
+            await self._feed.wait_for(parse_resource_version(resource_version))
         else:
             start = time.perf_counter()
             await self._feed.barrier()

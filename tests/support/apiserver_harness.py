@@ -135,7 +135,7 @@ class Edge:
     """A running server and a client of it."""
 
     server: ApiServer
-    store: MemoryStore
+    store: Any
     registry: Registry
     pki: Pki
     url: str
@@ -171,7 +171,7 @@ class Edge:
 
 @contextlib.asynccontextmanager
 async def edge(
-    pki: Pki, *, clock: Callable[[], float] = time.time, store: MemoryStore | None = None, **settings: Any
+    pki: Pki, *, clock: Callable[[], float] = time.time, store: Any = None, **settings: Any
 ) -> AsyncIterator[Edge]:
     """A ready server; everything is stopped afterwards."""
     store = store or MemoryStore()

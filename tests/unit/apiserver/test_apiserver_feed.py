@@ -1,0 +1,148 @@
+"""The feed: coalesced read indexes, waiting for a revision, reloading; and the endpoints that follow live servers."""
+
+import asyncio
+import random
+
+import pytest
+from memory_store import MemoryStore, StoreError
+
+from cluster.api.errors import ApiError
+from cluster.api.scheme import SCHEME
+from cluster.apiserver.cache import Cache
+from cluster.apiserver.endpoints import EndpointReconciler
+from cluster.apiserver.feed import CacheFeed, ReadIndex
+from cluster.registry import bootstrap
+from cluster.registry.codec import decode, encode
+from cluster.registry.context import internal_context
+from cluster.registry.registry import Registry
+from cluster.registry.store import put
+from cluster.registry.types import RegistryConfig
+
+CONFIG_MAPS = SCHEME.named("configmaps")
+
+
+def value(name: str) -> bytes:
+    return encode({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": name, "namespace": "a", "uid": name}})
+
+
+async def write(store: MemoryStore, name: str) -> int:
+    key = f"/registry/core/configmaps/a/{name}".encode()
+    return (await store.txn([], [put(key, value(name))])).revision
+
+
+class SlowIndex:
+    """Counts rounds; each waits for `gate`."""
+
+    def __init__(self) -> None:
+        self.rounds = 0
+        self.gate = asyncio.Event()
+
+    async def read_index(self) -> int:
+        self.rounds += 1
+        await self.gate.wait()
+        return self.rounds
+
+
+async def test_callers_join_the_next_round_never_a_running_one():
+    store = SlowIndex()
+    index = ReadIndex(store)
+    first = [asyncio.create_task(index.get()) for _ in range(5)]
+    await asyncio.sleep(0.01)
+    late = [asyncio.create_task(index.get()) for _ in range(5)]
+    await asyncio.sleep(0.01)
+    assert store.rounds == 1
+    store.gate.set()
+    assert set(await asyncio.gather(*first)) == {1}
+    assert set(await asyncio.gather(*late)) == {2}
+    await index.close()
+
+
+@pytest.fixture
+async def fed():
+    store = MemoryStore()
+    cache = Cache(lambda k, v, r: decode(v, r).raw)
+    resets: list[int] = []
+    feed = CacheFeed(store, cache, wait_s=0.2, on_reset=lambda: resets.append(cache.revision))
+    task = asyncio.create_task(feed.run())
+    yield store, cache, feed, resets
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_barrier_shows_every_acknowledged_write(fed):
+    store, cache, feed, _ = fed
+    for i in range(50):
+        await write(store, f"c{i}")
+        await feed.barrier()
+        assert cache.get(CONFIG_MAPS, "a", f"c{i}") is not None
+
+
+async def test_waiting_for_the_future_ends(fed):
+    _, _, feed, _ = fed
+    await feed.barrier()
+    with pytest.raises(ApiError) as e:
+        await feed.wait_for(10_000)
+    assert (e.value.code, e.value.details["causes"][0]["reason"]) == (504, "ResourceVersionTooLarge")
+
+
+async def test_lost_history_loads_anew_and_says_so():
+    store = MemoryStore()
+    await write(store, "a")
+    real, calls = store.watch, []
+
+    def watch(*args, **kwargs):
+        calls.append(kwargs["start_revision"])
+        if len(calls) == 1:
+            raise StoreError("compacted")
+        return real(*args, **kwargs)
+
+    store.watch = watch
+    cache = Cache(lambda k, v, r: decode(v, r).raw)
+    resets: list[int] = []
+    feed = CacheFeed(store, cache, wait_s=5.0, on_reset=lambda: resets.append(cache.revision))
+    task = asyncio.create_task(feed.run())
+    try:
+        async with asyncio.timeout(5):
+            while not resets:
+                await asyncio.sleep(0.01)
+        await write(store, "b")
+        await feed.barrier()
+        assert cache.get(CONFIG_MAPS, "a", "a") is not None
+        assert cache.get(CONFIG_MAPS, "a", "b") is not None
+        assert (feed.loads, len(calls)) == (2, 2)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_endpoints_follow_live_servers():
+    now = [1_700_000_000.0]
+    store = MemoryStore(lambda: now[0])
+    registry = Registry(store, RegistryConfig(), clock=lambda: now[0], rng=random.Random(1))
+    await bootstrap.ensure(registry, registry.config)
+    one = EndpointReconciler(store, registry, "10.0.0.1", 6443, 5)
+    two = EndpointReconciler(store, registry, "10.0.0.2", 6443, 5)
+
+    async def addresses() -> list[str]:
+        found = await registry.get(internal_context(), SCHEME.named("endpoints"), "default", "kubernetes")
+        piece = await registry.get(
+            internal_context(), SCHEME.named("endpointslices.discovery.k8s.io"), "default", "kubernetes"
+        )
+        ips = [a["ip"] for s in found.obj.get("subsets") or () for a in s["addresses"]]
+        assert ips == [a for e in piece.obj["endpoints"] for a in e["addresses"]]
+        return ips
+
+    for server in (one, two):
+        await server._renew()
+    for server in (one, two):
+        await server._reconcile()
+    assert await addresses() == ["10.0.0.1", "10.0.0.2"]
+    before = store.txns
+    await two._reconcile()
+    assert store.txns == before
+    now[0] += 3
+    await one._renew()
+    now[0] += 3
+    await one._renew()
+    await one._reconcile()
+    assert await addresses() == ["10.0.0.1"]
