@@ -17,9 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from apiserver_harness import Pki
+from apiserver_harness import Pki, edge
 from memory_store import MemoryStore
 
+from cluster.machinery.client import Client
+from cluster.machinery.http_client import HttpClient, HttpConfig
 from cluster.machinery.registry_client import RegistryClient
 from cluster.node.cni import PodNetwork
 from cluster.node.config import KubeletConfig
@@ -92,11 +94,16 @@ def machine_namespace(name: str) -> Any:
 
 
 class NodeWorld:
-    """`async with NodeWorld(tmp_path) as w`: the API, and a kubelet that can be restarted."""
+    """`async with NodeWorld(tmp_path) as w`: the API, and a kubelet that can be restarted.
 
-    def __init__(self, root: Path, name: str = "sk8t-node1", **settings: Any) -> None:
+    With `edge` the kubelet speaks HTTPS to a real API server, with its node identity; else straight to a registry.
+    """
+
+    def __init__(self, root: Path, name: str = "sk8t-node1", *, edge: bool = False, **settings: Any) -> None:
         self.root = root
         self.name = name
+        self._edge = edge
+        self._stack = contextlib.AsyncExitStack()
         pki = root / "pki"
         pki.mkdir()
         self.pki = Pki(pki)
@@ -104,7 +111,8 @@ class NodeWorld:
         self.pki.issue("stranger", "somebody", ("system:authenticated",))
         self.store = MemoryStore()
         self.registry = Registry(self.store, RegistryConfig(), clock=time.time, rng=random.Random(7))
-        self.client = RegistryClient(self.registry, lambda: RequestContext(user=MASTERS, field_manager="test"))
+        self.client: Client = RegistryClient(self.registry, lambda: RequestContext(user=MASTERS, field_manager="test"))
+        self.node_client = self.client
         fast = {"config_map_and_secret_ttl_s": 0.2, "volume_refresh_s": 0.3, "relist_period_s": 1.0}
         self.config = KubeletConfig(
             node_name=name,
@@ -121,6 +129,8 @@ class NodeWorld:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> NodeWorld:
+        if self._edge:
+            await self._start_edge()
         for namespace in ("default", "kube-node-lease", "kube-system"):
             with contextlib.suppress(Exception):
                 await self.client.create(
@@ -128,6 +138,9 @@ class NodeWorld:
                 )
         account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}
         await self.client.create("serviceaccounts", account, "default")
+        root = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "kube-root-ca.crt"}}
+        authority = (self.root / "pki" / "ca.crt").read_text()
+        await self.client.create("configmaps", {**root, "data": {"ca.crt": authority}}, "default")
         await self.start()
         return self
 
@@ -142,11 +155,22 @@ class NodeWorld:
         if self.kubelet is not None:
             await self.kubelet._network.teardown()
         await self.stop()
+        await self._stack.aclose()
+
+    async def _start_edge(self) -> None:
+        server = await self._stack.enter_async_context(edge(self.pki))
+
+        def http(certificate: str) -> HttpClient:
+            files = {"cert_file": self.pki.path(f"{certificate}.crt"), "key_file": self.pki.path(f"{certificate}.key")}
+            return HttpClient(HttpConfig(server=server.url, ca_file=self.pki.path("ca.crt"), **files))
+
+        self.client = await self._stack.enter_async_context(http("admin"))
+        self.node_client = await self._stack.enter_async_context(http("node"))
 
     async def start(self) -> None:
         runtime = DockerRuntime(self.name)
         network = PodNetwork(str(self.root / "kubelet" / "network"))
-        self.kubelet = Kubelet(self.config, self.client, runtime, network)
+        self.kubelet = Kubelet(self.config, self.node_client, runtime, network)
         self._task = asyncio.create_task(self.kubelet.run())
         await self.until(self._registered, 10)
         node = await self.client.get("nodes", self.name)

@@ -1,0 +1,164 @@
+"""Volumes on the real engine, with a real API server and the node's own identity: nothing more is allowed to it."""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from node_world import NodeWorld, build_image, engine_answers, machine_namespace, remove_image, sh
+
+from cluster.node.volume_block import attachment_name
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.engine,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(not engine_answers(), reason="needs a container engine"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def image() -> Iterator[None]:
+    build_image()
+    yield
+    remove_image()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[NodeWorld]:
+    with machine_namespace("sk8t-node-volumes"):
+        async with NodeWorld(tmp_path, edge=True) as w:
+            yield w
+        assert w.leftovers() == []
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[str]:
+    """A blank disk as the provider would attach it."""
+    disk = tmp_path / "disk.img"
+    with disk.open("wb") as handle:
+        handle.truncate(64 << 20)
+    name = sh("losetup", "--find", "--show", str(disk)).strip()
+    yield name
+    subprocess.run(["losetup", "-d", name], check=True)
+
+
+def in_pod(status: dict[str, Any], *command: str) -> str:
+    container = status["containerStatuses"][0]["containerID"].removeprefix("docker://")
+    return sh("docker", "exec", container, *command)
+
+
+async def test_secrets_tokens_and_memory_are_there_and_never_on_disk(world: NodeWorld) -> None:
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}}
+    await world.client.create("secrets", {**secret, "data": {"p": base64.b64encode(b"geheim").decode()}}, "default")
+    await world.run_pod(
+        "v",
+        automountServiceAccountToken=True,
+        container={
+            "volumeMounts": [
+                {"name": "sec", "mountPath": "/sec"},
+                {"name": "mem", "mountPath": "/mem"},
+                {"name": "down", "mountPath": "/down"},
+                {"name": "mem", "mountPath": "/sub", "subPath": "inner"},
+            ]
+        },
+        volumes=[
+            {"name": "sec", "secret": {"secretName": "s", "defaultMode": 0o400}},
+            {"name": "mem", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+            {"name": "down", "downwardAPI": {"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}},
+        ],
+        securityContext={"fsGroup": 4321},
+    )
+    status = await world.ready("v")
+    assert in_pod(status, "cat", "/sec/p") == "geheim"
+    assert in_pod(status, "cat", "/down/n") == "v"
+    assert in_pod(status, "stat", "-c", "%g %a", "/sec/..data/p").strip() == "4321 440"
+    assert "tmpfs" in in_pod(status, "grep", " /mem ", "/proc/mounts")
+    assert "tmpfs" in in_pod(status, "grep", " /sec ", "/proc/mounts")
+    account = "/var/run/secrets/kubernetes.io/serviceaccount"
+    assert in_pod(status, "cat", f"{account}/token").count(".") == 2
+    assert in_pod(status, "cat", f"{account}/ca.crt").startswith("-----BEGIN CERTIFICATE")
+    assert in_pod(status, "cat", f"{account}/namespace") == "default"
+    in_pod(status, "touch", "/sub/x")
+    assert in_pod(status, "ls", "/mem/inner").strip() == "x"
+    await world.client.delete("pods", "v", "default", grace_period_s=1)
+    await world.gone("v")
+    assert world.leftovers() == []
+
+
+async def claim(world: NodeWorld, device: str) -> dict[str, Any]:
+    """A bound claim whose volume is about to be attached; returns the VolumeAttachment."""
+    meta = {"apiVersion": "v1", "metadata": {"name": "data"}}
+    size = {"storage": "64Mi"}
+    spec = {"accessModes": ["ReadWriteOnce"], "storageClassName": "block"}
+    volume = {
+        **spec,
+        "capacity": size,
+        "csi": {"driver": "block.sk8.io", "volumeHandle": "h1", "fsType": "ext4"},
+        "claimRef": {"namespace": "default", "name": "data"},
+    }
+    await world.client.create("persistentvolumes", {**meta, "kind": "PersistentVolume", "spec": volume})
+    wanted = {**spec, "resources": {"requests": size}, "volumeName": "data"}
+    pvc = await world.client.create(
+        "persistentvolumeclaims", {**meta, "kind": "PersistentVolumeClaim", "spec": wanted}, "default"
+    )
+    await world.client.update("persistentvolumeclaims", {**pvc, "status": {"phase": "Bound"}}, subresource="status")
+    name = attachment_name("h1", "block.sk8.io", world.name)
+    source = {"attacher": "block.sk8.io", "nodeName": world.name, "source": {"persistentVolumeName": "data"}}
+    group = "storage.k8s.io/v1"
+    return await world.client.create(
+        "volumeattachments.storage.k8s.io",
+        {"apiVersion": group, "kind": "VolumeAttachment", "metadata": {"name": name}, "spec": source},
+    )
+
+
+async def attach(world: NodeWorld, attachment: dict[str, Any], device: str) -> None:
+    status = {"attached": True, "attachmentMetadata": {"devicePath": device}}
+    await world.client.update(
+        "volumeattachments.storage.k8s.io", {**attachment, "status": status}, subresource="status"
+    )
+
+
+async def test_a_claim_is_formatted_once_and_keeps_its_data(world: NodeWorld, device: str) -> None:
+    attachment = await claim(world, device)
+    use = {
+        "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}],
+        "securityContext": {"fsGroup": 1234},
+        "container": {"volumeMounts": [{"name": "d", "mountPath": "/data"}]},
+    }
+    await world.run_pod("first", **use)
+    await world.status("first", lambda s: s.get("phase") == "Pending")
+    await attach(world, attachment, device)
+    status = await world.ready("first")
+    in_pod(status, "sh", "-c", "echo kept > /data/row; sync")
+    assert in_pod(status, "stat", "-c", "%g", "/data").strip() == "1234"
+    node = await world.client.get("nodes", world.name)
+    assert node["status"]["volumesInUse"] == ["kubernetes.io/csi/block.sk8.io^h1"]
+    await world.stop()
+    await world.start()
+    await world.client.delete("pods", "first", "default", grace_period_s=1)
+    await world.gone("first")
+    node = await world.client.get("nodes", world.name)
+    assert not node["status"].get("volumesInUse")
+    assert world.leftovers() == []
+    await world.run_pod("second", **use)
+    status = await world.ready("second")
+    assert in_pod(status, "cat", "/data/row") == "kept\n"
+
+
+async def test_a_missing_volume_says_so_and_comes_later(world: NodeWorld) -> None:
+    use = {"container": {"volumeMounts": [{"name": "c", "mountPath": "/c"}]}}
+    await world.run_pod("late", volumes=[{"name": "c", "configMap": {"name": "later"}}], **use)
+
+    async def said() -> bool:
+        return "FailedMount" in await world.reasons("late")
+
+    await world.until(said)
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "later"}, "data": {"a": "b"}}
+    await world.client.create("configmaps", config, "default")
+    await world.ready("late")
