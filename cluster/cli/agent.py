@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from cluster.cloud.local import LocalProvider
 from cluster.cloud.machines import agent_environment
 from cluster.machine.config import ClusterConfig
 from cluster.machine.files import make_private_dir
-from cluster.machine.processes import ProcessId, command_line, wait_gone
+from cluster.machine.processes import ProcessId, command_line, start_daemon, wait_gone
 from cluster.machinery.provider import ProviderError
 
 
@@ -43,7 +42,7 @@ async def start(config: ClusterConfig) -> bool:
     for _ in range(200):
         if await answers(config):
             return True
-        if child.poll() is not None:
+        if not child.alive():
             break
         await asyncio.sleep(0.05)
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
@@ -61,15 +60,7 @@ async def stop(config: ClusterConfig) -> bool:
     return True
 
 
-def _spawn(config: ClusterConfig, log: Path) -> subprocess.Popen[bytes]:
+def _spawn(config: ClusterConfig, log: Path) -> ProcessId:
     make_private_dir(config.run)
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "cluster.cli.main", "host-agent", "--base", config.base_dir],
-            env=agent_environment(),
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+    command = [sys.executable, "-m", "cluster.cli.main", "host-agent", "--base", config.base_dir]
+    return start_daemon(command, agent_environment(), log)

@@ -7,9 +7,9 @@ lets containers live when it restarts. An engine that answers already is used as
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import orjson
@@ -19,7 +19,7 @@ from cluster.cli.preflight import INSTALL
 from cluster.cloud.engine import Engine
 from cluster.machine.config import ClusterConfig
 from cluster.machine.files import make_private_dir, write_atomic
-from cluster.machine.processes import ProcessId, wait_gone
+from cluster.machine.processes import ProcessId, start_daemon, wait_gone
 
 
 class PrivateEngine:
@@ -51,13 +51,11 @@ class PrivateEngine:
         if shutil.which("dockerd") is None:
             raise CommandError("no container engine answers, and dockerd is not installed", INSTALL)
         process = await asyncio.to_thread(self._spawn)
-        identity = ProcessId.of(process.pid)
-        if identity is not None:
-            write_atomic(self._record, orjson.dumps([identity.pid, identity.start]))
+        write_atomic(self._record, orjson.dumps([process.pid, process.start]))
         for _ in range(300):
             if await engine.answers():
                 return True
-            if process.poll() is not None:
+            if not process.alive():
                 break
             await asyncio.sleep(0.1)
         raise CommandError(f"dockerd did not start: {_last_line(self._log)}", f"look into {self._log}")
@@ -76,17 +74,9 @@ class PrivateEngine:
             await asyncio.to_thread(shutil.rmtree, self._data, True)
         return True
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
+    def _spawn(self) -> ProcessId:
         make_private_dir(self._config.run)
-        with self._log.open("ab") as output:
-            return subprocess.Popen(
-                self.command(),
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        return start_daemon(self.command(), os.environ, self._log)
 
 
 def _last_line(path: Path) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -245,6 +246,7 @@ def _error(status: int, error: Exception, retriable: bool) -> web.Response:
 def serve(base: Path) -> None:
     """Runs the agent in the foreground until SIGTERM; raises Locked when one runs already."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    os.chdir("/")
     asyncio.run(_serve(load_cluster(base)))
 
 

@@ -117,6 +117,19 @@ class ProcessId:
             os.close(fd)
 
 
+def start_daemon(command: Sequence[str], environment: Mapping[str, str], output: Path) -> ProcessId:
+    """A process in a session of its own that outlives the caller; its output is appended to a file."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(output), flags, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    pid = os.posix_spawnp(command[0], list(command), dict(environment), file_actions=actions, setsid=True)
+    found = stat(pid)
+    return ProcessId(pid, found.start if found is not None else -1)
+
+
 class Children:
     """Starts programs and reaps everything, also what it inherited. Use from one event loop, in the main thread."""
 
