@@ -121,8 +121,8 @@ class Kubelet:
         try:
             await self.server.start()
             async with asyncio.TaskGroup() as group:
+                await self._agent.register()  # first: informers that begin before the API answers only back off
                 self._begin(group)
-                await self._agent.register()
                 group.create_task(self._agent.run_lease(), name="lease")
                 group.create_task(self._agent.run_status(), name="node status")
                 await self._start_network()

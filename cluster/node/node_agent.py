@@ -24,6 +24,7 @@ Obj = dict[str, Any]
 LEASE_NAMESPACE = "kube-node-lease"
 _LEASES = "leases.coordination.k8s.io"
 _RETRY_MAX_S = 2.0
+_REGISTER_RETRY_S = 0.3
 _IMAGES_PERIOD_S = 60.0
 
 
@@ -66,15 +67,16 @@ class NodeAgent:
 
     async def register(self) -> None:
         """Create the Node, or take over the one of an earlier start; retries for ever."""
-        delay = 0.1
+        failures = 0
         while True:
             try:
                 self._node = await self._register_once()
                 return
             except ApiError as err:
-                log.warning("registering node %s: %s", self._config.node_name, err.message)
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, _RETRY_MAX_S)
+                failures += 1
+                if failures & (failures - 1) == 0:  # 1, 2, 4, 8 ...: the API may be long in coming
+                    log.warning("registering node %s (%d tries): %s", self._config.node_name, failures, err.message)
+                await asyncio.sleep(_REGISTER_RETRY_S)
 
     async def _register_once(self) -> Obj:
         wanted = node_object(self._config)
@@ -177,12 +179,16 @@ class NodeAgent:
     # ------------------------------------------------------------ lease
 
     async def run_lease(self) -> None:
-        """Renew the Lease for ever; returns only by cancellation."""
+        """Renew the Lease for ever; returns only by cancellation.
+
+        One try may take half of the lease's life: an answer that never comes must leave time for another server's.
+        """
         loop = asyncio.get_running_loop()
+        limit = max(self._config.node_lease_duration_s / 2, self._config.node_lease_renew_s)
         while True:
             began = loop.time()
             try:
-                async with asyncio.timeout(self._config.node_lease_duration_s):
+                async with asyncio.timeout(limit):
                     await self._renew()
                 self.lease_renewed_at = self._clock()
             except (ApiError, TimeoutError) as err:

@@ -127,15 +127,22 @@ class PodWorker:
             delay = max(wake - self._tools.clock(), 0.001)
             self._timer = asyncio.get_running_loop().call_later(delay, self.post, ev.Tick())
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._guard(work, name), name=f"{name} {self.uid}")
+    def _spawn(
+        self, work: Coroutine[Any, Any, None], name: str, failed: Callable[[str], ev.Event] | None = None
+    ) -> None:
+        """`failed(message)` is the event for an error that nobody foresaw: the core must not wait for ever."""
+        task = asyncio.get_running_loop().create_task(self._guard(work, name, failed), name=f"{name} {self.uid}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _guard(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    async def _guard(
+        self, work: Coroutine[Any, Any, None], name: str, failed: Callable[[str], ev.Event] | None
+    ) -> None:
         try:
             await work
-        except Exception:  # a worker's outermost loop: the other pods must go on
+        except Exception as err:  # a worker's outermost loop: the other pods must go on
+            if failed is not None:
+                self.post(failed(f"{type(err).__name__}: {err}"))
             log.exception(
                 "%s of pod %s/%s failed", name, self.pod["metadata"]["namespace"], self.pod["metadata"]["name"]
             )
@@ -156,7 +163,7 @@ class PodWorker:
     # ------------------------------------------------------------ volumes and sandbox
 
     def _mount(self, action: ev.MountVolumes) -> None:
-        self._spawn(self._mount_task(), "mount")
+        self._spawn(self._mount_task(), "mount", ev.VolumesFailed)
 
     async def _mount_task(self) -> None:
         try:
@@ -167,7 +174,7 @@ class PodWorker:
             self.post(ev.VolumesReady())
 
     def _start_sandbox(self, action: ev.StartSandbox) -> None:
-        self._spawn(self._start_sandbox_task(action.attempt), "sandbox")
+        self._spawn(self._start_sandbox_task(action.attempt), "sandbox", ev.SandboxFailed)
 
     async def _start_sandbox_task(self, attempt: int) -> None:
         tools = self._tools
@@ -222,7 +229,10 @@ class PodWorker:
     # ------------------------------------------------------------ containers
 
     def _start(self, action: ev.StartContainer) -> None:
-        self._spawn(self._start_task(action), "start")
+        def failed(message: str) -> ev.Event:
+            return ev.ContainerBlocked(action.name, "CreateContainerError", message)
+
+        self._spawn(self._start_task(action), "start", failed)
 
     async def _start_task(self, action: ev.StartContainer) -> None:
         if self._volumes is None:
@@ -297,7 +307,10 @@ class PodWorker:
         )
 
     def _probe(self, action: ev.RunProbe) -> None:
-        self._spawn(self._probe_task(action), "probe")
+        def failed(message: str) -> ev.Event:
+            return ev.ProbeDone(action.name, action.id, action.kind, False, message)
+
+        self._spawn(self._probe_task(action), "probe", failed)
 
     async def _probe_task(self, action: ev.RunProbe) -> None:
         state = self.core.containers[action.name]

@@ -36,7 +36,7 @@ class _Entry:
 
 
 class StatusWriter:
-    """`observe`, if given, gets every object a write returned."""
+    """One writer for all pods of a kubelet."""
 
     def __init__(self, client: Client, clock: Callable[[], float]) -> None:
         self._client = client
@@ -121,7 +121,7 @@ class StatusWriter:
                     "pods", meta["name"], patch, meta["namespace"], kind="strategic", subresource="status"
                 )
             except ApiError as err:
-                if err.code in (404, 409, 422):  # gone, another pod of this name, or refused for good
+                if await self._is_final(err, meta):
                     level = logging.WARNING if err.code == 422 else logging.DEBUG
                     log.log(level, "status of %s/%s: %s", meta["namespace"], meta["name"], err.message)
                     continue
@@ -131,6 +131,16 @@ class StatusWriter:
                 delay = min(delay * 2, _RETRY_MAX_S)
                 continue
             entry.written, entry.revision, delay = status, revision_of(stored), 0.1
+
+    async def _is_final(self, err: ApiError, meta: Obj) -> bool:
+        """Whether to give a write up: refused, or the pod is gone. A conflict is also what a busy server says."""
+        if err.code != 409:
+            return err.code in (404, 422)
+        try:
+            pod = await self._client.get("pods", meta["name"], meta["namespace"])
+        except ApiError as again:
+            return again.code == 404
+        return bool(pod["metadata"]["uid"] != meta["uid"])
 
 
 def _known_conditions(pod: Obj) -> dict[str, Obj]:
