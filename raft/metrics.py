@@ -38,7 +38,6 @@ class Metrics:
         self.proposals_pending = gauge("etcd_server_proposals_pending", "Requests that wait for a commit")
         self.proposals_failed = gauge("etcd_server_proposals_failed_total", "Requests that were refused or lost")
         self.slow_applies = counter("etcd_server_slow_apply", "Requests whose apply took over 100 ms")
-        self.slow_reads = counter("etcd_server_slow_read_indexes", "Read index rounds that had to be asked again")
         self.quota = gauge("etcd_server_quota_backend_bytes", "Space quota")
         self.wal_fsync = histogram("etcd_disk_wal_fsync_duration_seconds", "Syncs of the log", _FSYNC_BUCKETS)
         self.backend_commit = histogram(

@@ -200,6 +200,8 @@ class Listener:
         self._max = max_connections
         self._server: asyncio.Server | None = None
         self.connections: dict[int, Connection] = {}
+        self._past_received = 0
+        self._past_sent = 0
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
         loop = asyncio.get_running_loop()
@@ -227,7 +229,15 @@ class Listener:
             connection.refuse(Invalid("the handshake is missing"))
 
     def lost(self, connection: Connection) -> None:
-        self.connections.pop(id(connection), None)
+        if self.connections.pop(id(connection), None) is not None:
+            self._past_received += connection.bytes_received
+            self._past_sent += connection.bytes_sent
+
+    def traffic_bytes(self) -> tuple[int, int]:
+        """(received, sent) on all connections there ever were."""
+        now = self.connections.values()
+        received = sum(connection.bytes_received for connection in now)
+        return self._past_received + received, self._past_sent + sum(connection.bytes_sent for connection in now)
 
     def _hello(self, connection: Connection, value: Any) -> None:
         hello = Hello.decode(value)
