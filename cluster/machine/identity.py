@@ -74,7 +74,7 @@ class Authority:
             write_atomic(self._dir / "sa.pub", public)
             write_atomic(self._dir / "sa.key", private)
         if not (self._dir / "encryption.key").exists():
-            write_atomic(self._dir / "encryption.key", base64.b64encode(secrets.token_bytes(32)) + b"\n")
+            write_atomic(self._dir / "encryption.key", secrets.token_bytes(32))
         if not (self._dir / "ray.token").exists():
             write_atomic(self._dir / "ray.token", secrets.token_hex(32).encode())
         if not self._valid(self._dir / "admin.crt"):

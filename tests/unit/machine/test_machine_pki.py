@@ -168,3 +168,10 @@ def test_making_the_authority_twice_changes_nothing(tmp_path: Path) -> None:
     before = {f.name: f.read_bytes() for f in config.pki.iterdir()}
     identity.Authority(config).create()
     assert {f.name: f.read_bytes() for f in config.pki.iterdir()} == before
+
+
+def test_the_encryption_key_is_32_raw_bytes(tmp_path: Path) -> None:
+    """What AES takes as it is; it was base64 text once, and no API server started."""
+    config = replace(CONFIG, base_dir=str(tmp_path / "sk8"))
+    identity.Authority(config).create()
+    assert len((config.pki / "encryption.key").read_bytes()) == 32
