@@ -48,7 +48,7 @@ MIXED = Profile(
     },
 )  # fmt: skip
 CHURN = Profile(
-    "leader churn: no pre-vote, equal time-outs, slow disks, leaders die young",
+    "leader churn: no pre-vote, leaders die young",
     (5, 80),
     {"crash_one": 2, "partition": 1, "one_way": 1, "heal": 8, "transfer": 1},
     Tuning(pre_vote=False, spread=6, max_size_per_msg=1, tick_ms=6.0),
@@ -56,6 +56,15 @@ CHURN = Profile(
     restart_ms=(1, 60),
     client_ms=(1, 15),
     young_death=0.8,
+)
+POWER = Profile(
+    "power cuts: slow disks, colliding elections, crashes while writing",
+    (5, 80),
+    {"crash_one": 4, "crash_leader": 3, "crash_many": 1, "partition": 2, "isolate_leader": 2, "heal": 5, "transfer": 1},
+    Tuning(pre_vote=False, spread=2),
+    fsync_ms=(1, 60),
+    restart_ms=(1, 60),
+    client_ms=(1, 15),
 )
 MEMBERS = Profile(
     "membership: constant change under partitions",
@@ -72,7 +81,7 @@ LAG = Profile(
     duplicate=0.2,
     client_ms=(1, 10),
 )
-PROFILES = (MIXED, CHURN, MEMBERS, LAG)
+PROFILES = (MIXED, CHURN, MEMBERS, LAG, POWER)
 
 
 @dataclass(frozen=True)
