@@ -79,7 +79,7 @@ LAG = Profile(
     Tuning(pre_vote=True, spread=6),
     slow=0.3,
     duplicate=0.2,
-    client_ms=(1, 10),
+    client_ms=(2, 20),
 )
 PROFILES = (MIXED, CHURN, MEMBERS, LAG, POWER)
 
