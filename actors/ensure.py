@@ -20,6 +20,7 @@ from typing import Any
 
 import ray
 
+from actors import ray_nodes
 from actors.part import CLASSES
 from actors.roles import Role, actor_name, roles_of
 from cluster.machine.config import ClusterConfig, MachineConfig, load_cluster, load_machine
@@ -40,6 +41,14 @@ def connect(cluster: ClusterConfig, machine: MachineConfig) -> None:
     )
 
 
+def forget_earlier_lives(cluster: ClusterConfig, machine: MachineConfig) -> None:
+    """What Ray still believes of this machine from before it was restarted."""
+    own = ray.get_runtime_context().get_node_id()
+    token = machine.ray_token.read_text().strip()
+    for node_id in ray_nodes.forget_earlier_lives(cluster.gcs_address, token, machine.name, own):
+        print(f"told Ray that node {node_id} is no more", file=sys.stderr)
+
+
 def create(role: Role, machine: MachineConfig) -> Any:
     """The role's actor on this machine, made if it is missing."""
     options = {
@@ -56,6 +65,7 @@ def create(role: Role, machine: MachineConfig) -> Any:
 
 def ensure(cluster: ClusterConfig, machine: MachineConfig) -> bool:
     """Whether every actor of this machine answers within the time-out."""
+    forget_earlier_lives(cluster, machine)
     calls = {create(role, machine).health.remote(): role for role in roles_of(machine.name, cluster)}
     waiting, deadline, ok = list(calls), time.monotonic() + START_TIMEOUT_S, True
     while waiting:
