@@ -1,4 +1,4 @@
-"""The simulation notices a wrong core: each broken rule here fails within some seeds (the others: docs/consensus.md)."""
+"""The simulation notices a wrong core: each broken rule fails within some seeds (the others: docs/consensus.md)."""
 
 from __future__ import annotations
 
