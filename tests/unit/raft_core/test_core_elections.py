@@ -87,6 +87,22 @@ def test_the_vote_survives_a_restart() -> None:
     assert answer.reject
 
 
+def test_a_candidate_that_lost_keeps_its_vote() -> None:
+    """It follows within the term it voted in: forgetting the vote then could elect two leaders."""
+    net = Net(3, pre_vote=False)
+    net.lost = lambda m: True
+    net[1].node.campaign()
+    net.settle()
+    term = net[1].node.term
+    for voter in (2, 3):
+        net[1].node.step(Message(MessageKind.VOTE_RESP, 1, voter, term, reject=True))
+    net[1].drain()
+    assert net[1].role is Role.FOLLOWER and net[1].node.status().vote == 1
+    net[1].node.step(Message(MessageKind.VOTE, 1, 2, term, log_term=9, index=9))
+    (answer,) = net[1].drain()
+    assert answer.reject
+
+
 def test_a_vote_is_sent_only_when_it_is_durable() -> None:
     host = Net(3)[1]
     host.hold_writes = True

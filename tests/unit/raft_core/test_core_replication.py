@@ -169,6 +169,17 @@ def test_a_delayed_append_does_not_take_back_newer_entries() -> None:
     assert net[2].storage.last_index() == 4 and net[2].data() == [b"a", b"b"]
 
 
+def test_nor_newer_entries_that_are_only_acknowledged() -> None:
+    host = Net(3)[1]
+    old = Message(MessageKind.APPEND, 1, 2, 2, 1, 1, [entry(2, 2)])
+    host.node.step(old)
+    host.node.step(Message(MessageKind.APPEND, 1, 2, 2, 2, 2, [entry(2, 3)]))
+    host.drain()
+    host.node.step(Message.from_wire(old.to_wire()))
+    host.drain()
+    assert host.node.status().last_index == 3
+
+
 def test_a_commit_index_past_the_log_stops_the_process() -> None:
     net = Net(3)
     with pytest.raises(InvariantBroken, match="wiped"):
