@@ -8,6 +8,7 @@ from typing import Any
 from cluster.cli import agent
 from cluster.cli.api import AdminApi, ApiUnavailable
 from cluster.cli.output import CommandError, Output, table
+from cluster.cli.store import NO_STORE, store_status
 from cluster.cloud.local import LocalMachine, LocalProvider
 from cluster.machine.config import ClusterConfig
 from cluster.machinery.provider import ProviderError
@@ -40,7 +41,7 @@ def _row(config: ClusterConfig, machine: LocalMachine) -> dict[str, Any]:
 
 
 async def show_status(config: ClusterConfig, out: Output, *, as_json: bool) -> bool:
-    """True when every machine is on and every node Ready."""
+    """True when every machine is on, every node Ready, and the store has a leader and all its members."""
     found = await machines(config) if await agent.answers(config) else []
     api = AdminApi(config)
     try:
@@ -49,9 +50,11 @@ async def show_status(config: ClusterConfig, out: Output, *, as_json: bool) -> b
     except (ApiUnavailable, FileNotFoundError):
         nodes, leaders, answers = {}, {}, False
     rows = [_row(config, m) | {"node": _node(nodes, m.status.name)} for m in found]
+    store = await store_status(config) if rows else dict(NO_STORE)
     healthy = answers and bool(rows) and all(r["state"] == "running" and r["node"] == "Ready" for r in rows)
+    healthy = healthy and bool(store["leader"]) and all(m["answers"] for m in store["members"])
     if as_json:
-        document = {"healthy": healthy, "api": answers, "machines": rows, "leaders": leaders}
+        document = {"healthy": healthy, "api": answers, "machines": rows, "leaders": leaders, "store": store}
         out.result(json.dumps(document, indent=2))
         return healthy
     if not rows:
@@ -63,7 +66,18 @@ async def show_status(config: ClusterConfig, out: Output, *, as_json: bool) -> b
     out.result(f"API at https://127.0.0.1:{config.api_port}: {'answers' if answers else 'does not answer'}")
     for name, holder in sorted(leaders.items()):
         out.result(f"leader of {name}: {holder}")
+    out.result("")
+    columns = ("member", "id", "role", "revision", "size")
+    out.result(table(columns, [_store_row(member) for member in store["members"]]))
+    for alarm in store["alarms"]:
+        out.warn(f"the store raised the alarm {alarm}")
     return healthy
+
+
+def _store_row(member: dict[str, Any]) -> list[str]:
+    role = "learner" if member["learner"] else member["role"]
+    size = f"{member['db_size_bytes'] / 2**20:.1f} MiB"
+    return [member["name"], str(member["id"]), role if member["answers"] else "silent", str(member["revision"]), size]
 
 
 def _node(nodes: dict[str, bool], name: str) -> str:

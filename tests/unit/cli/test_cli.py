@@ -69,7 +69,8 @@ def test_a_cluster_that_is_off(tmp_path: Path, capsys: pytest.CaptureFixture[str
     save_cluster(config)
     assert main(["status", "--base", config.base_dir, "-o", "json"]) == 3
     document = json.loads(capsys.readouterr().out)
-    assert document == {"healthy": False, "api": False, "machines": [], "leaders": {}}
+    store = {"leader": "", "revision": 0, "alarms": [], "members": []}
+    assert document == {"healthy": False, "api": False, "machines": [], "leaders": {}, "store": store}
     assert main(["machine", "kill", "m9", "--base", config.base_dir]) == 1
     assert "no machine 'm9': this cluster has m1, m2, m3" in capsys.readouterr().err
 
