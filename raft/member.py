@@ -84,7 +84,14 @@ class Member:
         self._snapshots = SnapshotSender(
             directory.path, self.flusher, tls, Hello("snapshot", cluster_id, self.id), self._snapshot_sent
         )
-        self.peers = Peers(self.id, cluster_id, tls, self._unreachable, self._snapshots.send)
+        self.peers = Peers(
+            self.id,
+            cluster_id,
+            tls,
+            self._unreachable,
+            self._snapshots.send,
+            snapshot_lost=lambda member: self._snapshot_sent(member, False),
+        )
         self.peers.set_members(self.applier.members.addresses)
 
     def _open(self) -> tuple[LmdbBackend, Applier]:

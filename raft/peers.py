@@ -80,12 +80,14 @@ class Peers:
         tls: ssl.SSLContext | None,
         unreachable: Callable[[int], None],
         send_snapshot: Callable[[Message, Address], None],
+        snapshot_lost: Callable[[int], None],
     ) -> None:
         self._own_id = own_id
         self._tls = tls
         self._hello = Hello("peer", cluster_id, own_id)
         self._unreachable = unreachable
         self._send_snapshot = send_snapshot
+        self._snapshot_lost = snapshot_lost
         self._links: dict[int, PeerLink] = {}
         self._closing: dict[asyncio.Task[None], None] = {}
 
@@ -120,7 +122,7 @@ class Peers:
     def _snapshot(self, message: Message) -> None:
         link = self._links.get(message.to)
         if link is None:
-            asyncio.get_running_loop().call_soon(self._unreachable, message.to)
+            asyncio.get_running_loop().call_soon(self._snapshot_lost, message.to)
         else:
             self._send_snapshot(message, link.address)
 

@@ -89,10 +89,11 @@ class WalWriter:
 
     def _write(self, batch: list[Write]) -> None:
         for write in batch:
-            if write.entries or write.hard_state is not None:
-                self._log.save(write.hard_state, write.entries)
+            # Marker first: a replay takes entries before a marker for what the snapshot replaces (storage.wal).
             if write.marker is not None:
                 self._log.save_snapshot_marker(write.marker)
+            if write.entries or write.hard_state is not None:
+                self._log.save(write.hard_state, write.entries)
         began = time.perf_counter()
         self._log.sync()
         self._observe_sync(time.perf_counter() - began)
