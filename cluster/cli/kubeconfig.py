@@ -126,6 +126,17 @@ def install(path: Path, access: Access) -> None:
         _write(path, merged(_read(path), access))
 
 
+def has(path: Path, access: Access) -> bool:
+    """Whether the file already leads to this very cluster as its administrator. Raises KubeconfigError."""
+    document = _checked(_read(path))
+    ours = merged(document, access)
+    return all(entry in document[key] for key in ("clusters", "users") for entry in ours[key] if _is_ours(entry))
+
+
+def _is_ours(entry: Mapping[str, Any]) -> bool:
+    return entry.get("name") in (NAME, f"{NAME}-admin")
+
+
 def uninstall(path: Path) -> bool:
     """Takes our context out; a file that only held ours goes. False when there was nothing of ours."""
     if not path.exists():

@@ -4,7 +4,7 @@ IO; each step is idempotent, so that an interrupted `sk8 up` is finished by the 
 
  no cluster.json     -> make it: configuration, CA, secrets, first State membership
  cluster.json, off   -> start again from the machines' disks (after `down --keep-data`, a reboot or a crash)
- running             -> say so, change nothing
+ running             -> say so; an interrupted `up` is finished, a missing kubeconfig context is put back
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ async def up(options: UpOptions, out: Output, environment: Mapping[str, str] = o
     if existing is not None:
         _same(existing, options)
         if await _is_running(existing, out):
+            await _finish(existing, out, options.timeout_s, environment)
             return
     await asyncio.to_thread(_check, config, out)
     await _clear_remains(config, out)
@@ -140,13 +141,31 @@ async def _is_running(config: ClusterConfig, out: Output) -> bool:
     on = [m.name for m in machines if m.state == "running"]
     if not on:
         return False
-    out.say(f"The cluster in {config.base_dir} is up: {', '.join(on)} running. Nothing was changed.")
+    out.say(f"The cluster in {config.base_dir} is up: {', '.join(on)} running.")
     for machine in machines:
         if machine.name not in on:
             out.warn(f"machine {machine.name} is {machine.state}.", f"sk8 machine start {machine.name}")
-    if not await AdminApi(config).ready():
-        out.warn("the API does not answer yet.", "sk8 status shows more")
     return True
+
+
+async def _finish(config: ClusterConfig, out: Output, timeout_s: float, environment: Mapping[str, str]) -> None:
+    """What an earlier `sk8 up` may not have come to: an API that answers, and the way to it for kubectl."""
+    api = AdminApi(config)
+    if not await api.ready():
+        deadline = time.monotonic() + timeout_s
+        with out.step("Ray, the store and the API servers") as step:
+            while not await api.ready():
+                await _pause(config, deadline, step, "the API is not ready")
+    path = kubeconfig.target(environment)
+    try:
+        if await asyncio.to_thread(kubeconfig.has, path, api.access()):
+            out.say("Nothing was changed.")
+            return
+    except kubeconfig.KubeconfigError as e:
+        out.warn(f"the kubeconfig was left as it is: {e}.", "sk8 kubeconfig prints one of its own")
+        return
+    await asyncio.to_thread(_install_kubeconfig, path, config, out)
+    out.say(f"The context sk8 is current in {path}.")
 
 
 def _check(config: ClusterConfig, out: Output) -> None:
