@@ -152,6 +152,7 @@ SCHEME = Scheme(
         _r("v1", "Secret", "secrets"),
         _r("v1", "ServiceAccount", "serviceaccounts", "sa", subs="token"),
         _r("v1", "Service", "services", "svc", cats="all", subs="status"),
+        _r("apps/v1", "ControllerRevision", "controllerrevisions"),
         _r("apps/v1", "DaemonSet", "daemonsets", "ds", cats="all", subs="status"),
         _r("apps/v1", "Deployment", "deployments", "deploy", cats="all", subs="status scale"),
         _r("apps/v1", "ReplicaSet", "replicasets", "rs", cats="all", subs="status scale"),

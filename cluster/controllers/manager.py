@@ -29,6 +29,7 @@ from cluster.controllers.node_lifecycle import NodeLifecycleController
 from cluster.controllers.persistent_volume import PersistentVolumeController
 from cluster.controllers.pod_gc import PodGcController
 from cluster.controllers.replicaset import ReplicaSetController
+from cluster.controllers.statefulset import StatefulSetController
 from cluster.controllers.taint_eviction import TaintEvictionController
 from cluster.controllers.volume_protection import VolumeProtectionController
 from cluster.machinery.client import Client
@@ -50,6 +51,7 @@ ENABLED = Gauge("controller_manager_controllers", "Controllers that run in this 
 CONTROLLERS: tuple[Callable[[Env], Controller], ...] = (
     DeploymentController,
     ReplicaSetController,
+    StatefulSetController,
     EndpointSliceController,
     EndpointsController,
     NodeLifecycleController,

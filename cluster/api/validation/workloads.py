@@ -135,3 +135,13 @@ def validate_budget(faults: Faults, obj: Object) -> None:
         if field in spec:
             int_or_percent(faults, "spec." + field, spec[field])
     fields.label_selector(faults, "spec.selector", spec.get("selector"))
+
+
+def validate_revision(faults: Faults, obj: Object) -> None:
+    faults.non_negative("revision", obj.get("revision", 0))
+    if obj.get("data") is None:
+        faults.required("data", "data is mandatory")
+
+
+def validate_revision_update(faults: Faults, new: Object, old: Object) -> None:
+    faults.immutable("data", new.get("data"), old.get("data"))
