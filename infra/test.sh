@@ -5,47 +5,94 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=.venv/bin
 engine_pid=""
+engine_dir=""
+made_images=""
+cluster_is_ours=""
 export PYTHONUNBUFFERED=1
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
 say() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
 
 cleanup() {
     status=$?
     trap - EXIT INT TERM
-    if [ "$(id -u)" = 0 ] && [ "${SK8_E2E_REUSE:-}" != 1 ]; then
-        "$bin/sk8" down >/dev/null 2>&1 || true
-    fi
+    if [ -n "$cluster_is_ours" ]; then "$bin/sk8" down >/dev/null 2>&1 || true; fi
     if [ -n "$engine_pid" ]; then
-        kill "$engine_pid" 2>/dev/null || true
-        wait "$engine_pid" 2>/dev/null || true
+        stop_engine
+    elif [ -n "$made_images" ]; then
+        python3 infra/images/build.py --remove >/dev/null 2>&1 || true
+        docker rmi "$made_images" >/dev/null 2>&1 || true
     fi
     exit "$status"
 }
-trap cleanup EXIT INT TERM
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+# An engine for the tests alone, with directories of its own: no bridge and no packet filter rules (so neither iptables
+# nor a kernel with its modules is needed), and containers that live on while it is restarted.
+start_engine() {
+    engine_dir=$(mktemp -d /var/lib/sk8-test-engine.XXXXXX)
+    dockerd --data-root="$engine_dir/data" --exec-root="$engine_dir/run" --pidfile="$engine_dir/pid" \
+        --host=unix:///var/run/docker.sock --live-restore --bridge=none --iptables=false --ip6tables=false \
+        --ip-forward=false >"$engine_dir/log" 2>&1 &
+    engine_pid=$!
+    for _ in $(seq 60); do
+        docker info >/dev/null 2>&1 && return
+        kill -0 "$engine_pid" 2>/dev/null || break
+        sleep 0.5
+    done
+    tail -5 "$engine_dir/log"
+    echo "error: dockerd did not start"
+    echo "  try: start a container engine by hand (systemctl start docker), then make test"
+    exit 1
+}
+stop_engine() {
+    docker ps -aq 2>/dev/null | xargs -r docker rm -f >/dev/null 2>&1 || true # all of this engine's are the tests'
+    kill "$engine_pid" 2>/dev/null || true
+    for _ in $(seq 100); do
+        kill -0 "$engine_pid" 2>/dev/null || break
+        sleep 0.1
+    done
+    kill -9 "$engine_pid" 2>/dev/null || true
+    wait "$engine_pid" 2>/dev/null || true
+    awk -v d="$engine_dir/" 'index($5, d) == 1 {print $5}' /proc/self/mountinfo | sort -r | xargs -r -n1 umount || true
+    rm -rf "$engine_dir"
+}
+
+if [ "$(id -u)" = 0 ]; then infra/bootstrap.sh --tests; fi
 
 say "style, types, import rules"
 make --no-print-directory lint
 
 if [ "$(id -u)" != 0 ]; then
     say "unit tests and simulation (no root here: integration and end-to-end tests are left out)"
-    exec "$bin/pytest" -q tests/unit tests/sim
+    "$bin/pytest" -q tests/unit tests/sim
+    exit
+fi
+
+# the tests make the cluster and remove it, with its data
+if [ "${SK8_E2E_REUSE:-}" != 1 ]; then
+    if [ -e /var/lib/sk8/cluster.json ]; then
+        echo "error: there is a cluster on this machine (/var/lib/sk8), and the tests make one of their own"
+        echo "  try: make down, which removes it and its data; or SK8_E2E_REUSE=1 make test, which tests on it"
+        exit 1
+    fi
+    cluster_is_ours=1
 fi
 
 if ! docker info >/dev/null 2>&1; then
     say "no container engine answers: starting one for the tests"
-    mkdir -p build
-    dockerd >build/dockerd.log 2>&1 &
-    engine_pid=$!
-    for _ in $(seq 60); do
-        docker info >/dev/null 2>&1 && break
-        kill -0 "$engine_pid" 2>/dev/null || { tail -5 build/dockerd.log; echo "dockerd did not start"; exit 1; }
-        sleep 0.5
-    done
+    start_engine
 fi
 
 say "images from Debian packages"
+docker image inspect sk8/pause:1 >/dev/null 2>&1 || made_images=sk8/pause:1
 infra/images/pause/build.sh
 python3 infra/images/build.py
 
 say "all tests"
-"$bin/pytest" -q --durations=15 tests/unit tests/sim tests/integration tests/chaos tests/e2e
+suites=()
+for suite in unit sim integration chaos e2e; do
+    if [ -n "$(find "tests/$suite" -name 'test_*.py' -print -quit 2>/dev/null)" ]; then suites+=("tests/$suite"); fi
+done
+"$bin/pytest" -q --durations=15 "${suites[@]}"
