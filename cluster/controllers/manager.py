@@ -18,6 +18,7 @@ from prometheus_client import Gauge
 
 from cluster.controllers.attach_detach import AttachDetachController
 from cluster.controllers.config import ControllerConfig
+from cluster.controllers.daemonset import DaemonSetController
 from cluster.controllers.deployment import DeploymentController
 from cluster.controllers.endpoints import EndpointsController, EndpointSliceController
 from cluster.controllers.env import Controller, Env
@@ -52,6 +53,7 @@ CONTROLLERS: tuple[Callable[[Env], Controller], ...] = (
     DeploymentController,
     ReplicaSetController,
     StatefulSetController,
+    DaemonSetController,
     EndpointSliceController,
     EndpointsController,
     NodeLifecycleController,

@@ -12,6 +12,7 @@ from typing import Any
 
 from cluster.api.meta import rfc3339
 from cluster.controllers.config import ControllerConfig
+from cluster.controllers.daemonset_pods import target_node
 from cluster.controllers.env import Controller, Env
 from cluster.machinery.client import Client, Obj, clone
 from cluster.machinery.clock import FakeClock
@@ -201,7 +202,7 @@ class World:
                 continue
             if not pod["spec"].get("nodeName"):
                 self._serial += 1
-                node = nodes[self._serial % len(nodes)]
+                node = target_node(pod) or nodes[self._serial % len(nodes)]
                 binding = {"metadata": {"name": meta["name"]}, "target": {"kind": "Node", "name": node}}
                 await self.client.create("pods", binding, meta["namespace"], subresource="binding", name=meta["name"])
                 pod = await self.client.get("pods", meta["name"], meta["namespace"])
