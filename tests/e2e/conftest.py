@@ -48,6 +48,10 @@ class Cluster:
     kubeconfig: Path
     up_seconds: float
 
+    @property
+    def env(self) -> dict[str, str]:
+        return os.environ | {"KUBECONFIG": str(self.kubeconfig)}
+
     def kubectl(self, *argv: str, stdin: str | None = None, timeout_s: float = 60, ok: bool = True) -> str:
         """kubectl's standard output; with ok=False both outputs, whatever it exits with."""
         done = subprocess.run(
@@ -56,7 +60,7 @@ class Cluster:
             capture_output=True,
             text=True,
             timeout=timeout_s,
-            env=os.environ | {"KUBECONFIG": str(self.kubeconfig)},
+            env=self.env,
         )
         if not ok:
             return done.stdout + done.stderr
@@ -73,7 +77,7 @@ class Cluster:
             capture_output=True,
             text=True,
             timeout=timeout_s,
-            env=os.environ | {"KUBECONFIG": str(self.kubeconfig)},
+            env=self.env,
         )
         assert done.returncode == 0, f"sk8 {' '.join(argv)}: {done.stdout}{done.stderr}"
         return done.stdout
