@@ -4,7 +4,9 @@
 table in `disks/disks.json`, replaced atomically before a device appears and after it went.
 
 Invariants: a disk is attached to at most one machine, also across a crash of the host agent at any point (the table is
-written first on attach, last on detach); a device that is mounted is never detached.
+written first on attach, last on detach); a device that is mounted is never detached; `disks/dev/<name>` leads to the
+device of that disk or to nothing. Callers get that path, never the loop device's own: loop devices are handed out anew
+after a power failure, and whoever remembered `/dev/loop0` would hold somebody else's disk.
 """
 
 from __future__ import annotations
@@ -123,18 +125,27 @@ class Disks:
         make_private_dir(directory)
         self._file = directory / "disks.json"
         self._table = DiskTable.from_json(self._file.read_bytes()) if self._file.exists() else DiskTable()
+        self._links = directory / "dev"
+        make_private_dir(self._links)
+        self._mend_links()
 
     @property
     def table(self) -> DiskTable:
         return self._table
 
     def list(self) -> list[tuple[Disk, str]]:
-        """Each disk with the device it is now, "" for none."""
+        """Each disk with the path of its device, "" while it has none."""
         devices = loop_devices()
-        return [(d, devices.get(self.image(d.name), "")) for d in self._table.disks.values()]
+        return [
+            (d, str(self.link(d.name)) if self.image(d.name) in devices else "") for d in self._table.disks.values()
+        ]
 
     def image(self, name: str) -> Path:
         return self._dir / f"{name}.img"
+
+    def link(self, name: str) -> Path:
+        """The path under which the disk's device is found while it has one."""
+        return self._links / name
 
     def create(self, name: str, size_bytes: int) -> None:
         with self._busy:
@@ -161,8 +172,30 @@ class Disks:
         with self._busy:
             self._save(self._table.attached(name, machine))
             image = self.image(name)
-            device = loop_devices().get(image)
-            return device or _losetup("--find", "--show", str(image))
+            device = loop_devices().get(image) or _losetup("--find", "--show", str(image))
+            self._set_link(name, device)
+            return str(self.link(name))
+
+    def attach_again(self, machine: str) -> None:
+        """A machine is switched on: it finds its disks where they were, as in a cloud."""
+        with self._busy:
+            for disk in self._table.of(machine):
+                self.attach(disk.name, machine)
+
+    def _set_link(self, name: str, device: str) -> None:
+        fresh = self._links / f".{name}"
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(device)
+        fresh.replace(self.link(name))
+
+    def _mend_links(self) -> None:
+        """After a crash or a reboot: links of devices that are no more go, the others are put right."""
+        devices = loop_devices()
+        for link in self._links.iterdir():
+            link.unlink()
+        for name in self._table.disks:
+            if device := devices.get(self.image(name)):
+                self._set_link(name, device)
 
     def detach(self, name: str, machine: str) -> None:
         """Refuses while the device is mounted anywhere; never takes a disk from another machine."""
@@ -190,6 +223,7 @@ class Disks:
         users = users_of(device)
         if users:
             raise DiskError(f"disk {name} is mounted on {', '.join(map(str, users))}", retriable=True)
+        self.link(name).unlink(missing_ok=True)
         _losetup("--detach", device)
 
     def _save(self, table: DiskTable) -> None:

@@ -182,6 +182,7 @@ class Machines:
         make_private_dir(machine.log_dir)
         self._switch.make()
         self._switch.make_machine(spec)
+        self._disks.attach_again(name)
         return machine
 
     def _wipe(self, name: str) -> None:

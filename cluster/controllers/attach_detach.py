@@ -172,12 +172,15 @@ class AttachDetachController:
         volume = self._volumes.get("", attachment["spec"]["source"].get("persistentVolumeName", ""))
         if "deletionTimestamp" in attachment["metadata"]:
             return await self._detach(attachment, volume)
-        if volume is None or (attachment.get("status") or {}).get("attached"):
-            await self._show_on_node(attachment["spec"]["nodeName"])
+        if volume is None:
             return None
+        node = self._nodes.get("", attachment["spec"]["nodeName"])
+        if (attachment.get("status") or {}).get("attached") and (node is None or is_gone(node)):
+            return None  # nothing can be asked of a machine that is off; the volume's own queue lets go of it
         return await self._attach(attachment, volume)
 
     async def _attach(self, attachment: Obj, volume: Obj) -> Result | None:
+        """Also for one that is attached: the provider answers the same again, or mends what a reboot undid."""
         provider, node = self._env.provider, attachment["spec"]["nodeName"]
         if provider is None:
             return None
@@ -187,8 +190,12 @@ class AttachDetachController:
             await self._failed(attachment, "attachError", str(err))
             self._say(volume, "Warning", "FailedAttachVolume", f"AttachVolume.Attach failed for volume: {err}")
             return Result(_RETRY_S)
+        wanted = {"attached": True, "attachmentMetadata": {"devicePath": device}}
+        if attachment.get("status") == wanted:
+            await self._show_on_node(node)
+            return None
         changed = clone(attachment)
-        changed["status"] = {"attached": True, "attachmentMetadata": {"devicePath": device}}
+        changed["status"] = wanted
         await self._env.client.update(_ATTACHMENTS, changed, subresource="status")
         await self._show_on_node(node)
         name = volume["metadata"]["name"]

@@ -16,7 +16,7 @@ import os
 import stat
 import subprocess
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +197,8 @@ def _mount_device(volume: BlockVolume, directory: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     if mounts.is_mounted(str(target)):
         return
+    # The provider's path may be a link; what it leads to now is what is looked at and mounted.
+    volume = replace(volume, device=os.path.realpath(volume.device))
     try:
         mode = os.stat(volume.device).st_mode
     except FileNotFoundError:
