@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 from dataclasses import dataclass
 from ipaddress import IPv4Network
@@ -16,6 +18,12 @@ import psutil
 from cluster.machine.config import ClusterConfig
 
 _PROGRAMS = ("ip", "nsenter", "unshare", "losetup", "mkfs.ext4", "nft", "ray")
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}  # capabilities(7)
+_LOOP = Path("/dev/loop-control")
+_APPLY_MINOR = 29
+"""kubectl before 1.29 asks `apply` of OpenAPI version 2, which the API server does not have."""
+_EXEC_MINOR = 31
+"""kubectl 1.31 is the first that speaks WebSocket for exec, attach and port-forward by itself; SPDY is not served."""
 _DISK_BYTES = 2 << 30
 _MEMORY_BYTES = 1_500 << 20
 INSTALL = "run infra/bootstrap.sh in the checkout, which installs what is missing (or: make up)"
@@ -23,7 +31,11 @@ INSTALL = "run infra/bootstrap.sh in the checkout, which installs what is missin
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """`port_owner`: who listens on the API port already, "" for nobody. `routes`: networks the box routes itself."""
+    """`port_owner`: who listens on the API port already, "" for nobody. `routes`: networks the box routes itself.
+
+    `forbidden`: capabilities that root lacks. `engine`: one answers, or could be started. `kubectl_minor`: of its
+    version 1.N, None when there is none or it does not say.
+    """
 
     platform: str
     root: bool
@@ -33,6 +45,10 @@ class Facts:
     memory_free_bytes: int
     routes: tuple[str, ...]
     namespaces: bool
+    forbidden: tuple[str, ...] = ()
+    loop: bool = True
+    engine: bool = True
+    kubectl_minor: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +65,7 @@ def gather(config: ClusterConfig) -> Facts:
     beside = Path(sys.executable).parent  # `ray` of the environment that runs sk8
     path = f"{beside}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     linux = sys.platform == "linux"
+    kubectl = shutil.which("kubectl", path=path)
     return Facts(
         platform=sys.platform,
         root=os.geteuid() == 0,
@@ -58,6 +75,10 @@ def gather(config: ClusterConfig) -> Facts:
         memory_free_bytes=psutil.virtual_memory().available,
         routes=_routes() if linux else (),
         namespaces=Path("/proc/self/ns/pid").exists(),
+        forbidden=_forbidden(Path("/proc/self/status").read_text()) if linux else (),
+        loop=_LOOP.exists(),
+        engine=_answers(config.engine_socket) or shutil.which("dockerd", path=path) is not None,
+        kubectl_minor=_kubectl_minor(kubectl) if kubectl else None,
     )
 
 
@@ -69,12 +90,35 @@ def judge(facts: Facts, config: ClusterConfig) -> list[Finding]:
     if not facts.root:
         fix = "run it as root (sudo), or on a VM of your own"
         return [Finding("error", "local machines need root: they are namespaces, mounts and links", fix)]
+    return [*_programs(facts), *_kernel(facts), *_places(facts, config), *_kubectl(facts)]
+
+
+def _programs(facts: Facts) -> list[Finding]:
     found = []
     programs = [p for p in facts.missing if p != "kubectl"]
     if programs:
         found.append(Finding("error", f"programs are missing: {', '.join(programs)}", INSTALL))
+    if not facts.engine:
+        message = "no container engine answers, and there is no dockerd to start one"
+        found.append(Finding("error", message, INSTALL))
+    return found
+
+
+def _kernel(facts: Facts) -> list[Finding]:
+    found = []
+    if facts.forbidden:
+        fix = "use a machine or a virtual machine, or start the container with --privileged"
+        found.append(Finding("error", f"root lacks {' and '.join(facts.forbidden)} here (inside a container?)", fix))
     if not facts.namespaces:
         found.append(Finding("error", "this kernel has no PID namespaces", "use a kernel with CONFIG_PID_NS"))
+    if not facts.loop:
+        found.append(Finding("error", f"there are no loop devices ({_LOOP}): volumes need them", "modprobe loop"))
+    return found
+
+
+def _places(facts: Facts, config: ClusterConfig) -> list[Finding]:
+    """Ports, space, networks."""
+    found = []
     if facts.port_owner:
         fix = "stop it, or choose another port with api_port in --config FILE"
         found.append(Finding("error", f"port 127.0.0.1:{config.api_port} is taken by {facts.port_owner}", fix))
@@ -90,10 +134,41 @@ def judge(facts: Facts, config: ClusterConfig) -> list[Finding]:
     if facts.memory_free_bytes < _MEMORY_BYTES:
         have = f"{facts.memory_free_bytes / (1 << 20):.0f} MiB"
         found.append(Finding("warning", f"only {have} of memory are free; three machines need about 2 GiB", ""))
-    if "kubectl" in facts.missing:
-        fix = f"{INSTALL}; the cluster itself does not need it"
-        found.append(Finding("warning", "kubectl is not installed", fix))
     return found
+
+
+def _kubectl(facts: Facts) -> list[Finding]:
+    """Never an error: the cluster does not need it, and another machine's may be used."""
+    minor = facts.kubectl_minor
+    if "kubectl" in facts.missing:
+        return [Finding("warning", "kubectl is not installed", f"{INSTALL}; the cluster itself does not need it")]
+    if minor is None or minor >= _EXEC_MINOR:
+        return []
+    lost = "exec, attach and port-forward do" if minor >= _APPLY_MINOR else "apply, exec, attach and port-forward do"
+    fix = f"install 1.{_EXEC_MINOR} or newer: https://kubernetes.io/docs/tasks/tools/"
+    return [Finding("warning", f"kubectl here is 1.{minor}: {lost} not work with it", fix)]
+
+
+def _forbidden(status: str) -> tuple[str, ...]:
+    """Of /proc/self/status (proc(5)): needed capabilities that are not in the effective set."""
+    effective = next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")), ~0)
+    return tuple(name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1)
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(2)
+        return probe.connect_ex(path) == 0
+
+
+def _kubectl_minor(program: str) -> int | None:
+    """None for one that does not run or does not say, such as a shell script in its place."""
+    try:
+        command = [program, "version", "--client", "-o", "json"]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
+        return int(json.loads(said)["clientVersion"]["minor"].rstrip("+"))
+    except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _listener(port: int) -> str:
