@@ -114,7 +114,7 @@ class StatusWriter:
             entry.conditions, listed = timed_conditions(status["conditions"], entry.conditions, self._clock())
             patch = {
                 "metadata": {"uid": meta["uid"]},
-                "status": {**status, "conditions": listed, **_dropped_ips(entry.written, status)},
+                "status": {**status, "conditions": listed, **_dropped_ips(entry.written or entry.pod.get("status"), status)},
             }
             try:
                 stored = await self._client.patch(
@@ -163,7 +163,10 @@ def timed_conditions(conditions: list[Obj], known: dict[str, Obj], now: float) -
 
 
 def _dropped_ips(written: Obj | None, status: Obj) -> Obj:
-    """podIPs is merged by address: an address the pod no longer has must be deleted by name."""
+    """podIPs is merged by address: an address the pod no longer has must be deleted by name.
+
+    `written` is what the API has: our last write, or what the pod came with after a restart of this kubelet.
+    """
     before = {ip["ip"] for ip in (written or {}).get("podIPs") or ()}
     now = [ip["ip"] for ip in status.get("podIPs") or ()]
     gone = sorted(before - set(now))

@@ -80,3 +80,13 @@ async def test_an_old_view_is_ignored() -> None:
     writer.seen(pod(1, status(ready=False)))
     await writer.flush("u")
     assert api.writes == 1
+
+
+async def test_an_address_from_before_a_restart_is_deleted() -> None:
+    """Regression: after a reboot the pod's old address stayed first in podIPs, and Services led to it."""
+    api = Api()
+    writer = StatusWriter(api, lambda: 0.0)  # type: ignore[arg-type]
+    old = pod(status={"podIP": "10.0.0.4", "podIPs": [{"ip": "10.0.0.4"}]})
+    writer.set(old, status(ready=True) | {"podIP": "10.0.0.6", "podIPs": [{"ip": "10.0.0.6"}]})
+    await writer.flush("u")
+    assert {"ip": "10.0.0.4", "$patch": "delete"} in api.stored["podIPs"]
