@@ -157,6 +157,8 @@ SCHEME = Scheme(
         _r("apps/v1", "Deployment", "deployments", "deploy", cats="all", subs="status scale"),
         _r("apps/v1", "ReplicaSet", "replicasets", "rs", cats="all", subs="status scale"),
         _r("apps/v1", "StatefulSet", "statefulsets", "sts", cats="all", subs="status scale"),
+        _r("batch/v1", "CronJob", "cronjobs", "cj", cats="all", subs="status"),
+        _r("batch/v1", "Job", "jobs", cats="all", subs="status"),
         _r("coordination.k8s.io/v1", "Lease", "leases"),
         _r("discovery.k8s.io/v1", "EndpointSlice", "endpointslices"),
         _r("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", "pdb", subs="status"),

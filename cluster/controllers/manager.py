@@ -23,6 +23,8 @@ from cluster.controllers.deployment import DeploymentController
 from cluster.controllers.endpoints import EndpointsController, EndpointSliceController
 from cluster.controllers.env import Controller, Env
 from cluster.controllers.garbage_collector import GarbageCollector
+from cluster.controllers.job import JobController
+from cluster.controllers.job_ttl import JobTtlController
 from cluster.controllers.namespace import NamespaceController
 from cluster.controllers.namespace_defaults import RootCaPublisher, ServiceAccountController
 from cluster.controllers.node_ipam import NodeIpamController
@@ -54,6 +56,8 @@ CONTROLLERS: tuple[Callable[[Env], Controller], ...] = (
     ReplicaSetController,
     StatefulSetController,
     DaemonSetController,
+    JobController,
+    JobTtlController,
     EndpointSliceController,
     EndpointsController,
     NodeLifecycleController,

@@ -95,6 +95,23 @@ def _stateful_set_create(obj: Object, now: float) -> None:
     obj["status"] = {"replicas": 0, "availableReplicas": 0}
 
 
+def _job_create(job: Object, now: float) -> None:
+    """Labels from the template; the selector and the template's labels name the job (unless manualSelector)."""
+    job["status"] = {}
+    metadata, spec = job["metadata"], job.get("spec") or {}
+    template = spec.setdefault("template", {}).setdefault("metadata", {})
+    if not metadata.get("labels") and template.get("labels"):
+        metadata["labels"] = dict(template["labels"])
+    if spec.get("manualSelector"):
+        return
+    uid, name = metadata["uid"], metadata.get("name", "")
+    own = {"batch.kubernetes.io/controller-uid": uid, "batch.kubernetes.io/job-name": name}
+    template["labels"] = {**(template.get("labels") or {}), "controller-uid": uid, "job-name": name, **own}
+    if spec.get("selector") is None:
+        spec["selector"] = {}
+    spec["selector"].setdefault("matchLabels", {}).setdefault("batch.kubernetes.io/controller-uid", uid)
+
+
 def _budget_create(obj: Object, now: float) -> None:
     zero = ("disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods")
     obj["status"] = dict.fromkeys(zero, 0)
@@ -120,6 +137,8 @@ _BY_NAME = {
     "replicasets.apps": Strategy(has_status=True, generation=True, on_create=_replica_set_create),
     "statefulsets.apps": Strategy(has_status=True, generation=True, on_create=_stateful_set_create),
     "daemonsets.apps": Strategy(has_status=True, generation=True, on_create=_daemon_set_create),
+    "jobs.batch": Strategy(has_status=True, generation=True, on_create=_job_create),
+    "cronjobs.batch": Strategy(has_status=True, generation=True, on_create=_empty_status_create),
     "poddisruptionbudgets.policy": Strategy(has_status=True, generation=True, on_create=_budget_create),
     "volumeattachments.storage.k8s.io": Strategy(has_status=True, on_create=_attachment_create),
     "endpointslices.discovery.k8s.io": Strategy(generation=True),

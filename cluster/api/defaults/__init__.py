@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.api.defaults import pods, services, storage, workloads
+from cluster.api.defaults import batch, pods, services, storage, workloads
 from cluster.api.scheme import ResourceInfo
 
 _BY_NAME = {
@@ -20,6 +20,8 @@ _BY_NAME = {
     "replicasets.apps": workloads.default_replica_set,
     "statefulsets.apps": workloads.default_stateful_set,
     "daemonsets.apps": workloads.default_daemon_set,
+    "jobs.batch": batch.default_job,
+    "cronjobs.batch": batch.default_cron_job,
     "persistentvolumes": storage.default_volume,
     "persistentvolumeclaims": storage.default_claim,
     "storageclasses.storage.k8s.io": storage.default_storage_class,

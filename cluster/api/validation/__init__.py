@@ -12,8 +12,8 @@ from typing import Any
 
 from cluster.api.errors import Cause
 from cluster.api.scheme import ResourceInfo
+from cluster.api.validation import batch, metadata, pods, services, storage, workloads
 from cluster.api.validation import cluster as cluster_kinds
-from cluster.api.validation import metadata, pods, services, storage, workloads
 from cluster.api.validation.fields import Faults
 
 Object = dict[str, Any]
@@ -27,6 +27,8 @@ _CREATE: dict[str, OnCreate] = {
     "statefulsets.apps": workloads.validate_stateful_set,
     "daemonsets.apps": workloads.validate_daemon_set,
     "controllerrevisions.apps": workloads.validate_revision,
+    "jobs.batch": batch.validate_job,
+    "cronjobs.batch": batch.validate_cron_job,
     "poddisruptionbudgets.policy": workloads.validate_budget,
     "services": services.validate_service,
     "endpoints": services.validate_endpoints,
@@ -54,6 +56,7 @@ _UPDATE: dict[str, OnUpdate] = {
     "statefulsets.apps": workloads.validate_stateful_set_update,
     "daemonsets.apps": workloads.validate_selector_update,
     "controllerrevisions.apps": workloads.validate_revision_update,
+    "jobs.batch": batch.validate_job_update,
     "services": services.validate_service_update,
     "endpointslices.discovery.k8s.io": services.validate_endpoint_slice_update,
     "persistentvolumes": storage.validate_volume_update,
