@@ -15,7 +15,9 @@ from typing import Literal
 
 import psutil
 
+from cluster.cli import agent
 from cluster.machine.config import ClusterConfig
+from cluster.machine.processes import command_line
 
 _PROGRAMS = ("ip", "nsenter", "unshare", "losetup", "mkfs.ext4", "nft", "ray")
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}  # capabilities(7)
@@ -34,7 +36,7 @@ class Facts:
     """`port_owner`: who listens on the API port already, "" for nobody. `routes`: networks the box routes itself.
 
     `forbidden`: capabilities that root lacks. `engine`: one answers, or could be started. `kubectl_minor`: of its
-    version 1.N, None when there is none or it does not say.
+    version 1.N, None when there is none or it does not say. `elsewhere`: the directory of another cluster that runs.
     """
 
     platform: str
@@ -49,6 +51,7 @@ class Facts:
     loop: bool = True
     engine: bool = True
     kubectl_minor: int | None = None
+    elsewhere: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ def gather(config: ClusterConfig) -> Facts:
         loop=_LOOP.exists(),
         engine=_answers(config.engine_socket) or shutil.which("dockerd", path=path) is not None,
         kubectl_minor=_kubectl_minor(kubectl) if kubectl else None,
+        elsewhere=_elsewhere(config) if linux else "",
     )
 
 
@@ -117,7 +121,10 @@ def _kernel(facts: Facts) -> list[Finding]:
 
 
 def _places(facts: Facts, config: ClusterConfig) -> list[Finding]:
-    """Ports, space, networks."""
+    """Other clusters, ports, space, networks. Another cluster hides the rest, most of which is its."""
+    if facts.elsewhere:
+        fix = f"sk8 down --base {facts.elsewhere} removes it"
+        return [Finding("error", f"a cluster runs here already, from {facts.elsewhere}", fix)]
     found = []
     if facts.port_owner:
         fix = "stop it, or choose another port with api_port in --config FILE"
@@ -153,6 +160,13 @@ def _forbidden(status: str) -> tuple[str, ...]:
     """Of /proc/self/status (proc(5)): needed capabilities that are not in the effective set."""
     effective = next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")), ~0)
     return tuple(name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1)
+
+
+def _elsewhere(config: ClusterConfig) -> str:
+    running = agent.process(config)
+    command = command_line(running.pid) if running else []
+    base = command[command.index("--base") + 1] if "--base" in command[:-1] else ""
+    return base if base and Path(base) != config.base.absolute() else ""
 
 
 def _answers(path: str) -> bool:

@@ -12,6 +12,7 @@ import pytest
 from cluster.cli import preflight
 from cluster.cli.preflight import Facts, gather, judge
 from cluster.machine.config import ClusterConfig
+from cluster.machine.processes import ProcessId
 
 CONFIG = ClusterConfig.local()
 BAD = Facts(
@@ -90,3 +91,11 @@ def test_kubectl_says_its_version(kubectl: Callable[[str], str]) -> None:
 @pytest.mark.parametrize("script", ["exit 1", "echo hello", "echo '{}'", "echo '[]'"])
 def test_a_kubectl_that_says_nothing_of_use_is_no_finding(kubectl: Callable[[str], str], script: str) -> None:
     assert preflight._kubectl_minor(kubectl(script)) is None
+
+
+@pytest.mark.parametrize(("base", "found"), [("/srv/other", "/srv/other"), (CONFIG.base_dir, "")])
+def test_another_cluster_is_known_by_its_host_agent(base: str, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight.agent, "process", lambda _: ProcessId(7, 1))
+    command = ["python", "-m", "cluster.cli.main", "host-agent", "--base", base]
+    monkeypatch.setattr(preflight, "command_line", lambda _: command)
+    assert preflight._elsewhere(CONFIG) == found
