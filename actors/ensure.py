@@ -22,8 +22,8 @@ import ray
 
 from actors import ray_nodes
 from actors.part import CLASSES
-from actors.roles import Role, actor_name, roles_of
 from cluster.machine.config import ClusterConfig, MachineConfig, load_cluster, load_machine
+from cluster.machine.roles import Role, actor_name, roles_of
 
 NAMESPACE = "sk8"
 START_TIMEOUT_S = 40.0

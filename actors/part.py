@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 
 from actors.host import Build, Host
-from actors.roles import Role, actor_name
 from cluster.machine.config import ClusterConfig, MachineConfig, load_cluster, load_machine
+from cluster.machine.roles import Role, actor_name
 
 NICENESS: dict[Role, int] = {"state": -10, "apiserver": -5}
 """Below zero runs before containers; the store's heartbeats must not queue behind a busy pod."""

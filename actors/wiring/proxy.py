@@ -32,15 +32,8 @@ def network_config(cluster: ClusterConfig, machine: MachineConfig) -> NetworkCon
             cluster_cidr=cluster.pod_cidr,
             machine_cidrs=(cluster.node_cidr,),
             protected_ports=(
-                f"{cluster.state_client_port}-{cluster.state_metrics_port}",
-                f"{ray.gcs}-{ray.metrics_export}",
+                *(str(port) for port in cluster.guarded_ports),
                 f"{ray.worker_min}-{ray.worker_max}",
-                str(cluster.machine_port),
-                str(cluster.kubelet_port),
-                f"{cluster.proxy_port}",
-                f"{cluster.kubelet_healthz_port}",
-                f"{cluster.scheduler_port}",
-                f"{cluster.controllers_port}",
             ),
         ),
     )

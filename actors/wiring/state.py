@@ -17,6 +17,7 @@ from actors.wiring import common
 from cluster.machine.config import ClusterConfig, MachineConfig
 from raft.config import StateConfig, TlsFiles
 from raft.server import StateServer, create_member, join_member
+from raft.storage.errors import MemberRetired
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,11 @@ def directory_of(machine: MachineConfig) -> Path:
     return machine.state_dir / "member"
 
 
+def has_member(directory: Path) -> bool:
+    """Whether a member was ever made there; what a crash in the middle of making one left does not count."""
+    return (directory / "identity.json").is_file()
+
+
 class StatePart:
     def __init__(self, cluster: ClusterConfig, machine: MachineConfig) -> None:
         self._cluster = cluster
@@ -49,10 +55,21 @@ class StatePart:
         self._phase = "opening"
 
     async def run(self) -> None:
-        if not directory_of(self._machine).exists():
+        if not has_member(directory_of(self._machine)):
             await (self._found() if self._machine.state_bootstrap else self._join())
         self._server = StateServer(config_of(self._cluster, self._machine))
-        await self._server.run()
+        try:
+            await self._server.run()
+        except MemberRetired:
+            # Removed from the group (it was taken for lost): what it knew is kept aside, and it joins as a new one.
+            self._set_aside()
+            raise
+
+    def _set_aside(self) -> None:
+        directory = directory_of(self._machine)
+        aside = directory.with_name(f"retired-{len(list(directory.parent.glob('retired-*'))) + 1}")
+        directory.rename(aside)
+        log.warning("this member was removed from the store; its directory is now %s", aside)
 
     def health(self) -> dict[str, object]:
         return self._server.health() if self._server is not None else {"healthy": False, "reason": self._phase}

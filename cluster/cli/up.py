@@ -70,7 +70,7 @@ async def up(options: UpOptions, out: Output, environment: Mapping[str, str] = o
 NEXT = """The context sk8 is current in {kubeconfig}. Try:
 
   kubectl get nodes
-  kubectl create deployment web --image=nginx:1.21 --replicas=3
+  make demo                  # three tiers: nginx, a Python API, PostgreSQL on a volume
   sk8 status
   sk8 machine kill m2        # a power failure; sk8 machine start m2 brings it back
   sk8 down                   # removes everything; --keep-data keeps objects and volumes"""

@@ -53,6 +53,7 @@ class RayPorts:
     agent_grpc: int = 6383
     agent_http: int = 6384
     metrics_export: int = 6385
+    client_server: int = 6386
     worker_min: int = 20000
     worker_max: int = 20999
 
@@ -229,6 +230,18 @@ class ClusterConfig:
     @property
     def state_client_endpoints(self) -> tuple[tuple[str, int], ...]:
         return tuple((m.ip, self.state_client_port) for m in self.control_planes)
+
+    @property
+    def guarded_ports(self) -> tuple[int, ...]:
+        """Ports that only machines may speak to (Ray's workers have a range besides); pods are refused there."""
+        ray = self.ray_ports
+        return (
+            *(self.state_client_port, self.state_peer_port, self.state_metrics_port),
+            *(ray.gcs, ray.node_manager, ray.object_manager, ray.runtime_env_agent, ray.agent_grpc, ray.agent_http),
+            *(ray.metrics_export, ray.client_server, self.machine_port),
+            *(self.kubelet_port, self.kubelet_healthz_port),
+            *(self.scheduler_port, self.controllers_port, self.proxy_port),
+        )
 
     def spec(self, name: str) -> MachineSpec:
         """Raises ConfigError naming the machines there are."""

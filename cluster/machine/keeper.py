@@ -153,7 +153,7 @@ class RayKeeper:
         found = {}
         for process in self._children.inherited():
             name = _daemon_name(process)
-            if name == "dashboard":  # `--include-dashboard=false` still leaves 80 MB that serve nothing
+            if name == "unwanted":  # the dashboard and the client server: 130 MB and an open port, asked for by nobody
                 ProcessId(process.pid, process.start).signal(signal.SIGKILL)
             elif name:
                 found[name] = ProcessId(process.pid, process.start)
@@ -284,10 +284,12 @@ class RayKeeper:
 
 
 def _daemon_name(process: Stat) -> str:
-    """raylet, gcs_server, dashboard or "" for other orphans."""
+    """raylet, gcs_server, "unwanted" for what serves nothing here, or "" for other orphans."""
     if process.name in ("raylet", "gcs_server"):
         return process.name
-    return "dashboard" if _runs(command_line(process.pid), "dashboard/dashboard.py") else ""
+    arguments = command_line(process.pid)
+    unwanted = _runs(arguments, "dashboard/dashboard.py") or "ray.util.client.server" in arguments
+    return "unwanted" if unwanted else ""
 
 
 def _runs(arguments: Sequence[str], script: str) -> bool:

@@ -113,7 +113,7 @@ class Machine:
         """
         while self._machine.state_bootstrap:
             await asyncio.sleep(1)
-            if any(self._machine.state_dir.iterdir()):
+            if any(self._machine.state_dir.glob("*/identity.json")):  # written last: the member is whole
                 current = load_machine(self._machine.base_dir, self._machine.name)
                 save_machine(replace(current, state_bootstrap=False))
                 break

@@ -71,6 +71,7 @@ def start_command(config: ClusterConfig, machine: MachineConfig, python: Path) -
     command = [str(python.with_name("ray")), "start"]
     if is_head(config, machine):
         command += ["--head", f"--port={ports.gcs}", "--include-dashboard=false", "--no-monitor"]
+        command += [f"--ray-client-server-port={ports.client_server}"]
     else:
         command += [f"--address={config.gcs_address}"]
     return [

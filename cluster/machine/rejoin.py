@@ -30,6 +30,7 @@ from cluster.machine.files import write_atomic
 from cluster.machine.ray_command import gcs_dir
 
 log = logging.getLogger(__name__)
+TURN_S = 300.0
 
 
 class Unreachable(Exception):
@@ -102,7 +103,8 @@ class HeadServer:
             log.info("machine %s rejoins Ray", name)
             writer.write(b'{"go":true}\n')
             await writer.drain()
-            await closed
+            # A machine that loses power in its turn never closes the connection: the turn ends by time.
+            await asyncio.wait({closed}, timeout=TURN_S)
         finally:
             closed.cancel()
             if waiting.done() and not waiting.cancelled():

@@ -1,8 +1,8 @@
 """Which parts run on which machine. Pure.
 
 Every machine has a Kubelet and a Proxy; every control plane a State and an ApiServer besides. Scheduler, Controllers
-and Supervisor need one leader and one warm standby, so they run on the last two control planes: Ray's head, which is
-the first, is the machine with the most to do already.
+and Supervisor lead by lease, one at a time; they run on a majority of the control planes, so that one is left whenever
+the store has its quorum. Counted from the last: Ray's head, which is the first, has the most to do already.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from cluster.machine.config import ClusterConfig
 
 Role = Literal["state", "apiserver", "scheduler", "controllers", "supervisor", "kubelet", "proxy"]
 
-LEADERS = 2
-
 
 def roles_of(machine: str, config: ClusterConfig) -> tuple[Role, ...]:
     """The machine's parts, in the order in which they are best started."""
@@ -22,7 +20,7 @@ def roles_of(machine: str, config: ClusterConfig) -> tuple[Role, ...]:
     roles: list[Role] = []
     if machine in planes:
         roles += ["state", "apiserver"]
-    if machine in planes[-LEADERS:]:
+    if machine in planes[-(len(planes) // 2 + 1) :]:
         roles += ["scheduler", "controllers", "supervisor"]
     return (*roles, "kubelet", "proxy")
 
