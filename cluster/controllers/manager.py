@@ -18,6 +18,7 @@ from prometheus_client import Gauge
 
 from cluster.controllers.attach_detach import AttachDetachController
 from cluster.controllers.config import ControllerConfig
+from cluster.controllers.cronjob import CronJobController
 from cluster.controllers.daemonset import DaemonSetController
 from cluster.controllers.deployment import DeploymentController
 from cluster.controllers.endpoints import EndpointsController, EndpointSliceController
@@ -58,6 +59,7 @@ CONTROLLERS: tuple[Callable[[Env], Controller], ...] = (
     DaemonSetController,
     JobController,
     JobTtlController,
+    CronJobController,
     EndpointSliceController,
     EndpointsController,
     NodeLifecycleController,
