@@ -98,7 +98,7 @@ else
         if kubectl_of_debian; then
             want_kubectl=renew
         else
-            say "note: $(command -v kubectl) is 1.${minor:-?}; exec, attach and port-forward need 1.31 or newer (it is left alone)"
+            say "note: $(command -v kubectl) is 1.${minor:-?}; apply needs 1.29, exec, attach and port-forward 1.31 (it is left alone)"
         fi
     fi
 fi

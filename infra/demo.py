@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import secrets
 import shutil
 import subprocess
@@ -27,8 +28,21 @@ NODE_PORT = 30080
 def kubectl(*argv: str, stdin: str | None = None) -> str:
     done = subprocess.run(["kubectl", *argv], input=stdin, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"demo: kubectl {' '.join(argv[:3])}: {done.stderr.strip()}")
+        why = done.stderr.strip()
+        hint = "; is the cluster up? sk8 status" if "refused" in why or "connect" in why.lower() else ""
+        raise SystemExit(f"demo: kubectl {' '.join(argv[:3])}: {why}{hint}")
     return done.stdout
+
+
+def check_context() -> None:
+    """The demo goes to the current context: never silently to somebody's other cluster."""
+    done = subprocess.run(["kubectl", "config", "current-context"], capture_output=True, text=True)
+    current = done.stdout.strip()
+    if current != "sk8":
+        raise SystemExit(
+            f"demo: kubectl's current context is {current or 'not set'}, not sk8; "
+            "kubectl config use-context sk8 (sk8 up makes it)"
+        )
 
 
 def ensure_password() -> None:
@@ -58,18 +72,27 @@ def ready_counts() -> dict[str, tuple[int, int]]:
 
 
 def wait_ready(timeout_s: float) -> None:
+    """One line that is redrawn on a terminal; elsewhere a line for every change."""
+    terminal = sys.stdout.isatty()
     started = time.monotonic()
     shown = ""
     while True:
         counts = ready_counts()
-        line = "  ".join(f"{name} {ready}/{wanted}" for name, (ready, wanted) in counts.items())
+        line = "   ".join(f"{name} {ready}/{wanted}" for name, (ready, wanted) in counts.items())
         elapsed = time.monotonic() - started
-        if line != shown:
-            print(f"  {elapsed:5.1f} s  {line}", flush=True)
-            shown = line
+        if terminal:
+            print(f"\r\033[K  {elapsed:5.1f} s   {line}", end="", flush=True)
+        elif line != shown:
+            print(f"  {elapsed:5.1f} s   {line}", flush=True)
+        shown = line
         if all(ready >= wanted for ready, wanted in counts.values()):
+            if terminal:
+                print()
             return
         if elapsed > timeout_s:
+            if terminal:
+                print()
+            sys.stdout.flush()
             print(kubectl("get", "pods", "-o", "wide"), file=sys.stderr)
             print(kubectl("get", "events", "--field-selector", "type=Warning"), file=sys.stderr)
             raise SystemExit(
@@ -125,6 +148,7 @@ def main() -> None:
     args = parser.parse_args()
     if not shutil.which("kubectl"):
         raise SystemExit("demo: kubectl is not installed; see https://kubernetes.io/docs/tasks/tools/")
+    check_context()
     print("Demo: three tiers (nginx, Python API, PostgreSQL on a volume)", flush=True)
     ensure_password()
     kubectl("apply", "-f", str(MANIFESTS))
@@ -133,5 +157,18 @@ def main() -> None:
     print(NEXT.format(node=args.node, port=NODE_PORT))
 
 
+def run() -> int:
+    """`demo.py | head` ends quietly when its reader does; what was deployed goes on."""
+    try:
+        main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's last flush
+    except KeyboardInterrupt:
+        print("\ndemo: interrupted; what was deployed goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(run())

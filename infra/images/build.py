@@ -28,6 +28,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 CACHE = HERE.parent.parent / "build" / "images"
 SUITE = "bookworm"
+FORMAT = 1
 NOT_NEEDED = (
     "usr/share/doc",
     "usr/share/man",
@@ -55,8 +56,9 @@ class Image:
     links: dict[str, str] = field(default_factory=dict)
 
     def digest(self) -> str:
-        """A hash over everything the tar is made of but the mirror's state."""
-        parts = [Path(__file__).read_text(), *self.packages, json.dumps(self.links, sort_keys=True)]
+        """A hash over everything the image is made of but the mirror's state. FORMAT: how make_tar makes it."""
+        recipe = (FORMAT, SUITE, NOT_NEEDED, self.packages, self.changes, self.description, sorted(self.links.items()))
+        parts = [json.dumps(recipe)]
         for path in sorted((HERE / self.overlay).rglob("*")):
             if path.is_file():
                 parts += [str(path.relative_to(HERE)), oct(path.stat().st_mode), path.read_text()]
@@ -133,12 +135,26 @@ IMAGES = (
 )
 
 
-def run(*argv: str) -> str:
+def run(*argv: str, hint: str = "") -> str:
     done = subprocess.run(argv, capture_output=True, text=True)
     if done.returncode:
-        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-5:]
-        raise SystemExit(f"images: `{' '.join(argv[:3])} ...` failed:\n  " + "\n  ".join(last))
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        # apt's own errors say more than the list of what was cleaned up after them
+        last = [line for line in said if line.startswith(("E:", "W: Failed", "Err"))][:3] or said[-5:]
+        raise SystemExit(f"images: `{' '.join(argv[:3])} ...` failed:\n  " + "\n  ".join(last) + hint)
     return done.stdout.strip()
+
+
+NO_PACKAGES = """
+  try: check the network, the proxy (http_proxy) and /etc/apt/sources.list*: `apt-get update` must work.
+  Only the first build needs them; built images are kept in build/images"""
+
+
+def engine_answers() -> bool:
+    try:
+        return subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
 
 
 def _slim(source: Path, target: Path, ours: set[str]) -> None:
@@ -169,18 +185,35 @@ def _add_overlay(image: Image, tar_path: Path) -> None:
                 tar.addfile(member, content)
 
 
+def make_tar(image: Image, tar_path: Path) -> None:
+    """The image's root file system, whole or not at all; older ones of it are removed."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    whole, partial = tar_path.with_suffix(".whole.tar"), tar_path.with_suffix(".partial.tar")
+    root = HERE / image.overlay
+    try:
+        packages = f"--include={','.join(image.packages)}"
+        run("mmdebstrap", "--variant=extract", packages, SUITE, str(whole), hint=NO_PACKAGES)
+        ours = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()} | set(image.links)
+        _slim(whole, partial, ours)
+        _add_overlay(image, partial)
+        partial.rename(tar_path)
+    finally:
+        whole.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
+    for old in CACHE.glob(f"{image.overlay}-*.tar"):
+        if old != tar_path:
+            old.unlink()
+
+
 def build(image: Image) -> str:
     """Make sure the engine has the image; what was done, in a few words."""
     started = time.monotonic()
     digest = image.digest()
-    try:
-        have = subprocess.run(
-            ["docker", "image", "inspect", "-f", '{{index .Config.Labels "sk8.image"}}', image.name],
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
-    except FileNotFoundError:
-        raise SystemExit("images: no docker command; run infra/bootstrap.sh first") from None
+    have = subprocess.run(
+        ["docker", "image", "inspect", "-f", '{{index .Config.Labels "sk8.image"}}', image.name],
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
     if have == digest:
         return "present"
     if have == "" and subprocess.run(["docker", "image", "inspect", image.name], capture_output=True).returncode == 0:
@@ -188,25 +221,11 @@ def build(image: Image) -> str:
             f"images: {image.name} exists here and is not ours; it will not be overwritten. "
             f"Rename it first: docker tag {image.name} mine/{image.name} && docker rmi {image.name}"
         )
-    CACHE.mkdir(parents=True, exist_ok=True)
     tar_path = CACHE / f"{image.overlay}-{digest}.tar"
     what = "loaded"
     if not tar_path.exists():
         what = "built"
-        whole, partial = tar_path.with_suffix(".whole.tar"), tar_path.with_suffix(".partial.tar")
-        run("mmdebstrap", "--variant=extract", f"--include={','.join(image.packages)}", SUITE, str(whole))
-        root = HERE / image.overlay
-        _slim(
-            whole,
-            partial,
-            {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()} | set(image.links),
-        )
-        whole.unlink()
-        _add_overlay(image, partial)
-        partial.rename(tar_path)
-        for old in CACHE.glob(f"{image.overlay}-*.tar"):
-            if old != tar_path:
-                old.unlink()
+        make_tar(image, tar_path)
     changes = [f"--change=LABEL sk8.image={digest}"]
     changes.append(f'--change=LABEL org.opencontainers.image.description="{image.description}"')
     changes += [f"--change={change}" for change in image.changes]
@@ -219,11 +238,18 @@ def build(image: Image) -> str:
 
 
 def remove() -> None:
-    """Remove every image tag made here; the tars stay in build/images."""
-    names = run("docker", "image", "ls", "--filter", "label=sk8.image", "--format", "{{.Repository}}:{{.Tag}}").split()
-    for name in names:
-        subprocess.run(["docker", "rmi", "-f", name], capture_output=True)
-        print(f"  image {name}: removed", flush=True)
+    """Remove every image made here, also those that a newer one of the same name replaced; the tars stay."""
+    if not engine_answers():
+        return  # none to remove from: an engine of sk8's own goes with its images
+    listed = run("docker", "image", "ls", "--filter", "label=sk8.image", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}")
+    for line in listed.splitlines():
+        image_id, name = line.split()
+        dangling = name == "<none>:<none>"
+        done = subprocess.run(["docker", "rmi", "-f", image_id if dangling else name], capture_output=True, text=True)
+        if done.returncode and "No such image" not in done.stderr:
+            print(f"  image {name}: {done.stderr.strip()}", file=sys.stderr)
+        elif not dangling:
+            print(f"  image {name}: removed", flush=True)
 
 
 def main() -> None:
@@ -233,9 +259,19 @@ def main() -> None:
     args = parser.parse_args()
     if args.remove:
         return remove()
-    if not shutil.which("mmdebstrap"):
-        raise SystemExit("images: mmdebstrap is missing; run infra/bootstrap.sh first (or: apt-get install mmdebstrap)")
+    for program in ("docker", "mmdebstrap"):
+        if not shutil.which(program):
+            raise SystemExit(f"images: {program} is missing; run infra/bootstrap.sh first")
+    if not engine_answers():
+        raise SystemExit("images: no container engine answers; sk8 up starts one (or: systemctl start docker)")
+    unknown = sorted(set(args.names) - {image.name for image in IMAGES})
+    if unknown:
+        known = ", ".join(image.name for image in IMAGES)
+        raise SystemExit(f"images: {', '.join(unknown)} is not made here; there are {known}")
     wanted = [image for image in IMAGES if not args.names or image.name in args.names]
+    missing = [image for image in wanted if not (CACHE / f"{image.overlay}-{image.digest()}.tar").exists()]
+    if missing:
+        print(f"Images: building {len(missing)} from Debian packages, about 10 s each, once", flush=True)
     with ThreadPoolExecutor(2) as pool:
         for image, what in zip(wanted, pool.map(build, wanted), strict=True):
             print(f"  image {image.name}: {what}", flush=True)
