@@ -1,54 +1,78 @@
 """Every node as a row of arrays. Pure; updated in place from events.
 
-Invariants: `requested[row]` is the sum of the requests of all pods accounted to that row (bound or assumed), each pod
-once; a row is in `rows` exactly while `alive[row]`. Label values, taint sets and resources are interned as small
-integer codes, so that a filter is a comparison of arrays.
+Amounts are float64 holding whole numbers (exact below 2**53: 9 PB of memory), because dividing them is what scoring
+does. Label values, taint sets and resources are interned as small integer codes, so that a filter is a comparison of
+arrays.
+
+Invariants: `requested[:, row]` is the sum of the requests of all pods accounted to that row (bound or assumed), each
+pod once; `free` is `allocatable - requested`; a row is in `rows` exactly while `alive[row]`; `version` grows with
+every change of a node's own data (labels, taints, capacity, images), never with a placement.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.api.quantity import millis, units
+from cluster.api.pods import amount
+from cluster.scheduler.relations import Relations
 from cluster.scheduler.shape import HostPort, PodShape
 
 Taint = tuple[str, str, str]
 """(key, value, effect)."""
+Floats = NDArray[np.float64]
 
 CPU, MEMORY, PODS = 0, 1, 2
+_MEMO_SIZE = 2048
+_T = TypeVar("_T")
 _FIXED_RESOURCES = ("cpu", "memory", "pods", "ephemeral-storage")
 
 
 @dataclass(slots=True)
-class _Placed:
+class Placed:
+    """A pod on a row; `priority` and `started` (arrival order) matter when something more important wants the room."""
+
+    uid: str
+    key: tuple[str, str]
     row: int
     shape: PodShape
+    priority: int = 0
+    started: float = 0.0
 
 
 class LabelColumn:
     """One label key: a code for each row (-1: the node has no such label) and the values behind the codes."""
 
     def __init__(self, size: int) -> None:
-        self.codes: NDArray[np.int32] = np.full(size, -1, dtype=np.int32)
+        self.codes: NDArray[np.intp] = np.full(size, -1, dtype=np.intp)
         self.values: dict[str, int] = {}
+        self.version = 0
 
     def code(self, value: str) -> int:
         """The code of a value on some node; -2 when no node ever had it, which equals no row."""
         return self.values.get(value, -2)
 
     def set(self, row: int, value: str) -> None:
-        self.codes[row] = self.values.setdefault(value, len(self.values))
+        code = self.values.setdefault(value, len(self.values))
+        if self.codes[row] != code:
+            self.codes[row] = code
+            self.version += 1
 
-    def numeric(self) -> NDArray[np.float64]:
+    def clear(self, row: int) -> None:
+        if self.codes[row] != -1:
+            self.codes[row] = -1
+            self.version += 1
+
+    def numeric(self) -> Floats:
         """Each row's value as a number, NaN where it is absent or no integer (operators Gt and Lt)."""
         table = np.full(len(self.values) + 1, np.nan)
         for value, code in self.values.items():
-            if value.lstrip("-").isdigit():
+            if value.removeprefix("-").isdigit():
                 table[code] = float(value)
         return table[self.codes]
 
@@ -59,24 +83,55 @@ class NodeColumns:
     def __init__(self, size: int = 64) -> None:
         self.rows: dict[str, int] = {}
         self.names: list[str] = [""] * size
+        self.version = 0
         self.alive: NDArray[np.bool_] = np.zeros(size, dtype=np.bool_)
         self.unschedulable: NDArray[np.bool_] = np.zeros(size, dtype=np.bool_)
         self.resources: dict[str, int] = {name: i for i, name in enumerate(_FIXED_RESOURCES)}
-        self.allocatable: NDArray[np.int64] = np.zeros((size, len(self.resources)), dtype=np.int64)
-        self.requested: NDArray[np.int64] = np.zeros((size, len(self.resources)), dtype=np.int64)
-        self.scored: NDArray[np.int64] = np.zeros((size, 2), dtype=np.int64)
+        self.allocatable: Floats = np.zeros((len(self.resources), size))
+        self.requested: Floats = np.zeros((len(self.resources), size))
+        self.free: Floats = np.zeros((len(self.resources), size))
+        self.scored: Floats = np.zeros((2, size))
         self.labels: dict[str, LabelColumn] = {}
         self.taint_sets: list[tuple[Taint, ...]] = [()]
         self._taint_codes: dict[tuple[Taint, ...], int] = {(): 0}
-        self.taints: NDArray[np.int32] = np.zeros(size, dtype=np.int32)
+        self.taints: NDArray[np.intp] = np.zeros(size, dtype=np.intp)
+        self.images: dict[str, dict[int, int]] = {}
+        self._row_images: dict[int, tuple[str, ...]] = {}
         self.host_ports: dict[tuple[str, int], list[tuple[int, HostPort]]] = {}
-        self.owners: dict[str, Counter[int]] = {}
-        self._placed: dict[str, _Placed] = {}
-        self._free: list[int] = list(range(size - 1, -1, -1))
+        self.disks: dict[str, list[tuple[int, bool]]] = {}
+        self.claims: Counter[tuple[str, str]] = Counter()
+        self.by_priority: dict[int, Floats] = {}
+        self.placed: dict[str, Placed] = {}
+        self.on_row: dict[int, dict[str, Placed]] = {}
+        self.relations = Relations(size)
+        self._memo: dict[Hashable, Any] = {}
+        self._memo_version = -1
+        self._vectors: dict[tuple[tuple[str, int], ...], Floats] = {}
+        self._free_rows: list[int] = list(range(size - 1, -1, -1))
 
     @property
     def size(self) -> int:
         return len(self.names)
+
+    def label(self, key: str) -> LabelColumn:
+        """The column of a key, made empty when no node has it yet."""
+        column = self.labels.get(key)
+        if column is None:
+            column = self.labels[key] = LabelColumn(self.size)
+        return column
+
+    def memo(self, key: Hashable, make: Callable[[], _T]) -> _T:
+        """`make()`, remembered until a node's own data changes: for what follows from nodes and a shape alone."""
+        if self._memo_version != self.version or len(self._memo) > _MEMO_SIZE:
+            self._memo.clear()
+            self._memo_version = self.version
+        if key in self._memo:
+            found: _T = self._memo[key]
+            return found
+        made = self._memo[key] = make()
+        return made
+
+    # ---- nodes
 
     def set_node(self, node: dict[str, Any]) -> None:
         """Add or update one node from its API object."""
@@ -85,6 +140,7 @@ class NodeColumns:
         if row is None:
             row = self._take_row(name)
         spec, status = node.get("spec", {}), node.get("status", {})
+        self.version += 1
         self.unschedulable[row] = bool(spec.get("unschedulable"))
         self._set_allocatable(row, status.get("allocatable") or {})
         self._set_labels(row, node["metadata"].get("labels") or {})
@@ -93,99 +149,175 @@ class NodeColumns:
         if code == len(self.taint_sets):
             self.taint_sets.append(taints)
         self.taints[row] = code
+        self._set_images(row, status.get("images") or ())
 
     def remove_node(self, name: str) -> None:
         """Forget a node and what is placed on it; unknown names are ignored."""
         row = self.rows.pop(name, None)
         if row is None:
             return
-        for uid in [uid for uid, placed in self._placed.items() if placed.row == row]:
+        for uid in list(self.on_row.get(row, ())):
             self.remove_pod(uid)
+        self.version += 1
         self.alive[row] = False
         self.names[row] = ""
-        self.allocatable[row] = 0
+        self.allocatable[:, row] = 0
+        self.free[:, row] = 0
+        self.taints[row] = 0
         self._set_labels(row, {})
-        self._free.append(row)
+        self._set_images(row, ())
+        self._free_rows.append(row)
 
-    def place_pod(self, uid: str, node: str, shape: PodShape) -> None:
-        """Account a bound or assumed pod to its node; again with the same node changes nothing."""
+    # ---- pods
+
+    def place_pod(
+        self,
+        uid: str,
+        node: str,
+        shape: PodShape,
+        *,
+        key: tuple[str, str] = ("", ""),
+        priority: int = 0,
+        started: float = 0.0,
+    ) -> None:
+        """Account a bound or assumed pod to its node; what is known already changes nothing."""
         row = self.rows.get(node)
-        placed = self._placed.get(uid)
-        if placed is not None:
-            if placed.row == row:
+        known = self.placed.get(uid)
+        if known is not None:
+            if known.row == row and known.priority == priority and known.shape == shape:
+                known.started = started or known.started
                 return
             self.remove_pod(uid)
         if row is None:
             return
-        self._placed[uid] = _Placed(row, shape)
-        self._account(row, shape, 1)
+        placed = self.placed[uid] = Placed(uid, key, row, shape, priority, started)
+        self.on_row.setdefault(row, {})[uid] = placed
+        self._account(placed, 1)
         for port in shape.host_ports:
             self.host_ports.setdefault((port.protocol, port.port), []).append((row, port))
-        if shape.owner_uid:
-            self.owners.setdefault(shape.owner_uid, Counter())[row] += 1
+        for claim in shape.claims:
+            self.claims[(shape.namespace, claim)] += 1
+        for disk, read_only in shape.disks:
+            self.disks.setdefault(disk, []).append((row, read_only))
 
     def remove_pod(self, uid: str) -> bool:
         """Take a pod's requests off its node; False when it was on none."""
-        placed = self._placed.pop(uid, None)
+        placed = self.placed.pop(uid, None)
         if placed is None:
             return False
         row, shape = placed.row, placed.shape
-        self._account(row, shape, -1)
+        del self.on_row[row][uid]
+        self._account(placed, -1)
         for port in shape.host_ports:
-            self.host_ports[(port.protocol, port.port)].remove((row, port))
-        if shape.owner_uid:
-            counts = self.owners[shape.owner_uid]
-            counts[row] -= 1
-            if counts[row] <= 0:
-                del counts[row]
-            if not counts:
-                del self.owners[shape.owner_uid]
+            taken = self.host_ports[(port.protocol, port.port)]
+            taken.remove((row, port))
+            if not taken:
+                del self.host_ports[(port.protocol, port.port)]
+        for claim in shape.claims:
+            self.claims[(shape.namespace, claim)] -= 1
+            if not self.claims[(shape.namespace, claim)]:
+                del self.claims[(shape.namespace, claim)]
+        for disk, read_only in shape.disks:
+            self.disks[disk].remove((row, read_only))
+            if not self.disks[disk]:
+                del self.disks[disk]
         return True
 
     def is_placed(self, uid: str) -> bool:
-        return uid in self._placed
+        return uid in self.placed
 
-    def request_vector(self, shape: PodShape) -> NDArray[np.int64]:
-        """The requests as one row over the resource columns, the pod itself counting 1 in `pods`."""
-        for name, _ in shape.requests:
-            self._resource(name)
-        vector = np.zeros(len(self.resources), dtype=np.int64)
-        vector[PODS] = 1
-        for name, amount in shape.requests:
-            vector[self.resources[name]] = amount
+    def request_vector(self, shape: PodShape) -> Floats:
+        """The requests as one number per resource, the pod itself counting 1 in `pods`. Shared: do not change."""
+        vector = self._vectors.get(shape.requests)
+        if vector is None or len(vector) != len(self.resources):
+            for name, _ in shape.requests:
+                self._resource(name)
+            vector = np.zeros(len(self.resources))
+            vector[PODS] = 1
+            for name, wanted in shape.requests:
+                vector[self.resources[name]] = wanted
+            if len(self._vectors) > 10_000:
+                self._vectors.clear()
+            self._vectors[shape.requests] = vector
         return vector
 
-    def _account(self, row: int, shape: PodShape, sign: int) -> None:
-        self.requested[row] += sign * self.request_vector(shape)
-        self.scored[row] += sign * np.asarray(shape.scoring_requests, dtype=np.int64)
+    def _account(self, placed: Placed, sign: int) -> None:
+        row, shape = placed.row, placed.shape
+        vector = self.request_vector(shape)
+        if sign > 0:
+            self.requested[:, row] += vector
+            self.free[:, row] -= vector
+        else:
+            self.requested[:, row] -= vector
+            self.free[:, row] += vector
+        level = self.by_priority.get(placed.priority)
+        if level is None or level.shape != self.free.shape:
+            level = self._priority_level(placed.priority)
+        level[:, row] += sign * vector
+        self.scored[0, row] += sign * shape.scoring_requests[0]
+        self.scored[1, row] += sign * shape.scoring_requests[1]
+        self.relations.account(self, row, shape, sign)
+
+    def _priority_level(self, priority: int) -> Floats:
+        """The requests of all pods of one priority, per row; as wide as the other arrays."""
+        old = self.by_priority.get(priority)
+        level = self.by_priority[priority] = np.zeros_like(self.free)
+        if old is not None:
+            level[: old.shape[0], : old.shape[1]] = old
+        return level
+
+    def below(self, priority: int) -> Floats:
+        """What pods of lower priority hold, per row."""
+        total = np.zeros_like(self.free)
+        for level in [p for p in self.by_priority if p < priority]:
+            part = self.by_priority[level]
+            total += part if part.shape == total.shape else self._priority_level(level)
+        return total
+
+    # ---- one row's data
 
     def _resource(self, name: str) -> int:
         column = self.resources.get(name)
         if column is None:
             column = self.resources[name] = len(self.resources)
-            grown = ((0, 0), (0, 1))
+            grown = ((0, 1), (0, 0))
             self.allocatable = np.pad(self.allocatable, grown)
             self.requested = np.pad(self.requested, grown)
+            self.free = np.pad(self.free, grown)
         return column
 
     def _set_allocatable(self, row: int, allocatable: dict[str, Any]) -> None:
-        columns = {self._resource(name): millis(v) if name == "cpu" else units(v) for name, v in allocatable.items()}
-        self.allocatable[row] = 0
-        for column, amount in columns.items():
-            self.allocatable[row, column] = amount
+        columns = {self._resource(name): amount(name, v) for name, v in allocatable.items()}
+        self.allocatable[:, row] = 0
+        for column, capacity in columns.items():
+            self.allocatable[column, row] = capacity
+        self.free[:, row] = self.allocatable[:, row] - self.requested[:, row]
 
     def _set_labels(self, row: int, labels: dict[str, str]) -> None:
         for key, column in self.labels.items():
             if key not in labels:
-                column.codes[row] = -1
+                column.clear(row)
         for key, value in labels.items():
-            column = self.labels.get(key) or self.labels.setdefault(key, LabelColumn(self.size))
-            column.set(row, value)
+            self.label(key).set(row, value)
+
+    def _set_images(self, row: int, images: Any) -> None:
+        """`images` as in a node's status: every name of an image has its size."""
+        for name in self._row_images.pop(row, ()):
+            self.images[name].pop(row, None)
+            if not self.images[name]:
+                del self.images[name]
+        names: list[str] = []
+        for image in images:
+            for name in image.get("names") or ():
+                names.append(name)
+                self.images.setdefault(name, {})[row] = int(image.get("sizeBytes") or 0)
+        if names:
+            self._row_images[row] = tuple(names)
 
     def _take_row(self, name: str) -> int:
-        if not self._free:
+        if not self._free_rows:
             self._grow()
-        row = self._free.pop()
+        row = self._free_rows.pop()
         self.rows[name] = row
         self.names[row] = name
         self.alive[row] = True
@@ -198,9 +330,13 @@ class NodeColumns:
         self.alive = np.pad(self.alive, (0, more))
         self.unschedulable = np.pad(self.unschedulable, (0, more))
         self.taints = np.pad(self.taints, (0, more))
-        self.allocatable = np.pad(self.allocatable, ((0, more), (0, 0)))
-        self.requested = np.pad(self.requested, ((0, more), (0, 0)))
-        self.scored = np.pad(self.scored, ((0, more), (0, 0)))
+        wider = ((0, 0), (0, more))
+        self.allocatable = np.pad(self.allocatable, wider)
+        self.requested = np.pad(self.requested, wider)
+        self.free = np.pad(self.free, wider)
+        self.scored = np.pad(self.scored, wider)
         for column in self.labels.values():
             column.codes = np.pad(column.codes, (0, more), constant_values=-1)
-        self._free.extend(range(old + more - 1, old - 1, -1))
+            column.version += 1
+        self.relations.grow(old + more)
+        self._free_rows.extend(range(old + more - 1, old - 1, -1))

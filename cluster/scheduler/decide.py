@@ -1,7 +1,8 @@
 """Placing a batch of pods: pure, deterministic for a given tie order.
 
-Pods of equal shape are placed together: one pass of the filters and scores over all rows, then a heap from which the
-best row is taken; a placement changes only that row's score, so the result equals placing them one by one.
+A pod is one pass of filters and scores over all rows. A run of equal pods whose placements change nothing but the load
+of their own row is decided together: what each promising row scores after 1, 2, ... copies is computed for all of
+them at once, and a heap deals the pods out. The result equals placing them one by one.
 
 Invariant: a returned placement has been accounted in the columns (assumed); the caller takes it off again with
 `NodeColumns.remove_pod` when the bind fails.
@@ -12,15 +13,31 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
 
-from cluster.scheduler.columns import NodeColumns
-from cluster.scheduler.filters import DEFAULT_FILTERS, Filter, Mask
-from cluster.scheduler.scores import NORMALIZED, PER_NODE, Rows, weighted
+from cluster.scheduler.columns import Floats, NodeColumns
+from cluster.scheduler.config import DEFAULT, Profile
+from cluster.scheduler.filters import (
+    STATIC,
+    Ask,
+    Filter,
+    Mask,
+    could_ever_fit,
+    node_ports,
+    node_resources_fit,
+    volume_restrictions,
+)
+from cluster.scheduler.interpod import inter_pod_affinity
+from cluster.scheduler.nominated import Nominations, phantoms
+from cluster.scheduler.scores import Rows, other_total, usage_total
 from cluster.scheduler.shape import PodShape
+from cluster.scheduler.spread import pod_topology_spread
+
+_TOGETHER = 8
+"""Fewer equal pods than this are placed one by one: the heap would not pay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +49,7 @@ class Pending:
     shape: PodShape
     allowed: frozenset[str] | None = None
     refusal: str = ""
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +60,35 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Unschedulable:
+    """`plugins` refused it; `resolvable`: rows that removing pods might open (None: not asked)."""
+
     pod: Pending
     message: str
+    plugins: frozenset[str] = frozenset()
+    resolvable: Mask | None = None
+
+
+@dataclass(slots=True)
+class Diagnosis:
+    """Why rows were refused: how many for each reason, by which plugins, and where preemption might help."""
+
+    reasons: Counter[str] = field(default_factory=Counter)
+    plugins: set[str] = field(default_factory=set)
+    resolvable: Mask | None = None
+    by_row: dict[int, list[str]] | None = None
+
+    def note(self, plugin: str, reason: str, hit: Mask, resolvable: Mask | None) -> None:
+        count = int(np.count_nonzero(hit))
+        if not count:
+            return
+        self.reasons[reason] += count
+        self.plugins.add(plugin)
+        if resolvable is not None:
+            opened = hit & resolvable
+            self.resolvable = opened if self.resolvable is None else self.resolvable | opened
+        if self.by_row is not None:
+            for row in np.flatnonzero(hit).tolist():
+                self.by_row.setdefault(row, []).append(reason)
 
 
 def fit_error(columns: NodeColumns, reasons: Counter[str]) -> str:
@@ -55,67 +100,224 @@ def fit_error(columns: NodeColumns, reasons: Counter[str]) -> str:
     return f"0/{nodes} nodes are available: {', '.join(texts)}."
 
 
+DYNAMIC: tuple[tuple[str, Filter], ...] = (
+    ("NodePorts", node_ports),
+    ("NodeResourcesFit", node_resources_fit),
+    ("VolumeRestrictions", volume_restrictions),
+    ("PodTopologySpread", pod_topology_spread),
+    ("InterPodAffinity", inter_pod_affinity),
+)
+
+
+def _static(columns: NodeColumns, shape: PodShape, profile: Profile) -> Mask:
+    """Rows that the nodes' own data allow; remembered for all pods with the same wishes."""
+
+    def make() -> Mask:
+        ask, possible = Ask(columns, shape, columns.free), columns.alive.copy()
+        for name, one in STATIC:
+            if name not in profile.disabled_filters:
+                for rejection in one(ask):
+                    possible &= ~rejection.mask
+        return possible
+
+    wishes = (shape.node_selector, shape.node_affinity, shape.tolerations, shape.node_name)
+    return columns.memo(("static", wishes, profile.disabled_filters), make)
+
+
 def feasible(
-    columns: NodeColumns, pod: Pending, filters: Sequence[Filter] = DEFAULT_FILTERS
-) -> tuple[Mask, Counter[str]]:
-    """The rows that pass every filter, and how many rows each reason rejected (a row counts in its first filter)."""
-    possible = columns.alive.copy()
-    reasons: Counter[str] = Counter()
-    if pod.allowed is not None:
-        keep = np.zeros(columns.size, dtype=np.bool_)
-        keep[[columns.rows[name] for name in pod.allowed if name in columns.rows]] = True
-        reasons["node(s) had volume node affinity conflict"] = int((possible & ~keep).sum())
-        possible &= keep
-    for one in filters:
-        rejected_here = np.zeros(columns.size, dtype=np.bool_)
-        for mask, reason in one(columns, pod.shape):
-            hit = possible & mask
-            reasons[reason] += int(hit.sum())
-            rejected_here |= hit
-        possible &= ~rejected_here
-    return possible, +reasons
+    columns: NodeColumns, pod: Pending, profile: Profile = DEFAULT, nominated: Nominations | None = None
+) -> Mask:
+    """The rows that pass every filter, with the pods nominated to them there as well as without."""
+    columns.request_vector(pod.shape)  # may add a resource, before arrays are taken
+    free = columns.free if nominated is None else nominated.free(columns, pod.priority, pod.uid)
+    possible = _pass(columns, pod, profile, free, None)
+    related = nominated.related(pod.shape, pod.priority, pod.uid) if nominated else []
+    if related and possible.any():
+        with phantoms(columns, related):
+            possible &= _pass(columns, pod, profile, columns.free, None)
+    return possible
+
+
+def diagnose(
+    columns: NodeColumns,
+    pod: Pending,
+    profile: Profile = DEFAULT,
+    nominated: Nominations | None = None,
+    *,
+    by_row: bool = False,
+) -> Diagnosis:
+    """Why no row is feasible; a row counts in the first plugin that refuses it."""
+    diagnosis = Diagnosis(by_row={} if by_row else None)
+    columns.request_vector(pod.shape)
+    free = columns.free if nominated is None else nominated.free(columns, pod.priority, pod.uid)
+    left = _pass(columns, pod, profile, free, diagnosis)
+    related = nominated.related(pod.shape, pod.priority, pod.uid) if nominated else []
+    if related and left.any():
+        with phantoms(columns, related):
+            again = Diagnosis(by_row=diagnosis.by_row)
+            _pass(columns, pod, profile, columns.free, again, left)
+            diagnosis.reasons += again.reasons
+            diagnosis.plugins |= again.plugins
+    return diagnosis
+
+
+def _pass(
+    columns: NodeColumns,
+    pod: Pending,
+    profile: Profile,
+    free: Floats,
+    diagnosis: Diagnosis | None,
+    start: Mask | None = None,
+) -> Mask:
+    ask = Ask(columns, pod.shape, free)
+    if diagnosis is None:
+        possible = _static(columns, pod.shape, profile).copy()
+    else:
+        possible = columns.alive.copy() if start is None else start.copy()
+        for name, one in STATIC:
+            if name not in profile.disabled_filters:
+                _refuse(name, one, ask, possible, diagnosis)
+    for name, one in DYNAMIC:
+        if name not in profile.disabled_filters:
+            _refuse(name, one, ask, possible, diagnosis)
+        if name == "VolumeRestrictions" and pod.allowed is not None:
+            _keep_allowed(columns, pod.allowed, possible, diagnosis)
+    return possible
+
+
+def _refuse(name: str, one: Filter, ask: Ask, possible: Mask, diagnosis: Diagnosis | None) -> None:
+    """Take one filter's rejections off `possible`; NodeResourcesFit names all that is short on a row, others one."""
+    rejections = one(ask)
+    if diagnosis is None:
+        for rejection in rejections:
+            possible &= ~rejection.mask
+        return
+    fit = name == "NodeResourcesFit"
+    before = possible.copy() if fit else possible
+    could = could_ever_fit(ask.columns, ask.shape) if fit else None
+    for rejection in rejections:
+        diagnosis.note(name, rejection.reason, before & rejection.mask, could if fit else rejection.resolvable)
+        possible &= ~rejection.mask
+
+
+def _keep_allowed(columns: NodeColumns, allowed: frozenset[str], possible: Mask, diagnosis: Diagnosis | None) -> None:
+    keep = np.zeros(columns.size, dtype=np.bool_)
+    keep[[columns.rows[name] for name in allowed if name in columns.rows]] = True
+    if diagnosis is not None:
+        diagnosis.note("VolumeBinding", "node(s) had volume node affinity conflict", possible & ~keep, None)
+    possible &= keep
+
+
+# ---- placing
 
 
 def place(
-    columns: NodeColumns, pods: Sequence[Pending], tie_order: Rows | None = None
+    columns: NodeColumns,
+    pods: Sequence[Pending],
+    tie_order: Rows | None = None,
+    profile: Profile = DEFAULT,
+    nominated: Nominations | None = None,
 ) -> list[Placement | Unschedulable]:
     """Place pods in the given order; neighbours of equal shape are decided together. `tie_order[row]` breaks ties."""
     results: list[Placement | Unschedulable] = []
-    for _, group in groupby(pods, key=lambda p: (p.shape, p.allowed, p.refusal)):
-        results += _place_equal(columns, list(group), tie_order)
+    waiting = nominated if nominated is not None else Nominations()
+
+    def alike(pod: Pending) -> tuple[object, ...]:
+        return pod.shape, pod.priority, pod.allowed, pod.refusal, pod.uid if pod.uid in waiting else ""
+
+    for _, group in groupby(pods, key=alike):
+        results += _place_equal(columns, list(group), tie_order, profile, waiting)
     return results
 
 
-def _place_equal(columns: NodeColumns, pods: list[Pending], tie_order: Rows | None) -> list[Placement | Unschedulable]:
+def _place_equal(
+    columns: NodeColumns, pods: list[Pending], tie_order: Rows | None, profile: Profile, nominated: Nominations
+) -> list[Placement | Unschedulable]:
     first = pods[0]
     if first.refusal or first.shape.unsupported:
-        return [Unschedulable(pod, first.refusal or first.shape.unsupported) for pod in pods]
-    possible, _ = feasible(columns, first)
-    rows = np.flatnonzero(possible)
-    constant = weighted(NORMALIZED, columns, first.shape, rows)
-    total = constant + weighted(PER_NODE, columns, first.shape, rows)
-    base = dict(zip(rows.tolist(), constant.tolist(), strict=True))
-    heap = [
-        (-score, int(tie_order[row]) if tie_order is not None else row, row)
-        for row, score in zip(rows.tolist(), total.tolist(), strict=True)
-    ]
-    heapq.heapify(heap)
+        message, plugin = first.refusal or first.shape.unsupported, "VolumeBinding" if first.refusal else ""
+        return [Unschedulable(pod, message, frozenset((plugin,))) for pod in pods]
     results: list[Placement | Unschedulable] = []
-    vector = columns.request_vector(first.shape)
-    for index, pod in enumerate(pods):
-        if not heap:
-            _, reasons = feasible(columns, first)
-            message = fit_error(columns, reasons)
-            results += [Unschedulable(left, message) for left in pods[index:]]
-            break
-        _, tie, row = heapq.heappop(heap)
-        columns.place_pod(pod.uid, columns.names[row], first.shape)
-        results.append(Placement(pod, columns.names[row]))
-        still_fits = not first.shape.host_ports and bool(
-            (columns.requested[row] + vector <= columns.allocatable[row])[vector > 0].all()
-        )
-        if still_fits:
-            only = np.array([row], dtype=np.intp)
-            score = base[row] + float(weighted(PER_NODE, columns, first.shape, only)[0])
-            heapq.heappush(heap, (-score, tie, row))
+    independent = not (first.shape.pod_affinity or first.shape.spread or first.shape.default_spread)
+    while len(results) < len(pods):
+        left = pods[len(results) :]
+        possible = feasible(columns, first, profile, nominated)
+        if not possible.any():
+            diagnosis = diagnose(columns, first, profile, nominated)
+            message, refused_by = fit_error(columns, diagnosis.reasons), frozenset(diagnosis.plugins)
+            results += [Unschedulable(pod, message, refused_by, diagnosis.resolvable) for pod in left]
+        elif independent and len(left) >= _TOGETHER:
+            results += _deal(columns, left, possible, tie_order, profile, nominated)
+        else:
+            row = best_row(columns, first.shape, possible, tie_order, profile)
+            results.append(_assume(columns, left[0], row))
     return results
+
+
+def _assume(columns: NodeColumns, pod: Pending, row: int) -> Placement:
+    node = columns.names[row]
+    columns.place_pod(pod.uid, node, pod.shape, key=pod.key, priority=pod.priority)
+    return Placement(pod, node)
+
+
+def best_row(columns: NodeColumns, shape: PodShape, possible: Mask, tie_order: Rows | None, profile: Profile) -> int:
+    """The possible row of the highest score; among equals the one that comes first in the tie order."""
+    total = usage_total(columns, shape, profile)
+    other, _ = other_total(columns, shape, profile, possible)
+    if other is not None:
+        total = total + other
+    total[~possible] = -1.0
+    best = np.flatnonzero(total == total.max())
+    return int(best[0] if tie_order is None else best[np.argmin(tie_order[best])])
+
+
+def _deal(
+    columns: NodeColumns,
+    pods: list[Pending],
+    possible: Mask,
+    tie_order: Rows | None,
+    profile: Profile,
+    nominated: Nominations,
+) -> list[Placement]:
+    """Place as many of the equal pods as can be without looking again; at least one.
+
+    Only the best len(pods) rows can ever be reached: a pod takes either a row already used or the next unused one.
+    """
+    shape = pods[0].shape
+    rows = np.flatnonzero(possible)
+    other, normalized = other_total(columns, shape, profile, possible)
+    settled = np.zeros(len(rows)) if other is None else other[rows]
+    ties = rows if tie_order is None else tie_order[rows]
+    order = np.lexsort((ties, -(settled + usage_total(columns, shape, profile, rows))))[: len(pods)]
+    rows, settled, ties = rows[order], settled[order], ties[order]
+    vector = columns.request_vector(shape)
+    asked = np.flatnonzero(vector)
+    free = nominated.free(columns, pods[0].priority, pods[0].uid)[np.ix_(asked, rows)]
+    once = bool(shape.host_ports or shape.disks)
+    scores: list[list[float]] = []
+    fits: list[list[bool]] = []
+
+    def level(copies: int) -> None:
+        scores.append((-settled - usage_total(columns, shape, profile, rows, copies)).tolist())
+        room = np.asarray((free >= vector[asked, None] * copies).all(axis=0)) & (copies == 1 or not once)
+        fits.append(room.tolist())
+
+    level(1)
+    tie_list = ties.tolist()
+    heap = [(scores[0][i], tie_list[i], i) for i in range(len(rows))]
+    heapq.heapify(heap)
+    taken = [0] * len(rows)
+    chosen: list[int] = []
+    while heap and len(chosen) < len(pods):
+        _, tie, i = heap[0]
+        chosen.append(i)
+        taken[i] = copies = taken[i] + 1
+        if copies == len(scores):
+            level(copies + 1)
+        if fits[copies][i]:
+            heapq.heapreplace(heap, (scores[copies][i], tie, i))
+        elif normalized:
+            break  # a rival is gone: the others may score differently now
+        else:
+            heapq.heappop(heap)
+    return [_assume(columns, pod, int(rows[i])) for pod, i in zip(pods, chosen, strict=False)]

@@ -1,26 +1,47 @@
 """Filters: which rows can run a pod at all, and in Kubernetes' words why the others cannot. Pure.
 
-Each filter maps (columns, shape) to a list of (mask of rejected rows, reason); all of them see all rows at once.
-Source: kube-scheduler plugins NodeUnschedulable, NodeName, TaintToleration, NodeAffinity, NodePorts, NodeResourcesFit.
+A filter maps an `Ask` to rejections (mask of rejected rows, reason, may preemption help); all of them see all rows at
+once. STATIC filters depend on nothing but the node's own data and the pod, and are remembered until a node changes.
+Source: kube-scheduler plugins NodeUnschedulable, NodeName, TaintToleration, NodeAffinity, NodePorts, NodeResourcesFit,
+VolumeRestrictions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from cluster.scheduler.columns import NodeColumns, Taint
+from cluster.scheduler.columns import Floats, NodeColumns, Taint
 from cluster.scheduler.shape import PodShape
 
 Mask = NDArray[np.bool_]
-Rejection = tuple[Mask, str]
-Filter = Callable[[NodeColumns, PodShape], list[Rejection]]
 
 UNSCHEDULABLE_TAINT: Taint = ("node.kubernetes.io/unschedulable", "", "NoSchedule")
+
+
+class Rejection(NamedTuple):
+    """`resolvable`: rows of the mask that removing pods might open (None: none of them)."""
+
+    mask: Mask
+    reason: str
+    resolvable: Mask | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One pod's question. `free` is what each row has left for it (nominated pods' room already taken off)."""
+
+    columns: NodeColumns
+    shape: PodShape
+    free: Floats
+
+
+Filter = Callable[[Ask], list[Rejection]]
 
 
 def tolerates(tolerations: Sequence[dict[str, Any]], taint: Taint) -> bool:
@@ -38,37 +59,44 @@ def tolerates(tolerations: Sequence[dict[str, Any]], taint: Taint) -> bool:
     return False
 
 
-def _tolerations(shape: PodShape) -> list[dict[str, Any]]:
+def tolerations_of(shape: PodShape) -> list[dict[str, Any]]:
     return orjson.loads(shape.tolerations) if shape.tolerations else []
 
 
-def node_unschedulable(columns: NodeColumns, shape: PodShape) -> list[Rejection]:
-    if tolerates(_tolerations(shape), UNSCHEDULABLE_TAINT):
-        return []
-    return [(columns.unschedulable, "node(s) were unschedulable")]
+# ---- static: a node's own data
 
 
-def node_name(columns: NodeColumns, shape: PodShape) -> list[Rejection]:
-    if not shape.node_name:
+def node_unschedulable(ask: Ask) -> list[Rejection]:
+    if tolerates(tolerations_of(ask.shape), UNSCHEDULABLE_TAINT):
         return []
-    rejected = np.ones(columns.size, dtype=np.bool_)
-    row = columns.rows.get(shape.node_name)
+    return [Rejection(ask.columns.unschedulable, "node(s) were unschedulable")]
+
+
+def node_name(ask: Ask) -> list[Rejection]:
+    if not ask.shape.node_name:
+        return []
+    rejected = np.ones(ask.columns.size, dtype=np.bool_)
+    row = ask.columns.rows.get(ask.shape.node_name)
     if row is not None:
         rejected[row] = False
-    return [(rejected, "node(s) didn't match the requested node name")]
+    return [Rejection(rejected, "node(s) didn't match the requested node name")]
 
 
-def taint_toleration(columns: NodeColumns, shape: PodShape) -> list[Rejection]:
+def blocking_taint(taints: Sequence[Taint], tolerations: Sequence[dict[str, Any]]) -> Taint | None:
+    """The first taint that keeps the pod off."""
+    hard = (t for t in taints if t[2] in ("NoSchedule", "NoExecute"))
+    return next((t for t in hard if not tolerates(tolerations, t)), None)
+
+
+def taint_toleration(ask: Ask) -> list[Rejection]:
     """One look per distinct set of taints, not per node."""
-    tolerations = _tolerations(shape)
+    tolerations = tolerations_of(ask.shape)
     rejections: list[Rejection] = []
-    for code, taints in enumerate(columns.taint_sets):
-        blocking = next(
-            (t for t in taints if t[2] in ("NoSchedule", "NoExecute") and not tolerates(tolerations, t)), None
-        )
+    for code, taints in enumerate(ask.columns.taint_sets):
+        blocking = blocking_taint(taints, tolerations)
         if blocking is not None:
-            key, value, _ = blocking
-            rejections.append((columns.taints == code, f"node(s) had untolerated taint {{{key}: {value}}}"))
+            reason = f"node(s) had untolerated taint {{{blocking[0]}: {blocking[1]}}}"
+            rejections.append(Rejection(ask.columns.taints == code, reason))
     return rejections
 
 
@@ -114,7 +142,8 @@ def match_term(columns: NodeColumns, term: dict[str, Any]) -> Mask:
     return mask
 
 
-def node_affinity(columns: NodeColumns, shape: PodShape) -> list[Rejection]:
+def required_nodes(columns: NodeColumns, shape: PodShape) -> Mask:
+    """Rows that nodeSelector and required node affinity admit."""
     fits = np.ones(columns.size, dtype=np.bool_)
     for key, value in shape.node_selector:
         fits &= match_expression(columns, {"key": key, "operator": "In", "values": [value]})
@@ -125,34 +154,64 @@ def node_affinity(columns: NodeColumns, shape: PodShape) -> list[Rejection]:
             for term in required["nodeSelectorTerms"]:
                 some |= match_term(columns, term)
             fits &= some
-    return [(~fits, "node(s) didn't match Pod's node affinity/selector")]
+    return fits
 
 
-def node_ports(columns: NodeColumns, shape: PodShape) -> list[Rejection]:
-    rejected = np.zeros(columns.size, dtype=np.bool_)
-    for port in shape.host_ports:
-        for row, taken in columns.host_ports.get((port.protocol, port.port), ()):
+def node_affinity(ask: Ask) -> list[Rejection]:
+    if not ask.shape.node_selector and not ask.shape.node_affinity:
+        return []
+    fits = required_nodes(ask.columns, ask.shape)
+    return [Rejection(~fits, "node(s) didn't match Pod's node affinity/selector")]
+
+
+# ---- what is placed there
+
+
+def node_ports(ask: Ask) -> list[Rejection]:
+    if not ask.shape.host_ports:
+        return []
+    rejected = np.zeros(ask.columns.size, dtype=np.bool_)
+    for port in ask.shape.host_ports:
+        for row, taken in ask.columns.host_ports.get((port.protocol, port.port), ()):
             if port.collides(taken):
                 rejected[row] = True
-    return [(rejected, "node(s) didn't have free ports for the requested pod ports")]
+    return [Rejection(rejected, "node(s) didn't have free ports for the requested pod ports", rejected)]
 
 
-def node_resources_fit(columns: NodeColumns, shape: PodShape) -> list[Rejection]:
+def node_resources_fit(ask: Ask) -> list[Rejection]:
+    """Preemption helps only where the whole node would be big enough."""
+    columns = ask.columns
+    vector = columns.request_vector(ask.shape)
+    names = list(columns.resources)
+    rejections: list[Rejection] = []
+    for column in np.flatnonzero(vector):
+        short = ask.free[column] < vector[column]
+        reason = "Too many pods" if names[column] == "pods" else f"Insufficient {names[column]}"
+        rejections.append(Rejection(short, reason))
+    return rejections
+
+
+def could_ever_fit(columns: NodeColumns, shape: PodShape) -> Mask:
+    """Rows that would hold the pod if they were empty."""
     vector = columns.request_vector(shape)
     asked = np.flatnonzero(vector)
-    short = columns.requested[:, asked] + vector[asked] > columns.allocatable[:, asked]
-    names = list(columns.resources)
-    return [
-        (short[:, i], "Too many pods" if names[column] == "pods" else f"Insufficient {names[column]}")
-        for i, column in enumerate(asked)
-    ]
+    result: Mask = np.asarray((columns.allocatable[asked] >= vector[asked, None]).all(axis=0))
+    return result
 
 
-DEFAULT_FILTERS: tuple[Filter, ...] = (
-    node_unschedulable,
-    node_name,
-    taint_toleration,
-    node_affinity,
-    node_ports,
-    node_resources_fit,
+def volume_restrictions(ask: Ask) -> list[Rejection]:
+    """NoDiskConflict: an in-line disk is on one node once, unless all mount it read-only."""
+    rejected = np.zeros(ask.columns.size, dtype=np.bool_)
+    for disk, read_only in ask.shape.disks:
+        for row, other_read_only in ask.columns.disks.get(disk, ()):
+            if not (read_only and other_read_only):
+                rejected[row] = True
+    return [Rejection(rejected, "node(s) had no available disk", rejected)] if ask.shape.disks else []
+
+
+STATIC: tuple[tuple[str, Filter], ...] = (
+    ("NodeUnschedulable", node_unschedulable),
+    ("NodeName", node_name),
+    ("TaintToleration", taint_toleration),
+    ("NodeAffinity", node_affinity),
 )

@@ -1,13 +1,13 @@
 """The scheduler's shell: informers in, batched binds out. IO through the injected Client only.
 
-        pods, nodes, claims (informers)
-              |                                  every instance, leader or standby, keeps these warm
-              v
-    NodeColumns + SchedulingQueue
-              |  leader only: pop a batch, `decide.place` (pure), assume
-              v
-    client.bind(batch)  --ok--> Event "Scheduled"; the watch confirms
-                        --no--> taken off the columns, tried again
+        informers ------> World (columns, nominations)     every instance, leader or standby, keeps these warm
+              |                     |
+              v                     v
+        SchedulingQueue --> leader only: pop a batch, `decide.place` (pure), assume
+                                    |
+              client.bind(batch)  --ok--> Event "Scheduled"; the watch confirms
+                                  --no--> taken off the columns, tried again
+              fits nowhere        ------> `preempt` (pure): victims evicted, the pod nominated; or it waits for a change
 
 Invariants: a pod is decided by one batch at a time; an assumed pod stays accounted until the watch shows it bound or
 its bind is known to have failed. A bind whose outcome is unknown is read back before anything else is done with it.
@@ -19,28 +19,38 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
 
 import numpy as np
 
 from cluster.api.errors import ApiError
-from cluster.api.meta import rfc3339
-from cluster.api.pods import is_terminal
 from cluster.machinery.client import Binding, BindOutcomes, Client, Obj, is_not_found
-from cluster.machinery.clock import Clock, monotonic, wall
+from cluster.machinery.clock import Clock, monotonic
 from cluster.machinery.events import EventRecorder
 from cluster.machinery.informer import Informers
 from cluster.scheduler import metrics
-from cluster.scheduler.columns import NodeColumns
-from cluster.scheduler.config import SchedulerConfig
-from cluster.scheduler.decide import Pending, Placement, Unschedulable, place
+from cluster.scheduler.config import Profile, SchedulerConfig
+from cluster.scheduler.decide import Pending, Placement, Unschedulable, diagnose, feasible, place
+from cluster.scheduler.evict import Evictor
+from cluster.scheduler.preempt import Candidate, preempt
 from cluster.scheduler.queue import Key, SchedulingQueue
 from cluster.scheduler.scores import Rows
-from cluster.scheduler.shape import shape_of
-from cluster.scheduler.volumes import SELECTED_NODE, VolumeVerdict, check_claims
+from cluster.scheduler.shape import PodShape
+from cluster.scheduler.volumes import SELECTED_NODE
+from cluster.scheduler.world import World
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Alike:
+    """Pods that one answer serves."""
+
+    profile: Profile
+    shape: PodShape
+    priority: int
+
 
 Lead = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
 """Runs its argument while this instance leads, cancels it when it no longer does (`Elector.run`)."""
@@ -62,21 +72,17 @@ class Scheduler:
         self._lead = lead
         self._clock = clock
         self._rng = np.random.default_rng((rng or random.Random()).getrandbits(64))
-        self._informers = Informers(client)
-        self._pods = self._informers.of("pods")
-        self._nodes = self._informers.of("nodes")
-        self._claims = self._informers.of("persistentvolumeclaims")
-        self._volumes = self._informers.of("persistentvolumes")
-        self._classes = self._informers.of("storageclasses.storage.k8s.io")
-        self._columns = NodeColumns()
-        self._queue = SchedulingQueue()
+        self._profiles = {profile.scheduler_name: profile for profile in config.profiles}
+        self._queue = SchedulingQueue(self._hint)
         self._queued_at: dict[Key, float] = {}
         self._assumed: dict[str, Key] = {}
-        self._events = EventRecorder(client, config.scheduler_name, config.identity)
         self._wake = asyncio.Event()
         self._binds = asyncio.Semaphore(config.parallel_binds)
         self._leading = False
-        self._listen()
+        self._informers = Informers(client)
+        self._world = World(self._informers, self._changed, self._on_pod)
+        self._events = EventRecorder(client, config.scheduler_name, config.identity)
+        self._evictor = Evictor(client, self._events, self._world.pods)
 
     async def run(self) -> None:
         """Keep warm, and schedule while leading; returns only by cancellation."""
@@ -92,18 +98,11 @@ class Scheduler:
         return {
             "leading": self._leading,
             "synced": not self._informers.unsynced,
-            "nodes": len(self._columns.rows),
+            "nodes": len(self._world.columns.rows),
             "pending": self._queue.counts(),
         }
 
-    # ---- the world as it changes
-
-    def _listen(self) -> None:
-        self._pods.add_index("node", lambda pod: [pod["spec"]["nodeName"]] if pod["spec"].get("nodeName") else [])
-        self._pods.add_handler(self._on_pod)
-        self._nodes.add_handler(self._on_node)
-        for informer in (self._claims, self._volumes, self._classes):
-            informer.add_handler(lambda _old, _new: self._cluster_changed())
+    # ---- the queue, as the world changes
 
     def _on_pod(self, old: Obj | None, new: Obj | None) -> None:
         if old is not None and (new is None or new["metadata"]["uid"] != old["metadata"]["uid"]):
@@ -111,52 +110,45 @@ class Scheduler:
         if new is None:
             return
         uid, key = new["metadata"]["uid"], _key(new)
-        if is_terminal(new):
-            self._forget(new)
-        elif new["spec"].get("nodeName"):
-            self._columns.place_pod(uid, new["spec"]["nodeName"], shape_of(new))
+        if new["spec"].get("nodeName"):
             self._assumed.pop(uid, None)
             self._queue.remove(key)
             self._queued_at.pop(key, None)
-        elif self._is_ours(new) and uid not in self._assumed and _matters(old, new):
-            self._queue.add(key, int(new["spec"].get("priority") or 0), self._clock())
-            self._queued_at.setdefault(key, self._clock())
-            self._wake.set()
+        elif (new.get("status") or {}).get("phase") in ("Succeeded", "Failed") or new["metadata"].get(
+            "deletionTimestamp"
+        ):
+            self._forget(new)
+        elif self._profile_of(new) is not None and uid not in self._assumed and _matters(old, new):
+            gated = bool(new["spec"].get("schedulingGates"))
+            self._queue.add(key, int(new["spec"].get("priority") or 0), self._clock(), gated=gated)
+            if not gated:
+                self._queued_at.setdefault(key, self._clock())
+                self._wake.set()
 
     def _forget(self, pod: Obj) -> None:
-        uid, key = pod["metadata"]["uid"], _key(pod)
-        self._assumed.pop(uid, None)
-        self._queue.remove(key)
-        self._queued_at.pop(key, None)
-        if self._columns.remove_pod(uid):
-            self._cluster_changed()
+        """Gone before it was seen bound."""
+        self._assumed.pop(pod["metadata"]["uid"], None)
+        self._queue.remove(_key(pod))
+        self._queued_at.pop(_key(pod), None)
 
-    def _on_node(self, old: Obj | None, new: Obj | None) -> None:
-        if new is None:
-            if old is not None:
-                self._columns.remove_node(old["metadata"]["name"])
-            return
-        if old is not None and _placing_view(old) == _placing_view(new):
-            return
-        self._columns.set_node(new)
-        if old is None:
-            name = new["metadata"]["name"]
-            for pod in self._pods.by_index("node", name):
-                if not is_terminal(pod):
-                    self._columns.place_pod(pod["metadata"]["uid"], name, shape_of(pod))
-        self._cluster_changed()
-
-    def _cluster_changed(self) -> None:
-        self._queue.cluster_changed(self._clock())
+    def _changed(self, plugins: frozenset[str]) -> None:
+        self._queue.cluster_changed(self._clock(), plugins)
         self._wake.set()
 
-    def _is_ours(self, pod: Obj) -> bool:
-        spec = pod["spec"]
-        return (
-            spec.get("schedulerName", "default-scheduler") == self._config.scheduler_name
-            and not pod["metadata"].get("deletionTimestamp")
-            and not spec.get("schedulingGates")
-        )
+    def _hint(self, group: Hashable, plugins: frozenset[str]) -> int | None:
+        """How many of a group of equal pods could run now, if what nodes and pods say is all that refused them."""
+        alike = group[0] if isinstance(group, tuple) else None
+        if not isinstance(alike, _Alike) or "VolumeBinding" in plugins:
+            return None
+        columns, shape = self._world.columns, alike.shape
+        vector = columns.request_vector(shape)
+        possible = feasible(columns, Pending("", ("", ""), shape, priority=alike.priority), alike.profile)
+        asked = np.flatnonzero(vector)
+        room = np.floor(columns.free[np.ix_(asked, np.flatnonzero(possible))] / vector[asked, None])
+        return int(room.min(axis=0).sum()) if room.size else 0
+
+    def _profile_of(self, pod: Obj) -> Profile | None:
+        return self._profiles.get(pod["spec"].get("schedulerName", "default-scheduler"))
 
     # ---- scheduling, while leading
 
@@ -181,6 +173,8 @@ class Scheduler:
             keys = self._queue.pop_batch(self._config.batch, now)
             for place_name, pods in self._queue.counts().items():
                 metrics.PENDING_PODS.labels(place_name).set(pods)
+            for plugin, pods in self._queue.refused_by().items():
+                metrics.UNSCHEDULABLE_PODS.labels(plugin, self._config.scheduler_name).set(pods)
             if keys:
                 return keys
             try:
@@ -190,87 +184,104 @@ class Scheduler:
                 continue
 
     async def _schedule_batch(self, keys: list[Key]) -> None:
+        """Decide, bind; then, no longer counted among the binding, tell those that fit nowhere."""
         started = self._clock()
         cycle = self._queue.cycle()
+        waiting: list[tuple[Profile, list[Unschedulable]]] = []
         try:
-            pending, undecided = self._pending(keys)
-            outcomes = place(self._columns, pending, self._tie_order())
-            placements = [o for o in outcomes if isinstance(o, Placement)]
-            await self._ask_for_volumes([p for p in placements if p.pod.uid in undecided], undecided, cycle)
-            await self._bind([p for p in placements if p.pod.uid not in undecided], started)
-            for outcome in outcomes:
-                if isinstance(outcome, Unschedulable):
-                    await self._reject(outcome, cycle, started)
+            for profile, pending, undecided in self._by_profile(keys):
+                outcomes = self._decide(profile, pending)
+                placements = [o for o in outcomes if isinstance(o, Placement)]
+                refused = [o for o in outcomes if isinstance(o, Unschedulable)]
+                await self._ask_for_volumes([p for p in placements if p.pod.uid in undecided], undecided, cycle)
+                await self._bind([p for p in placements if p.pod.uid not in undecided], profile, started)
+                waiting.append((profile, refused))
+                for outcome in refused:
+                    self._set_aside(outcome, profile, cycle, started)
         finally:
             self._binds.release()
+        for profile, refused in waiting:
+            await self._post_filter(refused, profile)
+
+    def _decide(self, profile: Profile, pending: list[Pending]) -> list[Placement | Unschedulable]:
+        begun = self._clock()
+        order = self._tie_order()
+        world = self._world
+        outcomes = place(world.columns, pending, order, profile, world.nominated)
+        for outcome in outcomes:
+            if isinstance(outcome, Placement):
+                self._assumed[outcome.pod.uid] = outcome.pod.key
+        metrics.ALGORITHM_SECONDS.observe(self._clock() - begun)
+        return outcomes
 
     def _tie_order(self) -> Rows:
         """A fresh random order, so that equal nodes fill evenly (kube-scheduler picks among equals at random)."""
-        order: Rows = self._rng.permutation(self._columns.size)
+        order: Rows = self._rng.permutation(self._world.columns.size)
         return order
 
-    def _pending(self, keys: list[Key]) -> tuple[list[Pending], dict[str, tuple[str, ...]]]:
-        """The batch as the decision takes it, and the claims for which each pod is to choose a node."""
-        batch: list[Pending] = []
-        undecided: dict[str, tuple[str, ...]] = {}
+    def _by_profile(self, keys: list[Key]) -> list[tuple[Profile, list[Pending], dict[str, tuple[str, ...]]]]:
+        """The batch as decisions take it: neighbours of one profile together, order kept."""
+        parts: list[tuple[Profile, list[Pending], dict[str, tuple[str, ...]]]] = []
         for namespace, name in keys:
-            pod = self._pods.get(namespace, name)
-            if pod is None or pod["spec"].get("nodeName"):
+            pod = self._world.pods.get(namespace, name)
+            profile = None if pod is None else self._profile_of(pod)
+            if (
+                pod is None
+                or profile is None
+                or pod["spec"].get("nodeName")
+                or pod["metadata"].get("deletionTimestamp")
+            ):
                 self._queue.remove((namespace, name))
                 continue
-            shape, uid = shape_of(pod), pod["metadata"]["uid"]
-            verdict = VolumeVerdict()
-            if shape.claims:
-                verdict = check_claims(
-                    namespace, shape.claims, self._columns, self._claims.get, self._volumes.get, self._classes.get
-                )
-                if verdict.undecided:
-                    undecided[uid] = verdict.undecided
-            batch.append(Pending(uid, (namespace, name), shape, verdict.allowed, self._with_nodes(verdict.refusal)))
-        return batch, undecided
+            if not parts or parts[-1][0] is not profile:
+                parts.append((profile, [], {}))
+            pending, undecided = self._world.pending(pod)
+            parts[-1][1].append(pending)
+            if undecided:
+                parts[-1][2][pending.uid] = undecided
+        return parts
 
-    def _with_nodes(self, refusal: str) -> str:
-        nodes = len(self._columns.rows)
-        return f"0/{nodes} nodes are available: {refusal}." if refusal else ""
+    # ---- binding
 
-    async def _bind(self, placements: list[Placement], started: float) -> None:
+    async def _bind(self, placements: list[Placement], profile: Profile, started: float) -> None:
         if not placements:
             return
-        for placement in placements:
-            self._assumed[placement.pod.uid] = placement.pod.key
         wanted = [Binding(*p.pod.key, p.pod.uid, p.node) for p in placements]
+        begun = self._clock()
         outcomes: BindOutcomes
         try:
             outcomes = await self._client.bind(wanted)
         except ApiError as error:
             outcomes = [error] * len(wanted)
+        self._observe("Bind", "Success" if not any(outcomes) else "Error", profile, begun)
         for placement, outcome in zip(placements, outcomes, strict=True):
             if outcome is None:
-                self._bound(placement, started)
+                self._bound(placement, profile, started)
             else:
-                await self._bind_failed(placement, outcome, started)
+                await self._bind_failed(placement, outcome, profile, started)
 
-    def _bound(self, placement: Placement, started: float) -> None:
+    def _bound(self, placement: Placement, profile: Profile, started: float) -> None:
         namespace, name = key = placement.pod.key
         now = self._clock()
-        profile = self._config.scheduler_name
-        metrics.ATTEMPTS.labels("scheduled", profile).inc()
-        metrics.ATTEMPT_SECONDS.labels("scheduled", profile).observe(now - started)
-        metrics.SLI_SECONDS.labels("1").observe(now - self._queued_at.pop(key, started))
+        attempts = self._queue.attempts(key) or 1
+        metrics.ATTEMPTS.labels("scheduled", profile.scheduler_name).inc()
+        metrics.ATTEMPT_SECONDS.labels("scheduled", profile.scheduler_name).observe(now - started)
+        metrics.POD_ATTEMPTS.observe(attempts)
+        metrics.SLI_SECONDS.labels(str(min(attempts, 16))).observe(now - self._queued_at.pop(key, started))
         self._queue.remove(key)
-        pod = self._pods.get(namespace, name)
+        pod = self._world.pods.get(namespace, name)
         if pod is not None:
             self._events.event(
                 pod, "Normal", "Scheduled", f"Successfully assigned {namespace}/{name} to {placement.node}"
             )
 
-    async def _bind_failed(self, placement: Placement, error: ApiError, started: float) -> None:
+    async def _bind_failed(self, placement: Placement, error: ApiError, profile: Profile, started: float) -> None:
         """Gone or already bound: the watch tells. Unknown outcome: read it back. Anything else: try again."""
         uid, key = placement.pod.uid, placement.pod.key
         if error.code == 504 and await self._was_bound(placement):
-            self._bound(placement, started)
+            self._bound(placement, profile, started)
             return
-        metrics.ATTEMPTS.labels("error", self._config.scheduler_name).inc()
+        metrics.ATTEMPTS.labels("error", profile.scheduler_name).inc()
         log.info("binding %s/%s to %s: %s", *key, placement.node, error.message)
         self._undo(uid, key, requeue=not is_not_found(error))
 
@@ -290,11 +301,11 @@ class Scheduler:
         """Take an assumed pod back, unless the watch has confirmed it meanwhile."""
         if self._assumed.pop(uid, None) is None:
             return
-        self._columns.remove_pod(uid)
-        pod = self._pods.get(*key)
+        self._world.columns.remove_pod(uid)
+        pod = self._world.pods.get(*key)
         if requeue and pod is not None and pod["metadata"]["uid"] == uid and not pod["spec"].get("nodeName"):
             self._queue.retry(key, self._clock())
-        else:
+        elif pod is None or pod["metadata"]["uid"] == uid:
             self._queue.remove(key)
         self._wake.set()
 
@@ -304,67 +315,88 @@ class Scheduler:
         """Write the chosen node on claims that wait for their first consumer; the pod waits for them to be bound."""
         for placement in placements:
             uid, key = placement.pod.uid, placement.pod.key
-            self._columns.remove_pod(uid)
+            self._assumed.pop(uid, None)
+            self._world.columns.remove_pod(uid)
             for claim in undecided[uid]:
                 change = {"metadata": {"annotations": {SELECTED_NODE: placement.node}}}
                 try:
                     await self._client.patch("persistentvolumeclaims", claim, change, key[0])
                 except ApiError as error:
                     log.info("selecting node %s for claim %s/%s: %s", placement.node, key[0], claim, error.message)
-            self._queue.failed(key, cycle, self._clock())
+            self._queue.failed(key, cycle, self._clock(), frozenset(("VolumeBinding",)))
 
-    async def _reject(self, outcome: Unschedulable, cycle: int, started: float) -> None:
-        key, profile = outcome.pod.key, self._config.scheduler_name
-        metrics.ATTEMPTS.labels("unschedulable", profile).inc()
-        metrics.ATTEMPT_SECONDS.labels("unschedulable", profile).observe(self._clock() - started)
-        self._queue.failed(key, cycle, self._clock())
-        pod = self._pods.get(*key)
-        if pod is None:
-            return
-        self._events.event(pod, "Warning", "FailedScheduling", outcome.message)
-        condition = _scheduled_condition(pod)
-        if condition and condition.get("message") == outcome.message and condition.get("status") == "False":
-            return
-        change = {
-            "status": {
-                "conditions": [
-                    {
-                        "type": "PodScheduled",
-                        "status": "False",
-                        "reason": "Unschedulable",
-                        "message": outcome.message,
-                        "lastProbeTime": None,
-                        "lastTransitionTime": (condition or {}).get("lastTransitionTime") or rfc3339(wall()),
-                    }
-                ]
-            }
-        }
-        try:
-            await self._client.patch("pods", key[1], change, key[0], kind="strategic", subresource="status")
-        except ApiError as error:
-            log.info("writing why %s/%s waits: %s", *key, error.message)
+    # ---- pods that fit nowhere
+
+    def _set_aside(self, outcome: Unschedulable, profile: Profile, cycle: int, started: float) -> None:
+        now = self._clock()
+        metrics.ATTEMPTS.labels("unschedulable", profile.scheduler_name).inc()
+        metrics.ATTEMPT_SECONDS.labels("unschedulable", profile.scheduler_name).observe(now - started)
+        alike = _Alike(profile, outcome.pod.shape, outcome.pod.priority)
+        self._queue.failed(outcome.pod.key, cycle, now, outcome.plugins, alike)
+
+    async def _post_filter(self, refused: list[Unschedulable], profile: Profile) -> None:
+        """Room by eviction where that helps, else word of why the pod waits. Equal hopeless pods share one look."""
+        hopeless: dict[tuple[PodShape, int], str] = {}
+        for outcome in refused:
+            pod = self._world.pods.get(*outcome.pod.key)
+            if pod is None or pod["metadata"]["uid"] != outcome.pod.uid or pod["spec"].get("nodeName"):
+                continue
+            alike, had = (outcome.pod.shape, outcome.pod.priority), outcome.pod.uid in self._world.nominated
+            answer: Candidate | str = ""
+            if profile.preemption and not outcome.pod.refusal and not outcome.pod.shape.unsupported:
+                answer = hopeless[alike] if alike in hopeless and not had else self._preempt(outcome, pod, profile)
+            if isinstance(answer, Candidate):
+                await self._make_room(outcome, pod, answer)
+                continue
+            lost = had and outcome.pod.uid not in self._world.nominated
+            if not had:
+                hopeless[alike] = answer
+            await self._evictor.unschedulable(pod, _joined(outcome.message, answer), nominated="" if lost else None)
+
+    def _preempt(self, outcome: Unschedulable, pod: Obj, profile: Profile) -> Candidate | str:
+        """Whom to evict for this pod, or why nobody. Looks at the cluster as it is now."""
+        world, asked = self._world, outcome.pod
+        if pod["spec"].get("preemptionPolicy") == "Never":
+            return "not eligible due to preemptionPolicy=Never."
+        row = world.columns.rows.get(world.nominated.node_of(asked.uid))
+        there = {} if row is None else world.columns.on_row.get(row, {})
+        if any(p.shape.terminating and p.priority < asked.priority for p in there.values()):
+            return "not eligible due to a terminating pod on the nominated node."
+        begun = self._clock()
+        metrics.PREEMPTION_ATTEMPTS.inc()
+        resolvable = diagnose(world.columns, asked, profile, world.nominated).resolvable
+        answer = preempt(world.columns, asked, resolvable, profile, world.nominated, world.budgets(), self._tie_order())
+        self._observe("PostFilter", "Unschedulable" if isinstance(answer, str) else "Success", profile, begun)
+        if isinstance(answer, Candidate):
+            world.nominated.set(asked.uid, answer.node, asked.shape, asked.priority)
+            metrics.PREEMPTION_VICTIMS.observe(len(answer.victims))
+        else:
+            world.nominated.remove(asked.uid)
+        return answer
+
+    async def _make_room(self, outcome: Unschedulable, pod: Obj, candidate: Candidate) -> None:
+        """Evict the victims, write the nomination, and take it from less important pods that waited there."""
+        ousted = self._world.nominated.on(candidate.node, outcome.pod.priority)
+        for uid in ousted:
+            self._world.nominated.remove(uid)
+        await self._evictor.unschedulable(pod, outcome.message, nominated=candidate.node)
+        await self._evictor.evict(candidate, pod)
+        for waiting in self._world.nominees(ousted):
+            await self._evictor.withdraw(waiting)
+
+    def _observe(self, point: str, status: str, profile: Profile, begun: float) -> None:
+        took = self._clock() - begun
+        metrics.EXTENSION_POINT_SECONDS.labels(point, status, profile.scheduler_name).observe(took)
+
+
+def _joined(message: str, answer: str) -> str:
+    return f"{message} preemption: {answer}" if answer else message
 
 
 def _key(pod: Obj) -> Key:
     return pod["metadata"].get("namespace", ""), pod["metadata"]["name"]
 
 
-def _scheduled_condition(pod: Obj) -> dict[str, Any] | None:
-    conditions = pod.get("status", {}).get("conditions") or ()
-    return next((c for c in conditions if c["type"] == "PodScheduled"), None)
-
-
 def _matters(old: Obj | None, new: Obj) -> bool:
     """A status-only change of a waiting pod (our own condition among them) is no reason to try it again."""
     return old is None or old["spec"] != new["spec"] or old["metadata"].get("labels") != new["metadata"].get("labels")
-
-
-def _placing_view(node: Obj) -> tuple[Any, ...]:
-    """What of a node the decision reads; heartbeats change none of it."""
-    spec, status = node.get("spec", {}), node.get("status", {})
-    return (
-        spec.get("unschedulable"),
-        spec.get("taints"),
-        status.get("allocatable"),
-        node["metadata"].get("labels"),
-    )

@@ -1,93 +1,271 @@
 """Scores: of the rows that can run a pod, which suit best (0 to 100 each, then weighted). Pure.
 
-A score maps (columns, shape, rows) to an array over `rows`. Those in PER_NODE depend on nothing but the row itself,
-so after one placement only that row changes: this is what lets equal pods be placed as one batch with the same result
-as one by one. The NORMALIZED ones are scaled over all candidate rows.
-Source: kube-scheduler plugins NodeResourcesFit (LeastAllocated), NodeResourcesBalancedAllocation, TaintToleration,
-NodeAffinity, SelectorSpread.
+Whole numbers throughout, rounded where kube-scheduler rounds. Three kinds:
+- USAGE depends on the row's own load alone, so after a placement only that row changes, and what a row scores after k
+  more equal pods is known beforehand (`copies`): this lets equal pods be placed as one batch, exactly as one by one;
+- SETTLED depends on nodes, and on which rows are possible (normalization), not on what is placed;
+- RELATIONAL (spread, inter-pod affinity) depends on what is placed everywhere.
+Source: kube-scheduler plugins NodeResourcesFit, NodeResourcesBalancedAllocation, TaintToleration, NodeAffinity,
+ImageLocality; `reference` functions: section 4A of the reference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from cluster.scheduler.columns import CPU, MEMORY, NodeColumns
-from cluster.scheduler.filters import match_term, tolerates
+from cluster.scheduler import interpod, spread
+from cluster.scheduler.columns import CPU, MEMORY, Floats, NodeColumns
+from cluster.scheduler.config import Profile
+from cluster.scheduler.filters import Mask, match_term, tolerates, tolerations_of
 from cluster.scheduler.shape import PodShape
 
 Rows = NDArray[np.intp]
-Scores = NDArray[np.float64]
-Score = Callable[[NodeColumns, PodShape, Rows], Scores]
+Usage = Callable[[NodeColumns, PodShape, Profile, "slice | Rows", int], Floats]
+Settled = Callable[[NodeColumns, PodShape, Mask], "Floats | None"]
+
 MAX_SCORE = 100.0
+_EVERY = slice(None)
+_MB = 1024 * 1024
+_IMAGE_LOW, _IMAGE_HIGH_PER_CONTAINER = 23 * _MB, 1000 * _MB
 
 
-def _fractions(columns: NodeColumns, shape: PodShape, rows: Rows) -> NDArray[np.float64]:
-    """Share of CPU and memory in use once the pod is there; 1 where a node has none of it."""
-    capacity = columns.allocatable[rows][:, [CPU, MEMORY]].astype(np.float64)
-    used = columns.scored[rows] + np.asarray(shape.scoring_requests, dtype=np.int64)
-    shares: NDArray[np.float64] = np.divide(used, capacity, out=np.ones_like(capacity), where=capacity > 0)
-    return np.minimum(shares, 1.0)
+# ---- by the row's own load
 
 
-def least_allocated(columns: NodeColumns, shape: PodShape, rows: Rows) -> Scores:
-    """The emptier, the better: mean free share of CPU and memory."""
-    free: Scores = (1.0 - _fractions(columns, shape, rows)).mean(axis=1)
-    return free * MAX_SCORE
+def _load(
+    columns: NodeColumns, shape: PodShape, resource: int, rows: slice | Rows, copies: int
+) -> tuple[Floats, Floats]:
+    """(capacity, use once `copies` of the pod are there); idle containers weigh something in CPU and memory."""
+    capacity: Floats = columns.allocatable[resource, rows]
+    if resource in (CPU, MEMORY):
+        return capacity, columns.scored[resource, rows] + copies * shape.scoring_requests[resource]
+    return capacity, columns.requested[resource, rows] + copies * columns.request_vector(shape)[resource]
 
 
-def balanced_allocation(columns: NodeColumns, shape: PodShape, rows: Rows) -> Scores:
-    """CPU and memory used alike: 100 minus the standard deviation of the two shares."""
-    deviation: Scores = _fractions(columns, shape, rows).std(axis=1)
-    return (1.0 - deviation) * MAX_SCORE
-
-
-def selector_spread(columns: NodeColumns, shape: PodShape, rows: Rows) -> Scores:
-    """Pods of one owner apart: each one already on a row costs as much as an idle node gains.
-
-    Kubernetes normalizes by the fullest node; 100 / (1 + count) keeps the order and depends on the row alone.
-    """
-    counts = columns.owners.get(shape.owner_uid) if shape.owner_uid else None
-    if not counts:
-        return np.full(len(rows), MAX_SCORE)
-    here = np.zeros(columns.size, dtype=np.float64)
-    here[list(counts.keys())] = list(counts.values())
-    result: Scores = MAX_SCORE / (1.0 + here[rows])
+def _ratio(points: tuple[tuple[int, int], ...], utilization: Floats) -> Floats:
+    """Piecewise linear through the points, whole numbers truncated as Go does."""
+    at = [u for u, _ in points]
+    scores = [s * 10 for _, s in points]
+    result = np.full(utilization.shape, float(scores[-1]))
+    for i in range(len(points) - 1, -1, -1):
+        below = utilization <= at[i]
+        if i == 0:
+            result[below] = scores[0]
+        else:
+            rise = (scores[i] - scores[i - 1]) * (utilization - at[i - 1])
+            result = np.where(below, scores[i - 1] + np.trunc(rise / (at[i] - at[i - 1])), result)
     return result
 
 
-def taint_toleration(columns: NodeColumns, shape: PodShape, rows: Rows) -> Scores:
+def node_resources_fit(
+    columns: NodeColumns, shape: PodShape, profile: Profile, rows: slice | Rows = _EVERY, copies: int = 1
+) -> Floats:
+    """LeastAllocated, MostAllocated or RequestedToCapacityRatio over the profile's resources."""
+    total: Floats | None = None
+    weights: Any = 0.0
+    for name, weight in profile.resources:
+        resource = columns.resources.get(name)
+        if resource is None or (resource not in (CPU, MEMORY) and not columns.request_vector(shape)[resource]):
+            continue
+        capacity, used = _load(columns, shape, resource, rows, copies)
+        there = capacity > 0
+        whole = np.maximum(capacity, 1.0)
+        if profile.strategy == "LeastAllocated":
+            score = np.maximum(np.floor((capacity - used) * MAX_SCORE / whole), 0.0)
+        elif profile.strategy == "MostAllocated":
+            score = np.where(there, np.floor(np.minimum(used, capacity) * MAX_SCORE / whole), 0.0)
+        else:
+            percent = np.where(there & (used <= capacity), np.floor(used * 100.0 / whole), 100.0)
+            score = _ratio(profile.utilization_shape, percent)
+            there = there & (score > 0)
+        total = score * weight if total is None else total + score * weight
+        weights = weights + there * float(weight)
+    if total is None:
+        return np.zeros(columns.size)[rows]
+    share = total / np.maximum(weights, 1.0)
+    result: Floats = np.floor(share + 0.5) if profile.strategy == "RequestedToCapacityRatio" else np.floor(share)
+    return result
+
+
+def _fractions(columns: NodeColumns, shape: PodShape, rows: slice | Rows, copies: int) -> tuple[Floats, Floats, Mask]:
+    """Requested shares of CPU and memory, and where both exist."""
+    vector = columns.request_vector(shape)
+    shares: list[Floats] = []
+    both: Mask | None = None
+    for resource in (CPU, MEMORY):
+        capacity = columns.allocatable[resource, rows]
+        used = columns.requested[resource, rows] + copies * vector[resource]
+        shares.append(np.minimum(used / np.maximum(capacity, 1.0), 1.0))
+        both = capacity > 0 if both is None else both & (capacity > 0)
+    if both is None:
+        raise AssertionError("CPU and memory are always there")
+    return shares[0], shares[1], both
+
+
+def balanced_allocation(
+    columns: NodeColumns, shape: PodShape, profile: Profile, rows: slice | Rows = _EVERY, copies: int = 1
+) -> Floats:
+    """CPU and memory used alike: 100 minus the standard deviation of the two shares. 0 for pods that request none."""
+    vector = columns.request_vector(shape)
+    if not vector[CPU] and not vector[MEMORY]:
+        return np.zeros(columns.size)[rows]
+    cpu, memory, both = _fractions(columns, shape, rows, copies)
+    deviation = np.abs((cpu - memory) / 2.0) * both
+    result: Floats = np.floor((1.0 - deviation) * MAX_SCORE)
+    return result
+
+
+def reference_balanced(
+    columns: NodeColumns, shape: PodShape, profile: Profile, rows: slice | Rows = _EVERY, copies: int = 1
+) -> Floats:
+    """The reference's: 100 minus the difference of the shares, in whole tens (its scale was 0 to 10)."""
+    cpu, memory, _ = _fractions(columns, shape, rows, copies)
+    result: Floats = np.floor((1.0 - np.abs(cpu - memory)) * 10.0 + 0.5) * 10.0
+    return result
+
+
+# ---- by the nodes themselves
+
+
+def _taint_counts(columns: NodeColumns, shape: PodShape) -> Floats:
+    """Untolerated PreferNoSchedule taints of each row."""
+
+    def make() -> Floats:
+        tolerations = tolerations_of(shape)
+        soft = [
+            sum(t[2] == "PreferNoSchedule" and not tolerates(tolerations, t) for t in taints)
+            for taints in columns.taint_sets
+        ]
+        counts: Floats = np.array(soft, dtype=np.float64)[columns.taints]
+        return counts
+
+    return columns.memo(("soft taints", shape.tolerations), make)
+
+
+def taint_toleration(columns: NodeColumns, shape: PodShape, possible: Mask) -> Floats | None:
     """Fewer untolerated PreferNoSchedule taints are better."""
-    tolerations = orjson.loads(shape.tolerations) if shape.tolerations else []
-    bad = np.array(
-        [sum(t[2] == "PreferNoSchedule" and not tolerates(tolerations, t) for t in ts) for ts in columns.taint_sets],
-        dtype=np.float64,
-    )[columns.taints[rows]]
-    worst = bad.max(initial=0.0)
-    return np.full(len(rows), MAX_SCORE) if worst == 0 else (1.0 - bad / worst) * MAX_SCORE
+    counts = _taint_counts(columns, shape)
+    worst = counts.max(where=possible, initial=0.0)
+    return None if worst == 0 else MAX_SCORE - np.floor(counts * MAX_SCORE / worst)
 
 
-def node_affinity(columns: NodeColumns, shape: PodShape, rows: Rows) -> Scores:
-    """Sum of the weights of the preferred terms a row matches."""
-    total = np.zeros(columns.size, dtype=np.float64)
-    if shape.node_affinity:
-        preferred = orjson.loads(shape.node_affinity).get("preferredDuringSchedulingIgnoredDuringExecution") or ()
-        for preference in preferred:
-            total += preference["weight"] * match_term(columns, preference["preference"])
-    here: Scores = total[rows]
-    best = here.max(initial=0.0)
-    return here if best == 0 else here / best * MAX_SCORE
+def _preferences(columns: NodeColumns, shape: PodShape) -> Floats:
+    """Sum of the weights of the preferred node affinity terms each row matches."""
+
+    def make() -> Floats:
+        total = np.zeros(columns.size)
+        if shape.node_affinity:
+            preferred = orjson.loads(shape.node_affinity).get("preferredDuringSchedulingIgnoredDuringExecution") or ()
+            for preference in preferred:
+                total += preference["weight"] * match_term(columns, preference["preference"])
+        return total
+
+    return columns.memo(("node preferences", shape.node_affinity), make)
 
 
-PER_NODE: tuple[tuple[Score, float], ...] = ((least_allocated, 1.0), (balanced_allocation, 1.0), (selector_spread, 2.0))
-NORMALIZED: tuple[tuple[Score, float], ...] = ((taint_toleration, 3.0), (node_affinity, 2.0))
+def node_affinity(columns: NodeColumns, shape: PodShape, possible: Mask) -> Floats | None:
+    if not shape.node_affinity:
+        return None
+    total = _preferences(columns, shape)
+    best = total.max(where=possible, initial=0.0)
+    return None if best == 0 else np.floor(total * MAX_SCORE / best)
 
 
-def weighted(scores: tuple[tuple[Score, float], ...], columns: NodeColumns, shape: PodShape, rows: Rows) -> Scores:
-    total = np.zeros(len(rows), dtype=np.float64)
-    for score, weight in scores:
-        total += weight * score(columns, shape, rows)
-    return total
+def image_locality(columns: NodeColumns, shape: PodShape, possible: Mask) -> Floats | None:
+    """Bytes of the pod's images that a row has already, each weighed by how many nodes have it."""
+    names = [normalized_image(image) for image in shape.images]
+    if not any(name in columns.images for name in names):
+        return None
+
+    def make() -> Floats:
+        total = np.zeros(columns.size)
+        for name in names:
+            having = columns.images.get(name, {})
+            share = len(having) / len(columns.rows)
+            for row, size in having.items():
+                total[row] += np.floor(size * share)
+        high = _IMAGE_HIGH_PER_CONTAINER * len(names)
+        clipped = np.clip(total, _IMAGE_LOW, high)
+        score: Floats = np.floor(MAX_SCORE * (clipped - _IMAGE_LOW) / (high - _IMAGE_LOW))
+        return score
+
+    return columns.memo(("images", shape.images), make)
+
+
+def normalized_image(name: str) -> str:
+    """A name without a tag means :latest; names of a registry's port are no tags."""
+    return name if name.rfind(":") > name.rfind("/") else f"{name}:latest"
+
+
+def selector_spread(columns: NodeColumns, shape: PodShape, possible: Mask) -> Floats | None:
+    """The reference's: the share of the workload, this pod counted, that runs elsewhere, in whole tens."""
+    defaults = spread.constraints_of(columns, shape)
+    if not defaults.system:
+        return None
+    tally = columns.relations.pod_set(columns, defaults.soft[0].matchers).tally
+    whole = tally.total + 1.0
+    result: Floats = np.floor((whole - tally.rows) / whole * 10.0 + 0.5) * 10.0
+    return result
+
+
+USAGE: dict[str, Usage] = {
+    "NodeResourcesFit": node_resources_fit,
+    "NodeResourcesBalancedAllocation": balanced_allocation,
+    "LeastRequestedPriority": node_resources_fit,
+    "BalancedResourceAllocation": reference_balanced,
+}
+SETTLED: dict[str, Settled] = {
+    "TaintToleration": taint_toleration,
+    "NodeAffinity": node_affinity,
+    "ImageLocality": image_locality,
+}
+RELATIONAL: dict[str, Settled] = {
+    "PodTopologySpread": spread.score,
+    "InterPodAffinity": interpod.score,
+    "SelectorSpreadPriority": selector_spread,
+}
+
+
+def usage_total(
+    columns: NodeColumns, shape: PodShape, profile: Profile, rows: slice | Rows = _EVERY, copies: int = 1
+) -> Floats:
+    total: Floats | None = None
+    for name, weight in profile.weights:
+        if weight and name in USAGE:
+            part = USAGE[name](columns, shape, profile, rows, copies)
+            if weight != 1:
+                part = part * weight
+            total = part if total is None else total + part
+    return np.zeros(columns.size)[rows] if total is None else total
+
+
+def other_total(columns: NodeColumns, shape: PodShape, profile: Profile, possible: Mask) -> tuple[Floats | None, bool]:
+    """SETTLED and RELATIONAL together (None: nothing tells rows apart), and whether a rival's going could change it."""
+    total: Floats | None = None
+    normalized = False
+    for name, weight in profile.weights:
+        score = SETTLED.get(name) or RELATIONAL.get(name)
+        part = score(columns, shape, possible) if weight and score is not None else None
+        if part is not None:
+            normalized = normalized or name != "ImageLocality"
+            total = part * weight if total is None else total + part * weight
+    return total, normalized
+
+
+def explain(columns: NodeColumns, shape: PodShape, profile: Profile, possible: Mask) -> dict[str, Floats]:
+    """Each plugin's unweighted score per row, for those who ask why."""
+    parts: dict[str, Floats] = {}
+    for name, weight in profile.weights:
+        if not weight:
+            continue
+        if name in USAGE:
+            parts[name] = USAGE[name](columns, shape, profile, _EVERY, 1)
+            continue
+        part = (SETTLED.get(name) or RELATIONAL[name])(columns, shape, possible)
+        parts[name] = np.zeros(columns.size) if part is None else part
+    return parts

@@ -53,9 +53,11 @@ def test_equal_pods_in_one_batch_land_as_one_by_one() -> None:
 
 
 def test_spreads_pods_of_one_owner() -> None:
-    owner = {"ownerReferences": [{"uid": "rs", "controller": True, "kind": "ReplicaSet", "name": "rs"}]}
     cluster = columns(node("a", cpu="64", memory="64Gi"), node("b"), node("c"))
-    landed = nodes_of(place(cluster, [pending(pod(f"p{i}", metadata=owner)) for i in range(3)]))
+    spread = b'{"matchLabels":{"app":"web"}}'
+    bodies = [pod(f"p{i}", metadata={"labels": {"app": "web"}}) for i in range(3)]
+    pods = [Pending(b["metadata"]["uid"], ("default", b["metadata"]["name"]), shape_of(b, spread)) for b in bodies]
+    landed = nodes_of(place(cluster, pods))
     assert sorted(landed) == ["a", "b", "c"]
 
 
@@ -112,12 +114,6 @@ def test_extended_resources_known_only_to_some_nodes() -> None:
     outcomes = place(cluster, [pending(pod("p1", container=wants)), pending(pod("p2", container=wants))])
     assert nodes_of(outcomes) == ["b", ""]
     assert "Insufficient nvidia.com/gpu" in getattr(outcomes[1], "message", "")
-
-
-def test_required_pod_affinity_is_refused_not_ignored() -> None:
-    rule = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "x"}]}}
-    (outcome,) = place(columns(node("a")), [pending(pod("p", affinity=rule))])
-    assert isinstance(outcome, Unschedulable) and "podAntiAffinity" in outcome.message
 
 
 @pytest.mark.parametrize(

@@ -56,4 +56,4 @@ def test_removed_while_in_a_heap() -> None:
     queue.remove(A)
     assert queue.pop_batch(1, 0.0) == []
     assert queue.next_due(0.0) is None
-    assert queue.counts() == {"active": 0, "backoff": 0, "unschedulable": 0}
+    assert queue.counts() == {"active": 0, "backoff": 0, "unschedulable": 0, "gated": 0}

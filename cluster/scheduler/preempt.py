@@ -1,0 +1,189 @@
+"""Whom a pod that fits nowhere may push out. Pure.
+
+All rows are screened at once (would the row hold the pod if every pod of lower priority left?); of at most `limit`
+candidates the victims are chosen one by one: all lower pods go, and are taken back, most important first and those
+that a disruption budget protects before the others, as long as the pod still fits.
+The best candidate breaks the fewest budgets, then has the lowest highest victim, the lowest sum of priorities, the
+fewest victims, the victims that started last.
+Source: kube-scheduler plugin DefaultPreemption.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cluster.api.selectors import from_label_selector
+from cluster.scheduler.columns import Floats, NodeColumns, Placed
+from cluster.scheduler.config import Profile
+from cluster.scheduler.decide import Diagnosis, Pending, diagnose, feasible, fit_error
+from cluster.scheduler.filters import Mask
+from cluster.scheduler.interpod import concerns
+from cluster.scheduler.nominated import Nominations
+from cluster.scheduler.scores import Rows
+
+NOT_HELPFUL = "Preemption is not helpful for scheduling"
+NO_VICTIMS = "No preemption victims found for incoming pod"
+CANDIDATES = 100
+_RELATED_CANDIDATES = 16
+"""Fewer where rules between pods must be looked at again for every victim."""
+_PRIORITY_OFFSET = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    node: str
+    victims: tuple[Placed, ...]
+    violations: int
+
+
+@dataclass(slots=True)
+class Budget:
+    """A PodDisruptionBudget: how many more of the pods it covers may go now."""
+
+    namespace: str
+    selector: dict[str, Any] | None
+    allowed: int
+    disrupted: frozenset[str] = frozenset()
+
+    def covers(self, pod: Placed) -> bool:
+        if pod.shape.namespace != self.namespace or pod.key[1] in self.disrupted:
+            return False
+        selector = from_label_selector(self.selector)
+        return not selector.empty and selector.matches(dict(pod.shape.labels))
+
+
+def budget_of(pdb: dict[str, Any]) -> Budget:
+    status = pdb.get("status") or {}
+    return Budget(
+        pdb["metadata"].get("namespace", ""),
+        pdb["spec"].get("selector"),
+        int(status.get("disruptionsAllowed") or 0),
+        frozenset(status.get("disruptedPods") or ()),
+    )
+
+
+@dataclass(slots=True)
+class _Search:
+    columns: NodeColumns
+    pod: Pending
+    profile: Profile
+    nominated: Nominations
+    budgets: Sequence[Budget]
+    free: Floats
+    related: bool
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def fits(self, row: int, away: list[Placed]) -> bool:
+        """Whether the pod fits the row without those pods."""
+        if not self.related:
+            vector = self.columns.request_vector(self.pod.shape)
+            room = self.free[:, row].copy()
+            for one in away:
+                room += self.columns.request_vector(one.shape)
+            return bool((room >= vector)[vector > 0].all())
+        return self._looked_at(row, away, None)
+
+    def _looked_at(self, row: int, away: list[Placed], why: Diagnosis | None) -> bool:
+        for one in away:
+            self.columns.remove_pod(one.uid)
+        try:
+            fits = bool(feasible(self.columns, self.pod, self.profile, self.nominated)[row])
+            if not fits and why is not None:
+                found = diagnose(self.columns, self.pod, self.profile, self.nominated, by_row=True)
+                why.reasons.update((found.by_row or {}).get(row, ()))
+            return fits
+        finally:
+            for one in away:
+                node = self.columns.names[one.row]
+                self.columns.place_pod(
+                    one.uid, node, one.shape, key=one.key, priority=one.priority, started=one.started
+                )
+
+    def candidate(self, row: int) -> Candidate | None:
+        lower = [p for p in self.columns.on_row.get(row, {}).values() if p.priority < self.pod.priority]
+        if not lower:
+            return None
+        if self.related:
+            why = Diagnosis()
+            if not self._looked_at(row, lower, why):
+                self.reasons += why.reasons
+                return None
+        lower.sort(key=lambda p: (-p.priority, p.started))
+        guarded, open_ = self._by_budget(lower)
+        away, violations = lower, 0
+        for group, counts in ((guarded, 1), (open_, 0)):
+            for one in group:
+                fewer = [p for p in away if p is not one]
+                if self.fits(row, fewer):
+                    away = fewer
+                else:
+                    violations += counts
+        return Candidate(self.columns.names[row], tuple(away), violations) if away else None
+
+    def _by_budget(self, pods: list[Placed]) -> tuple[list[Placed], list[Placed]]:
+        """(whose going would break a budget, the others)."""
+        left = {id(b): b.allowed for b in self.budgets}
+        guarded: list[Placed] = []
+        others: list[Placed] = []
+        for pod in pods:
+            breaks = False
+            for budget in self.budgets:
+                if budget.covers(pod):
+                    left[id(budget)] -= 1
+                    breaks = breaks or left[id(budget)] < 0
+            (guarded if breaks else others).append(pod)
+        return guarded, others
+
+
+def _cost(candidate: Candidate) -> tuple[float, ...]:
+    highest = max(v.priority for v in candidate.victims)
+    earliest = min(v.started for v in candidate.victims if v.priority == highest)
+    total = sum(v.priority + _PRIORITY_OFFSET for v in candidate.victims)
+    return candidate.violations, highest, total, len(candidate.victims), -earliest
+
+
+def preempt(
+    columns: NodeColumns,
+    pod: Pending,
+    resolvable: Mask | None,
+    profile: Profile,
+    nominated: Nominations,
+    budgets: Sequence[Budget] = (),
+    tie_order: Rows | None = None,
+) -> Candidate | str:
+    """The node to wait for and the pods to evict from it; or, when there is none, why, in kube-scheduler's words."""
+    reasons: Counter[str] = Counter()
+    maybe = columns.alive & resolvable if resolvable is not None else np.zeros(columns.size, dtype=np.bool_)
+    reasons[NOT_HELPFUL] = int(np.count_nonzero(columns.alive & ~maybe))
+    free = nominated.free(columns, pod.priority, pod.uid)
+    below = columns.below(pod.priority)
+    without_victims = maybe & ~(below > 0).any(axis=0)
+    reasons[NO_VICTIMS] = int(np.count_nonzero(without_victims))
+    maybe &= ~without_victims
+    vector = columns.request_vector(pod.shape)
+    names = list(columns.resources)
+    enough = maybe.copy()
+    for column in np.flatnonzero(vector):
+        short = maybe & (free[column] + below[column] < vector[column])
+        reason = "Too many pods" if names[column] == "pods" else f"Insufficient {names[column]}"
+        reasons[reason] += int(np.count_nonzero(short))
+        enough &= ~short
+    shape = pod.shape
+    related = bool(shape.host_ports or shape.disks or shape.spread) or concerns(columns, shape)
+    search = _Search(columns, pod, profile, nominated, budgets, free, related)
+    rows = np.flatnonzero(enough)
+    if tie_order is not None:
+        rows = rows[np.argsort(tie_order[rows])]
+    found: list[Candidate] = []
+    for row in rows[: _RELATED_CANDIDATES if related else CANDIDATES].tolist():
+        candidate = search.candidate(row)
+        if candidate is not None:
+            found.append(candidate)
+    if found:
+        return min(found, key=_cost)
+    return fit_error(columns, +(reasons + search.reasons))

@@ -1,0 +1,171 @@
+"""The scheduler over a registry on an in-memory store: binds, affinity, preemption, gates, nodes that come late."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from cluster.machinery.clock import FakeClock
+from cluster.machinery.registry_client import RegistryClient
+from cluster.registry.context import MASTERS, RequestContext
+from cluster.registry.registry import Registry
+from cluster.registry.types import RegistryConfig
+from cluster.scheduler.config import SchedulerConfig
+from cluster.scheduler.scheduler import Scheduler
+from tests.support.memory_store import MemoryStore
+
+Obj = dict[str, Any]
+
+
+async def _lead(work: Callable[[], Any]) -> None:
+    await work()
+
+
+class Cluster:
+    """A store, its client, and one leading scheduler with back-offs in real time."""
+
+    def __init__(self) -> None:
+        clock = FakeClock()
+        registry = Registry(MemoryStore(clock), RegistryConfig(), clock=clock, rng=random.Random(7))
+        self.client = RegistryClient(registry, lambda: RequestContext(user=MASTERS, field_manager="test"))
+        self.scheduler = Scheduler(SchedulerConfig(), self.client, _lead, rng=random.Random(1))
+
+    async def node(self, name: str, cpu: str = "4", **spec: Any) -> None:
+        labels = {"kubernetes.io/hostname": name}
+        made = await self.client.create(
+            "nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}, "spec": spec}
+        )
+        made = made | {"status": {"allocatable": {"cpu": cpu, "memory": "8Gi", "pods": "110"}}}
+        await self.client.update("nodes", made, subresource="status")
+
+    async def pod(self, name: str, cpu: str = "1", priority: str = "", **more: Any) -> Obj:
+        container = {"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}
+        spec = {"containers": [container], **more}
+        if priority:
+            spec["priorityClassName"] = priority
+        meta = {"name": name, "namespace": "default", "labels": {"app": name[0]}}
+        body = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
+        return await self.client.create("pods", body, "default")
+
+    async def until(self, name: str, ready: Callable[[Obj], bool], within_s: float = 10.0) -> Obj:
+        async with asyncio.timeout(within_s):
+            while True:
+                pod = await self.client.get("pods", name, "default")
+                if ready(pod):
+                    return pod
+                await asyncio.sleep(0.01)
+
+    async def bound(self, name: str) -> str:
+        pod = await self.until(name, lambda p: bool(p["spec"].get("nodeName")))
+        return str(pod["spec"]["nodeName"])
+
+    async def refused(self, name: str) -> str:
+        def why(pod: Obj) -> str:
+            conditions = pod.get("status", {}).get("conditions") or ()
+            return next((c.get("message", "") for c in conditions if c["type"] == "PodScheduled"), "")
+
+        return why(await self.until(name, lambda p: bool(why(p))))
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    made = Cluster()
+    for name, value, policy in (("high", 1000, "PreemptLowerPriority"), ("polite", 1000, "Never"), ("low", 10, "")):
+        body = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}}
+        body |= {"value": value} | ({"preemptionPolicy": policy} if policy else {})
+        await made.client.create("priorityclasses.scheduling.k8s.io", body)
+    await made.client.create("namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}})
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": "default"}}
+    await made.client.create("serviceaccounts", account, "default")
+    task = asyncio.create_task(made.scheduler.run())
+    try:
+        yield made
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_binds_and_says_why_not(cluster: Cluster) -> None:
+    await cluster.node("a", cpu="2")
+    await cluster.pod("p1", cpu="1")
+    assert await cluster.bound("p1") == "a"
+    await cluster.pod("p2", cpu="3")
+    assert await cluster.refused("p2") == (
+        "0/1 nodes are available: 1 Insufficient cpu. "
+        "preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+    )
+    await cluster.node("b", cpu="4")
+    assert await cluster.bound("p2") == "b"
+
+
+async def test_room_set_free_is_used(cluster: Cluster) -> None:
+    await cluster.node("a", cpu="2")
+    await cluster.pod("p1", cpu="2")
+    await cluster.bound("p1")
+    await cluster.pod("p2", cpu="2")
+    assert "No preemption victims found for incoming pod" in await cluster.refused("p2")
+    await cluster.client.delete("pods", "p1", "default", grace_period_s=0)
+    assert await cluster.bound("p2") == "a"
+
+
+async def test_anti_affinity_both_ways(cluster: Cluster) -> None:
+    for name in "ab":
+        await cluster.node(name)
+    term = {"labelSelector": {"matchLabels": {"app": "x"}}, "topologyKey": "kubernetes.io/hostname"}
+    apart = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    await cluster.pod("y1", affinity=apart)
+    first = await cluster.bound("y1")
+    await cluster.pod("x1")
+    assert await cluster.bound("x1") != first
+    await cluster.pod("y2", affinity=apart)
+    assert await cluster.bound("y2") == first
+
+
+async def test_preempts_the_less_important(cluster: Cluster) -> None:
+    await cluster.node("a", cpu="2")
+    await cluster.pod("p1", cpu="1", priority="low")
+    await cluster.bound("p1")
+    await cluster.pod("p2", cpu="1", priority="high")
+    await cluster.bound("p2")
+    await cluster.pod("p3", cpu="1", priority="high")
+    victim = await cluster.until("p1", lambda p: "deletionTimestamp" in p["metadata"])
+    conditions = {c["type"]: c for c in victim["status"]["conditions"]}
+    assert conditions["DisruptionTarget"]["reason"] == "PreemptionByScheduler"
+    waiting = await cluster.until("p3", lambda p: bool(p.get("status", {}).get("nominatedNodeName")))
+    assert waiting["status"]["nominatedNodeName"] == "a"
+    await cluster.client.delete("pods", "p1", "default", grace_period_s=0)
+    assert await cluster.bound("p3") == "a"
+
+
+async def test_never_preempting_pod_waits(cluster: Cluster) -> None:
+    await cluster.node("a", cpu="1")
+    await cluster.pod("p1", cpu="1", priority="low")
+    await cluster.bound("p1")
+    await cluster.pod("p2", cpu="1", priority="polite")
+    assert "not eligible due to preemptionPolicy=Never." in await cluster.refused("p2")
+
+
+async def test_gates_and_foreign_schedulers_are_respected(cluster: Cluster) -> None:
+    await cluster.node("a")
+    await cluster.pod("g1", schedulingGates=[{"name": "wait"}])
+    await cluster.pod("f1", schedulerName="another")
+    await cluster.pod("p1")
+    await cluster.bound("p1")
+    assert not (await cluster.client.get("pods", "f1", "default"))["spec"].get("nodeName")
+    assert cluster.scheduler.health()["pending"]["gated"] == 1  # type: ignore[index]
+    await cluster.client.patch(
+        "pods", "g1", [{"op": "remove", "path": "/spec/schedulingGates"}], "default", kind="json"
+    )
+    assert await cluster.bound("g1") == "a"
+
+
+async def test_pod_of_a_node_that_comes_later_takes_its_room(cluster: Cluster) -> None:
+    await cluster.pod("p1", cpu="2", nodeName="late")
+    await cluster.node("late", cpu="2")
+    await cluster.node("b", cpu="1")
+    await cluster.pod("p2", cpu="1")
+    assert await cluster.bound("p2") == "b"
