@@ -6,7 +6,8 @@ managed fields are inside, so a controller in process passes the same rules as a
     Registry ─┬─ Reader   get, list, watch
               ├─ Writer   create, update, modify, patch      (admission, validation, allocation, managed fields)
               ├─ Deleter  delete, delete_collection          (grace, finalizers, propagation)
-              └─ Binder   bind                               (one transaction for a batch of pods)
+              ├─ Binder   bind                               (one transaction for a batch of pods)
+             └─ Evictor  create pods/eviction               (a deletion that a disruption budget may refuse)
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from cluster.registry.binding import Binder
 from cluster.registry.context import RequestContext
 from cluster.registry.core import Core
 from cluster.registry.deletion import Deleter
+from cluster.registry.eviction import Evictor
 from cluster.registry.reading import Filter, Reader, check_fields
 from cluster.registry.store import Store
 from cluster.registry.types import Authorizer, Binding, DeleteOptions, RegistryConfig, Stored, StoredList, WatchEvent
@@ -54,6 +56,7 @@ class Registry:
         self._deleter = Deleter(self._core, self._writer, admission)
         self._binder = Binder(self._core)
         self._patcher = patching.Patcher(self._core, self._writer)
+        self._evictor = Evictor(self._core, self._reader, self._patcher, self._deleter)
 
     @property
     def config(self) -> RegistryConfig:
@@ -239,28 +242,9 @@ class Registry:
         return await self._reader.get(info, namespace, binding.name)
 
     async def _evict(self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, body: Object) -> Stored:
-        """Delete a pod on behalf of a drain. A PodDisruptionBudget that covers it refuses: budgets are not kept yet, so
-        nothing says how many disruptions are left."""
         clean = self._decode_as(ctx, info, "eviction", body)
-        pod = await self._reader.get(info, namespace, name)
-        budgets = scheme.SCHEME.named("poddisruptionbudgets.policy")
-        present = await self._reader.list(budgets, namespace, Filter(None, None), 0, "", "", "")
-        for budget in present.items:
-            if (
-                patching.covers(budget.obj, pod.obj)
-                and (budget.obj.get("status") or {}).get("disruptionsAllowed", 0) < 1
-            ):
-                why = "Cannot evict pod as it would violate the pod's disruption budget."
-                refusal = errors.too_many_requests(why, 10)
-                message = f"The disruption budget {budget.obj['metadata']['name']} does not allow an eviction now"
-                refusal.details = {
-                    "causes": [{"reason": "DisruptionBudget", "message": message}],
-                    "retryAfterSeconds": 10,
-                }
-                raise refusal
-        return await self._deleter.delete(
-            ctx, info, namespace, name, DeleteOptions.from_dict(clean.get("deleteOptions"))
-        )
+        options = DeleteOptions.from_dict(clean.get("deleteOptions"))
+        return await self._evictor.evict(ctx, info, namespace, name, options)
 
     @staticmethod
     def _decode_as(ctx: RequestContext, info: ResourceInfo, subresource: str, body: Object) -> Object:
