@@ -94,16 +94,14 @@ def _controller_revision(o: Object, now: float) -> Cells:
 
 
 def _job_status(o: Object) -> str:
-    for c in at(o, "status", "conditions") or ():
-        if c.get("status") == "True" and c.get("type") in (
-            "Complete",
-            "Failed",
-            "Suspended",
-            "FailureTarget",
-            "SuccessCriteriaMet",
-        ):
-            return str(c["type"])
-    return "Terminating" if at(o, "metadata", "deletionTimestamp") else "Running"
+    """The word that says most: how it ended, else how it is about to."""
+    met = {c.get("type") for c in at(o, "status", "conditions") or () if c.get("status") == "True"}
+    for ended in ("Complete", "Failed"):
+        if ended in met:
+            return ended
+    if at(o, "metadata", "deletionTimestamp"):
+        return "Terminating"
+    return next((t for t in ("Suspended", "FailureTarget", "SuccessCriteriaMet") if t in met), "Running")
 
 
 def _job(o: Object, now: float) -> Cells:

@@ -36,6 +36,7 @@ class ControllerConfig:
     concurrent_daemonset_syncs: int = 2
     concurrent_job_syncs: int = 5
     concurrent_cron_job_syncs: int = 5
+    concurrent_disruption_syncs: int = 2
     concurrent_endpoint_syncs: int = 5
     concurrent_service_endpoint_syncs: int = 5
     concurrent_namespace_syncs: int = 4

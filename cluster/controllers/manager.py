@@ -21,6 +21,7 @@ from cluster.controllers.config import ControllerConfig
 from cluster.controllers.cronjob import CronJobController
 from cluster.controllers.daemonset import DaemonSetController
 from cluster.controllers.deployment import DeploymentController
+from cluster.controllers.disruption import DisruptionController
 from cluster.controllers.endpoints import EndpointsController, EndpointSliceController
 from cluster.controllers.env import Controller, Env
 from cluster.controllers.garbage_collector import GarbageCollector
@@ -70,6 +71,7 @@ CONTROLLERS: tuple[Callable[[Env], Controller], ...] = (
     NamespaceController,
     GarbageCollector,
     PodGcController,
+    DisruptionController,
     PersistentVolumeController,
     VolumeProtectionController,
     AttachDetachController,

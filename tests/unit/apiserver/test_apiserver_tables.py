@@ -198,3 +198,15 @@ def test_every_kind_prints_an_empty_object():
 )
 def test_human_duration(seconds, text):
     assert tables.human_duration(seconds) == text
+
+
+def test_jobs_say_how_they_ended_before_how_they_were_about_to():
+    def status(*types, **meta):
+        conditions = [{"type": t, "status": "True"} for t in types]
+        return cells("jobs.batch", {"metadata": meta, "status": {"conditions": conditions}})["Status"]
+
+    assert status("SuccessCriteriaMet", "Complete") == "Complete"
+    assert status("FailureTarget", "Failed") == "Failed"
+    assert status("FailureTarget") == "FailureTarget"
+    assert status("Suspended", deletionTimestamp="2026-01-01T00:00:00Z") == "Terminating"
+    assert status() == "Running"
