@@ -35,7 +35,7 @@ def ordinal(pod: Obj) -> int:
 
 
 def is_member(set_: Obj, pod: Obj) -> bool:
-    return split_name(pod["metadata"]["name"])[0] == set_["metadata"]["name"]
+    return bool(split_name(pod["metadata"]["name"])[0] == set_["metadata"]["name"])
 
 
 def replicas(set_: Obj) -> int:
