@@ -28,11 +28,12 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
-# An engine for the tests alone, with directories of its own: no bridge and no packet filter rules (so neither iptables
+# An engine for the tests alone, with data of its own (its run directory is the usual one: pods' network namespaces are
+# looked for there): no bridge and no packet filter rules (so neither iptables
 # nor a kernel with its modules is needed), and containers that live on while it is restarted.
 start_engine() {
     engine_dir=$(mktemp -d /var/lib/sk8-test-engine.XXXXXX)
-    dockerd --data-root="$engine_dir/data" --exec-root="$engine_dir/run" --pidfile="$engine_dir/pid" \
+    dockerd --data-root="$engine_dir/data" --pidfile="$engine_dir/pid" \
         --host=unix:///var/run/docker.sock --live-restore --bridge=none --iptables=false --ip6tables=false \
         --ip-forward=false >"$engine_dir/log" 2>&1 &
     engine_pid=$!
@@ -48,6 +49,7 @@ start_engine() {
 }
 stop_engine() {
     docker ps -aq 2>/dev/null | xargs -r docker rm -f >/dev/null 2>&1 || true # all of this engine's are the tests'
+    engine_pid=$(cat "$engine_dir/pid" 2>/dev/null || echo "$engine_pid") # a test restarts it
     kill "$engine_pid" 2>/dev/null || true
     for _ in $(seq 100); do
         kill -0 "$engine_pid" 2>/dev/null || break

@@ -112,9 +112,10 @@ class StatusWriter:
         while entry.wanted is not None:
             status, entry.wanted = entry.wanted, None
             entry.conditions, listed = timed_conditions(status["conditions"], entry.conditions, self._clock())
+            dropped = _dropped_ips(entry.written or entry.pod.get("status"), status)
             patch = {
                 "metadata": {"uid": meta["uid"]},
-                "status": {**status, "conditions": listed, **_dropped_ips(entry.written or entry.pod.get("status"), status)},
+                "status": {**status, "conditions": listed, **dropped},
             }
             try:
                 stored = await self._client.patch(

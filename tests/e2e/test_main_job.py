@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -290,6 +291,64 @@ def _no_endpoint_on(cluster: Cluster, machine: str) -> bool:
     return not any(
         e.get("nodeName") == machine and e["conditions"].get("ready") for s in slices for e in s.get("endpoints") or ()
     )
+
+
+def test_pods_do_not_reach_the_machines_own_ports(cluster: Cluster) -> None:
+    """Ray, the store and the kubelet are for machines; the API is for everybody."""
+    probe = "for p in 6379 2379 2380 10250 6390; do nc -w 1 10.89.0.12 $p < /dev/null && echo open $p; done; true"
+    assert cluster.kubectl("exec", "deploy/api", "--", "sh", "-c", probe, timeout_s=30) == ""
+    assert cluster.kubectl("exec", "deploy/api", "--", "sh", "-c", "nc -w 1 10.89.0.12 6443 < /dev/null && echo open")
+
+
+def _restart_engine() -> None:
+    """Stop dockerd and start it again as it was, as a package upgrade does."""
+    pid = next(
+        int(entry.name)
+        for entry in Path("/proc").glob("[0-9]*")
+        if (entry / "cmdline").exists() and (entry / "cmdline").read_bytes().split(b"\0")[0].endswith(b"dockerd")
+    )
+    command = [part.decode() for part in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") if part]
+    os.kill(pid, signal.SIGTERM)
+    eventually(lambda: not _alive(pid), within_s=30, what="dockerd stopped")
+    with Path("/tmp/sk8-test-dockerd.log").open("ab") as log:
+        subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    eventually(
+        lambda: subprocess.run(["docker", "info"], capture_output=True).returncode == 0,
+        within_s=30,
+        what="dockerd answers again",
+    )
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_engine_restarted(cluster: Cluster) -> None:
+    """The pods stay the same objects; if the engine took their containers along, they run again."""
+    cluster.wait_demo()
+    before = {p["metadata"]["uid"] for p in cluster.pods("app=api")}
+    _restart_engine()
+    eventually(lambda: cluster.users(), within_s=60, what="the demo serves after the engine's restart")
+    cluster.wait_demo()
+    assert before == {p["metadata"]["uid"] for p in cluster.pods("app=api")}
+    assert cluster.kubectl("exec", "deploy/api", "--", "echo", "still here").strip() == "still here"
+
+
+def test_clock_jumps(cluster: Cluster) -> None:
+    """Ten minutes ahead and back: leases are counted on monotonic clocks, so nobody is declared dead."""
+    cluster.wait_demo()
+    before = {p["metadata"]["uid"] for p in cluster.pods("app=web")}
+    for jump_s in (600.0, -600.0):
+        time.clock_settime(time.CLOCK_REALTIME, time.time() + jump_s)
+        deadline = time.monotonic() + 6
+        while time.monotonic() < deadline:
+            assert all(cluster.node_ready(name) == "True" for name in MACHINES)
+            time.sleep(0.5)
+    assert before == {p["metadata"]["uid"] for p in cluster.pods("app=web")}
+    assert cluster.users()
 
 
 def test_second_up_changes_nothing(cluster: Cluster) -> None:
