@@ -57,3 +57,39 @@ def test_removed_while_in_a_heap() -> None:
     assert queue.pop_batch(1, 0.0) == []
     assert queue.next_due(0.0) is None
     assert queue.counts() == {"active": 0, "backoff": 0, "unschedulable": 0, "gated": 0}
+
+
+def test_only_pods_refused_by_what_changed_are_looked_at() -> None:
+    asked: list[object] = []
+    queue = SchedulingQueue(lambda group, _plugins: asked.append(group) or None)
+    for key, plugin in ((A, "NodeResourcesFit"), (B, "TaintToleration")):
+        queue.add(key, 0, 0.0)
+        queue.pop_batch(1, 0.0)
+        queue.failed(key, queue.cycle(), 0.0, frozenset((plugin,)), plugin)
+    queue.cluster_changed(1.0, frozenset(("TaintToleration",)))
+    assert queue.pop_batch(10, 2.0) == [B]
+    assert asked == [("TaintToleration", frozenset(("TaintToleration",)))]
+
+
+def test_ten_thousand_equal_pods_and_room_for_three() -> None:
+    queue = SchedulingQueue(lambda _group, _plugins: 3)
+    refused = frozenset(("NodeResourcesFit",))
+    for i in range(10_000):
+        queue.add(("ns", str(i)), 0, 0.0)
+    for key in queue.pop_batch(10_000, 0.0):
+        queue.failed(key, queue.cycle(), 0.0, refused, "shape")
+    for _ in range(1000):
+        queue.cluster_changed(5.0, refused)
+    assert queue.pop_batch(100, 6.0) == [("ns", "0"), ("ns", "1"), ("ns", "2")]
+    assert queue.counts()["unschedulable"] == 9_997
+    queue.remove(("ns", "0"))
+    assert queue.next_due(6.0) is not None
+    assert len(queue.pop_batch(100, 7.0)) == 3
+
+
+def test_gated_pods_wait_until_they_are_let_go() -> None:
+    queue = SchedulingQueue()
+    queue.add(A, 0, 0.0, gated=True)
+    assert queue.pop_batch(1, 0.0) == [] and queue.counts()["gated"] == 1
+    queue.add(A, 0, 1.0)
+    assert queue.pop_batch(1, 1.0) == [A]
