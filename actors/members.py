@@ -121,7 +121,9 @@ class Supervisor:
     async def _do(self, step: Step, request: Request, mod_revision: int) -> None:
         fence, host = list(self._elector.fence), request.host.encode()
         if isinstance(step, Remove):
-            await self._store.member_remove(step.member_id)
+            result = await self._store.txn(fence, [put(LAST_ID, str(step.last_id).encode())], [get(LAST_ID)])
+            if result.succeeded:
+                await self._store.member_remove(step.member_id)
         elif isinstance(step, AddLearner):
             grant = orjson.dumps({"nonce": request.nonce, "id": step.member_id})
             result = await self._store.txn(

@@ -40,7 +40,10 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
+    """Write `last_id` down first: once the member with the greatest id is out of the list, nothing else tells of it."""
+
     member_id: int
+    last_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +70,11 @@ Step = Remove | AddLearner | Promote | Done
 def next_step(members: Sequence[Member], request: Request, grant: Grant | None, last_id: int) -> Step:
     """What to do next for one request. `last_id` is the greatest member id ever used."""
     granted = grant.member_id if grant is not None and grant.nonce == request.nonce else 0
+    greatest = max([last_id, *(member.id for member in members)])
     for member in members:
         if member.host == request.host and member.id != granted:
-            return Remove(member.id)
+            return Remove(member.id, greatest)
     own = next((member for member in members if member.id == granted), None)
     if own is None:
-        return AddLearner(granted or max([last_id, *(m.id for m in members)]) + 1, request.host)
+        return AddLearner(granted or greatest + 1, request.host)
     return Promote(own.id) if own.learner else Done()
