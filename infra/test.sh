@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 bin=.venv/bin
 engine_pid=""
 engine_dir=""
+engine_run=""
 made_images=""
 cluster_is_ours=""
 export PYTHONUNBUFFERED=1
@@ -29,10 +30,12 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 # An engine for the tests alone, with data of its own (its run directory is the usual one: pods' network namespaces are
-# looked for there): no bridge and no packet filter rules (so neither iptables
-# nor a kernel with its modules is needed), and containers that live on while it is restarted.
+# looked for there): no bridge and no packet filter rules (so neither iptables nor a kernel with its modules is needed;
+# a docker0 that a stopped engine left is removed by this, and made anew when that engine starts), and containers that
+# live on while it is restarted.
 start_engine() {
     engine_dir=$(mktemp -d /var/lib/sk8-test-engine.XXXXXX)
+    [ -e /run/docker ] || engine_run=/run/docker
     dockerd --data-root="$engine_dir/data" --pidfile="$engine_dir/pid" \
         --host=unix:///var/run/docker.sock --live-restore --bridge=none --iptables=false --ip6tables=false \
         --ip-forward=false >"$engine_dir/log" 2>&1 &
@@ -57,8 +60,10 @@ stop_engine() {
     done
     kill -9 "$engine_pid" 2>/dev/null || true
     wait "$engine_pid" 2>/dev/null || true
-    awk -v d="$engine_dir/" 'index($5, d) == 1 {print $5}' /proc/self/mountinfo | sort -r | xargs -r -n1 umount || true
-    rm -rf "$engine_dir"
+    for dir in "$engine_dir" $engine_run; do
+        awk -v d="$dir/" 'index($5, d) == 1 {print $5}' /proc/self/mountinfo | sort -r | xargs -r -n1 umount || true
+        rm -rf --one-file-system "$dir"
+    done
 }
 
 if [ "$(id -u)" = 0 ]; then infra/bootstrap.sh --tests; fi

@@ -16,10 +16,14 @@ import orjson
 
 from cluster.cli.output import CommandError
 from cluster.cli.preflight import INSTALL
+from cluster.cloud import mounts
 from cluster.cloud.engine import Engine
 from cluster.machine.config import ClusterConfig
 from cluster.machine.files import make_private_dir, write_atomic
 from cluster.machine.processes import ProcessId, start_daemon, wait_gone
+
+_RUN = Path("/run/docker")
+"""dockerd's default run directory, as kubelets look for pods' network namespaces there."""
 
 
 class PrivateEngine:
@@ -30,7 +34,10 @@ class PrivateEngine:
         self._data = Path(f"{config.base_dir}-engine")
 
     def command(self) -> list[str]:
-        """No bridge and no packet filter rules: pods get their network from the kubelet."""
+        """No bridge and no packet filter rules: pods get their network from the kubelet, and iptables is not needed.
+
+        A docker0 that a stopped engine of the box left is removed by this; that engine makes it anew when it starts.
+        """
         return [
             "dockerd",
             f"--data-root={self._data}",
@@ -50,8 +57,9 @@ class PrivateEngine:
             return False
         if shutil.which("dockerd") is None:
             raise CommandError("no container engine answers, and dockerd is not installed", INSTALL)
+        ours = not await asyncio.to_thread(_RUN.exists)
         process = await asyncio.to_thread(self._spawn)
-        write_atomic(self._record, orjson.dumps([process.pid, process.start]))
+        write_atomic(self._record, orjson.dumps([process.pid, process.start, ours]))
         for _ in range(300):
             if await engine.answers():
                 return True
@@ -64,14 +72,18 @@ class PrivateEngine:
         """Stops the engine if it is ours. Its images go with its data."""
         if not self._record.exists():
             return False
-        pid, start = orjson.loads(self._record.read_bytes())
+        pid, start, ours = orjson.loads(self._record.read_bytes())
         process = ProcessId(pid, start)
         if process.signal(signal.SIGTERM) and await wait_gone([process], 20):
             process.signal(signal.SIGKILL)
             await wait_gone([process], 5)
         self._record.unlink(missing_ok=True)
+        await asyncio.to_thread(mounts.unshare, self._data)  # with --live-restore dockerd leaves its root mounted
         if not keep_data:
             await asyncio.to_thread(shutil.rmtree, self._data, True)
+        if ours and not await Engine(self._config.engine_socket).answers():  # the box's own may run by now
+            await asyncio.to_thread(mounts.unmount_below, _RUN)
+            await asyncio.to_thread(shutil.rmtree, _RUN, True)
         return True
 
     def _spawn(self) -> ProcessId:
