@@ -45,6 +45,7 @@ class _Entry:
     place: str = ""
     since: float = 0.0
     group: Hashable = None
+    patient: bool = False
 
 
 @dataclass(slots=True)
@@ -118,13 +119,24 @@ class SchedulingQueue:
         return self._moves
 
     def failed(
-        self, key: Key, cycle: int, now: float, plugins: frozenset[str] = frozenset((ANY,)), group: Hashable = None
+        self,
+        key: Key,
+        cycle: int,
+        now: float,
+        plugins: frozenset[str] = frozenset((ANY,)),
+        group: Hashable = None,
+        *,
+        patient: bool = False,
     ) -> None:
-        """No node fits. Waits for a change; if one came since `cycle`, for the back-off only."""
+        """No node fits. Waits for a change; if one came since `cycle`, for the back-off only.
+
+        `patient`: it did not fail, it waits for something on its way; then there is no back-off either.
+        """
         entry = self._entries.get(key)
         if entry is None:
             return
         entry.since = now
+        entry.patient = patient
         entry.group = key if group is None else (group, plugins)
         asked = self._changed_at if ANY in plugins else (*plugins, ANY)
         if any(self._changed_at.get(p, 0) > cycle for p in asked):
@@ -139,6 +151,12 @@ class SchedulingQueue:
         known.keys[key] = None
         for plugin in plugins:
             self._refused_by[plugin] = self._refused_by.get(plugin, 0) + 1
+
+    def release_deciding(self) -> None:
+        """Deciding was broken off (leadership lost): those pods are active again."""
+        for entry in self._entries.values():
+            if entry.place == "deciding":
+                self._activate(entry)
 
     def retry(self, key: Key, now: float) -> None:
         """A bind failed for a passing reason: try again after the back-off."""
@@ -215,6 +233,11 @@ class SchedulingQueue:
         heapq.heappush(self._active, (-entry.priority, entry.arrival, entry.key))
 
     def _to_backoff(self, entry: _Entry, now: float) -> None:
+        if entry.patient:
+            entry.patient = False
+            entry.attempts -= 1
+            self._activate(entry)
+            return
         delay = min(INITIAL_BACKOFF_S * 2 ** min(max(entry.attempts - 1, 0), 10), MAX_BACKOFF_S)
         self._put(entry, "backoff")
         heapq.heappush(self._backoff, (max(entry.since + delay, now), entry.arrival, entry.key))

@@ -43,6 +43,11 @@ from cluster.scheduler.world import World
 log = logging.getLogger(__name__)
 
 
+_VOLUMES = frozenset(("VolumeBinding",))
+_SLICE = 128
+"""Pods decided before others get a turn on the loop."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Alike:
     """Pods that one answer serves."""
@@ -165,6 +170,7 @@ class Scheduler:
             self._binds = asyncio.Semaphore(self._config.parallel_binds)
             for uid, key in list(self._assumed.items()):
                 self._undo(uid, key)
+            self._queue.release_deciding()
 
     async def _next_batch(self) -> list[Key]:
         while True:
@@ -189,8 +195,8 @@ class Scheduler:
         cycle = self._queue.cycle()
         waiting: list[tuple[Profile, list[Unschedulable]]] = []
         try:
-            for profile, pending, undecided in self._by_profile(keys):
-                outcomes = self._decide(profile, pending)
+            for profile, pending, undecided in self._by_profile(keys, cycle):
+                outcomes = await self._decide(profile, pending)
                 placements = [o for o in outcomes if isinstance(o, Placement)]
                 refused = [o for o in outcomes if isinstance(o, Unschedulable)]
                 await self._ask_for_volumes([p for p in placements if p.pod.uid in undecided], undecided, cycle)
@@ -203,15 +209,21 @@ class Scheduler:
         for profile, refused in waiting:
             await self._post_filter(refused, profile)
 
-    def _decide(self, profile: Profile, pending: list[Pending]) -> list[Placement | Unschedulable]:
-        begun = self._clock()
-        order = self._tie_order()
-        world = self._world
-        outcomes = place(world.columns, pending, order, profile, world.nominated)
-        for outcome in outcomes:
-            if isinstance(outcome, Placement):
-                self._assumed[outcome.pod.uid] = outcome.pod.key
-        metrics.ALGORITHM_SECONDS.observe(self._clock() - begun)
+    async def _decide(self, profile: Profile, pending: list[Pending]) -> list[Placement | Unschedulable]:
+        """Place the pods in order. What is placed is assumed at once; the loop gets a turn between slices."""
+        order, world = self._tie_order(), self._world
+        outcomes: list[Placement | Unschedulable] = []
+        for start in range(0, len(pending), _SLICE):
+            now = pending[start : start + _SLICE]
+            if start:
+                await asyncio.sleep(0)
+                order = order if len(order) == world.columns.size else self._tie_order()
+                now = [p for p in now if world.waits(p.key, p.uid)]
+            begun = self._clock()
+            some = place(world.columns, now, order, profile, world.nominated)
+            self._assumed |= {o.pod.uid: o.pod.key for o in some if isinstance(o, Placement)}
+            metrics.ALGORITHM_SECONDS.observe(self._clock() - begun)
+            outcomes += some
         return outcomes
 
     def _tie_order(self) -> Rows:
@@ -219,7 +231,9 @@ class Scheduler:
         order: Rows = self._rng.permutation(self._world.columns.size)
         return order
 
-    def _by_profile(self, keys: list[Key]) -> list[tuple[Profile, list[Pending], dict[str, tuple[str, ...]]]]:
+    def _by_profile(
+        self, keys: list[Key], cycle: int
+    ) -> list[tuple[Profile, list[Pending], dict[str, tuple[str, ...]]]]:
         """The batch as decisions take it: neighbours of one profile together, order kept."""
         parts: list[tuple[Profile, list[Pending], dict[str, tuple[str, ...]]]] = []
         for namespace, name in keys:
@@ -233,12 +247,15 @@ class Scheduler:
             ):
                 self._queue.remove((namespace, name))
                 continue
+            pending, verdict = self._world.pending(pod)
+            if verdict.provisioning:
+                self._queue.failed(pending.key, cycle, self._clock(), _VOLUMES, patient=True)
+                continue
             if not parts or parts[-1][0] is not profile:
                 parts.append((profile, [], {}))
-            pending, undecided = self._world.pending(pod)
             parts[-1][1].append(pending)
-            if undecided:
-                parts[-1][2][pending.uid] = undecided
+            if verdict.undecided:
+                parts[-1][2][pending.uid] = verdict.undecided
         return parts
 
     # ---- binding
@@ -303,6 +320,8 @@ class Scheduler:
             return
         self._world.columns.remove_pod(uid)
         pod = self._world.pods.get(*key)
+        if pod is not None and pod["metadata"]["uid"] == uid and pod["spec"].get("nodeName"):
+            self._world.account(pod)
         if requeue and pod is not None and pod["metadata"]["uid"] == uid and not pod["spec"].get("nodeName"):
             self._queue.retry(key, self._clock())
         elif pod is None or pod["metadata"]["uid"] == uid:
@@ -323,7 +342,7 @@ class Scheduler:
                     await self._client.patch("persistentvolumeclaims", claim, change, key[0])
                 except ApiError as error:
                     log.info("selecting node %s for claim %s/%s: %s", placement.node, key[0], claim, error.message)
-            self._queue.failed(key, cycle, self._clock(), frozenset(("VolumeBinding",)))
+            self._queue.failed(key, cycle, self._clock(), _VOLUMES, patient=True)
 
     # ---- pods that fit nowhere
 

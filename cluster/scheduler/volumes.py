@@ -22,11 +22,15 @@ Lookup = Callable[[str, str], dict[str, Any] | None]
 
 @dataclass(frozen=True, slots=True)
 class VolumeVerdict:
-    """`refusal` keeps the pod waiting; `allowed` names the only nodes (None: any); `undecided` claims want a node."""
+    """`refusal` keeps the pod waiting; `allowed` names the only nodes (None: any); `undecided` claims want a node.
+
+    `provisioning`: all that is missing is a volume for a claim whose node was chosen before; nothing to say or decide.
+    """
 
     refusal: str = ""
     allowed: frozenset[str] | None = None
     undecided: tuple[str, ...] = ()
+    provisioning: bool = False
 
 
 def _waits_for_consumer(claim: dict[str, Any], storage_class: Lookup) -> bool:
@@ -50,6 +54,7 @@ def check_claims(
     """The verdict over all claims of one pod."""
     allowed: frozenset[str] | None = None
     undecided: list[str] = []
+    provisioning = False
     for name in names:
         claim = claims(namespace, name)
         if claim is None:
@@ -65,9 +70,11 @@ def check_claims(
         if volume is None or claim.get("status", {}).get("phase") != "Bound":
             if not _waits_for_consumer(claim, classes):
                 return VolumeVerdict("pod has unbound immediate PersistentVolumeClaims")
+            chosen = (claim["metadata"].get("annotations") or {}).get(SELECTED_NODE)
+            provisioning = provisioning or chosen in columns.rows
             undecided.append(name)
             continue
         nodes = _nodes_of(volume, columns)
         if nodes is not None:
             allowed = nodes if allowed is None else allowed & nodes
-    return VolumeVerdict("", allowed, tuple(undecided))
+    return VolumeVerdict("", allowed, tuple(undecided), provisioning)

@@ -104,14 +104,15 @@ class World:
                 self._changed(_RELATED)
             return
         before = placed.shape if placed else None
-        self._place(new)
+        self.account(new)
         after = self.columns.placed.get(uid)
         if after is not None and before is not None and before.requests != after.shape.requests:
             self._changed(_POD_GONE)
         elif before is None or after is None or before != after.shape:
             self._changed(_RELATED)
 
-    def _place(self, pod: Obj) -> None:
+    def account(self, pod: Obj) -> None:
+        """Put a bound pod on its node's row."""
         meta, spec = pod["metadata"], pod["spec"]
         started = (pod.get("status") or {}).get("startTime")
         self.columns.place_pod(
@@ -146,7 +147,7 @@ class World:
         if before is None:
             for pod in self.pods.by_index("node", new["metadata"]["name"]):
                 if not is_terminal(pod):
-                    self._place(pod)
+                    self.account(pod)
             self._changed(frozenset((ANY,)))
             return
         plugins: frozenset[str] = frozenset()
@@ -189,8 +190,8 @@ class World:
             self._spread_memo[key] = known
         return known
 
-    def pending(self, pod: Obj) -> tuple[Pending, tuple[str, ...]]:
-        """The pod as the decision takes it, and the claims for which a node is to be chosen."""
+    def pending(self, pod: Obj) -> tuple[Pending, VolumeVerdict]:
+        """The pod as the decision takes it, and what its claims say."""
         meta, shape = pod["metadata"], self.shape(pod)
         namespace = meta.get("namespace", "")
         verdict = VolumeVerdict()
@@ -201,7 +202,12 @@ class World:
         refusal = f"0/{len(self.columns.rows)} nodes are available: {verdict.refusal}." if verdict.refusal else ""
         key: Key = (namespace, meta["name"])
         priority = int(pod["spec"].get("priority") or 0)
-        return Pending(meta["uid"], key, shape, verdict.allowed, refusal, priority), verdict.undecided
+        return Pending(meta["uid"], key, shape, verdict.allowed, refusal, priority), verdict
+
+    def waits(self, key: Key, uid: str) -> bool:
+        """Whether the pod is still there and unbound."""
+        pod = self.pods.get(*key)
+        return pod is not None and pod["metadata"]["uid"] == uid and not pod["spec"].get("nodeName")
 
     def nominees(self, uids: list[str]) -> list[Obj]:
         """The pods of these nominations that still wait."""

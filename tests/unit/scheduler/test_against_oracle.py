@@ -31,7 +31,7 @@ def pending(pod: Obj) -> Pending:
     return Pending(meta["uid"], (meta["namespace"], meta["name"]), shape_of(pod))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(SEEDS)
 def test_every_choice_is_one_the_oracle_scores_highest(seed: int) -> None:
     rng = random.Random(seed)
@@ -53,7 +53,7 @@ def test_every_choice_is_one_the_oracle_scores_highest(seed: int) -> None:
             assert columns.remove_pod(gone["metadata"]["uid"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(SEEDS, st.booleans())
 def test_a_batch_lands_as_one_by_one(seed: int, rules: bool) -> None:
     rng = random.Random(seed)
@@ -66,7 +66,7 @@ def test_a_batch_lands_as_one_by_one(seed: int, rules: bool) -> None:
     assert (together.requested == separate.requested).all() and (together.free == separate.free).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(SEEDS)
 def test_what_came_and_went_leaves_nothing(seed: int) -> None:
     """Counts kept in place equal counts made afresh, also after nodes changed their labels or left."""

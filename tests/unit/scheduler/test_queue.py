@@ -87,6 +87,23 @@ def test_ten_thousand_equal_pods_and_room_for_three() -> None:
     assert len(queue.pop_batch(100, 7.0)) == 3
 
 
+def test_a_patient_pod_has_no_back_off() -> None:
+    queue = SchedulingQueue()
+    queue.add(A, 0, 0.0)
+    queue.pop_batch(1, 0.0)
+    queue.failed(A, queue.cycle(), 0.0, frozenset(("VolumeBinding",)), patient=True)
+    queue.cluster_changed(0.2, frozenset(("VolumeBinding",)))
+    assert queue.pop_batch(1, 0.2) == [A]
+
+
+def test_broken_off_decisions_are_taken_up_again() -> None:
+    queue = SchedulingQueue()
+    queue.add(A, 0, 0.0)
+    queue.pop_batch(1, 0.0)
+    queue.release_deciding()
+    assert queue.pop_batch(1, 0.0) == [A]
+
+
 def test_gated_pods_wait_until_they_are_let_go() -> None:
     queue = SchedulingQueue()
     queue.add(A, 0, 0.0, gated=True)

@@ -169,3 +169,35 @@ async def test_pod_of_a_node_that_comes_later_takes_its_room(cluster: Cluster) -
     await cluster.node("b", cpu="1")
     await cluster.pod("p2", cpu="1")
     assert await cluster.bound("p2") == "b"
+
+
+async def test_waits_for_its_volume_and_is_bound_at_once_when_it_is_there(cluster: Cluster) -> None:
+    await cluster.node("a")
+    storage = {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "late"}}
+    storage |= {"provisioner": "x", "volumeBindingMode": "WaitForFirstConsumer"}
+    await cluster.client.create("storageclasses.storage.k8s.io", storage)
+    spec = {"storageClassName": "late", "accessModes": ["ReadWriteOnce"]}
+    spec |= {"resources": {"requests": {"storage": "1Gi"}}}
+    claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data", "namespace": "default"}}
+    await cluster.client.create("persistentvolumeclaims", claim | {"spec": spec}, "default")
+    await cluster.pod("p1", volumes=[{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}])
+    async with asyncio.timeout(10):
+        while True:
+            found = await cluster.client.get("persistentvolumeclaims", "data", "default")
+            if "volume.kubernetes.io/selected-node" in (found["metadata"].get("annotations") or {}):
+                break
+            await asyncio.sleep(0.01)
+    source = {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/x"}}
+    volume = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "pv"}, "spec": source}
+    await cluster.client.create("persistentvolumes", volume)
+    bound = await cluster.client.patch("persistentvolumeclaims", "data", {"spec": {"volumeName": "pv"}}, "default")
+    bound = bound | {"status": {"phase": "Bound"}}
+    await cluster.client.update("persistentvolumeclaims", bound, subresource="status")
+    assert await cluster.bound("p1") == "a"
+
+
+async def test_waits_while_there_is_no_node_at_all(cluster: Cluster) -> None:
+    await cluster.pod("p1", cpu="1")
+    await cluster.refused("p1")
+    await cluster.node("a")
+    assert await cluster.bound("p1") == "a"
