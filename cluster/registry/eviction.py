@@ -159,7 +159,7 @@ def _refuse(budget: Object) -> None:
     status, metadata = budget.get("status") or {}, budget["metadata"]
     name = metadata["name"]
     if int(status.get("observedGeneration") or 0) < int(metadata.get("generation") or 0):
-        raise _too_many(f"The disruption budget {name} is still being processed by the server.")
+        raise _too_many(f"The disruption budget {name} is still being processed by the server.", _RETRY_AFTER_S)
     allowed = int(status.get("disruptionsAllowed") or 0)
     if allowed < 0:
         raise errors.forbidden(_BUDGETS, name, "pdb disruptions allowed is negative")
@@ -171,8 +171,10 @@ def _refuse(budget: Object) -> None:
         raise _too_many(f"The disruption budget {name} needs {wanted} healthy pods and has {healthy} currently")
 
 
-def _too_many(message: str) -> ApiError:
-    err = errors.too_many_requests(_WHY, _RETRY_AFTER_S)
-    causes = [{"reason": "DisruptionBudget", "message": message}]
-    err.details = {"causes": causes, "retryAfterSeconds": _RETRY_AFTER_S}
+def _too_many(message: str, retry_after_s: int = 0) -> ApiError:
+    """Without a time to retry after when the budget is exhausted: clients would sleep on it and say nothing."""
+    err = errors.too_many_requests(_WHY, retry_after_s)
+    err.details = {"causes": [{"reason": "DisruptionBudget", "message": message}]}
+    if retry_after_s:
+        err.details["retryAfterSeconds"] = retry_after_s
     return err

@@ -76,7 +76,12 @@ def default_namespace(obj: Object) -> None:
         metadata.setdefault("labels", {})["kubernetes.io/metadata.name"] = metadata["name"]
 
 
+def default_budget(obj: Object) -> None:
+    obj.setdefault("spec", {})  # Kubernetes shows it even when it says nothing; readers rely on it
+
+
 def default_node(obj: Object) -> None:
+    obj.setdefault("spec", {})
     status = obj.get("status")
     if status and status.get("capacity") and not status.get("allocatable"):
         status["allocatable"] = dict(status["capacity"])

@@ -74,8 +74,7 @@ async def test_without_a_disruption_left_it_is_refused(bench: Any, make: Any) ->
                 "reason": "DisruptionBudget",
                 "message": "The disruption budget b needs 1 healthy pods and has 1 currently",
             }
-        ],
-        "retryAfterSeconds": 10,
+        ]
     }
     assert "deletionTimestamp" not in (await bench.get("pods", "p")).obj["metadata"]
 
@@ -143,3 +142,10 @@ async def test_a_precondition_is_judged_before_a_disruption_is_taken(bench: Any,
         await evict(bench, "p", preconditions={"uid": "another"})
     assert caught.value.reason == "Conflict"
     assert (await bench.get("poddisruptionbudgets.policy", "b")).obj["status"]["disruptionsAllowed"] == 1
+
+
+async def test_nodes_and_budgets_without_a_spec_get_an_empty_one(bench: Any) -> None:
+    """Controllers read `spec` of every node: one without it stopped them all."""
+    assert (await bench.create("nodes", {"metadata": {"name": "n"}}, "")).obj["spec"] == {}
+    made = await bench.create("poddisruptionbudgets.policy", {"metadata": {"name": "b"}})
+    assert made.obj["spec"] == {}

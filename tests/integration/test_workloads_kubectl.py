@@ -1,0 +1,215 @@
+"""Workloads as users meet them: stock kubectl, the API server and all controllers; machines are played.
+
+The played kubelet binds pods where their affinity says, runs what restarts and completes what does not.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from apiserver_harness import Pki, edge
+from memory_store import MemoryStore
+
+from cluster.api.errors import ApiError
+from cluster.api.meta import rfc3339
+from cluster.controllers.config import ControllerConfig
+from cluster.controllers.daemonset_pods import target_node
+from cluster.controllers.manager import ControllerManager
+from cluster.machinery.client import clone
+from cluster.machinery.registry_client import RegistryClient
+from cluster.registry.context import MASTERS, RequestContext
+
+_VERSIONED = Path("/usr/lib/google-cloud-sdk/bin/kubectl.1.32")
+KUBECTL = str(_VERSIONED) if _VERSIONED.exists() else shutil.which("kubectl.1.32") or shutil.which("kubectl")
+
+pytestmark = pytest.mark.skipif(KUBECTL is None, reason="kubectl is not on PATH")
+
+STATEFUL_SET = """
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db}
+spec:
+  serviceName: db
+  replicas: 2
+  selector: {matchLabels: {app: db}}
+  template:
+    metadata: {labels: {app: db}}
+    spec: {containers: [{name: pg, image: "postgres:16"}]}
+"""
+DAEMON_SET = """
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: agent}
+spec:
+  selector: {matchLabels: {app: agent}}
+  template:
+    metadata: {labels: {app: agent}}
+    spec: {containers: [{name: a, image: "agent:1"}]}
+"""
+
+
+class Cluster:
+    """kubectl and the played kubelet over one server."""
+
+    def __init__(self, server, root: Path) -> None:
+        pki = server.pki
+        cluster = {"server": server.url, "certificate-authority": pki.path("ca.crt")}
+        user = {"client-certificate": pki.path("admin.crt"), "client-key": pki.path("admin.key")}
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "t", "cluster": cluster}],
+            "users": [{"name": "t", "user": user}],
+            "contexts": [{"name": "t", "context": {"cluster": "t", "user": "t"}}],
+            "current-context": "t",
+        }
+        path = root / "kubeconfig"
+        path.write_text(yaml.safe_dump(config))
+        self._env = {"PATH": os.environ["PATH"], "HOME": str(root), "KUBECONFIG": str(path)}
+        self.client = RegistryClient(server.registry, lambda: RequestContext(MASTERS, field_manager="kubelet"))
+        self._ip = 1
+
+    async def kubectl(self, *args: str, stdin: str = "", fails: bool = False) -> str:
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(
+            str(KUBECTL), *args, stdin=pipe, stdout=pipe, stderr=pipe, env=self._env
+        )
+        out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 60)
+        assert fails == (process.returncode != 0), (args, out, err)
+        return (err if fails else out).decode()
+
+    async def columns(self, *args: str) -> list[list[str]]:
+        return [line.split() for line in (await self.kubectl("get", *args, "--no-headers")).splitlines()]
+
+    async def machines(self) -> None:
+        """Nodes n1 and n2, and what their kubelets do, until cancelled."""
+        for name in ("n1", "n2"):
+            await self.client.create("nodes", {"metadata": {"name": name}})
+            node = clone(await self.client.get("nodes", name))
+            stamp = rfc3339(time.time())
+            node["status"] = {"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": stamp}]}
+            await self.client.update("nodes", node, subresource="status")
+        while True:
+            for pod in (await self.client.list("pods")).items:
+                with contextlib.suppress(ApiError):
+                    await self._run(pod)
+            await asyncio.sleep(0.1)
+
+    async def _run(self, pod) -> None:
+        meta, spec, status = pod["metadata"], pod["spec"], pod.get("status") or {}
+        if "deletionTimestamp" in meta:
+            await self.client.delete("pods", meta["name"], meta["namespace"], grace_period_s=0)
+        elif not spec.get("nodeName"):
+            target = {"kind": "Node", "name": target_node(pod) or "n1"}
+            body = {"metadata": {"name": meta["name"]}, "target": target}
+            await self.client.create("pods", body, meta["namespace"], subresource="binding", name=meta["name"])
+        elif status.get("phase") == "Pending":
+            await self._status(pod, "Running", ready=True)
+        elif status.get("phase") == "Running" and spec["restartPolicy"] != "Always" and "sleep" not in str(spec):
+            await self._status(pod, "Succeeded", ready=False)
+
+    async def _status(self, pod, phase: str, *, ready: bool) -> None:
+        changed = clone(pod)
+        self._ip += 1
+        stamp = "2026-01-01T00:00:00Z"
+        condition = {"type": "Ready", "status": "True" if ready else "False", "lastTransitionTime": stamp}
+        others = [c for c in changed["status"].get("conditions") or [] if c["type"] != "Ready"]
+        changed["status"] = {**changed["status"], "phase": phase, "conditions": [*others, condition]}
+        changed["status"]["podIP"] = f"10.244.0.{self._ip % 250 + 2}"
+        await self.client.update("pods", changed, subresource="status")
+
+
+@pytest.fixture
+async def cluster(tmp_path):
+    store = MemoryStore()
+    async with edge(Pki(tmp_path), store=store) as server:
+        played = Cluster(server, tmp_path)
+        config = ControllerConfig(root_ca_file=server.pki.path("ca.crt"), node_startup_grace_period_s=3600.0)
+        config = replace(config, node_monitor_grace_period_s=3600.0)
+        manager = ControllerManager(store, server.registry, None, config, "m1")
+        tasks = [asyncio.create_task(manager.run()), asyncio.create_task(played.machines())]
+        try:
+            yield played
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_stateful_set(cluster) -> None:
+    await cluster.kubectl("apply", "-f", "-", stdin=STATEFUL_SET)
+    out = await cluster.kubectl("rollout", "status", "sts/db", "--timeout=30s")
+    assert "partitioned roll out complete" in out or "rolling update complete" in out
+    assert (await cluster.columns("sts"))[0][:2] == ["db", "2/2"]
+    assert [row[0] for row in await cluster.columns("pods")] == ["db-0", "db-1"]
+    await cluster.kubectl("set", "image", "sts/db", "pg=postgres:17")
+    await cluster.kubectl("rollout", "status", "sts/db", "--timeout=30s")
+    history = await cluster.kubectl("rollout", "history", "sts/db")
+    assert [line.split()[0] for line in history.splitlines()[2:] if line] == ["1", "2"]
+    await cluster.kubectl("rollout", "undo", "sts/db")
+    await cluster.kubectl("rollout", "status", "sts/db", "--timeout=30s")
+    images = await cluster.kubectl("get", "pods", "-o", "jsonpath={.items[*].spec.containers[0].image}")
+    assert images == "postgres:16 postgres:16"
+    rows = await cluster.columns("controllerrevisions")
+    assert sorted((r[1], r[2]) for r in rows) == [("statefulset.apps/db", "2"), ("statefulset.apps/db", "3")]
+    await cluster.kubectl("scale", "sts/db", "--replicas=1")
+    await cluster.kubectl("wait", "--for=delete", "pod/db-1", "--timeout=30s")
+
+
+async def test_daemon_set(cluster) -> None:
+    await cluster.kubectl("apply", "-f", "-", stdin=DAEMON_SET)
+    out = await cluster.kubectl("rollout", "status", "ds/agent", "--timeout=30s")
+    assert 'daemon set "agent" successfully rolled out' in out
+    assert (await cluster.columns("ds"))[0][:7] == ["agent", "2", "2", "2", "2", "2", "<none>"]
+    await cluster.kubectl("set", "image", "ds/agent", "a=agent:2")
+    await cluster.kubectl("rollout", "status", "ds/agent", "--timeout=30s")
+    await cluster.kubectl("rollout", "undo", "ds/agent")
+    await cluster.kubectl("rollout", "status", "ds/agent", "--timeout=30s")
+    images = await cluster.kubectl("get", "pods", "-o", "jsonpath={.items[*].spec.containers[0].image}")
+    assert images == "agent:1 agent:1"
+
+
+async def test_jobs_and_cron_jobs(cluster) -> None:
+    await cluster.kubectl("create", "job", "once", "--image=busybox:1", "--", "true")
+    await cluster.kubectl("wait", "--for=condition=complete", "job/once", "--timeout=30s")
+    header, row = (await cluster.kubectl("get", "jobs")).splitlines()
+    assert header.split() == ["NAME", "STATUS", "COMPLETIONS", "DURATION", "AGE"]
+    assert row.split()[:3] == ["once", "Complete", "1/1"]
+    described = await cluster.kubectl("describe", "job", "once")
+    assert "1 Succeeded" in described and "SuccessfulCreate" in described
+    bad = await cluster.kubectl("create", "cronjob", "tick", "--image=busybox:1", "--schedule=every day", fails=True)
+    assert 'spec.schedule: Invalid value: "every day": expected exactly 5 fields' in bad
+    await cluster.kubectl("create", "cronjob", "tick", "--image=busybox:1", "--schedule=0 0 1 1 *", "--", "true")
+    header, row = (await cluster.kubectl("get", "cj")).splitlines()
+    assert header.split() == ["NAME", "SCHEDULE", "TIMEZONE", "SUSPEND", "ACTIVE", "LAST", "SCHEDULE", "AGE"]
+    assert row.split()[6:10] == ["<none>", "False", "0", "<none>"]
+    await cluster.kubectl("create", "job", "now", "--from=cronjob/tick")
+    await cluster.kubectl("wait", "--for=condition=complete", "job/now", "--timeout=30s")
+    await cluster.kubectl("delete", "job", "once")
+    names = [row[0] for row in await cluster.columns("pods")]
+    assert len(names) == 1 and names[0].startswith("now-")
+
+
+async def test_draining_honours_a_budget(cluster) -> None:
+    await cluster.kubectl("create", "deployment", "web", "--image=nginx:1", "--replicas=3")
+    await cluster.kubectl("create", "pdb", "web", "--selector=app=web", "--min-available=3")
+    await cluster.kubectl("rollout", "status", "deploy/web", "--timeout=30s")
+    await cluster.kubectl("wait", "--for=jsonpath={.status.currentHealthy}=3", "pdb/web", "--timeout=30s")
+    refused = await cluster.kubectl("drain", "n1", "--timeout=3s", fails=True)
+    assert "Cannot evict pod as it would violate the pod's disruption budget." in refused
+    assert len(await cluster.columns("pods")) == 3
+    await cluster.kubectl("patch", "pdb", "web", "-p", '{"spec": {"minAvailable": 2}}')
+    await cluster.kubectl("wait", "--for=jsonpath={.status.disruptionsAllowed}=1", "pdb/web", "--timeout=30s")
+    assert (await cluster.columns("pdb"))[0][:4] == ["web", "2", "N/A", "1"]
+    await cluster.kubectl("uncordon", "n1")  # the played scheduler puts pods there again
+    pod = (await cluster.columns("pods"))[0][0]
+    body = f'{{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {{"name": "{pod}"}}}}'
+    path = f"/api/v1/namespaces/default/pods/{pod}/eviction"
+    assert "Success" in await cluster.kubectl("create", "--raw", path, "-f", "-", stdin=body)
+    await cluster.kubectl("wait", "--for=delete", f"pod/{pod}", "--timeout=30s")
