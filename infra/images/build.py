@@ -246,7 +246,9 @@ def remove() -> None:
         image_id, name = line.split()
         dangling = name == "<none>:<none>"
         done = subprocess.run(["docker", "rmi", "-f", image_id if dangling else name], capture_output=True, text=True)
-        if done.returncode and "No such image" not in done.stderr:
+        if "is being used by" in done.stderr:
+            print(f"  image {image_id}: a container still uses it; again after sk8 down", file=sys.stderr)
+        elif done.returncode and "No such image" not in done.stderr:
             print(f"  image {name}: {done.stderr.strip()}", file=sys.stderr)
         elif not dangling:
             print(f"  image {name}: removed", flush=True)
