@@ -33,6 +33,13 @@ def process(config: ClusterConfig) -> ProcessId | None:
     return ProcessId.of(pid) if "host-agent" in command_line(pid) else None
 
 
+def serves(config: ClusterConfig) -> Path | None:
+    """The directory of the cluster whose host agent has this one's run directory; None when none runs."""
+    running = process(config)
+    command = command_line(running.pid) if running is not None else []
+    return Path(command[command.index("--base") + 1]) if "--base" in command[:-1] else None
+
+
 async def start(config: ClusterConfig) -> bool:
     """Starts it unless it answers. True when it was started. Raises CommandError with what its log says."""
     if await answers(config):

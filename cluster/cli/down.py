@@ -21,11 +21,14 @@ async def down(base: Path, out: Output, *, keep_data: bool, environment: Mapping
     if os.geteuid() != 0:
         raise CommandError("sk8 down needs root, as sk8 up did", "run it as root (sudo)")
     config = _config(base)
+    _refuse(base, config)
     if await agent.answers(config):
         await _stop_machines(config, out)
     await agent.stop(config)
     found = await asyncio.to_thread(cleanup.find, config)
     engine = Engine(config.engine_socket)
+    if found.any and not await engine.answers():
+        out.warn("no container engine answers: containers that it kept running stay.", "sk8 down again once it runs")
     with out.step("containers, links, mounts and devices removed") as step:
         await cleanup.remove(config, engine)
         left = await asyncio.to_thread(cleanup.find, config)
@@ -44,7 +47,17 @@ def _config(base: Path) -> ClusterConfig:
     try:
         return load_cluster(base)
     except (FileNotFoundError, ConfigError):
-        return ClusterConfig.local(base_dir=str(base.absolute()))
+        return ClusterConfig.local(base_dir=str(base.resolve()))
+
+
+def _refuse(base: Path, config: ClusterConfig) -> None:
+    """Neither another cluster nor another program's directory is taken for this one. Raises CommandError."""
+    running = agent.serves(config)
+    if running is not None and running != config.base:
+        raise CommandError(f"the cluster that runs here is that of {running}", f"sk8 down --base {running} removes it")
+    others = cleanup.foreign(base)
+    if others and not (base / "cluster.json").exists():
+        raise CommandError(f"{base} is no cluster's directory: {', '.join(others[:3])} in it is not sk8's")
 
 
 async def _stop_machines(config: ClusterConfig, out: Output) -> None:

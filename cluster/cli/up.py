@@ -47,6 +47,11 @@ class UpOptions:
 async def up(options: UpOptions, out: Output, environment: Mapping[str, str] = os.environ) -> None:
     begin = time.monotonic()
     existing = _existing(options.base)
+    if existing is None and (others := cleanup.foreign(options.base)):
+        raise CommandError(
+            f"{options.base} is in use: {', '.join(others[:3])} in it is not sk8's",
+            "choose a directory of its own with --base DIR",
+        )
     config = await asyncio.to_thread(_new_config, options) if existing is None else existing
     if existing is not None:
         _same(existing, options)
@@ -92,7 +97,7 @@ def _new_config(options: UpOptions) -> ClusterConfig:
     if planes is None:
         planes = max(n for n in (1, 3) if n <= max(count, 1))
     try:
-        settings = _capacity(count) | _settings(options.settings) | {"base_dir": str(options.base.absolute())}
+        settings = _capacity(count) | _settings(options.settings) | {"base_dir": str(options.base.resolve())}
         return ClusterConfig.local(count, planes, cluster_id=secrets.token_hex(8), **settings).validate()
     except ConfigError as e:
         lines = "".join(f"\n  {line}" for line in str(e).splitlines())

@@ -8,6 +8,7 @@ mounts and tables are not touched.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ from cluster.machine.processes import ProcessId, all_processes, command_line, wa
 
 ENGINE_NAMESPACES = Path("/run/docker/netns")
 _NETNS = Path("/run/netns")
+_OWN = ("cluster.json", "disks", "machines", "pki")
 _TABLE = re.compile(r"^table (\w+) (sk8\S*)$")
 
 
@@ -61,12 +63,13 @@ def find(config: ClusterConfig) -> Leftovers:
     base = str(config.base)
     switch = network.Switch(config)
     names = switch.namespaces()
+    table = mounts.mounts()
     return Leftovers(
         processes=_processes_in(names),
         agents=_host_agents(config),
         namespaces=names,
         links=[n for n in sorted(os.listdir("/sys/class/net")) if n == switch.host_link],
-        mounts=[str(m.path) for m in mounts.mounts() if m.path == config.base or config.base in m.path.parents],
+        mounts=[str(m.path) for m in table if _is_ours(m, table, config.base)],
         loops=[device for image, device in loop_devices().items() if str(image).startswith(base + "/")],
         tables=_tables() if config.prefix == ClusterConfig.local().prefix else [],
     )
@@ -90,10 +93,30 @@ async def remove(config: ClusterConfig, engine: Engine | None) -> None:
     await asyncio.to_thread(_remove_rest, config, found)
 
 
+def foreign(base: Path) -> list[str]:
+    """The names in a cluster's directory that sk8 did not make."""
+    if not base.is_dir():
+        return []
+    return sorted(n for n in os.listdir(base) if n not in (*_OWN, "lost+found") and not n.startswith(".cluster.json."))
+
+
 def remove_files(config: ClusterConfig, *, keep_data: bool) -> None:
+    """The run directory, and of the cluster's own what sk8 made; it goes itself when nothing else is in it."""
     shutil.rmtree(config.run, ignore_errors=True)
-    if not keep_data and config.base.exists():
-        shutil.rmtree(config.base)
+    if keep_data or not config.base.is_dir():
+        return
+    for name in sorted(set(os.listdir(config.base)) - {*foreign(config.base), "lost+found"}):
+        path = config.base / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    with contextlib.suppress(OSError):  # not empty, or a file system of its own
+        config.base.rmdir()
+
+
+def _is_ours(mount: mounts.Mount, table: list[mounts.Mount], base: Path) -> bool:
+    return base in mount.path.parents or (mount.path == base and mounts.is_self_bind(mount, table))
 
 
 def _remove_rest(config: ClusterConfig, found: Leftovers) -> None:

@@ -27,6 +27,7 @@ class Mount:
 
     id: int
     parent: int
+    device: str
     root: str
     path: Path
     shared: bool
@@ -43,7 +44,10 @@ def parse_mountinfo(text: str) -> list[Mount]:
         shared = any(f.startswith("shared:") for f in fields[6:])
         path = Path(_unescape(fields[4]))
         found.append(
-            Mount(int(fields[0]), int(fields[1]), _unescape(fields[3]), path, shared, tail[0], _unescape(tail[1]))
+            Mount(
+                *(int(fields[0]), int(fields[1]), fields[2], _unescape(fields[3])),
+                *(path, shared, tail[0], _unescape(tail[1])),
+            )
         )
     return found
 
@@ -74,6 +78,14 @@ def mounts_below(path: Path, table: Sequence[Mount]) -> list[Mount]:
     return sorted(inside, key=lambda m: -len(m.path.parts))
 
 
+def is_self_bind(mount: Mount, table: Sequence[Mount]) -> bool:
+    """A directory bound onto itself, as `share` does it; a disk that somebody mounted on that directory is none."""
+    parent = next((m for m in table if m.id == mount.parent), None)
+    if parent is None or parent.device != mount.device or not mount.path.is_relative_to(parent.path):
+        return False
+    return Path(mount.root) == Path(parent.root) / mount.path.relative_to(parent.path)
+
+
 def users_of(device: str) -> list[Path]:
     """Where a block device is mounted."""
     return [m.path for m in mounts() if m.source == device]
@@ -99,11 +111,14 @@ def share(path: Path) -> bool:
 
 
 def unshare(path: Path) -> None:
-    """Undoes `share` if it was done: removes the bind, putting mounts that others still use below it back in place."""
+    """Undoes `share` if it was done: removes the bind, putting mounts that others still use below it back in place.
+
+    What else is mounted there (a disk for this very directory) stays.
+    """
     while True:
         table = mounts()
         here = [m for m in table if m.path == path]
-        if not here:
+        if not here or not is_self_bind(here[-1], table):
             return
         below = [m for m in mounts_below(path, table) if m.path.parent == path]
         kept = [(m.path, os.open(m.path, os.O_RDONLY | os.O_CLOEXEC)) for m in below if m.kind == "nsfs"]

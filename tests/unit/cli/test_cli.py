@@ -14,6 +14,7 @@ from cluster.cli.main import main
 from cluster.cli.output import CommandError, Output, table
 from cluster.cli.preflight import Facts, judge
 from cluster.cli.up import UpOptions
+from cluster.cloud import cleanup
 from cluster.machine.config import ClusterConfig, save_cluster
 
 CONFIG = ClusterConfig.local()
@@ -103,3 +104,41 @@ def test_tables_and_progress_without_a_terminal() -> None:
     with Output(err=err).step("machines booted") as step:
         step.update("m1")
     assert err.getvalue().startswith("  ✓ machines booted: m1  ") and "\033" not in err.getvalue()
+
+
+@pytest.mark.parametrize("command", ["up", "down"])
+def test_a_directory_of_somebody_else_is_left_alone(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    (home / "letters").mkdir(parents=True)
+    home.chmod(0o755)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("cluster.cli.agent.process", lambda _: None)  # a cluster may run on this box
+    assert main([command, "--base", str(home)]) == 1
+    assert "letters in it is not sk8's" in capsys.readouterr().err
+    assert (home / "letters").is_dir() and home.stat().st_mode & 0o777 == 0o755
+
+
+def test_down_does_not_take_the_cluster_that_runs_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("cluster.cli.agent.serves", lambda _: Path("/srv/sk8"))
+    assert main(["down", "--base", str(tmp_path / "typo")]) == 1
+    assert "try: sk8 down --base /srv/sk8" in capsys.readouterr().err
+
+
+def test_of_a_clusters_directory_only_what_sk8_made_goes(tmp_path: Path) -> None:
+    config = replace(CONFIG, base_dir=str(tmp_path / "sk8"), run_dir=str(tmp_path / "run"))
+    for name in ("pki", "disks", "machines/m1/state"):
+        (config.base / name).mkdir(parents=True)
+    save_cluster(config)
+    (config.base / "notes.txt").write_text("mine")
+    cleanup.remove_files(config, keep_data=True)
+    assert (config.base / "machines/m1/state").is_dir()
+    cleanup.remove_files(config, keep_data=False)
+    assert [p.name for p in config.base.iterdir()] == ["notes.txt"]
+    (config.base / "notes.txt").unlink()
+    cleanup.remove_files(config, keep_data=False)
+    assert not config.base.exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cluster.cloud.cleanup import Leftovers
 from cluster.cloud.machines import Record, launch_command
-from cluster.cloud.mounts import mount_of, mounts_below, parse_mountinfo
+from cluster.cloud.mounts import is_self_bind, mount_of, mounts_below, parse_mountinfo
 from cluster.machine.config import ClusterConfig
 from cluster.machine.processes import ProcessId
 
@@ -15,7 +15,7 @@ TABLE = r"""27 1 254:0 / / rw,relatime - ext4 /dev/vda rw
 50 44 7:0 / /var/lib/sk8/machines/m1/kubelet/pods/a\040b/mount rw shared:9 master:2 - ext4 /dev/loop0 rw
 51 44 0:50 / /var/lib/sk8/machines/m1/kubelet/pods/t rw shared:10 - tmpfs tmpfs rw
 52 51 0:51 / /var/lib/sk8/machines/m1/kubelet/pods/t rw shared:11 - tmpfs tmpfs rw
-60 27 254:0 / /var/lib/sk8other rw - ext4 /dev/vdb rw
+60 27 254:16 / /var/lib/sk8other rw - ext4 /dev/vdb rw
 """
 
 
@@ -39,6 +39,17 @@ def test_the_mount_a_path_is_on_is_the_deepest_and_latest() -> None:
 def test_unmounting_goes_from_the_deepest_and_latest_and_never_beside() -> None:
     below = mounts_below(Path("/var/lib/sk8"), parse_mountinfo(TABLE))
     assert [m.id for m in below] == [50, 52, 51]
+
+
+def test_a_directory_bound_onto_itself_is_told_from_a_disk_mounted_on_it() -> None:
+    table = parse_mountinfo(TABLE)
+    assert [m.id for m in table if is_self_bind(m, table)] == [44]
+    disk = r"""27 1 254:0 / / rw - ext4 /dev/vda rw
+40 27 254:16 / /var/lib/sk8 rw - ext4 /dev/vdb rw
+41 40 254:16 / /var/lib/sk8 rw shared:1 - ext4 /dev/vdb rw
+"""
+    table = parse_mountinfo(disk)
+    assert [m.id for m in table if is_self_bind(m, table)] == [41]
 
 
 def test_machine_records_survive_their_file() -> None:
