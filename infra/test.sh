@@ -34,7 +34,7 @@ trap 'exit 130' INT TERM
 # a docker0 that a stopped engine left is removed by this, and made anew when that engine starts), and containers that
 # live on while it is restarted.
 start_engine() {
-    engine_dir=$(mktemp -d /var/lib/sk8-test-engine.XXXXXX)
+    engine_dir=$(mktemp -d /var/lib/dockerd-of-the-tests.XXXXXX)
     [ -e /run/docker ] || engine_run=/run/docker
     dockerd --data-root="$engine_dir/data" --pidfile="$engine_dir/pid" \
         --host=unix:///var/run/docker.sock --live-restore --bridge=none --iptables=false --ip6tables=false \

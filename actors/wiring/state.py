@@ -16,6 +16,7 @@ from actors.host import Part
 from actors.wiring import common
 from cluster.machine.config import ClusterConfig, MachineConfig
 from raft.config import StateConfig, TlsFiles
+from raft.faults import Faults
 from raft.server import StateServer, create_member, join_member
 from raft.storage.errors import MemberRetired
 
@@ -35,7 +36,20 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> StateConfig:
         peer_port=cluster.state_peer_port,
         metrics=(common.LOOPBACK, cluster.state_metrics_port),
         peer_tls=files("store-peer"),
+        faults=faults_of(machine),
     )
+
+
+def faults_of(machine: MachineConfig) -> Faults:
+    """Injected faults (slow or failing fsync, crash points; syntax in raft/faults.py) from `<disk>/faults`, else none.
+
+    For chaos tests: nobody but root of the machine can write there, and without the file nothing is injected.
+    """
+    path = machine.disk / "faults"
+    spec = path.read_text().strip() if path.exists() else ""
+    if spec:
+        log.warning("faults are injected into the store: %s", spec)
+    return Faults.parse(spec)
 
 
 def directory_of(machine: MachineConfig) -> Path:
