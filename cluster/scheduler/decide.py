@@ -35,6 +35,7 @@ from cluster.scheduler.nominated import Nominations, phantoms
 from cluster.scheduler.scores import Rows, other_total, usage_total
 from cluster.scheduler.shape import PodShape
 from cluster.scheduler.spread import pod_topology_spread
+from cluster.scheduler.timings import Timings
 
 _TOGETHER = 8
 """Fewer equal pods than this are placed one by one: the heap would not pay."""
@@ -125,12 +126,16 @@ def _static(columns: NodeColumns, shape: PodShape, profile: Profile) -> Mask:
 
 
 def feasible(
-    columns: NodeColumns, pod: Pending, profile: Profile = DEFAULT, nominated: Nominations | None = None
+    columns: NodeColumns,
+    pod: Pending,
+    profile: Profile = DEFAULT,
+    nominated: Nominations | None = None,
+    timings: Timings | None = None,
 ) -> Mask:
     """The rows that pass every filter, with the pods nominated to them there as well as without."""
     columns.request_vector(pod.shape)  # may add a resource, before arrays are taken
     free = columns.free if nominated is None else nominated.free(columns, pod.priority, pod.uid)
-    possible = _pass(columns, pod, profile, free, None)
+    possible = _pass(columns, pod, profile, free, None, timings=timings)
     related = nominated.related(pod.shape, pod.priority, pod.uid) if nominated else []
     if related and possible.any():
         with phantoms(columns, related):
@@ -168,10 +173,14 @@ def _pass(
     free: Floats,
     diagnosis: Diagnosis | None,
     start: Mask | None = None,
+    timings: Timings | None = None,
 ) -> Mask:
     ask = Ask(columns, pod.shape, free)
     if diagnosis is None:
+        begun = timings.clock() if timings else 0.0
         possible = _static(columns, pod.shape, profile).copy()
+        if timings:
+            timings.add("PreFilter", "", begun)
     else:
         possible = columns.alive.copy() if start is None else start.copy()
         for name, one in STATIC:
@@ -179,7 +188,10 @@ def _pass(
                 _refuse(name, one, ask, possible, diagnosis)
     for name, one in DYNAMIC:
         if name not in profile.disabled_filters:
+            begun = timings.clock() if timings else 0.0
             _refuse(name, one, ask, possible, diagnosis)
+            if timings:
+                timings.add("Filter", name, begun)
         if name == "VolumeRestrictions" and pod.allowed is not None:
             _keep_allowed(columns, pod.allowed, possible, diagnosis)
     return possible
@@ -217,6 +229,7 @@ def place(
     tie_order: Rows | None = None,
     profile: Profile = DEFAULT,
     nominated: Nominations | None = None,
+    timings: Timings | None = None,
 ) -> list[Placement | Unschedulable]:
     """Place pods in the given order; neighbours of equal shape are decided together. `tie_order[row]` breaks ties."""
     results: list[Placement | Unschedulable] = []
@@ -226,12 +239,17 @@ def place(
         return pod.shape, pod.priority, pod.allowed, pod.refusal, pod.uid if pod.uid in waiting else ""
 
     for _, group in groupby(pods, key=alike):
-        results += _place_equal(columns, list(group), tie_order, profile, waiting)
+        results += _place_equal(columns, list(group), tie_order, profile, waiting, timings)
     return results
 
 
 def _place_equal(
-    columns: NodeColumns, pods: list[Pending], tie_order: Rows | None, profile: Profile, nominated: Nominations
+    columns: NodeColumns,
+    pods: list[Pending],
+    tie_order: Rows | None,
+    profile: Profile,
+    nominated: Nominations,
+    timings: Timings | None,
 ) -> list[Placement | Unschedulable]:
     first = pods[0]
     if first.refusal or first.shape.unsupported:
@@ -241,15 +259,15 @@ def _place_equal(
     independent = not (first.shape.pod_affinity or first.shape.spread or first.shape.default_spread)
     while len(results) < len(pods):
         left = pods[len(results) :]
-        possible = feasible(columns, first, profile, nominated)
+        possible = feasible(columns, first, profile, nominated, timings)
         if not possible.any():
             diagnosis = diagnose(columns, first, profile, nominated)
             message, refused_by = fit_error(columns, diagnosis.reasons), frozenset(diagnosis.plugins)
             results += [Unschedulable(pod, message, refused_by, diagnosis.resolvable) for pod in left]
         elif independent and len(left) >= _TOGETHER:
-            results += _deal(columns, left, possible, tie_order, profile, nominated)
+            results += _deal(columns, left, possible, tie_order, profile, nominated, timings)
         else:
-            row = best_row(columns, first.shape, possible, tie_order, profile)
+            row = best_row(columns, first.shape, possible, tie_order, profile, timings)
             results.append(_assume(columns, left[0], row))
     return results
 
@@ -260,10 +278,17 @@ def _assume(columns: NodeColumns, pod: Pending, row: int) -> Placement:
     return Placement(pod, node)
 
 
-def best_row(columns: NodeColumns, shape: PodShape, possible: Mask, tie_order: Rows | None, profile: Profile) -> int:
+def best_row(
+    columns: NodeColumns,
+    shape: PodShape,
+    possible: Mask,
+    tie_order: Rows | None,
+    profile: Profile,
+    timings: Timings | None = None,
+) -> int:
     """The possible row of the highest score; among equals the one that comes first in the tie order."""
-    total = usage_total(columns, shape, profile)
-    other, _ = other_total(columns, shape, profile, possible)
+    total = usage_total(columns, shape, profile, timings=timings)
+    other, _ = other_total(columns, shape, profile, possible, timings)
     if other is not None:
         total = total + other
     total[~possible] = -1.0
@@ -278,6 +303,7 @@ def _deal(
     tie_order: Rows | None,
     profile: Profile,
     nominated: Nominations,
+    timings: Timings | None,
 ) -> list[Placement]:
     """Place as many of the equal pods as can be without looking again; at least one.
 
@@ -285,7 +311,7 @@ def _deal(
     """
     shape = pods[0].shape
     rows = np.flatnonzero(possible)
-    other, normalized = other_total(columns, shape, profile, possible)
+    other, normalized = other_total(columns, shape, profile, possible, timings)
     settled = np.zeros(len(rows)) if other is None else other[rows]
     ties = rows if tie_order is None else tie_order[rows]
     order = np.lexsort((ties, -(settled + usage_total(columns, shape, profile, rows))))[: len(pods)]
@@ -298,7 +324,7 @@ def _deal(
     fits: list[list[bool]] = []
 
     def level(copies: int) -> None:
-        scores.append((-settled - usage_total(columns, shape, profile, rows, copies)).tolist())
+        scores.append((-settled - usage_total(columns, shape, profile, rows, copies, timings)).tolist())
         room = np.asarray((free >= vector[asked, None] * copies).all(axis=0)) & (copies == 1 or not once)
         fits.append(room.tolist())
 

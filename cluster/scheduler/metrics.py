@@ -35,6 +35,12 @@ EXTENSION_POINT_SECONDS = Histogram(
     ["extension_point", "status", "profile"],
     buckets=_SHORT,
 )
+PLUGIN_SECONDS = Histogram(
+    "scheduler_plugin_execution_duration_seconds",
+    "Time in one plugin, per batch of pods decided together; a sample of the batches.",
+    ["plugin", "extension_point", "status"],
+    buckets=_SHORT,
+)
 UNSCHEDULABLE_PODS = Gauge(
     "scheduler_unschedulable_pods", "Pods that a plugin refused when they were last tried.", ["plugin", "profile"]
 )

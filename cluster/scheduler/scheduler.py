@@ -31,12 +31,13 @@ from cluster.machinery.events import EventRecorder
 from cluster.machinery.informer import Informers
 from cluster.scheduler import metrics
 from cluster.scheduler.config import Profile, SchedulerConfig
-from cluster.scheduler.decide import Pending, Placement, Unschedulable, diagnose, feasible, place
+from cluster.scheduler.decide import Pending, Placement, Unschedulable, feasible, place
 from cluster.scheduler.evict import Evictor
-from cluster.scheduler.preempt import Candidate, preempt
+from cluster.scheduler.postfilter import PostFilter
 from cluster.scheduler.queue import Key, SchedulingQueue
 from cluster.scheduler.scores import Rows
 from cluster.scheduler.shape import PodShape
+from cluster.scheduler.timings import Timings
 from cluster.scheduler.volumes import SELECTED_NODE
 from cluster.scheduler.world import World
 
@@ -46,6 +47,7 @@ log = logging.getLogger(__name__)
 _VOLUMES = frozenset(("VolumeBinding",))
 _SLICE = 128
 """Pods decided before others get a turn on the loop."""
+_SAMPLE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +86,12 @@ class Scheduler:
         self._wake = asyncio.Event()
         self._binds = asyncio.Semaphore(config.parallel_binds)
         self._leading = False
+        self._slices = 0
         self._informers = Informers(client)
         self._world = World(self._informers, self._changed, self._on_pod)
         self._events = EventRecorder(client, config.scheduler_name, config.identity)
-        self._evictor = Evictor(client, self._events, self._world.pods)
+        evictor = Evictor(client, self._events, self._world.pods)
+        self._post_filter = PostFilter(self._world, evictor, clock, self._tie_order)
 
     async def run(self) -> None:
         """Keep warm, and schedule while leading; returns only by cancellation."""
@@ -207,7 +211,7 @@ class Scheduler:
         finally:
             self._binds.release()
         for profile, refused in waiting:
-            await self._post_filter(refused, profile)
+            await self._post_filter.run(refused, profile)
 
     async def _decide(self, profile: Profile, pending: list[Pending]) -> list[Placement | Unschedulable]:
         """Place the pods in order. What is placed is assumed at once; the loop gets a turn between slices."""
@@ -220,11 +224,28 @@ class Scheduler:
                 order = order if len(order) == world.columns.size else self._tie_order()
                 now = [p for p in now if world.waits(p.key, p.uid)]
             begun = self._clock()
-            some = place(world.columns, now, order, profile, world.nominated)
+            timings = self._sampled()
+            some = place(world.columns, now, order, profile, world.nominated, timings)
+            self._report(timings, profile)
             self._assumed |= {o.pod.uid: o.pod.key for o in some if isinstance(o, Placement)}
             metrics.ALGORITHM_SECONDS.observe(self._clock() - begun)
             outcomes += some
         return outcomes
+
+    def _sampled(self) -> Timings | None:
+        """One slice in ten is timed in detail."""
+        self._slices += 1
+        return Timings(self._clock) if self._slices % _SAMPLE == 1 else None
+
+    @staticmethod
+    def _report(timings: Timings | None, profile: Profile) -> None:
+        if timings is None:
+            return
+        for point, seconds in timings.points().items():
+            metrics.EXTENSION_POINT_SECONDS.labels(point, "Success", profile.scheduler_name).observe(seconds)
+        for (point, plugin), seconds in timings.spent.items():
+            if plugin:
+                metrics.PLUGIN_SECONDS.labels(plugin, point, "Success").observe(seconds)
 
     def _tie_order(self) -> Rows:
         """A fresh random order, so that equal nodes fill evenly (kube-scheduler picks among equals at random)."""
@@ -353,63 +374,9 @@ class Scheduler:
         alike = _Alike(profile, outcome.pod.shape, outcome.pod.priority)
         self._queue.failed(outcome.pod.key, cycle, now, outcome.plugins, alike)
 
-    async def _post_filter(self, refused: list[Unschedulable], profile: Profile) -> None:
-        """Room by eviction where that helps, else word of why the pod waits. Equal hopeless pods share one look."""
-        hopeless: dict[tuple[PodShape, int], str] = {}
-        for outcome in refused:
-            pod = self._world.pods.get(*outcome.pod.key)
-            if pod is None or pod["metadata"]["uid"] != outcome.pod.uid or pod["spec"].get("nodeName"):
-                continue
-            alike, had = (outcome.pod.shape, outcome.pod.priority), outcome.pod.uid in self._world.nominated
-            answer: Candidate | str = ""
-            if profile.preemption and not outcome.pod.refusal and not outcome.pod.shape.unsupported:
-                answer = hopeless[alike] if alike in hopeless and not had else self._preempt(outcome, pod, profile)
-            if isinstance(answer, Candidate):
-                await self._make_room(outcome, pod, answer)
-                continue
-            lost = had and outcome.pod.uid not in self._world.nominated
-            if not had:
-                hopeless[alike] = answer
-            await self._evictor.unschedulable(pod, _joined(outcome.message, answer), nominated="" if lost else None)
-
-    def _preempt(self, outcome: Unschedulable, pod: Obj, profile: Profile) -> Candidate | str:
-        """Whom to evict for this pod, or why nobody. Looks at the cluster as it is now."""
-        world, asked = self._world, outcome.pod
-        if pod["spec"].get("preemptionPolicy") == "Never":
-            return "not eligible due to preemptionPolicy=Never."
-        row = world.columns.rows.get(world.nominated.node_of(asked.uid))
-        there = {} if row is None else world.columns.on_row.get(row, {})
-        if any(p.shape.terminating and p.priority < asked.priority for p in there.values()):
-            return "not eligible due to a terminating pod on the nominated node."
-        begun = self._clock()
-        metrics.PREEMPTION_ATTEMPTS.inc()
-        resolvable = diagnose(world.columns, asked, profile, world.nominated).resolvable
-        answer = preempt(world.columns, asked, resolvable, profile, world.nominated, world.budgets(), self._tie_order())
-        self._observe("PostFilter", "Unschedulable" if isinstance(answer, str) else "Success", profile, begun)
-        if isinstance(answer, Candidate):
-            world.nominated.set(asked.uid, answer.node, asked.shape, asked.priority)
-            metrics.PREEMPTION_VICTIMS.observe(len(answer.victims))
-        else:
-            world.nominated.remove(asked.uid)
-        return answer
-
-    async def _make_room(self, outcome: Unschedulable, pod: Obj, candidate: Candidate) -> None:
-        """Evict the victims, write the nomination, and take it from less important pods that waited there."""
-        ousted = self._world.nominated.on(candidate.node, outcome.pod.priority)
-        for uid in ousted:
-            self._world.nominated.remove(uid)
-        await self._evictor.unschedulable(pod, outcome.message, nominated=candidate.node)
-        await self._evictor.evict(candidate, pod)
-        for waiting in self._world.nominees(ousted):
-            await self._evictor.withdraw(waiting)
-
     def _observe(self, point: str, status: str, profile: Profile, begun: float) -> None:
         took = self._clock() - begun
         metrics.EXTENSION_POINT_SECONDS.labels(point, status, profile.scheduler_name).observe(took)
-
-
-def _joined(message: str, answer: str) -> str:
-    return f"{message} preemption: {answer}" if answer else message
 
 
 def _key(pod: Obj) -> Key:

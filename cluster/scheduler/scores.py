@@ -23,6 +23,7 @@ from cluster.scheduler.columns import CPU, MEMORY, Floats, NodeColumns
 from cluster.scheduler.config import Profile
 from cluster.scheduler.filters import Mask, match_term, tolerates, tolerations_of
 from cluster.scheduler.shape import PodShape
+from cluster.scheduler.timings import Timings
 
 Rows = NDArray[np.intp]
 Usage = Callable[[NodeColumns, PodShape, Profile, "slice | Rows", int], Floats]
@@ -232,25 +233,40 @@ RELATIONAL: dict[str, Settled] = {
 
 
 def usage_total(
-    columns: NodeColumns, shape: PodShape, profile: Profile, rows: slice | Rows = _EVERY, copies: int = 1
+    columns: NodeColumns,
+    shape: PodShape,
+    profile: Profile,
+    rows: slice | Rows = _EVERY,
+    copies: int = 1,
+    timings: Timings | None = None,
 ) -> Floats:
     total: Floats | None = None
     for name, weight in profile.weights:
         if weight and name in USAGE:
+            begun = timings.clock() if timings else 0.0
             part = USAGE[name](columns, shape, profile, rows, copies)
+            if timings:
+                timings.add("Score", name, begun)
             if weight != 1:
                 part = part * weight
             total = part if total is None else total + part
     return np.zeros(columns.size)[rows] if total is None else total
 
 
-def other_total(columns: NodeColumns, shape: PodShape, profile: Profile, possible: Mask) -> tuple[Floats | None, bool]:
+def other_total(
+    columns: NodeColumns, shape: PodShape, profile: Profile, possible: Mask, timings: Timings | None = None
+) -> tuple[Floats | None, bool]:
     """SETTLED and RELATIONAL together (None: nothing tells rows apart), and whether a rival's going could change it."""
     total: Floats | None = None
     normalized = False
     for name, weight in profile.weights:
         score = SETTLED.get(name) or RELATIONAL.get(name)
-        part = score(columns, shape, possible) if weight and score is not None else None
+        if not weight or score is None:
+            continue
+        begun = timings.clock() if timings else 0.0
+        part = score(columns, shape, possible)
+        if timings:
+            timings.add("Score", name, begun)
         if part is not None:
             normalized = normalized or name != "ImageLocality"
             total = part * weight if total is None else total + part * weight
