@@ -1,7 +1,7 @@
 """Block volumes of local machines: image files that are a loop device while attached, to one machine at a time.
 
 `DiskTable` is pure: who has which disk, and what is refused. `Disks` is its shell: the image files, losetup(8), and the
-table in `disks/disks.json`, replaced atomically before a device appears and after it went.
+table in `disks/disks.json`, replaced atomically before a device appears and after it is gone.
 
 Invariants: a disk is attached to at most one machine, also across a crash of the host agent at any point (the table is
 written first on attach, last on detach); a device that is mounted is never detached; `disks/dev/<name>` leads to the
@@ -16,6 +16,7 @@ import os
 import re
 import subprocess
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from cluster.machine.files import make_private_dir, write_atomic
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _MIB = 1 << 20
+_GONE_S = 5.0
 
 
 class DiskError(Exception):
@@ -217,6 +219,12 @@ class Disks:
                 self._release(name)
 
     def _release(self, name: str) -> None:
+        """Returns once the device is gone: one that is still in use goes only with its last user (losetup(8)).
+
+        1. A container that is being killed holds the file system, though nobody sees its mount any more.
+        2. The device is detached, in name; the disk is attached to another machine.
+        3. The dying container's last writes reach the image under the other machine's mount.
+        """
         device = loop_devices().get(self.image(name))
         if device is None:
             return
@@ -225,6 +233,11 @@ class Disks:
             raise DiskError(f"disk {name} is mounted on {', '.join(map(str, users))}", retriable=True)
         self.link(name).unlink(missing_ok=True)
         _losetup("--detach", device)
+        deadline = time.monotonic() + _GONE_S
+        while loop_devices().get(self.image(name)) == device:
+            if time.monotonic() > deadline:
+                raise DiskError(f"disk {name}: something still uses its device {device}", retriable=True)
+            time.sleep(0.01)
 
     def _save(self, table: DiskTable) -> None:
         if table is not self._table:

@@ -42,7 +42,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class HostAgent:
-    """`run()` returns after SIGTERM; the machines go on."""
+    """`run()` returns after SIGTERM; the machines go on. Make it only with the lock of `_serve`: it reads the disks."""
 
     def __init__(self, config: ClusterConfig) -> None:
         self._config = config
@@ -57,9 +57,6 @@ class HostAgent:
         self._forwarder = Forwarder(ForwarderConfig(endpoint, config.api_endpoints, config.pki / "ca.crt"))
 
     async def run(self) -> None:
-        make_private_dir(self._config.run)
-        lock = Lock(self._config.run / "host-agent.pid")
-        lock.acquire()
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -83,8 +80,6 @@ class HostAgent:
             self._machines.forget()
             await runner.cleanup()
             socket.unlink(missing_ok=True)
-            lock.release()
-            (self._config.run / "host-agent.pid").unlink(missing_ok=True)
         if isinstance(ends[0], Exception):
             raise ends[0]
 
@@ -251,4 +246,11 @@ def serve(base: Path) -> None:
 
 
 async def _serve(config: ClusterConfig) -> None:
-    await HostAgent(config).run()
+    """Locked first: what one agent does while another still ends would be lost on both. The lock's file stays."""
+    make_private_dir(config.run)
+    lock = Lock(config.run / "host-agent.pid")
+    lock.acquire()
+    try:
+        await HostAgent(config).run()
+    finally:
+        lock.release()

@@ -29,6 +29,7 @@ from typing import Literal
 import orjson
 
 from cluster.cloud import mounts, network
+from cluster.cloud.cleanup import ENGINE_NAMESPACES
 from cluster.cloud.disks import DiskError, Disks
 from cluster.cloud.engine import Engine, EngineError
 from cluster.machine import identity
@@ -139,7 +140,7 @@ class Machines:
         slot = self._slot(name)
         async with slot.busy:
             if slot.power != "off":
-                await self._power_failure(name, slot)
+                await self._cut(name, slot)
                 log.info("machine %s lost power", name)
 
     async def stop(self, name: str, grace_s: float = 20.0) -> None:
@@ -156,7 +157,7 @@ class Machines:
                 await self._engine.stop(await self._engine.containers(name), 10)
             except EngineError as e:
                 log.warning("machine %s: %s", name, e)
-            await self._power_failure(name, slot)
+            await self._cut(name, slot)
             log.info("machine %s is off", name)
 
     async def wipe(self, name: str) -> None:
@@ -222,7 +223,8 @@ class Machines:
         async with slot.busy:
             if slot.record is None or slot.record.init != init:
                 return
-            log.warning("machine %s ended by itself", name)
+            if slot.power == "running":
+                log.warning("machine %s ended by itself", name)
             slot.power = "unknown"
             self._changed()
             while True:
@@ -232,6 +234,18 @@ class Machines:
                 except (EngineError, DiskError, OSError, MachineError) as e:
                     log.error("machine %s is not off yet: %s", name, e)
                     await asyncio.sleep(1)
+
+    async def _cut(self, name: str, slot: _Slot) -> None:
+        """`_power_failure`, gone on with in the background when something of it fails; the error is the caller's."""
+        try:
+            await self._power_failure(name, slot)
+        except BaseException:
+            if slot.power != "off":
+                slot.power = "unknown"
+                self._changed()
+                if slot.record is not None:
+                    slot.watch = asyncio.create_task(self._watch(name, slot.record.init))
+            raise
 
     async def _power_failure(self, name: str, slot: _Slot) -> None:
         """In this order: its peers hear nothing more; its processes end; its containers; its mounts and devices."""
@@ -254,8 +268,9 @@ class Machines:
         await self._engine.remove(ids)
 
     async def _containers(self, name: str) -> list[str]:
-        if not await asyncio.to_thread(os.path.exists, self._config.engine_socket):
-            return []  # no engine was ever there, so it holds no container
+        """None when no engine was ever there. Containers outlive one that was stopped, and so do their namespaces."""
+        if not await asyncio.to_thread(os.path.exists, self._config.engine_socket) and not _engine_was_here():
+            return []
         return await self._engine.containers(name)
 
     def _let_go(self, name: str) -> None:
@@ -274,6 +289,10 @@ class Machines:
 
     def _record_file(self, name: str) -> Path:
         return self._config.run / f"{name}.json"
+
+
+def _engine_was_here() -> bool:
+    return ENGINE_NAMESPACES.is_dir() and any(n.name != "default" for n in ENGINE_NAMESPACES.iterdir())
 
 
 def _boot(machine: MachineConfig) -> subprocess.Popen[bytes]:

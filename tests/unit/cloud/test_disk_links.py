@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.cloud import disks as module
-from cluster.cloud.disks import Disks
+from cluster.cloud.disks import DiskError, Disks
 
 MIB = 1 << 20
 
@@ -18,11 +18,14 @@ class Loops:
 
     def __init__(self) -> None:
         self.devices: dict[Path, str] = {}
+        self.busy = False
 
     def found(self) -> dict[Path, str]:
         return dict(self.devices)
 
     def losetup(self, *arguments: str) -> str:
+        if arguments[0] == "--detach" and self.busy:
+            return ""  # the kernel waits for the last user
         if arguments[0] == "--detach":
             self.devices = {image: d for image, d in self.devices.items() if d != arguments[1]}
             return ""
@@ -61,3 +64,24 @@ def test_links_are_mended_after_a_crash_of_the_agent(tmp_path: Path, loops: Loop
     path = disks.attach("pg", "m1")
     loops.devices.clear()
     assert Disks(tmp_path).list()[0][1] == "" and not os.path.lexists(path)
+
+
+def test_a_disk_is_let_go_only_when_its_device_is_gone(
+    tmp_path: Path, loops: Loops, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: a device that a dying container still held counted as detached, and the disk went elsewhere."""
+    monkeypatch.setattr(module, "_GONE_S", 0.05)
+    disks = Disks(tmp_path)
+    disks.create("pg", MIB)
+    disks.attach("pg", "m1")
+    loops.busy = True
+    with pytest.raises(DiskError, match="still uses") as refused:
+        disks.detach("pg", "m1")
+    assert refused.value.retriable
+    with pytest.raises(DiskError, match="still uses"):
+        disks.release_machine("m1")
+    with pytest.raises(DiskError, match="attached to machine m1"):
+        disks.attach("pg", "m2")
+    loops.busy = False
+    disks.detach("pg", "m1")
+    assert os.readlink(disks.attach("pg", "m2")) == "/dev/loop0"

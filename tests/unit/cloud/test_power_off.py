@@ -1,0 +1,103 @@
+"""`off` is a proof: it is said only when everything of the machine is gone, and tried for until then."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster.cloud import host_agent
+from cluster.cloud import machines as module
+from cluster.cloud.disks import Disks
+from cluster.cloud.engine import Engine, EngineError
+from cluster.cloud.machines import Machines, Record
+from cluster.machine.config import ClusterConfig
+from cluster.machine.files import Lock, Locked
+from cluster.machine.identity import Authority
+from cluster.machine.processes import ProcessId
+
+NOBODY = ProcessId(1 << 22, 1)  # beyond pid_max
+
+
+class FailingEngine(Engine):
+    """Does not answer as often as it is told to."""
+
+    def __init__(self, failures: int) -> None:
+        super().__init__("/nowhere")
+        self.failures = failures
+        self.killed: list[str] = []
+
+    async def containers(self, machine: str = "") -> list[str]:
+        if self.failures:
+            self.failures -= 1
+            raise EngineError("it restarts")
+        return [f"pod-of-{machine}"]
+
+    async def kill(self, ids: Sequence[str]) -> None:
+        self.killed += ids
+
+    async def remove(self, ids: Sequence[str]) -> None:
+        assert list(ids) == self.killed
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ClusterConfig:
+    socket = tmp_path / "engine.sock"
+    socket.touch()
+    base, run = str(tmp_path / "base"), str(tmp_path / "run")
+    made = replace(ClusterConfig.local(), prefix="sk8u", base_dir=base, run_dir=run, engine_socket=str(socket))
+    made.run.mkdir()
+    made.base.mkdir()
+    return made
+
+
+def machines(config: ClusterConfig, engine: Engine) -> Machines:
+    (config.run / "m1.json").write_bytes(Record(NOBODY, NOBODY).to_json())
+    return Machines(config, Disks(config.disks_dir), engine, Authority(config), lambda: None)
+
+
+async def test_a_machine_is_not_off_while_its_containers_may_run(config: ClusterConfig) -> None:
+    """Regression: a kill that failed half-way left the machine "running", and nobody went on with it."""
+    engine = FailingEngine(1)
+    made = machines(config, engine)
+    slot = made._slot("m1")
+    slot.power, slot.record = "running", Record(NOBODY, NOBODY)
+    with pytest.raises(EngineError):
+        await made.kill("m1")
+    assert made.power("m1") == "unknown" and not engine.killed
+    async with asyncio.timeout(5):
+        while made.power("m1") != "off":
+            await asyncio.sleep(0.01)
+    assert engine.killed == ["pod-of-m1"] and not (config.run / "m1.json").exists()
+
+
+async def test_containers_outlive_a_stopped_engine(config: ClusterConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: without its socket the engine counted as never there, though live-restore keeps containers."""
+    Path(config.engine_socket).unlink()
+    namespaces = config.run / "netns"
+    monkeypatch.setattr(module, "ENGINE_NAMESPACES", namespaces)
+    made = machines(config, FailingEngine(1))
+    assert await made._containers("m1") == []
+    namespaces.mkdir()
+    (namespaces / "default").touch()
+    assert await made._containers("m1") == []
+    (namespaces / "1f2e3d").touch()
+    with pytest.raises(EngineError):
+        await made._containers("m1")
+
+
+async def test_a_second_agent_looks_at_nothing(config: ClusterConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: it read the disks' table and mended their links before it found the lock taken."""
+
+    def never(_: object) -> None:
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(host_agent, "HostAgent", never)
+    lock = Lock(config.run / "host-agent.pid")
+    lock.acquire()
+    with pytest.raises(Locked):
+        await host_agent._serve(config)
+    lock.release()
