@@ -157,6 +157,7 @@ SCHEME = Scheme(
         _r("apps/v1", "Deployment", "deployments", "deploy", cats="all", subs="status scale"),
         _r("apps/v1", "ReplicaSet", "replicasets", "rs", cats="all", subs="status scale"),
         _r("apps/v1", "StatefulSet", "statefulsets", "sts", cats="all", subs="status scale"),
+        _r("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "hpa", cats="all", subs="status"),
         _r("batch/v1", "CronJob", "cronjobs", "cj", cats="all", subs="status"),
         _r("batch/v1", "Job", "jobs", cats="all", subs="status"),
         _r("coordination.k8s.io/v1", "Lease", "leases"),

@@ -112,6 +112,10 @@ def _job_create(job: Object, now: float) -> None:
     spec["selector"].setdefault("matchLabels", {}).setdefault("batch.kubernetes.io/controller-uid", uid)
 
 
+def _autoscaler_create(obj: Object, now: float) -> None:
+    obj["status"] = {"desiredReplicas": 0, "currentMetrics": None}
+
+
 def _budget_create(obj: Object, now: float) -> None:
     zero = ("disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods")
     obj["status"] = dict.fromkeys(zero, 0)
@@ -137,6 +141,7 @@ _BY_NAME = {
     "replicasets.apps": Strategy(has_status=True, generation=True, on_create=_replica_set_create),
     "statefulsets.apps": Strategy(has_status=True, generation=True, on_create=_stateful_set_create),
     "daemonsets.apps": Strategy(has_status=True, generation=True, on_create=_daemon_set_create),
+    "horizontalpodautoscalers.autoscaling": Strategy(has_status=True, on_create=_autoscaler_create),
     "jobs.batch": Strategy(has_status=True, generation=True, on_create=_job_create),
     "cronjobs.batch": Strategy(has_status=True, generation=True, on_create=_empty_status_create),
     "poddisruptionbudgets.policy": Strategy(has_status=True, generation=True, on_create=_budget_create),

@@ -22,6 +22,7 @@ _BY_NAME = {
     "daemonsets.apps": workloads.default_daemon_set,
     "jobs.batch": batch.default_job,
     "cronjobs.batch": batch.default_cron_job,
+    "horizontalpodautoscalers.autoscaling": workloads.default_autoscaler,
     "poddisruptionbudgets.policy": workloads.default_budget,
     "persistentvolumes": storage.default_volume,
     "persistentvolumeclaims": storage.default_claim,

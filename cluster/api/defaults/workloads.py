@@ -99,3 +99,26 @@ def default_role_binding(obj: Object) -> None:
 def default_priority_class(obj: Object) -> None:
     obj.setdefault("preemptionPolicy", "PreemptLowerPriority")
     obj.setdefault("value", 0)
+
+
+def _scaling_rules(rules: Object, policies: list[Object], window_s: int | None) -> None:
+    rules.setdefault("selectPolicy", "Max")
+    if not rules.get("policies"):
+        rules["policies"] = policies
+    if window_s is not None:
+        rules.setdefault("stabilizationWindowSeconds", window_s)
+
+
+def default_autoscaler(obj: Object) -> None:
+    spec = obj.setdefault("spec", {})
+    spec.setdefault("minReplicas", 1)
+    if not spec.get("metrics"):
+        target = {"type": "Utilization", "averageUtilization": 80}
+        spec["metrics"] = [{"type": "Resource", "resource": {"name": "cpu", "target": target}}]
+    behavior = spec.get("behavior")
+    if behavior is None:
+        return
+    all_at_once = {"type": "Percent", "value": 100, "periodSeconds": 15}
+    four = {"type": "Pods", "value": 4, "periodSeconds": 15}
+    _scaling_rules(behavior.setdefault("scaleUp", {}), [four, dict(all_at_once)], 0)
+    _scaling_rules(behavior.setdefault("scaleDown", {}), [all_at_once], None)

@@ -12,7 +12,7 @@ from typing import Any
 
 from cluster.api.errors import Cause
 from cluster.api.scheme import ResourceInfo
-from cluster.api.validation import batch, metadata, pods, services, storage, workloads
+from cluster.api.validation import autoscaling, batch, metadata, pods, services, storage, workloads
 from cluster.api.validation import cluster as cluster_kinds
 from cluster.api.validation.fields import Faults
 
@@ -27,6 +27,7 @@ _CREATE: dict[str, OnCreate] = {
     "statefulsets.apps": workloads.validate_stateful_set,
     "daemonsets.apps": workloads.validate_daemon_set,
     "controllerrevisions.apps": workloads.validate_revision,
+    "horizontalpodautoscalers.autoscaling": autoscaling.validate_autoscaler,
     "jobs.batch": batch.validate_job,
     "cronjobs.batch": batch.validate_cron_job,
     "poddisruptionbudgets.policy": workloads.validate_budget,
