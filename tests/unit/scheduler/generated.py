@@ -109,7 +109,7 @@ def _affinity(rng: random.Random) -> Obj:
 
 
 def template(rng: random.Random, *, rules: bool = True) -> Obj:
-    """Metadata and spec of a pod without a name."""
+    """Metadata and spec of a pod without a name; `defaultSpread`: the selector of its Services, as if it had some."""
     container: Obj = {"name": "c", "image": "i", "resources": {}}
     if rng.random() < 0.85:
         container["resources"]["requests"] = {
@@ -132,7 +132,10 @@ def template(rng: random.Random, *, rules: bool = True) -> Obj:
     labels = {"app": rng.choice("xyz")}
     if rng.random() < 0.5:
         labels["tier"] = rng.choice("pq")
-    return {"metadata": {"namespace": rng.choice(("n1", "n1", "n2")), "labels": labels}, "spec": spec}
+    made: Obj = {"metadata": {"namespace": rng.choice(("n1", "n1", "n2")), "labels": labels}, "spec": spec}
+    if rules and rng.random() < 0.4 and "topologySpreadConstraints" not in spec:
+        made["defaultSpread"] = {"matchLabels": {"app": labels["app"]}}
+    return made
 
 
 def pods(rng: random.Random, count: int, *, run: int = 1, rules: bool = True) -> list[Obj]:
@@ -143,5 +146,5 @@ def pods(rng: random.Random, count: int, *, run: int = 1, rules: bool = True) ->
         for _ in range(rng.randint(1, run)):
             name = f"p{len(made)}"
             meta = one["metadata"] | {"name": name, "uid": f"uid-{name}"}
-            made.append({"metadata": meta, "spec": one["spec"], "status": {}})
+            made.append(one | {"metadata": meta, "status": {}})
     return made

@@ -263,19 +263,29 @@ class Oracle:
         best = max(raw.values(), default=0)
         return {n: raw[n] * 100 // best if best else 0 for n in names}
 
+    def _soft(self, pod: Obj) -> tuple[list[Obj], list[str]]:
+        """Soft constraints, and the labels a node must have to be scored: none for the default constraints."""
+        if pod["spec"].get("topologySpreadConstraints") or "defaultSpread" not in pod:
+            soft = self._constraints(pod, "ScheduleAnyway")
+            return soft, [c["topologyKey"] for c in soft]
+        defaults = ((HOST, 3), (ZONE, 5))
+        return [{"topologyKey": k, "maxSkew": s, "labelSelector": pod["defaultSpread"]} for k, s in defaults], []
+
     def _spread_scores(self, pod: Obj, names: list[str]) -> dict[str, int]:
-        soft = self._constraints(pod, "ScheduleAnyway")
+        soft, keys = self._soft(pod)
         if not soft:
             return dict.fromkeys(names, 0)
-        keys = [c["topologyKey"] for c in soft]
         scored = [n for n in names if all(k in _labels(self.nodes[n]) for k in keys)]
         raw = dict.fromkeys(scored, 0.0)
         for constraint in soft:
             key = constraint["topologyKey"]
-            domains = {_labels(self.nodes[n])[key] for n in scored}
+            domains = {_labels(self.nodes[n]).get(key, "") for n in scored}
             counts = self._counting(pod, constraint, keys)
             for n in scored:
-                here = self._matching(pod, constraint, n) if key == HOST else counts.get(_labels(self.nodes[n])[key], 0)
+                value = _labels(self.nodes[n]).get(key)
+                if value is None:
+                    continue
+                here = self._matching(pod, constraint, n) if key == HOST else counts.get(value, 0)
                 size = len(scored) if key == HOST else len(domains)
                 raw[n] += here * math.log(size + 2) + (constraint["maxSkew"] - 1)
         whole = {n: math.floor(v + 0.5) for n, v in raw.items()}

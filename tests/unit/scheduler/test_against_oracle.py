@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cluster.scheduler.columns import NodeColumns
 from cluster.scheduler.decide import Pending, Placement, Unschedulable, fit_error, place
-from cluster.scheduler.shape import shape_of
+from cluster.scheduler.shape import canonical, shape_of
 from tests.unit.scheduler import generated
 from tests.unit.scheduler.oracle import Obj, Oracle
 
@@ -28,7 +28,7 @@ def columns_of(nodes: list[Obj]) -> NodeColumns:
 
 def pending(pod: Obj) -> Pending:
     meta = pod["metadata"]
-    return Pending(meta["uid"], (meta["namespace"], meta["name"]), shape_of(pod))
+    return Pending(meta["uid"], (meta["namespace"], meta["name"]), shape_of(pod, canonical(pod.get("defaultSpread"))))
 
 
 @settings(max_examples=150, deadline=None)

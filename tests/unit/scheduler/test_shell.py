@@ -21,8 +21,28 @@ from tests.support.memory_store import MemoryStore
 Obj = dict[str, Any]
 
 
-async def _lead(work: Callable[[], Any]) -> None:
-    await work()
+class Office:
+    """Leadership that a test can take away and give back."""
+
+    def __init__(self) -> None:
+        self.held = asyncio.Event()
+        self.held.set()
+        self.work: asyncio.Task[Any] | None = None
+
+    async def lead(self, work: Callable[[], Any]) -> None:
+        try:
+            while True:
+                await self.held.wait()
+                self.work = asyncio.create_task(work())
+                await asyncio.wait([self.work])
+        finally:
+            await self.lose()
+
+    async def lose(self) -> None:
+        self.held.clear()
+        if self.work is not None:
+            self.work.cancel()
+            await asyncio.gather(self.work, return_exceptions=True)
 
 
 class Cluster:
@@ -32,7 +52,8 @@ class Cluster:
         clock = FakeClock()
         registry = Registry(MemoryStore(clock), RegistryConfig(), clock=clock, rng=random.Random(7))
         self.client = RegistryClient(registry, lambda: RequestContext(user=MASTERS, field_manager="test"))
-        self.scheduler = Scheduler(SchedulerConfig(), self.client, _lead, rng=random.Random(1))
+        self.office = Office()
+        self.scheduler = Scheduler(SchedulerConfig(), self.client, self.office.lead, rng=random.Random(1))
 
     async def node(self, name: str, cpu: str = "4", **spec: Any) -> None:
         labels = {"kubernetes.io/hostname": name}
@@ -201,3 +222,16 @@ async def test_waits_while_there_is_no_node_at_all(cluster: Cluster) -> None:
     await cluster.refused("p1")
     await cluster.node("a")
     assert await cluster.bound("p1") == "a"
+
+
+async def test_leadership_lost_in_mid_burst_loses_no_pod(cluster: Cluster) -> None:
+    for name in "abc":
+        await cluster.node(name, cpu="40")
+    for i in range(60):
+        await cluster.pod(f"p{i}", cpu="1")
+        if i in (20, 40):
+            await cluster.office.lose()
+            assert cluster.scheduler.health()["leading"] is False
+            cluster.office.held.set()
+    nodes = [await cluster.bound(f"p{i}") for i in range(60)]
+    assert {nodes.count(name) for name in "abc"} == {20}
