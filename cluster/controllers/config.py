@@ -37,6 +37,8 @@ class ControllerConfig:
     concurrent_job_syncs: int = 5
     concurrent_cron_job_syncs: int = 5
     concurrent_disruption_syncs: int = 2
+    concurrent_hpa_syncs: int = 5
+    horizontal_pod_autoscaler_sync_period_s: float = 15.0
     concurrent_endpoint_syncs: int = 5
     concurrent_service_endpoint_syncs: int = 5
     concurrent_namespace_syncs: int = 4

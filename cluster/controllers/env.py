@@ -15,6 +15,7 @@ from cluster.machinery.client import Client
 from cluster.machinery.clock import Clock, monotonic
 from cluster.machinery.events import EventRecorder
 from cluster.machinery.informer import Informer, Informers
+from cluster.machinery.pod_metrics import PodMetrics
 from cluster.machinery.provider import Provider
 
 
@@ -33,6 +34,7 @@ class Env:
     rng: random.Random
     provider: Provider | None = None
     monotonic: Clock = monotonic
+    metrics: PodMetrics | None = None
 
     def informer(self, resource: str) -> Informer:
         return self.informers.of(resource)

@@ -25,6 +25,7 @@ from cluster.controllers.disruption import DisruptionController
 from cluster.controllers.endpoints import EndpointsController, EndpointSliceController
 from cluster.controllers.env import Controller, Env
 from cluster.controllers.garbage_collector import GarbageCollector
+from cluster.controllers.hpa import HpaController
 from cluster.controllers.job import JobController
 from cluster.controllers.job_ttl import JobTtlController
 from cluster.controllers.namespace import NamespaceController
@@ -41,6 +42,7 @@ from cluster.machinery.client import Client
 from cluster.machinery.clock import Clock
 from cluster.machinery.election import Elector
 from cluster.machinery.informer import Informers
+from cluster.machinery.pod_metrics import PodMetrics
 from cluster.machinery.provider import Provider
 from cluster.machinery.registry_client import RegistryClient
 from cluster.machinery.write_through import WriteThrough
@@ -72,6 +74,7 @@ CONTROLLERS: tuple[Callable[[Env], Controller], ...] = (
     GarbageCollector,
     PodGcController,
     DisruptionController,
+    HpaController,
     PersistentVolumeController,
     VolumeProtectionController,
     AttachDetachController,
@@ -84,7 +87,8 @@ def build(env: Env) -> list[Controller]:
 
 
 class ControllerManager:
-    """`identity` names this instance in the lease, e.g. `m1_<uuid>`; `clock` is wall time."""
+    """`identity` names this instance in the lease, e.g. `m1_<uuid>`; `clock` is wall time; without `metrics`
+    autoscalers say that they get none."""
 
     def __init__(
         self,
@@ -96,6 +100,7 @@ class ControllerManager:
         *,
         clock: Clock = time.time,
         rng: random.Random | None = None,
+        metrics: PodMetrics | None = None,
     ) -> None:
         config.validate()
         rng = rng or random.Random(identity)
@@ -103,7 +108,7 @@ class ControllerManager:
         self._client: Client = RegistryClient(registry, self._context)
         self._informers = Informers(self._client, rng=rng)
         client = WriteThrough(self._client, self._informers)
-        self._env = Env(client, self._informers, config, clock, rng, provider)
+        self._env = Env(client, self._informers, config, clock, rng, provider, metrics=metrics)
         self._controllers = build(self._env)
 
     async def run(self) -> None:

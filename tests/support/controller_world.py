@@ -214,6 +214,7 @@ class World:
         changed = clone(pod)
         ip = (pod.get("status") or {}).get("podIP") or f"10.244.0.{self._serial % 250 + 2}"
         changed["status"] = {
+            "startTime": rfc3339(self.clock()),
             **(pod.get("status") or {}),
             "phase": phase,
             "podIP": ip,

@@ -1,0 +1,283 @@
+"""The HorizontalPodAutoscaler controller: asks for metrics every period, and scales to what they say.
+
+A thin shell around `hpa_core`. Metrics of type Resource and ContainerResource are computed from `Env.metrics`; Pods,
+Object and External metrics have no source here, and the ScalingActive condition says so. Past recommendations and
+scalings are kept in memory, as in Kubernetes: a new leader begins with the present size as its only recommendation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from cluster.api.errors import ApiError
+from cluster.api.meta import rfc3339, set_condition
+from cluster.api.pods import amount
+from cluster.api.quantity import format_quantity
+from cluster.api.scheme import SCHEME
+from cluster.api.selectors import from_label_selector
+from cluster.controllers import hpa_core as core
+from cluster.controllers.env import Env
+from cluster.machinery.client import Obj, clone, is_not_found, key_of, split_key
+from cluster.machinery.pod_metrics import PodUsage
+from cluster.machinery.reconciler import Reconciler, Result
+
+_HPAS = "horizontalpodautoscalers.autoscaling"
+_MEMORY_S = 3600.0
+
+
+class Unable(Exception):
+    """Why nothing can be decided now: (reason, message) of the condition."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(slots=True)
+class _History:
+    recommendations: list[core.Past] = field(default_factory=list)
+    scalings: list[core.Past] = field(default_factory=list)
+
+    def trim(self, now: float) -> None:
+        self.recommendations = [p for p in self.recommendations if p.at > now - _MEMORY_S]
+        self.scalings = [p for p in self.scalings if p.at > now - _MEMORY_S]
+
+
+class HpaController:
+    name = "horizontal_pod_autoscaler"
+
+    def __init__(self, env: Env) -> None:
+        self._env = env
+        self._hpas = env.informer(_HPAS)
+        self._pods = env.informer("pods")
+        self._events = env.recorder("horizontal-pod-autoscaler")
+        self._history: dict[str, _History] = {}
+        self.reconciler = Reconciler(self.name, self._reconcile, workers=env.config.concurrent_hpa_syncs)
+        self._hpas.add_handler(self._on_hpa)
+
+    async def run(self) -> None:
+        await self.reconciler.run()
+
+    def resync(self) -> None:
+        self._history.clear()
+        for hpa in self._hpas.items():
+            self.reconciler.queue.add(key_of(hpa))
+
+    def _on_hpa(self, old: Obj | None, new: Obj | None) -> None:
+        """Status writes are our own; the period does the rest."""
+        if new is not None and (old is None or old["spec"] != new["spec"]):
+            self.reconciler.queue.add(key_of(new))
+
+    # ---- reconcile
+
+    async def _reconcile(self, key: str) -> Result | None:
+        hpa = self._hpas.get(*split_key(key))
+        if hpa is None:
+            self._history.pop(key, None)
+            return None
+        now = self._env.clock()
+        status = clone(hpa.get("status") or {})
+        try:
+            await self._scale(key, hpa, status, now)
+        except Unable as err:
+            self._events.event(hpa, "Warning", err.reason, str(err))
+        await self._report(hpa, status)
+        return Result(self._env.config.horizontal_pod_autoscaler_sync_period_s)
+
+    async def _scale(self, key: str, hpa: Obj, status: Obj, now: float) -> None:
+        resource, target = await self._target(hpa, status, now)
+        current = int(target["spec"].get("replicas", 1))
+        status["currentReplicas"] = int((target.get("status") or {}).get("replicas") or 0)
+        if current == 0:
+            why = "scaling is disabled since the replica count of the target is zero"
+            _set(status, "ScalingActive", "False", "ScalingDisabled", why, now)
+            status["desiredReplicas"] = 0
+            return
+        history = self._history.setdefault(key, _History([core.Past(now, current)]))
+        history.trim(now)
+        proposal = await self._proposal(hpa, target, current, status, now)
+        desired = core.bounded(hpa["spec"], current, proposal, history.recommendations, history.scalings, now)
+        history.recommendations.append(core.Past(now, proposal))
+        status["desiredReplicas"] = desired
+        _limited(status, proposal, desired, now)
+        if desired == current:
+            _set(status, "AbleToScale", "True", "ReadyForNewScale", "recommended size matches current size", now)
+            return
+        meta = target["metadata"]
+        body = {"spec": {"replicas": desired}}
+        try:
+            await self._env.client.patch(resource, meta["name"], body, meta["namespace"], subresource="scale")
+        except ApiError as err:
+            why = f"the HPA controller was unable to update the target scale: {err.message}"
+            _set(status, "AbleToScale", "False", "FailedUpdateScale", why, now)
+            raise Unable("FailedRescale", f"New size: {desired}; error: {err.message}") from err
+        history.scalings.append(core.Past(now, desired - current))
+        status["lastScaleTime"] = rfc3339(now)
+        why = f"the HPA controller was able to update the target scale to {desired}"
+        _set(status, "AbleToScale", "True", "SucceededRescale", why, now)
+        way = "above" if desired > current else "below"
+        text = f"New size: {desired}; reason: All metrics below target"
+        if way == "above":
+            text = f"New size: {desired}; reason: {_names(hpa)} above target"
+        self._events.event(hpa, "Normal", "SuccessfulRescale", text)
+
+    async def _target(self, hpa: Obj, status: Obj, now: float) -> tuple[str, Obj]:
+        ref, namespace = hpa["spec"]["scaleTargetRef"], hpa["metadata"]["namespace"]
+        group, _, version = str(ref.get("apiVersion") or "").rpartition("/")
+        info = SCHEME.for_kind(group, version, ref["kind"])
+        why = f'no matches for kind "{ref["kind"]}" in group "{group}"'
+        if info is not None and "scale" in info.subresources:
+            try:
+                found = await self._env.client.get(info.name, ref["name"], namespace)
+            except ApiError as err:
+                why = err.message
+            else:
+                text = "the HPA controller was able to get the target's current scale"
+                _set(status, "AbleToScale", "True", "SucceededGetScale", text, now)
+                return info.name, found
+        text = f"the HPA controller was unable to get the target's current scale: {why}"
+        _set(status, "AbleToScale", "False", "FailedGetScale", text, now)
+        raise Unable("FailedGetScale", why)
+
+    # ---- metrics
+
+    async def _proposal(self, hpa: Obj, target: Obj, current: int, status: Obj, now: float) -> int:
+        """The largest proposal. One metric that fails does not keep the others from scaling up, only from scaling
+        down."""
+        selector = from_label_selector(target["spec"].get("selector"))
+        namespace = hpa["metadata"]["namespace"]
+        pods = [p for p in self._pods.in_namespace(namespace) if selector.matches(p["metadata"].get("labels") or {})]
+        proposals: list[int] = []
+        shown: list[Obj] = []
+        failure: Unable | None = None
+        for metric in hpa["spec"].get("metrics") or ():
+            try:
+                proposal, seen = await self._one(metric, pods, namespace, current, now)
+            except Unable as err:
+                failure = failure or err
+                continue
+            proposals.append(proposal)
+            shown.append(seen)
+        status["currentMetrics"] = shown
+        if failure is not None and (not proposals or max(proposals) < current):
+            text = f"the HPA was unable to compute the replica count: {failure}"
+            _set(status, "ScalingActive", "False", failure.reason, text, now)
+            raise failure
+        text = f"the HPA was able to successfully calculate a replica count from {_names(hpa)}"
+        _set(status, "ScalingActive", "True", "ValidMetricFound", text, now)
+        return max(proposals)
+
+    async def _one(self, metric: Obj, pods: list[Obj], namespace: str, current: int, now: float) -> tuple[int, Obj]:
+        kind = metric["type"]
+        if kind not in ("Resource", "ContainerResource"):
+            raise Unable(
+                f"FailedGet{kind}Metric", f"unable to get metrics of type {kind}: no such metrics API is served"
+            )
+        field_ = kind[0].lower() + kind[1:]
+        source = metric[field_]
+        name, container = source["name"], source.get("container", "")
+        usage = await self._usage(namespace, name)
+        samples = _samples(pods, usage, name, container)
+        groups = core.group(pods, samples, now, cpu=name == "cpu")
+        target = source["target"]
+        try:
+            if target.get("averageUtilization") is not None:
+                requests = _requests(pods, name, container)
+                proposal = core.by_utilization(current, samples, groups, requests, int(target["averageUtilization"]))
+            else:
+                requests = {}
+                proposal = core.by_average(current, samples, groups, amount(name, target["averageValue"]))
+        except core.NoMetrics as err:
+            raise Unable("FailedGetResourceMetric", f"failed to get {name} utilization: {err}") from err
+        used = sum(samples[n].value for n in groups.ready)
+        shown: Obj = {"averageValue": _quantity(name, used // max(len(groups.ready), 1))}
+        wanted = sum(requests.get(n, 0) for n in groups.ready)
+        if wanted:
+            shown["averageUtilization"] = used * 100 // wanted
+        entry: Obj = {"name": name, "current": shown} | ({"container": container} if container else {})
+        return proposal, {"type": kind, field_: entry}
+
+    async def _usage(self, namespace: str, resource: str) -> Mapping[str, PodUsage]:
+        why = f"failed to get {resource} utilization: unable to get metrics for resource {resource}: "
+        if self._env.metrics is None:
+            why += "unable to fetch metrics from resource metrics API: no source of pod metrics is configured"
+            raise Unable("FailedGetResourceMetric", why)
+        try:
+            found = await self._env.metrics.of_namespace(namespace)
+        except ApiError as err:
+            raise Unable("FailedGetResourceMetric", why + err.message) from err
+        if not found:
+            raise Unable("FailedGetResourceMetric", why + "no metrics returned from resource metrics API")
+        return found
+
+    async def _report(self, hpa: Obj, status: Obj) -> None:
+        if status == hpa.get("status"):
+            return
+        changed = clone(hpa)
+        changed["status"] = status
+        try:
+            await self._env.client.update(_HPAS, changed, subresource="status")
+        except ApiError as err:
+            if not is_not_found(err):
+                raise
+
+
+def _samples(pods: list[Obj], usage: Mapping[str, PodUsage], name: str, container: str) -> dict[str, core.Sample]:
+    samples: dict[str, core.Sample] = {}
+    for pod in pods:
+        seen = usage.get(pod["metadata"]["name"])
+        if seen is None:
+            continue
+        value = seen.usage.get(container, {}).get(name) if container else seen.total(name)
+        if value is not None:
+            samples[pod["metadata"]["name"]] = core.Sample(value, seen.at, seen.window_s)
+    return samples
+
+
+def _requests(pods: list[Obj], name: str, container: str) -> dict[str, int]:
+    """Per pod, of all containers or the named one. Every container that counts has to request the resource."""
+    out: dict[str, int] = {}
+    for pod in pods:
+        total = 0
+        for c in pod["spec"]["containers"]:
+            if container and c["name"] != container:
+                continue
+            request = ((c.get("resources") or {}).get("requests") or {}).get(name)
+            if request is None:
+                why = f"missing request for {name} in container {c['name']} of Pod {pod['metadata']['name']}"
+                raise Unable("FailedGetResourceMetric", f"failed to get {name} utilization: {why}")
+            total += amount(name, request)
+        out[pod["metadata"]["name"]] = total
+    return out
+
+
+def _quantity(name: str, value: int) -> str:
+    return format_quantity(Fraction(value, 1000) if name == "cpu" else value)
+
+
+def _names(hpa: Obj) -> str:
+    """What is measured, in the words of Kubernetes' conditions."""
+    first = (hpa["spec"].get("metrics") or [{}])[0]
+    source = first.get("resource") or first.get("containerResource") or {}
+    if (source.get("target") or {}).get("averageUtilization") is not None:
+        return f"{source.get('name')} resource utilization (percentage of request)"
+    return f"{source.get('name')} resource"
+
+
+def _limited(status: Obj, proposal: int, desired: int, now: float) -> None:
+    if desired == proposal:
+        text = "the desired count is within the acceptable range"
+        _set(status, "ScalingLimited", "False", "DesiredWithinRange", text, now)
+    elif proposal > desired:
+        text = "the desired replica count is more than the maximum replica count"
+        _set(status, "ScalingLimited", "True", "TooManyReplicas", text, now)
+    else:
+        text = "the desired replica count is less than the minimum replica count"
+        _set(status, "ScalingLimited", "True", "TooFewReplicas", text, now)
+
+
+def _set(status: Obj, type_: str, value: str, reason: str, message: str, now: float) -> None:
+    new = {"type": type_, "status": value, "reason": reason, "message": message}
+    set_condition(status.setdefault("conditions", []), new, now)
