@@ -1,5 +1,7 @@
 """NodeRestriction: a machine's identity writes its own Node, its own Lease and the pods bound to it, nothing else.
 
+It may create mirror pods, but none that refers to other objects: a reference is the right to read them (nodegraph.py).
+
 Pure. Source: k8s.io/kubernetes plugin/pkg/admission/noderestriction.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.registry.admission.request import Request
+from cluster.registry.nodegraph import references
 
 Object = dict[str, Any]
 
@@ -55,6 +58,10 @@ def _own_pod(request: Request, node: str) -> None:
                                  "create mirror pods")  # fmt: skip
         if _spec(obj).get("nodeName") != node:
             raise request.forbid(f'node "{node}" can only create pods with spec.nodeName set to itself')
+        # What its pods refer to, a machine may read: it must not choose that itself.
+        chosen = references(obj)
+        if chosen:
+            raise request.forbid(f'node "{node}" can not create pods that reference {chosen[0][0]}')
         return
     if _spec(request.old).get("nodeName") != node:
         verb = "delete" if request.operation == "DELETE" else "update status for"

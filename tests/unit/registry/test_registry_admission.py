@@ -110,3 +110,27 @@ async def test_node_restriction(bench: Any, make: Any) -> None:
     assert (await _raises(bench.registry.modify(bench.ctx, nodes, "", "m1", taint))).code == 403
     await bench.registry.modify(admin, nodes, "", "m1", taint)
     await bench.delete("pods", "mine", grace_period_s=0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "what"),
+    [
+        ({}, ""),
+        ({"serviceAccountName": "deployment-controller"}, "serviceaccounts"),
+        ({"imagePullSecrets": [{"name": "loot"}]}, "secrets"),
+        ({"volumes": [{"name": "v", "secret": {"secretName": "loot"}}]}, "secrets"),
+        ({"volumes": [{"name": "v", "configMap": {"name": "loot"}}]}, "configmaps"),
+        ({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "loot"}}]}, "persistentvolumeclaims"),
+    ],
+)
+async def test_a_machine_gives_itself_no_right_to_read(bench: Any, make: Any, spec: Any, what: str) -> None:
+    """Regression: a mirror pod that named a Secret made its machine a reader of that Secret."""
+    bench.ctx = replace(bench.ctx, user=NODE)
+    pod = make.pod(**spec)
+    pod["spec"]["nodeName"] = "m1"
+    pod["metadata"]["annotations"] = {"kubernetes.io/config.mirror": "1"}
+    if not what:
+        assert (await bench.create("pods", pod)).obj["spec"]["nodeName"] == "m1"
+        return
+    e = await _raises(bench.create("pods", pod))
+    assert (e.code, f'node "m1" can not create pods that reference {what}' in e.message) == (403, True), e.message
