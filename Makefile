@@ -25,7 +25,7 @@ demo: ## Deploy the demo on the running cluster
 	@python3 infra/demo.py
 
 down: ## Remove the cluster and everything sk8 made
-	@if [ -x $(BIN)/sk8 ]; then python3 infra/images/build.py --remove; $(BIN)/sk8 down; else echo "nothing to do: sk8 is not installed here (.venv is missing)"; fi
+	@if [ -x $(BIN)/sk8 ]; then $(BIN)/sk8 down; python3 infra/images/build.py --remove; else echo "nothing to do: sk8 is not installed here (.venv is missing)"; fi
 
 test: bootstrap ## Run everything this machine can run (what CI runs)
 	@infra/test.sh
