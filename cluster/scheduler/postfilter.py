@@ -15,6 +15,7 @@ from cluster.scheduler.config import Profile
 from cluster.scheduler.decide import Unschedulable, diagnose
 from cluster.scheduler.evict import Evictor
 from cluster.scheduler.preempt import Candidate, preempt
+from cluster.scheduler.queue import ANY
 from cluster.scheduler.scores import Rows
 from cluster.scheduler.shape import PodShape
 from cluster.scheduler.world import World
@@ -36,7 +37,8 @@ class PostFilter:
                 continue
             alike, had = (outcome.pod.shape, outcome.pod.priority), outcome.pod.uid in self._world.nominated
             answer: Candidate | str = ""
-            if profile.preemption and not outcome.pod.refusal and not outcome.pod.shape.unsupported:
+            helpless = bool(outcome.pod.refusal or outcome.pod.shape.unsupported) or ANY in outcome.plugins
+            if profile.preemption and not helpless:
                 answer = hopeless[alike] if alike in hopeless and not had else self._preempt(outcome, pod, profile)
             if isinstance(answer, Candidate):
                 await self._make_room(outcome, pod, answer)

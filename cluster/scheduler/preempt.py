@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.api.selectors import from_label_selector
+from cluster.api.selectors import LabelSelector, from_label_selector
 from cluster.scheduler.columns import Floats, NodeColumns, Placed
 from cluster.scheduler.config import Profile
 from cluster.scheduler.decide import Diagnosis, Pending, diagnose, feasible, fit_error
@@ -49,12 +49,15 @@ class Budget:
     selector: dict[str, Any] | None
     allowed: int
     disrupted: frozenset[str] = frozenset()
+    _parsed: LabelSelector = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._parsed = from_label_selector(self.selector)
 
     def covers(self, pod: Placed) -> bool:
         if pod.shape.namespace != self.namespace or pod.key[1] in self.disrupted:
             return False
-        selector = from_label_selector(self.selector)
-        return not selector.empty and selector.matches(dict(pod.shape.labels))
+        return not self._parsed.empty and self._parsed.matches(dict(pod.shape.labels))
 
 
 def budget_of(pdb: dict[str, Any]) -> Budget:

@@ -34,7 +34,7 @@ from cluster.scheduler.config import Profile, SchedulerConfig
 from cluster.scheduler.decide import Pending, Placement, Unschedulable, feasible, place
 from cluster.scheduler.evict import Evictor
 from cluster.scheduler.postfilter import PostFilter
-from cluster.scheduler.queue import Key, SchedulingQueue
+from cluster.scheduler.queue import ANY, Key, SchedulingQueue
 from cluster.scheduler.scores import Rows
 from cluster.scheduler.shape import PodShape
 from cluster.scheduler.timings import Timings
@@ -225,12 +225,28 @@ class Scheduler:
                 now = [p for p in now if world.waits(p.key, p.uid)]
             begun = self._clock()
             timings = self._sampled()
-            some = place(world.columns, now, order, profile, world.nominated, timings)
+            some = self._place(now, order, profile, timings)
             self._report(timings, profile)
             self._assumed |= {o.pod.uid: o.pod.key for o in some if isinstance(o, Placement)}
             metrics.ALGORITHM_SECONDS.observe(self._clock() - begun)
             outcomes += some
         return outcomes
+
+    def _place(
+        self, pods: list[Pending], order: Rows, profile: Profile, timings: Timings | None
+    ) -> list[Placement | Unschedulable]:
+        """`decide.place`; when a plugin raises, the pods are tried one by one and only the culprit waits."""
+        world = self._world
+        try:
+            return place(world.columns, pods, order, profile, world.nominated, timings)
+        except Exception as error:  # a raising plugin must not stop the others; the culprit says so in its condition
+            log.exception("deciding %d pods failed", len(pods))
+            for pod in pods:
+                world.columns.remove_pod(pod.uid)
+            if len(pods) == 1:
+                metrics.ATTEMPTS.labels("error", profile.scheduler_name).inc()
+                return [Unschedulable(pods[0], f"deciding failed: {error!r}", frozenset((ANY,)))]
+        return [outcome for pod in pods for outcome in self._place([pod], order, profile, None)]
 
     def _sampled(self) -> Timings | None:
         """One slice in ten is timed in detail."""

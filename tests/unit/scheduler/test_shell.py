@@ -14,6 +14,7 @@ from cluster.machinery.registry_client import RegistryClient
 from cluster.registry.context import MASTERS, RequestContext
 from cluster.registry.registry import Registry
 from cluster.registry.types import RegistryConfig
+from cluster.scheduler import scores
 from cluster.scheduler.config import SchedulerConfig
 from cluster.scheduler.scheduler import Scheduler
 from tests.support.memory_store import MemoryStore
@@ -235,3 +236,25 @@ async def test_leadership_lost_in_mid_burst_loses_no_pod(cluster: Cluster) -> No
             cluster.office.held.set()
     nodes = [await cluster.bound(f"p{i}") for i in range(60)]
     assert {nodes.count(name) for name in "abc"} == {20}
+
+
+async def test_a_raising_plugin_stops_only_the_pod_it_raises_for(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = scores.USAGE["NodeResourcesFit"]
+
+    def picky(columns: Any, shape: Any, *more: Any) -> Any:
+        if ("app", "b") in shape.labels:
+            raise RuntimeError("cannot score b")
+        return whole(columns, shape, *more)
+
+    monkeypatch.setitem(scores.USAGE, "NodeResourcesFit", picky)
+    for name in ("a1", "b1", "a2"):
+        await cluster.pod(name, schedulingGates=[{"name": "wait"}])
+    await cluster.node("n")
+    for name in ("a1", "b1", "a2"):
+        change = [{"op": "remove", "path": "/spec/schedulingGates"}]
+        await cluster.client.patch("pods", name, change, "default", kind="json")
+    assert await cluster.bound("a1") == await cluster.bound("a2") == "n"
+    assert "cannot score b" in await cluster.refused("b1")
+    assert "deciding 1 pods failed" in caplog.text
