@@ -11,6 +11,7 @@ from cluster.api.meta import controller_of
 from cluster.api.selectors import from_label_selector
 from cluster.controllers import disruption_core as core
 from cluster.controllers.env import Env
+from cluster.controllers.pod_control import namespace_of
 from cluster.controllers.replicaset_core import same_status
 from cluster.machinery.client import Obj, clone, is_not_found, key_of, split_key
 from cluster.machinery.reconciler import Reconciler, Result
@@ -30,6 +31,7 @@ class DisruptionController:
         self._sets = {kind: env.informer(resource) for kind, resource in _SCALED.items()}
         self._events = env.recorder("controllermanager")
         self.reconciler = Reconciler(self.name, self._reconcile, workers=env.config.concurrent_disruption_syncs)
+        self._pods.add_index("namespace", namespace_of)
         self._budgets.add_handler(self._on_budget)
         self._pods.add_handler(self._on_pod)
         for informer in (self._deployments, *self._sets.values()):
@@ -74,7 +76,11 @@ class DisruptionController:
             return None
         selector = from_label_selector(budget["spec"].get("selector"))
         namespace = budget["metadata"]["namespace"]
-        pods = [p for p in self._pods.in_namespace(namespace) if selector.matches(p["metadata"].get("labels") or {})]
+        pods = [
+            p
+            for p in self._pods.by_index("namespace", namespace)
+            if selector.matches(p["metadata"].get("labels") or {})
+        ]
         if not pods:
             self._events.event(budget, "Normal", "NoPods", "No matching pods found")
         expected, why = len(pods), ""

@@ -19,6 +19,7 @@ from cluster.api.scheme import SCHEME
 from cluster.api.selectors import from_label_selector
 from cluster.controllers import hpa_core as core
 from cluster.controllers.env import Env
+from cluster.controllers.pod_control import namespace_of
 from cluster.machinery.client import Obj, clone, is_not_found, key_of, split_key
 from cluster.machinery.pod_metrics import PodUsage
 from cluster.machinery.reconciler import Reconciler, Result
@@ -55,6 +56,7 @@ class HpaController:
         self._events = env.recorder("horizontal-pod-autoscaler")
         self._history: dict[str, _History] = {}
         self.reconciler = Reconciler(self.name, self._reconcile, workers=env.config.concurrent_hpa_syncs)
+        self._pods.add_index("namespace", namespace_of)
         self._hpas.add_handler(self._on_hpa)
 
     async def run(self) -> None:
@@ -148,7 +150,11 @@ class HpaController:
         down."""
         selector = from_label_selector(target["spec"].get("selector"))
         namespace = hpa["metadata"]["namespace"]
-        pods = [p for p in self._pods.in_namespace(namespace) if selector.matches(p["metadata"].get("labels") or {})]
+        pods = [
+            p
+            for p in self._pods.by_index("namespace", namespace)
+            if selector.matches(p["metadata"].get("labels") or {})
+        ]
         proposals: list[int] = []
         shown: list[Obj] = []
         failure: Unable | None = None

@@ -55,3 +55,8 @@ class PodControl:
             self._deleted.discard(old["metadata"]["uid"])
         elif new is not None and "deletionTimestamp" in new["metadata"]:
             self._deleted.discard(new["metadata"]["uid"])
+
+
+def namespace_of(obj: Obj) -> list[str]:
+    """Index: the object's namespace, for those who would else look through all pods of the cluster."""
+    return [obj["metadata"].get("namespace", "")]
