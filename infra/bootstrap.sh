@@ -50,7 +50,7 @@ trap 'exit 130' INT TERM
 # command or file that shows that it is there -> package
 needs=(
     "dockerd docker.io" "containerd containerd" "runc runc" "nft nftables" "ip iproute2" "conntrack conntrack"
-    "mmdebstrap mmdebstrap" "mkfs.ext4 e2fsprogs" "nsenter util-linux" "losetup mount" "curl curl"
+    "mmdebstrap mmdebstrap" "busybox busybox-static" "mkfs.ext4 e2fsprogs" "nsenter util-linux" "losetup mount" "curl curl"
     "/etc/ssl/certs/ca-certificates.crt ca-certificates"
 )
 [ "${1:-}" != --tests ] || needs+=("git git" "ps procps" "ping iputils-ping")

@@ -33,6 +33,7 @@ from cluster.machine.files import make_private_dir
 from cluster.machine.identity import Authority
 
 READY_TIMEOUT_S = 180.0
+PAUSE_SCRIPT = Path(__file__).resolve().parents[2] / "infra" / "images" / "pause" / "build.sh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,12 +213,27 @@ async def _start(config: ClusterConfig, out: Output) -> None:
     if not await Engine(config.engine_socket).answers():
         with out.step("no container engine answered; started a private one"):
             await engine.start()
+    await _ensure_pause_image(config)
     with out.step("host agent and switch"):
         await agent.start(config)
     provider = LocalProvider(config.host_socket)
     off = [m.name for m in await provider.machines() if m.state == "off"]
     with out.step(f"machines {', '.join(off)} booted"):
         await asyncio.gather(*(provider.start(name) for name in off))
+
+
+async def _ensure_pause_image(config: ClusterConfig) -> None:
+    """The image that holds a pod's namespaces open; made here, as there is no registry to pull it from."""
+    process = await asyncio.create_subprocess_exec(
+        str(PAUSE_SCRIPT),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, "DOCKER_HOST": f"unix://{config.engine_socket}"},
+    )
+    output, _ = await process.communicate()
+    if process.returncode:
+        last = (output.decode(errors="replace").strip().splitlines() or ["no output"])[-1]
+        raise CommandError(f"the pause image cannot be made: {last}", f"run {PAUSE_SCRIPT} to see more")
 
 
 async def _wait_ready(config: ClusterConfig, out: Output, timeout_s: float) -> None:
