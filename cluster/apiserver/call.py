@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-import yaml
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
@@ -20,6 +19,7 @@ from cluster.api import errors
 from cluster.api.scheme import ResourceInfo
 from cluster.apiserver import negotiate, protobuf
 from cluster.apiserver.requestinfo import RequestInfo
+from cluster.registry import yaml_input
 from cluster.registry.context import RequestContext, UserInfo
 
 _READ = (negotiate.JSON, negotiate.YAML, protobuf.CONTENT_TYPE)
@@ -131,16 +131,6 @@ class Call:
         return decode_object(raw, negotiate.content_type(self.headers.get("Content-Type", "")))
 
 
-class _Loader(yaml.CSafeLoader):
-    """YAML as JSON has it: no timestamps."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
-}
-
-
 def decode_object(raw: bytes, content_type: str) -> dict[str, Any]:
     """Raises ApiError 400 for what is no object, 415 for media types that are not read."""
     if content_type in ("", negotiate.JSON):
@@ -173,10 +163,7 @@ def _protobuf(raw: bytes) -> Any:
 
 
 def _yaml(raw: bytes) -> Any:
-    """Aliases are refused: nested ones grow without bound when they are written out."""
     try:
-        if any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(raw, Loader=yaml.CSafeLoader)):
-            raise errors.bad_request("the object provided is unrecognized: YAML aliases are not accepted")
-        return orjson.loads(orjson.dumps(yaml.load(raw, Loader=_Loader), option=orjson.OPT_NON_STR_KEYS))
-    except (yaml.YAMLError, orjson.JSONEncodeError, RecursionError, UnicodeDecodeError) as e:
+        return yaml_input.load(raw)
+    except yaml_input.BadYaml as e:
         raise errors.bad_request(f"the object provided is unrecognized: yaml: {e}") from e

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
-import yaml
 
 from cluster.api import errors, managed, patch, schema, scheme, selectors, typecheck
 from cluster.api.scheme import ResourceInfo
-from cluster.registry import scale
+from cluster.registry import scale, yaml_input
 from cluster.registry.context import RequestContext
 from cluster.registry.core import Core
 from cluster.registry.types import Stored
@@ -263,8 +262,8 @@ def parse_body(body: Any, media_type: str) -> Any:
         if media_type != patch.APPLY_PATCH:
             raise errors.bad_request(f"error decoding patch: {e}") from e
     try:
-        return yaml.safe_load(body if isinstance(body, str) else bytes(body))
-    except yaml.YAMLError as e:
+        return yaml_input.load(body if isinstance(body, str) else bytes(body))
+    except yaml_input.BadYaml as e:
         raise errors.bad_request(f"error decoding YAML: {e}") from e
 
 

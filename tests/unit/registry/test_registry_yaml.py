@@ -1,0 +1,34 @@
+"""Clients' YAML: as JSON would have it, and never larger in memory than it was on the wire."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.api.errors import ApiError
+from cluster.api.patch import APPLY_PATCH, MERGE_PATCH
+from cluster.registry import yaml_input
+from cluster.registry.patching import parse_body
+
+BOMB = b"a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
+
+
+def test_as_json_has_it() -> None:
+    text = b"day: 2026-11-23\nnumber: 3\nfine: true\nnothing:\n8080: port\n"
+    assert yaml_input.load(text) == {"day": "2026-11-23", "number": 3, "fine": True, "nothing": None, "8080": "port"}
+
+
+@pytest.mark.parametrize("text", [BOMB, b"a: [", b"a: !!python/object:os.system x", b"\xff\xfe\xfd", b"[" * 5000])
+def test_what_is_refused(text: bytes) -> None:
+    with pytest.raises(yaml_input.BadYaml):
+        yaml_input.load(text)
+
+
+def test_an_apply_patch_is_read_with_the_same_care() -> None:
+    """Regression: aliases of an apply patch were expanded."""
+    with pytest.raises(ApiError, match="aliases are not accepted"):
+        parse_body(BOMB, APPLY_PATCH)
+    assert parse_body(b"metadata: {annotations: {since: 2026-11-23}}", APPLY_PATCH) == {
+        "metadata": {"annotations": {"since": "2026-11-23"}}
+    }
+    with pytest.raises(ApiError):
+        parse_body(b"a: b", MERGE_PATCH)
