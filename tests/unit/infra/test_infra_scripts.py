@@ -26,6 +26,7 @@ NEEDED = (
     "ip",
     "conntrack",
     "mmdebstrap",
+    "busybox",
     "mkfs.ext4",
     "nsenter",
     "losetup",
