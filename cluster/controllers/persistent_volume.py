@@ -238,6 +238,12 @@ class PersistentVolumeController:
             self._events.event(claim, "Warning", "ProvisioningFailed", message)
             await self._pending(claim)
             return None
+        problem = core.unprovisionable(claim)
+        if problem:
+            message = f'failed to provision volume with StorageClass "{storage_class["metadata"]["name"]}": {problem}'
+            self._events.event(claim, "Warning", "ProvisioningFailed", message)
+            await self._pending(claim)
+            return None
         mark = (claim["metadata"].get("annotations") or {}).get(core.STORAGE_PROVISIONER)
         if mark != self._provisioner or class_unset(claim, storage_class):
             claim = await self._mark(claim, storage_class)

@@ -115,6 +115,18 @@ def disk_size_bytes(claim: Obj) -> int:
     return max(-(-int(-(-wanted.numerator // wanted.denominator)) // mib), 1) * mib
 
 
+def unprovisionable(claim: Obj) -> str:
+    """Why no disk can be what the claim asks for; "" when one can. A disk is on one machine at a time."""
+    modes = sorted(set(claim["spec"].get("accessModes") or []) - {"ReadWriteOnce", "ReadWriteOncePod"})
+    if modes:
+        return (
+            f"invalid AccessModes [{' '.join(modes)}]: only AccessModes [ReadWriteOnce ReadWriteOncePod] are supported"
+        )
+    if claim["spec"].get("volumeMode") == "Block":
+        return f"{DRIVER} does not support block volume provisioning"
+    return ""
+
+
 def provisioned_volume(claim: Obj, storage_class: Obj, provisioner: str) -> Obj:
     """The PersistentVolume of a disk made for the claim; already reserved for it."""
     name = volume_name(claim)

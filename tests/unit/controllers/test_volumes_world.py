@@ -106,6 +106,20 @@ async def test_a_claim_is_provisioned_bound_and_its_disk_deleted_with_it() -> No
         assert w.provider.disks_ == {}
 
 
+async def test_a_disk_is_not_made_for_what_no_disk_can_do() -> None:
+    """Regression: a claim to be written from many machines was Bound, and its second pod waited for ever."""
+    async with World(*ALL) as w:
+        await start(w)
+        await w.create("persistentvolumeclaims", claim("shared", accessModes=["ReadWriteOnce", "ReadWriteMany"]))
+        await w.create("persistentvolumeclaims", claim("raw", volumeMode="Block"))
+        await w.settle()
+        phases = {c["metadata"]["name"]: c["status"]["phase"] for c in await w.items("persistentvolumeclaims")}
+        assert phases == {"shared": "Pending", "raw": "Pending"} and w.provider.disks_ == {}
+        said = [e["message"] for e in await w.items("events") if e["reason"] == "ProvisioningFailed"]
+        assert any("invalid AccessModes [ReadWriteMany]" in m for m in said), said
+        assert any("does not support block volume provisioning" in m for m in said), said
+
+
 async def test_wait_for_first_consumer_waits_for_the_scheduler() -> None:
     async with World(*ALL) as w:
         await start(w, "WaitForFirstConsumer")
