@@ -93,8 +93,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 def where() -> dict[str, Any]:
     """The commit and the machine a run was made on."""
-    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
-    dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True).stdout.strip()
+    commit, dirty = _git("rev-parse", "--short=12", "HEAD") or "unknown", _git("status", "--porcelain")
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "commit": commit + ("+" if dirty else ""),
@@ -105,6 +104,14 @@ def where() -> dict[str, Any]:
             "python": platform.python_version(),
         },
     }
+
+
+def _git(*arguments: str) -> str:
+    """Its answer; "" outside a checkout or without git."""
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        return ""
 
 
 def main(run: Callable[[Bench], None], doc: str | None) -> None:

@@ -150,6 +150,15 @@ class TestKubectl:
         assert "sk8-admin" in cluster.kubectl("auth", "whoami")
 
 
+def test_footprint_is_measured(cluster: Cluster, tmp_path: Path) -> None:
+    """The benchmark that needs a cluster; memory of one State actor and of the control plane is a goal, not a test."""
+    target = tmp_path / "rows.json"
+    command = [sys.executable, "-m", "benchmarks.footprint", "--smoke", "--json", str(target)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    names = {row["name"] for row in json.loads(target.read_text())["rows"]}
+    assert {"State: largest PSS", "control plane without Ray's daemons"} <= names
+
+
 def test_deleted_pod_is_replaced(cluster: Cluster) -> None:
     victim = cluster.pods("app=api")[0]["metadata"]["name"]
     cluster.kubectl("delete", "pod", victim)
