@@ -180,10 +180,12 @@ class SnapshotReceiver:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+        sync_directory(part)
         shutil.rmtree(final, ignore_errors=True)
         os.rename(part, final)
         self._part = None
         sync_directory(final.parent)
+        sync_directory(self._root)  # where `incoming` itself may be new
 
     def _broken(self) -> None:
         if self._part is not None and self._connection.on_frame is not None:

@@ -88,7 +88,7 @@ class Binder:
             if c["type"] == "PodScheduled":  # what was said while it was unschedulable is over
                 c.pop("reason", None)
                 c.pop("message", None)
-        value, _, _ = self._core.codec.encode(key, pod)
+        value, _, _ = self._core.codec.encode(key, pod, encrypt=self._core.encrypts(_PODS))
         return _Write(Guard(unchanged(key, stored.revision)), put(key, value))
 
     @staticmethod

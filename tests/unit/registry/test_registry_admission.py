@@ -10,7 +10,7 @@ import pytest
 from cluster.api.errors import ApiError
 from cluster.api.scheme import SCHEME
 from cluster.registry.context import UserInfo
-from cluster.registry.types import Binding
+from cluster.registry.types import Binding, RegistryConfig
 
 NODE = UserInfo("system:node:m1", groups=("system:nodes", "system:authenticated"))
 
@@ -134,3 +134,16 @@ async def test_a_machine_gives_itself_no_right_to_read(bench: Any, make: Any, sp
         return
     e = await _raises(bench.create("pods", pod))
     assert (e.code, f'node "m1" can not create pods that reference {what}' in e.message) == (403, True), e.message
+
+
+async def test_a_kind_that_is_encrypted_stays_so_when_it_is_bound(bench: Any, make: Any) -> None:
+    """Regression: binding wrote the Pod in clear."""
+    config = RegistryConfig(encryption_keys={"k1": b"k" * 32}, encrypted_resources=("pods",))
+    registry = bench.another(config=config)
+    pods = SCHEME.named("pods")
+    env = [{"name": "KEY", "value": "hushhush"}]
+    await registry.create(bench.ctx, pods, "default", make.pod(containers=[{"name": "c", "image": "i:1", "env": env}]))
+    assert await registry.bind(bench.ctx, [Binding("default", "p", "", "m1")]) == [None]
+    (kv,) = (await bench.store.range(b"/registry/core/pods/default/p")).kvs
+    assert b"hushhush" not in kv.value
+    assert (await registry.get(bench.ctx, pods, "default", "p")).obj["spec"]["nodeName"] == "m1"
