@@ -20,7 +20,7 @@ from cluster.cloud import mounts
 from cluster.cloud.engine import Engine
 from cluster.machine.config import ClusterConfig
 from cluster.machine.files import make_private_dir, write_atomic
-from cluster.machine.processes import ProcessId, start_daemon, wait_gone
+from cluster.machine.processes import ProcessId, all_processes, command_line, start_daemon, wait_gone
 
 _RUN = Path("/run/docker")
 """dockerd's default run directory, as kubelets look for pods' network namespaces there."""
@@ -69,12 +69,15 @@ class PrivateEngine:
         raise CommandError(f"dockerd did not start: {_last_line(self._log)}", f"look into {self._log}")
 
     async def stop(self, *, keep_data: bool) -> bool:
-        """Stops the engine if it is ours. Its images go with its data."""
-        if not self._record.exists():
+        """Stops the engine if it is ours. Its images go with its data, also when it was stopped before.
+
+        The record is gone after a reboot, and after `--keep-data`; the data is still ours to remove.
+        """
+        recorded = self._record.exists()
+        process, ours = await asyncio.to_thread(self._running)
+        if process is None and not recorded and (keep_data or not self._data.exists()):
             return False
-        pid, start, ours = orjson.loads(self._record.read_bytes())
-        process = ProcessId(pid, start)
-        if process.signal(signal.SIGTERM) and await wait_gone([process], 20):
+        if process is not None and process.signal(signal.SIGTERM) and await wait_gone([process], 20):
             process.signal(signal.SIGKILL)
             await wait_gone([process], 5)
         self._record.unlink(missing_ok=True)
@@ -84,7 +87,16 @@ class PrivateEngine:
         if ours and not await Engine(self._config.engine_socket).answers():  # the box's own may run by now
             await asyncio.to_thread(mounts.unmount_below, _RUN)
             await asyncio.to_thread(shutil.rmtree, _RUN, True)
-        return True
+        return process is not None
+
+    def _running(self) -> tuple[ProcessId | None, bool]:
+        """The engine, by its record or by its command line, and whether /run/docker came with it."""
+        if self._record.exists():
+            pid, start, ours = orjson.loads(self._record.read_bytes())
+            return ProcessId(pid, start), bool(ours)
+        mark = f"--data-root={self._data}"
+        found = (ProcessId(p.pid, p.start) for p in all_processes() if mark in command_line(p.pid))
+        return next(found, None), False
 
     def _spawn(self) -> ProcessId:
         make_private_dir(self._config.run)

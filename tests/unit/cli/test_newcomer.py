@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,3 +106,17 @@ async def test_an_engine_that_ends_at_once_is_quoted(tmp_path: Path, monkeypatch
     with pytest.raises(CommandError, match="dockerd did not start: failed to start daemon: devices cgroup") as caught:
         await PrivateEngine(config).start()
     assert "engine.log" in caught.value.fix
+
+
+async def test_an_engine_of_ours_goes_with_its_data_also_without_its_record(tmp_path: Path) -> None:
+    """Regression: after a reboot, or after --keep-data, `sk8 down` left the engine's data for good."""
+    base, run = str(tmp_path / "sk8"), str(tmp_path / "run")
+    config = replace(ClusterConfig.local(), base_dir=base, run_dir=run, engine_socket=str(tmp_path / "none"))
+    data = tmp_path / "sk8-engine"
+    assert not await PrivateEngine(config).stop(keep_data=False)
+    data.mkdir()
+    assert not await PrivateEngine(config).stop(keep_data=True) and data.exists()
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", f"--data-root={data}"]) as engine:
+        assert await PrivateEngine(config).stop(keep_data=True) and data.exists()
+        assert engine.wait(5) != 0
+    assert not await PrivateEngine(config).stop(keep_data=False) and not data.exists()
