@@ -171,7 +171,11 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:
+    """A file that is there keeps its owner: under sudo it may be another user's."""
+    before = path.stat() if path.exists() else None
     write_atomic(path, yaml.safe_dump(dict(document), sort_keys=False).encode())
+    if before is not None and before.st_uid != os.geteuid():
+        os.chown(path, before.st_uid, before.st_gid)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,14 @@ def test_which_file(tmp_path: Path) -> None:
     assert kubeconfig.target({"KUBECONFIG": listed}) == there
     assert kubeconfig.target({"KUBECONFIG": f"{tmp_path / 'a'}:{tmp_path / 'c'}"}) == tmp_path / "c"
     assert kubeconfig.target({"HOME": str(tmp_path)}) == tmp_path / ".kube" / "config"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_another_users_file_stays_theirs(tmp_path: Path) -> None:
+    """Regression: `sudo sk8 up` took the user's kubeconfig away from them."""
+    file = tmp_path / "config"
+    file.write_text(yaml.safe_dump(THEIRS))
+    os.chown(file, 1234, 1235)
+    kubeconfig.install(file, ACCESS)
+    assert kubeconfig.uninstall(file)
+    assert (file.stat().st_uid, file.stat().st_gid, file.stat().st_mode & 0o777) == (1234, 1235, 0o600)
