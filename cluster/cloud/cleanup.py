@@ -65,7 +65,7 @@ def find(config: ClusterConfig) -> Leftovers:
     names = switch.namespaces()
     table = mounts.mounts()
     return Leftovers(
-        processes=_processes_in(names),
+        processes=processes_in(names),
         agents=_host_agents(config),
         namespaces=names,
         links=[n for n in sorted(os.listdir("/sys/class/net")) if n == switch.host_link],
@@ -164,7 +164,7 @@ async def _containers(config: ClusterConfig, engine: Engine) -> list[str]:
     return [i for m in config.machines for i in await engine.containers(m.name)]
 
 
-def _processes_in(namespaces: list[str]) -> list[ProcessId]:
+def processes_in(namespaces: list[str]) -> list[ProcessId]:
     """Processes whose network namespace is one of ours: machines and what runs in them, never pods or the host."""
     wanted = {(s.st_dev, s.st_ino) for s in (os.stat(_NETNS / n) for n in namespaces)}
     found = []

@@ -29,7 +29,7 @@ from typing import Literal
 import orjson
 
 from cluster.cloud import mounts, network
-from cluster.cloud.cleanup import ENGINE_NAMESPACES
+from cluster.cloud.cleanup import ENGINE_NAMESPACES, processes_in
 from cluster.cloud.disks import DiskError, Disks
 from cluster.cloud.engine import Engine, EngineError
 from cluster.machine import identity
@@ -108,6 +108,7 @@ class Machines:
         for name, slot in self._slots.items():
             file = self._record_file(name)
             if not file.exists():
+                await self._end_unrecorded(name, slot)
                 continue
             record = Record.from_json(file.read_bytes())
             slot.record = record
@@ -117,6 +118,22 @@ class Machines:
             slot.watch = asyncio.create_task(self._watch(name, record.init))
         self._changed()
         return found
+
+    async def _end_unrecorded(self, name: str, slot: _Slot) -> None:
+        """An agent that died between booting a machine and recording it left one that nobody could switch off."""
+        here = [n for n in self._switch.namespaces() if n == self._switch.namespace_of(name)]
+        left = await asyncio.to_thread(processes_in, here)
+        if not left:
+            return
+        log.warning("machine %s runs without a record: it is switched off", name)
+        slot.power = "unknown"
+        for process in left:
+            process.signal(signal.SIGKILL)
+        await wait_gone(left, 10)
+        try:
+            await self._power_failure(name, slot)
+        except (EngineError, DiskError, OSError, MachineError) as e:
+            log.error("machine %s is not off yet, kill it: %s", name, e)
 
     def forget(self) -> None:
         """Stops watching; the machines go on."""

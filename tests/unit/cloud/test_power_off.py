@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -101,3 +102,21 @@ async def test_a_second_agent_looks_at_nothing(config: ClusterConfig, monkeypatc
     with pytest.raises(Locked):
         await host_agent._serve(config)
     lock.release()
+
+
+async def test_a_machine_nobody_recorded_is_switched_off(
+    config: ClusterConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: an agent killed right after a boot left a machine that the next agent took for off."""
+    engine = FailingEngine(0)
+    made = machines(config, engine)
+    (config.run / "m1.json").unlink()
+    with subprocess.Popen(["sleep", "60"]) as orphan:
+        found = ProcessId.of(orphan.pid)
+        assert found is not None
+        monkeypatch.setattr(made._switch, "namespaces", lambda: ["sk8u-m1", "sk8u-sw"])
+        monkeypatch.setattr(module, "processes_in", lambda names: [found] if names == ["sk8u-m1"] else [])
+        monkeypatch.setattr(made._switch, "remove_machine", lambda _: None)
+        assert await made.adopt() == []
+        assert orphan.wait(5) == -9
+    assert made.power("m1") == "off" and engine.killed == ["pod-of-m1"]
