@@ -60,6 +60,10 @@ class Evictor:
     ) -> Stored:
         pod = await self._reader.get(info, namespace, name)
         _preconditions(info, name, pod, options)
+        machine = ctx.user.node_name
+        if machine and pod.obj["spec"].get("nodeName") != machine:  # before it uses up a disruption of the budget
+            why = f'node "{machine}" can only evict pods with spec.nodeName set to itself'
+            raise errors.forbidden(info, name, why)
         budget = await self._budget(namespace, pod.obj) if _protected(pod.obj) else None
         if budget is None:
             return await self._deleter.delete(ctx, info, namespace, name, options)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from cluster.api.errors import ApiError
 from cluster.api.scheme import SCHEME
+from cluster.registry.context import UserInfo
 from cluster.registry.types import Binding
 
 PODS = SCHEME.named("pods")
@@ -149,3 +151,17 @@ async def test_nodes_and_budgets_without_a_spec_get_an_empty_one(bench: Any) -> 
     assert (await bench.create("nodes", {"metadata": {"name": "n"}}, "")).obj["spec"] == {}
     made = await bench.create("poddisruptionbudgets.policy", {"metadata": {"name": "b"}})
     assert made.obj["spec"] == {}
+
+
+async def test_a_machine_evicts_its_own_pods_alone_and_touches_no_other_budget(bench: Any, make: Any) -> None:
+    """Regression: refused only at the deletion, it had used up a disruption by then."""
+    await running(bench, make, "p")
+    await budget(bench, 1, healthy=2)
+    admin = bench.ctx
+    bench.ctx = replace(admin, user=UserInfo("system:node:m2", groups=("system:nodes", "system:authenticated")))
+    with pytest.raises(ApiError) as caught:
+        await evict(bench, "p")
+    assert caught.value.code == 403
+    assert (await bench.get("poddisruptionbudgets.policy", "b")).obj["status"]["disruptionsAllowed"] == 1
+    bench.ctx = replace(admin, user=UserInfo("system:node:m1", groups=("system:nodes", "system:authenticated")))
+    assert "deletionTimestamp" in (await evict(bench, "p")).obj["metadata"]
