@@ -35,7 +35,7 @@ def _storage_class(name: str, kind: str, *, default: bool) -> Object:
         "parameters": {"type": kind},
         "reclaimPolicy": "Delete",
         "volumeBindingMode": "WaitForFirstConsumer",
-        "allowVolumeExpansion": True,
+        "allowVolumeExpansion": False,  # nothing here makes a disk or its file system larger
     }
 
 

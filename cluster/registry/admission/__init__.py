@@ -14,7 +14,7 @@ from cluster.registry.core import Core
 
 class Admission:
     """The chain: NamespaceLifecycle, ServiceAccount, NodeRestriction, Priority, DefaultTolerationSeconds,
-    DefaultStorageClass, StorageObjectInUseProtection."""
+    DefaultStorageClass, PersistentVolumeClaimResize, StorageObjectInUseProtection."""
 
     def __init__(self, core: Core) -> None:
         self._core = core

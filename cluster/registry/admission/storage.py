@@ -1,4 +1,4 @@
-"""DefaultStorageClass and StorageObjectInUseProtection.
+"""DefaultStorageClass, StorageObjectInUseProtection and PersistentVolumeClaimResize.
 
 IO only through Reads. Sources: plugin/pkg/admission/storage of k8s.io/kubernetes.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cluster.api.quantity import parse_quantity
 from cluster.registry.admission.request import Reads, Request
 
 Object = dict[str, Any]
@@ -20,6 +21,8 @@ _PROTECTION = {
 
 async def admit(request: Request, reads: Reads) -> None:
     obj = request.obj
+    if request.operation == "UPDATE" and request.info.name == "persistentvolumeclaims":
+        await _resize(request, reads)
     if request.operation != "CREATE" or obj is None:
         return
     finalizer = _PROTECTION[request.info.name]
@@ -30,6 +33,21 @@ async def admit(request: Request, reads: Reads) -> None:
         default = await default_class(reads)
         if default:
             obj["spec"]["storageClassName"] = default
+
+
+async def _resize(request: Request, reads: Reads) -> None:
+    """A claim grows only where its class says that volumes can."""
+    new, old = (((o or {}).get("spec") or {}) for o in (request.obj, request.old))
+    want, have = (((s.get("resources") or {}).get("requests") or {}).get("storage") for s in (new, old))
+    if not old.get("volumeName") or want is None or have is None or parse_quantity(want) <= parse_quantity(have):
+        return
+    name = old.get("storageClassName")
+    found = await reads.get("storageclasses.storage.k8s.io", "", name) if name else None
+    if found is None or not found.obj.get("allowVolumeExpansion"):
+        raise request.forbid(
+            "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support "
+            "resize"
+        )
 
 
 async def default_class(reads: Reads) -> str:

@@ -147,3 +147,30 @@ async def test_a_kind_that_is_encrypted_stays_so_when_it_is_bound(bench: Any, ma
     (kv,) = (await bench.store.range(b"/registry/core/pods/default/p")).kvs
     assert b"hushhush" not in kv.value
     assert (await registry.get(bench.ctx, pods, "default", "p")).obj["spec"]["nodeName"] == "m1"
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_a_claim_grows_only_where_its_class_says_so(bench: Any, allowed: bool) -> None:
+    """Regression: any claim was told that it had grown, and no disk did."""
+    await bench.create(
+        "storageclasses.storage.k8s.io",
+        {"metadata": {"name": "block"}, "provisioner": "block.sk8.io", "allowVolumeExpansion": allowed},
+        "",
+    )
+    requests = {"resources": {"requests": {"storage": "1Gi"}}}
+    spec = {"accessModes": ["ReadWriteOnce"], "storageClassName": "block", "volumeName": "v", **requests}
+    await bench.create("persistentvolumeclaims", {"metadata": {"name": "c"}, "spec": spec})
+    claims = SCHEME.named("persistentvolumeclaims")
+
+    def bound(obj: dict[str, Any]) -> dict[str, Any]:
+        return {**obj, "status": {"phase": "Bound"}}
+
+    def grow(obj: dict[str, Any]) -> dict[str, Any]:
+        return {**obj, "spec": {**obj["spec"], "resources": {"requests": {"storage": "2Gi"}}}}
+
+    await bench.registry.modify(bench.ctx, claims, "default", "c", bound, subresource="status")
+    if allowed:
+        await bench.registry.modify(bench.ctx, claims, "default", "c", grow)
+        return
+    e = await _raises(bench.registry.modify(bench.ctx, claims, "default", "c", grow))
+    assert e.code == 403 and "the storageclass that provisions the pvc must support resize" in e.message
