@@ -9,9 +9,8 @@ export PGDATA
 export LANG="${LANG:-C.UTF-8}"
 
 if [ "$(id -u)" = 0 ]; then
-    mkdir -p "$PGDATA" /run/postgresql
-    chown postgres:postgres "$PGDATA" /run/postgresql "$(dirname "$PGDATA")"
-    chmod 700 "$PGDATA"
+    mkdir -p "$(dirname "$PGDATA")" /run/postgresql
+    chown postgres:postgres "$(dirname "$PGDATA")" /run/postgresql
     exec /usr/bin/setpriv --reuid=999 --regid=999 --clear-groups /bin/sh "$0" "$@"
 fi
 
@@ -20,16 +19,23 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
         echo "postgres: POSTGRES_PASSWORD is not set; an empty database would have no password" >&2
         exit 1
     fi
+    # Made beside its place and moved there when it is whole and on disk: a power cut on the way leaves nothing that
+    # looks like a database.
+    new="$PGDATA.new"
+    rm -rf "$new"
     umask 077
     printf '%s\n' "$POSTGRES_PASSWORD" > /tmp/pwfile
-    # initdb does not sync file by file: one sync of everything at its end is enough and much faster.
     initdb --username="$POSTGRES_USER" --pwfile=/tmp/pwfile --auth-host=scram-sha-256 --auth-local=trust \
-        --encoding=UTF8 --locale=C.UTF-8 -D "$PGDATA"
+        --encoding=UTF8 --locale=C.UTF-8 -D "$new"
     rm -f /tmp/pwfile
-    echo "host all all all scram-sha-256" >> "$PGDATA/pg_hba.conf"
+    echo "host all all all scram-sha-256" >> "$new/pg_hba.conf"
     if [ "$POSTGRES_DB" != postgres ]; then
-        echo "CREATE DATABASE \"$POSTGRES_DB\";" | postgres --single -D "$PGDATA" postgres > /dev/null
+        echo "CREATE DATABASE \"$POSTGRES_DB\";" | postgres --single -D "$new" postgres > /dev/null
     fi
+    [ ! -e "$PGDATA" ] || rmdir "$PGDATA"
+    sync
+    mv "$new" "$PGDATA"
+    sync
 fi
 # SIGTERM makes PostgreSQL wait for its clients to leave, SIGINT makes it end their sessions and stop cleanly.
 postgres -D "$PGDATA" -c listen_addresses='*' -c unix_socket_directories=/run/postgresql "$@" &
