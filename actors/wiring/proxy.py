@@ -20,7 +20,7 @@ def network_config(cluster: ClusterConfig, machine: MachineConfig) -> NetworkCon
             local_dns_ip=cluster.dns_ip,
             metrics_bind_address=f"{common.LOOPBACK}:{cluster.proxy_port}",
         ),
-        routes=RouteConfig(node_name=machine.name),
+        routes=RouteConfig(node_name=machine.name, cluster_cidr=cluster.pod_cidr),
         dns=DnsConfig(
             node_ip=machine.ip,
             listen_ip=cluster.dns_ip,

@@ -55,11 +55,13 @@ class RouteConfig:
     """RouteManager: which node this is, and the protocol number its routes carry."""
 
     node_name: str
+    cluster_cidr: str = "10.244.0.0/16"
     protocol: int = ROUTE_PROTOCOL
     retry_delay_s: float = 1.0
 
     def validate(self) -> None:
         _name("node_name", self.node_name)
+        _network("cluster_cidr", self.cluster_cidr)
         if not 16 <= self.protocol <= 255:
             raise ConfigError(f"protocol: {self.protocol} is the kernel's or a routing daemon's own; must be 16 to 255")
 
@@ -162,7 +164,7 @@ class NetworkConfig:
                 service_cluster_ip_range=service_cluster_ip_range,
                 local_dns_ip=cluster_dns,
             ),
-            routes=RouteConfig(node_name=node_name),
+            routes=RouteConfig(node_name=node_name, cluster_cidr=cluster_cidr),
             dns=DnsConfig(
                 node_ip=node_ip,
                 listen_ip=cluster_dns,

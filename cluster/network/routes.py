@@ -41,8 +41,12 @@ class RouteChanges:
     remove: tuple[tuple[str, str], ...]
 
 
-def wanted_routes(nodes: Iterable[Obj], node_name: str) -> Routes:
-    """The podCIDRs of every node but this one. Two nodes that claim one CIDR (an error): the first by name has it."""
+def wanted_routes(nodes: Iterable[Obj], node_name: str, cluster_cidr: str) -> Routes:
+    """The podCIDRs of every node but this one. Two nodes that claim one CIDR (an error): the first by name has it.
+
+    A range outside the pods' is nobody's to claim: it would draw the machines' own traffic to that node.
+    """
+    pods = ipaddress.IPv4Network(cluster_cidr)
     out: Routes = {}
     for node in sorted(nodes, key=lambda item: str(item["metadata"]["name"])):
         if node["metadata"]["name"] == node_name:
@@ -50,7 +54,7 @@ def wanted_routes(nodes: Iterable[Obj], node_name: str) -> Routes:
         gateway = internal_ip(node)
         spec = node.get("spec") or {}
         for cidr in spec.get("podCIDRs") or [spec.get("podCIDR") or ""]:
-            if gateway and _is_network(cidr):
+            if gateway and _is_part_of(cidr, pods):
                 out.setdefault(cidr, gateway)
     return out
 
@@ -70,12 +74,11 @@ def route_changes(wanted: Mapping[str, str], present: Mapping[str, str]) -> Rout
     return RouteChanges(replace, remove)
 
 
-def _is_network(cidr: str) -> bool:
+def _is_part_of(cidr: str, whole: ipaddress.IPv4Network) -> bool:
     try:
-        ipaddress.IPv4Network(cidr)
+        return ipaddress.IPv4Network(cidr).subnet_of(whole)
     except ValueError:
         return False
-    return True
 
 
 class RouteManager:
@@ -103,8 +106,8 @@ class RouteManager:
         return {"ready": self._synced, "routes": self._count, "unreachable": dict(self._unreachable)}
 
     def _on_node(self, old: Obj | None, new: Obj | None) -> None:
-        before = wanted_routes([old], self._config.node_name) if old else {}
-        after = wanted_routes([new], self._config.node_name) if new else {}
+        before = wanted_routes([old], self._config.node_name, self._config.cluster_cidr) if old else {}
+        after = wanted_routes([new], self._config.node_name, self._config.cluster_cidr) if new else {}
         if before != after:
             self._wake.set()
 
@@ -127,7 +130,7 @@ class RouteManager:
             watch.close()
 
     async def _sync(self) -> None:
-        wanted = wanted_routes(self._informers.of(NODES).items(), self._config.node_name)
+        wanted = wanted_routes(self._informers.of(NODES).items(), self._config.node_name, self._config.cluster_cidr)
         try:
             failed = await asyncio.to_thread(sync_routes, wanted, self._config.protocol)
         except (NetlinkError, OSError) as err:

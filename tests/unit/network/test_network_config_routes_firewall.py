@@ -64,7 +64,8 @@ def test_routes_lead_to_every_other_node() -> None:
         node("m4", "10.89.0.14", ""),
         node("twin", "10.89.0.15", "10.244.2.0/24"),
     ]
-    assert wanted_routes(nodes, "m1") == {"10.244.2.0/24": "10.89.0.12"}
+    assert wanted_routes(nodes, "m1", "10.244.0.0/16") == {"10.244.2.0/24": "10.89.0.12"}
+    assert wanted_routes(nodes, "m1", "10.0.0.0/16") == {}
     assert internal_ip({}) == ""
 
 
