@@ -248,18 +248,20 @@ def test_machine_killed(cluster: Cluster, holder: str) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_head_killed_and_its_disk_wiped(cluster: Cluster) -> None:
+@pytest.mark.parametrize("victim", ["m1", "m3"])
+def test_machine_killed_and_its_disk_wiped(cluster: Cluster, victim: str) -> None:
+    """m1 holds Ray's head, m3 the State member with the greatest id: both come back as new members of everything."""
     cluster.wait_demo()
     eventually(lambda: cluster.users(MACHINES["m2"]), within_s=20, what="m2, restarted a moment ago, serves")
-    rows = [cluster.add_user(f"wiped-{i}", MACHINES["m2"]) for i in range(20)]
-    cluster.sk8("machine", "kill", "m1")
+    rows = [cluster.add_user(f"wiped-{victim}-{i}", MACHINES["m2"]) for i in range(20)]
+    cluster.sk8("machine", "kill", victim)
     try:
-        eventually(lambda: cluster.kubectl("get", "nodes"), within_s=20, what="kubectl works without m1")
-        eventually(lambda: _demo_runs_off(cluster, "m1"), within_s=40, what="demo Ready without m1")
+        eventually(lambda: cluster.kubectl("get", "nodes"), within_s=20, what=f"kubectl works without {victim}")
+        eventually(lambda: _demo_runs_off(cluster, victim), within_s=40, what=f"demo Ready without {victim}")
     finally:
-        cluster.sk8("machine", "start", "m1", "--wipe")
-    eventually(lambda: cluster.node_ready("m1"), lambda s: s == "True", within_s=120, what="m1 is back")
-    # Ray is rebuilt around the new head one machine at a time; a machine's own DNS is away while its actors restart.
+        cluster.sk8("machine", "start", victim, "--wipe")
+    eventually(lambda: cluster.node_ready(victim), lambda s: s == "True", within_s=120, what=f"{victim} is back")
+    # Ray is rebuilt around a new head one machine at a time; a machine's own DNS is away while its actors restart.
     have = eventually(lambda: cluster.users(MACHINES["m2"]), within_s=20, what="rows read back")
     assert set(rows) <= {row["id"] for row in have}
     eventually(lambda: _voters(cluster), lambda v: v == sorted(MACHINES), within_s=90, what="three voters again")
