@@ -74,7 +74,7 @@ class ApiError(Exception):
             "message": self.message,
             "reason": self.reason,
         }
-        if self.details:
+        if self.details is not None:  # {} says something too: kubectl reads it of an unknown path
             out["details"] = self.details
         out["code"] = self.code
         return out

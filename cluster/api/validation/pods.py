@@ -6,6 +6,7 @@ Pure. A pod's spec may change after creation only in its images, tolerations (ad
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from cluster.api import quantity
@@ -32,15 +33,16 @@ def validate_pod(faults: Faults, pod: Object) -> None:
     validate_pod_spec(faults, "spec", pod.get("spec") or {})
 
 
-def validate_template(faults: Faults, at: str, template: Object) -> None:
+def validate_template(faults: Faults, at: str, template: Object, claim_volumes: Collection[str] = ()) -> None:
+    """`claim_volumes`: names that containers may mount besides spec.volumes (a StatefulSet's claim templates)."""
     metadata = template.get("metadata") or {}
     fields.check_labels(faults, at + ".metadata.labels", metadata.get("labels"))
     fields.check_annotations(faults, at + ".metadata.annotations", metadata.get("annotations"))
-    validate_pod_spec(faults, at + ".spec", template.get("spec") or {})
+    validate_pod_spec(faults, at + ".spec", template.get("spec") or {}, claim_volumes)
 
 
-def validate_pod_spec(faults: Faults, at: str, spec: Object) -> None:
-    volumes = _volumes(faults, at + ".volumes", spec.get("volumes") or [])
+def validate_pod_spec(faults: Faults, at: str, spec: Object, claim_volumes: Collection[str] = ()) -> None:
+    volumes = _volumes(faults, at + ".volumes", spec.get("volumes") or []) | set(claim_volumes)
     claims = {c.get("name") for c in spec.get("resourceClaims") or ()}
     if not spec.get("containers"):
         faults.required(at + ".containers")

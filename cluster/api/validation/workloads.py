@@ -37,7 +37,8 @@ def _selector_and_template(faults: Faults, spec: Object, restart: tuple[str, ...
     labels = (template.get("metadata") or {}).get("labels") or {}
     if selector and not faults.causes and not selectors.from_label_selector(selector).matches(labels):
         faults.invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`")
-    pods.validate_template(faults, "spec.template", template)
+    claims = [(c.get("metadata") or {}).get("name", "") for c in spec.get("volumeClaimTemplates") or ()]
+    pods.validate_template(faults, "spec.template", template, claims)
     policy = (template.get("spec") or {}).get("restartPolicy", "Always")
     if policy not in restart:
         faults.unsupported("spec.template.spec.restartPolicy", policy, restart)
