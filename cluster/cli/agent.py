@@ -45,15 +45,28 @@ async def start(config: ClusterConfig) -> bool:
     if await answers(config):
         return False
     log = config.run / "host-agent.log"
+    running = process(config)
+    if running is not None:
+        if await _comes(config, running):
+            return False
+        if running.alive():
+            fix = f"look into {log}; after kill {running.pid}, sk8 up starts another one, which adopts the machines"
+            raise CommandError(f"the host agent (process {running.pid}) runs but does not answer", fix)
     child = await asyncio.to_thread(_spawn, config, log)
+    if await _comes(config, child):
+        return True
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    raise CommandError(f"the host agent did not start: {lines[-1] if lines else 'it said nothing'}", f"look into {log}")
+
+
+async def _comes(config: ClusterConfig, agent: ProcessId) -> bool:
     for _ in range(200):
         if await answers(config):
             return True
-        if not child.alive():
+        if not agent.alive():
             break
         await asyncio.sleep(0.05)
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    raise CommandError(f"the host agent did not start: {lines[-1] if lines else 'it said nothing'}", f"look into {log}")
+    return False
 
 
 async def stop(config: ClusterConfig) -> bool:

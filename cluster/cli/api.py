@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 
+from cluster.api.meta import parse_time
 from cluster.cli.kubeconfig import Access
 from cluster.machine.config import ClusterConfig
 
@@ -50,6 +51,12 @@ class AdminApi:
         """Ready by node name."""
         items = (await self.get("/api/v1/nodes")).get("items", [])
         return {item["metadata"]["name"]: _is_ready(item) for item in items}
+
+    async def renewals(self) -> dict[str, float]:
+        """When each node's kubelet renewed its lease, in seconds since the epoch. Raises ApiUnavailable."""
+        items = (await self.get("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases")).get("items", [])
+        times = {i["metadata"]["name"]: i.get("spec", {}).get("renewTime") for i in items}
+        return {name: parse_time(time) for name, time in times.items() if time}
 
     async def leaders(self) -> dict[str, str]:
         """Holder by leased component, from the Lease objects of kube-system where there are any."""

@@ -10,6 +10,7 @@ from cluster.cli.api import AdminApi, ApiUnavailable
 from cluster.cli.output import CommandError, Output, table
 from cluster.cli.store import NO_STORE, store_status
 from cluster.cloud.local import LocalMachine, LocalProvider
+from cluster.cloud.machines import living
 from cluster.machine.config import ClusterConfig
 from cluster.machinery.provider import ProviderError
 
@@ -18,7 +19,11 @@ async def machines(config: ClusterConfig) -> list[LocalMachine]:
     try:
         return await LocalProvider(config.host_socket, timeout_s=10).local_machines()
     except ProviderError as e:
-        raise CommandError(e.message, "sk8 up starts the cluster") from e
+        raise CommandError(e.message, _way_out(living(config))) from e
+
+
+def _way_out(alive: list[str]) -> str:
+    return "sk8 up starts it again and leaves the machines alone" if alive else "sk8 up starts the cluster"
 
 
 async def show_machines(config: ClusterConfig, out: Output, *, as_json: bool) -> None:
@@ -42,7 +47,9 @@ def _row(config: ClusterConfig, machine: LocalMachine) -> dict[str, Any]:
 
 async def show_status(config: ClusterConfig, out: Output, *, as_json: bool) -> bool:
     """True when every machine is on, every node Ready, and the store has a leader and all its members."""
-    found = await machines(config) if await agent.answers(config) else []
+    agent_answers = await agent.answers(config)
+    found = await machines(config) if agent_answers else []
+    alive = [] if agent_answers else living(config)
     api = AdminApi(config)
     try:
         nodes, leaders = await api.nodes(), await api.leaders()
@@ -55,10 +62,12 @@ async def show_status(config: ClusterConfig, out: Output, *, as_json: bool) -> b
     healthy = healthy and bool(store["leader"]) and all(m["answers"] for m in store["members"])
     if as_json:
         document = {"healthy": healthy, "api": answers, "machines": rows, "leaders": leaders, "store": store}
+        document |= {"host_agent": agent_answers, "unwatched": alive}
         out.result(json.dumps(document, indent=2))
         return healthy
     if not rows:
-        out.result("the host agent does not answer: no machine runs (sk8 up starts the cluster)")
+        how = f"{', '.join(alive)} may well be running" if alive else "no machine runs"
+        out.result(f"the host agent does not answer; {how} ({_way_out(alive)})")
         return False
     columns = ("name", "state", "node", "address", "role")
     out.result(table(columns, [[str(row[c]) for c in columns] for row in rows]))

@@ -5,6 +5,7 @@ IO; each step is idempotent, so that an interrupted `sk8 up` is finished by the 
  no cluster.json     -> make it: configuration, CA, secrets, first State membership
  cluster.json, off   -> start again from the machines' disks (after `down --keep-data`, a reboot or a crash)
  running             -> say so; an interrupted `up` is finished, a missing kubeconfig context is put back
+ machines run, but no host agent -> a new one adopts them: nothing is cleared or restarted; then as for running
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,11 @@ from cluster.cli.output import CommandError, Output, Step
 from cluster.cloud import cleanup
 from cluster.cloud.engine import Engine
 from cluster.cloud.local import LocalProvider
+from cluster.cloud.machines import living, recorded
 from cluster.machine.config import ClusterConfig, ConfigError, load_cluster, parse_settings, save_cluster
 from cluster.machine.files import make_private_dir
 from cluster.machine.identity import Authority
+from cluster.machinery.provider import MachineState
 
 READY_TIMEOUT_S = 180.0
 PAUSE_SCRIPT = Path(__file__).resolve().parents[2] / "infra" / "images" / "pause" / "build.sh"
@@ -56,6 +59,7 @@ async def up(options: UpOptions, out: Output, environment: Mapping[str, str] = o
     config = await asyncio.to_thread(_new_config, options) if existing is None else existing
     if existing is not None:
         _same(existing, options)
+        await _bring_agent_back(existing, out, options.timeout_s)
         if await _is_running(existing, out):
             await _finish(existing, out, options.timeout_s, environment)
             return
@@ -64,8 +68,9 @@ async def up(options: UpOptions, out: Output, environment: Mapping[str, str] = o
     if existing is None:
         with out.step(f"made the certificate authority and {len(config.machines)} machines' configuration"):
             await asyncio.to_thread(_create, config)
-    await _start(config, out)
-    await _wait_ready(config, out, options.timeout_s)
+    since = time.time()
+    await _start(config, out, options.timeout_s)
+    await _wait_ready(config, out, options.timeout_s, [m.name for m in config.machines], since)
     path = kubeconfig.target(environment)
     await asyncio.to_thread(_install_kubeconfig, path, config, out)
     out.say()
@@ -139,6 +144,43 @@ def _same(config: ClusterConfig, options: UpOptions) -> None:
             )
 
 
+async def _bring_agent_back(config: ClusterConfig, out: Output, timeout_s: float) -> None:
+    """Machines outlive their host agent: a new one adopts them. One that died unwatched is booted again."""
+    if await agent.answers(config):
+        return
+    known = await asyncio.to_thread(recorded, config)
+    if not any(known.values()):
+        return
+    if not await agent.start(config):
+        return  # it was only slow
+    died = [name for name, lives in known.items() if not lives]
+    if died:
+        await _ensure_engine(config, out)
+    on = await _settled(config, timeout_s)
+    adopted = [name for name in known if on[name] == "running"]
+    out.say(f"the host agent was gone; started it again, adopted {', '.join(adopted) or 'no machine'}")
+    died = [name for name in died if on[name] == "off"]
+    if died:
+        since = time.time()
+        await _boot(config, out, died)
+        await _wait_ready(config, out, timeout_s, died, since)
+
+
+async def _settled(config: ClusterConfig, timeout_s: float) -> dict[str, MachineState]:
+    """Each machine's state once the host agent is sure of all of them. Raises CommandError."""
+    provider = LocalProvider(config.host_socket)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        states = {m.name: m.state for m in await provider.machines()}
+        unsure = [name for name, state in states.items() if state == "unknown"]
+        if not unsure:
+            return states
+        if time.monotonic() > deadline:
+            message = f"it is not certain whether {', '.join(unsure)} is off, and the time is up"
+            raise CommandError(message, f"look into {config.run}/host-agent.log")
+        await asyncio.sleep(0.1)
+
+
 async def _is_running(config: ClusterConfig, out: Output) -> bool:
     """True when its machines run: says how they are and leaves them alone."""
     if not await agent.answers(config):
@@ -189,10 +231,12 @@ def _check(config: ClusterConfig, out: Output) -> None:
 
 
 async def _clear_remains(config: ClusterConfig, out: Output) -> None:
-    """After a crash or a reboot: what runs without a host agent is stopped; disks and keys stay."""
+    """After a crash or a reboot: what belongs to no recorded, living machine is stopped; disks and keys stay."""
     found = await asyncio.to_thread(cleanup.find, config)
     if not found.any or await agent.answers(config):
         return
+    if alive := await asyncio.to_thread(living, config):
+        raise CommandError(f"{', '.join(alive)} run, and the host agent does not answer", "sk8 up again")
     with out.step(f"cleared the remains of an earlier run ({found.summary()})"):
         await cleanup.remove(config, Engine(config.engine_socket))
 
@@ -208,18 +252,25 @@ def _create(config: ClusterConfig) -> None:
     save_cluster(config)
 
 
-async def _start(config: ClusterConfig, out: Output) -> None:
-    engine = PrivateEngine(config)
-    if not await Engine(config.engine_socket).answers():
-        with out.step("no container engine answered; started a private one"):
-            await engine.start()
+async def _start(config: ClusterConfig, out: Output, timeout_s: float) -> None:
+    await _ensure_engine(config, out)
     await _ensure_pause_image(config)
     with out.step("host agent and switch"):
         await agent.start(config)
+    states = await _settled(config, timeout_s)
+    await _boot(config, out, [name for name, state in states.items() if state == "off"])
+
+
+async def _boot(config: ClusterConfig, out: Output, names: Sequence[str]) -> None:
     provider = LocalProvider(config.host_socket)
-    off = [m.name for m in await provider.machines() if m.state == "off"]
-    with out.step(f"machines {', '.join(off)} booted"):
-        await asyncio.gather(*(provider.start(name) for name in off))
+    with out.step(f"machines {', '.join(names)} booted"):
+        await asyncio.gather(*(provider.start(name) for name in names))
+
+
+async def _ensure_engine(config: ClusterConfig, out: Output) -> None:
+    if not await Engine(config.engine_socket).answers():
+        with out.step("no container engine answered; started a private one"):
+            await PrivateEngine(config).start()
 
 
 async def _ensure_pause_image(config: ClusterConfig) -> None:
@@ -236,7 +287,9 @@ async def _ensure_pause_image(config: ClusterConfig) -> None:
         raise CommandError(f"the pause image cannot be made: {last}", f"run {PAUSE_SCRIPT} to see more")
 
 
-async def _wait_ready(config: ClusterConfig, out: Output, timeout_s: float) -> None:
+async def _wait_ready(config: ClusterConfig, out: Output, timeout_s: float, names: Sequence[str], since: float) -> None:
+    """Until each of `names` runs, is Ready, and was heard of after `since`: kept data says Ready from another life."""
+    provider = LocalProvider(config.host_socket)
     api = AdminApi(config)
     deadline = time.monotonic() + timeout_s
     with out.step("Ray, the store and the API servers") as step:
@@ -245,14 +298,16 @@ async def _wait_ready(config: ClusterConfig, out: Output, timeout_s: float) -> N
     with out.step("nodes Ready") as step:
         while True:
             try:
-                nodes = await api.nodes()
+                nodes, renewals = await api.nodes(), await api.renewals()
             except ApiUnavailable:
-                nodes = {}
-            ready = sorted(name for name, is_ready in nodes.items() if is_ready)
+                nodes, renewals = {}, {}
+            on = {m.name for m in await provider.machines() if m.state == "running"}
+            ready = [n for n in names if n in on and nodes.get(n) and renewals.get(n, 0.0) > since]
             step.update(", ".join(ready))
-            if len(ready) >= len(config.machines):
+            if len(ready) == len(names):
                 return
-            await _pause(config, deadline, step, f"{len(ready)} of {len(config.machines)} nodes are Ready")
+            missing = ", ".join(n for n in names if n not in ready)
+            await _pause(config, deadline, step, f"{len(ready)} of {len(names)} nodes are Ready, not {missing}")
 
 
 async def _pause(config: ClusterConfig, deadline: float, step: Step, what: str) -> None:

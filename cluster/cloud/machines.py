@@ -106,15 +106,17 @@ class Machines:
         """Finds machines that an earlier host agent started; cleans up those that died meanwhile."""
         found = []
         for name, slot in self._slots.items():
-            file = self._record_file(name)
-            if not file.exists():
+            record = read_record(self._config, name)
+            if record is None:
                 await self._end_unrecorded(name, slot)
                 continue
-            record = Record.from_json(file.read_bytes())
             slot.record = record
-            slot.power = "running"
             if record.init.alive():
+                slot.power = "running"
                 found.append(name)
+            else:
+                log.warning("machine %s ended while no agent watched it", name)
+                slot.power = "unknown"  # until the watch has made sure of the rest
             slot.watch = asyncio.create_task(self._watch(name, record.init))
         self._changed()
         return found
@@ -305,7 +307,34 @@ class Machines:
         return self._slots[name]
 
     def _record_file(self, name: str) -> Path:
-        return self._config.run / f"{name}.json"
+        return _record_file(self._config, name)
+
+
+def _record_file(config: ClusterConfig, name: str) -> Path:
+    return config.run / f"{name}.json"
+
+
+def read_record(config: ClusterConfig, name: str) -> Record | None:
+    """None when there is none, or none that can be read."""
+    file = _record_file(config, name)
+    try:
+        return Record.from_json(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, IndexError) as e:
+        log.warning("%s is no record of a machine: %r", file, e)
+        return None
+
+
+def recorded(config: ClusterConfig) -> dict[str, bool]:
+    """The machines that some host agent recorded as running, and whether their PID 1 lives. Asks no agent."""
+    found = {m.name: read_record(config, m.name) for m in config.machines}
+    return {name: record.init.alive() for name, record in found.items() if record is not None}
+
+
+def living(config: ClusterConfig) -> list[str]:
+    """The machines that a new host agent will adopt."""
+    return [name for name, lives in recorded(config).items() if lives]
 
 
 def _engine_was_here() -> bool:

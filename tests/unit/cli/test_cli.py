@@ -77,7 +77,8 @@ def test_a_cluster_that_is_off(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["status", "--base", config.base_dir, "-o", "json"]) == 3
     document = json.loads(capsys.readouterr().out)
     store = {"leader": "", "revision": 0, "alarms": [], "members": []}
-    assert document == {"healthy": False, "api": False, "machines": [], "leaders": {}, "store": store}
+    expected = {"healthy": False, "api": False, "machines": [], "leaders": {}, "store": store}
+    assert document == expected | {"host_agent": False, "unwatched": []}
     assert main(["machine", "kill", "m9", "--base", config.base_dir]) == 1
     assert "no machine 'm9': this cluster has m1, m2, m3" in capsys.readouterr().err
 

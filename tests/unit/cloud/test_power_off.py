@@ -120,3 +120,41 @@ async def test_a_machine_nobody_recorded_is_switched_off(
         assert await made.adopt() == []
         assert orphan.wait(5) == -9
     assert made.power("m1") == "off" and engine.killed == ["pod-of-m1"]
+
+
+async def test_what_died_unwatched_never_counts_as_running(config: ClusterConfig) -> None:
+    """Regression: a dead machine's record said "running" for a moment, and `sk8 up` did not boot that machine."""
+    engine = FailingEngine(1)
+    made = machines(config, engine)
+    assert await made.adopt() == []
+    assert made.power("m1") == "unknown"
+    async with asyncio.timeout(5):
+        while made.power("m1") != "off":
+            await asyncio.sleep(0.01)
+    assert engine.killed == ["pod-of-m1"] and not (config.run / "m1.json").exists()
+
+
+async def test_a_living_machine_is_adopted_and_left_alone(config: ClusterConfig) -> None:
+    engine = FailingEngine(0)
+    made = machines(config, engine)
+    with subprocess.Popen(["sleep", "60"]) as init:
+        found = ProcessId.of(init.pid)
+        assert found is not None
+        (config.run / "m1.json").write_bytes(Record(found, found).to_json())
+        assert await made.adopt() == ["m1"]
+        assert made.power("m1") == "running" and init.poll() is None and not engine.killed
+        made.forget()
+        init.kill()
+
+
+def test_records_are_judged_by_pid_and_start(config: ClusterConfig) -> None:
+    with subprocess.Popen(["sleep", "60"]) as init:
+        found = ProcessId.of(init.pid)
+        assert found is not None
+        reused = ProcessId(found.pid, found.start - 1)
+        (config.run / "m1.json").write_bytes(Record(found, found).to_json())
+        (config.run / "m2.json").write_bytes(Record(reused, reused).to_json())
+        (config.run / "m3.json").write_bytes(b"{}")
+        assert module.recorded(config) == {"m1": True, "m2": False}
+        assert module.living(config) == ["m1"]
+        init.kill()
