@@ -250,8 +250,6 @@ class PodCore:
                 return
         elif event.exit.id != state.id or not state.active:
             return
-        if state.last is not None and state.last.id:
-            self._out.append(ev.RemoveContainer(state.last.id, self._seq))
         state.end_run(event.exit)
 
     def _on_post_start_failed(self, event: ev.PostStartFailed, now: float) -> None:
@@ -346,6 +344,7 @@ class PodCore:
             self._out.append(ev.StopSandbox(self.sandbox.id, self._seq))
             for state in self.containers.values():
                 if state.kind == "init" and state.phase == "exited":
+                    self._drop_last(state)
                     state.last, state.exit = state.exit, None
                     state.phase, state.waiting_reason = "waiting", ""
 
@@ -364,6 +363,11 @@ class PodCore:
             if state.kind != "init":
                 self._start_if_due(state, now)
 
+    def _drop_last(self, state: ContainerState) -> None:
+        """A newer run is about to become the last one: until then its log can be asked for (lastState, --previous)."""
+        if state.exit is not None and state.last is not None and state.last.id not in ("", state.exit.id):
+            self._out.append(ev.RemoveContainer(state.last.id, self._seq))
+
     def _start_if_due(self, state: ContainerState, now: float) -> None:
         if state.active:
             return
@@ -372,6 +376,7 @@ class PodCore:
         if now < state.try_at():
             self._show_backoff(state, now)
             return
+        self._drop_last(state)
         state.begin_start(now)
         self._out.append(ev.StartContainer(state.name, state.attempt, self._seq))
 

@@ -1,15 +1,16 @@
 """A container's log as `kubectl logs` asks for it.
 
-`LogQuery.parse` is pure; `stream` reads the engine. Times are RFC 3339 with nanoseconds as the engine gives them;
-`limitBytes` cuts exactly.
+`LogQuery.parse` and `run_of` are pure; `stream` reads the engine. Times are RFC 3339 with nanoseconds as the engine
+gives them; `limitBytes` cuts exactly.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from cluster.api.errors import ApiError, bad_request
+from cluster.api.errors import bad_request
 from cluster.api.meta import parse_time
 from cluster.node.runtime import LogOptions, Runtime
 
@@ -73,6 +74,29 @@ async def stream(runtime: Runtime, container_id: str, query: LogQuery) -> AsyncI
             return
 
 
-def not_running_yet(container: str, pod: str, reason: str) -> ApiError:
-    """What Kubernetes answers for a container that has no log yet."""
-    return bad_request(f'container "{container}" in pod "{pod}" is waiting to start: {reason}')
+def run_of(status: Mapping[str, Any], pod: str, *, previous: bool) -> str:
+    """The id of the run whose log is meant, from a container's status. Raises ApiError 400 when there is none.
+
+    Source: the kubelet's validateContainerLogStatus: while a container waits, its log is that of the run before.
+    """
+    state, name = status["state"], f'container "{status["name"]}" in pod "{pod}"'
+    ended, last = state.get("terminated"), (status.get("lastState") or {}).get("terminated")
+    if previous:
+        if not _id(last):
+            raise bad_request(f"previous terminated {name} not found")
+        return _id(last)
+    if "running" in state:
+        return _id(status)
+    if ended or last:
+        if not _id(ended) and not _id(last):
+            raise bad_request(f"{name} is terminated")
+        return _id(ended) or _id(last)
+    reason = str((state.get("waiting") or {}).get("reason") or "ContainerCreating")
+    raise bad_request(f"{name} is waiting to start: {_WHY.get(reason, reason)}")
+
+
+_WHY = {"ErrImagePull": "image can't be pulled", "ImagePullBackOff": "trying and failing to pull image"}
+
+
+def _id(run: Mapping[str, Any] | None) -> str:
+    return str((run or {}).get("containerID") or "").removeprefix("docker://")

@@ -22,6 +22,7 @@ from cluster.api.errors import ApiError
 from cluster.node import exec_stream, logs, stats
 from cluster.node.config import KubeletConfig
 from cluster.node.core import PodCore
+from cluster.node.core_status import container_status
 from cluster.node.runtime import ContainerInfo, Runtime, RuntimeFailure, Session, Usage
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class KubeletServer:
     # ------------------------------------------------------------ containers
 
     def _target(self, request: web.Request, *, previous: bool = False) -> _Target:
-        """The container of a request. Raises ApiError 404, or 400 for one that has not started."""
+        """The run of a container that a request means. Raises ApiError 404, or 400 where there is no such run."""
         namespace, pod, name = (request.match_info[k] for k in ("ns", "pod", "container"))
         core = self._pods.core_of(namespace, pod)
         if core is None:
@@ -128,20 +129,15 @@ class KubeletServer:
         state = core.containers.get(name)
         if state is None:
             raise errors.not_found("containers", f"{pod}/{name}")
-        if previous:
-            last = state.last if state.phase in ("running", "stopping", "starting") else state.exit and state.last
-            last = last or (state.exit if state.waiting_reason else None)
-            if last is None or not last.id:
-                raise errors.bad_request(f'previous terminated container "{name}" in pod "{pod}" not found')
-            return _Target(last.id, state.spec, False)
-        container_id = state.id or (state.exit.id if state.exit else "") or (state.last.id if state.last else "")
-        if not container_id:
-            raise logs.not_running_yet(name, pod, state.waiting_reason or "ContainerCreating")
-        return _Target(container_id, state.spec, state.phase in ("running", "stopping"))
+        waiting = "PodInitializing" if any(c.kind != "main" for c in core.containers.values()) else "ContainerCreating"
+        container_id = logs.run_of(container_status(state, waiting), pod, previous=previous)
+        return _Target(container_id, state.spec, not previous and state.phase in ("running", "stopping"))
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         query = logs.LogQuery.parse(request.query, self._clock())
         target = self._target(request, previous=query.previous)
+        if await self._runtime.inspect(target.id) is None:
+            raise ApiError(404, "NotFound", f"unable to retrieve container logs for docker://{target.id}")
         chunks = logs.stream(self._runtime, target.id, query)
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         response.enable_chunked_encoding()
@@ -157,8 +153,11 @@ class KubeletServer:
                 await task
                 await response.write_eof()
         except (RuntimeFailure, ConnectionError) as err:
-            log.debug("log of %s broke off: %s", target.id[:12], err)
+            # Too late for a status: an unfinished chunked body tells the client that the log broke off.
+            log.warning("log of %s broke off: %s", target.id[:12], err)
             response.force_close()
+            if request.transport is not None:
+                request.transport.close()
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

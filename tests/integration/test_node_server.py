@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from node_world import NodeWorld, build_image, engine_answers, machine_namespace, remove_image
+from node_world import NodeWorld, build_image, engine_answers, machine_namespace, remove_image, sh
 
 pytestmark = [
     pytest.mark.root,
@@ -138,6 +138,29 @@ async def test_followed_logs_end_with_the_container(world: NodeWorld) -> None:
         assert (await caller.get("/containerLogs/default/f/app", follow="true"))[1] == "1\n2\n3\n"
     finally:
         await caller.session.close()
+
+
+async def test_the_log_of_a_run_that_ended(world: NodeWorld) -> None:
+    await world.run_pod("c", "echo run; exit 3")
+    path = "/containerLogs/default/c/app"
+    caller = Caller(world)
+    try:
+        for restarts in (1, 2):
+            status = await world.status("c", lambda s, n=restarts: _crashed(s, n), 30)
+            assert await caller.get(path, previous="true") == (200, "run\n")
+            assert await caller.get(path) == (200, "run\n")
+        last = status["containerStatuses"][0]["lastState"]["terminated"]["containerID"]
+        sh("docker", "rm", last.removeprefix("docker://"))
+        code, body = await caller.get(path, previous="true")
+        assert code == 404 and json.loads(body)["message"] == f"unable to retrieve container logs for {last}"
+    finally:
+        await caller.session.close()
+
+
+def _crashed(status: dict[str, Any], restarts: int) -> bool:
+    container = (status.get("containerStatuses") or [{}])[0]
+    reason = container.get("state", {}).get("waiting", {}).get("reason")
+    return reason == "CrashLoopBackOff" and container["restartCount"] == restarts
 
 
 async def test_only_the_right_groups_may_ask(world: NodeWorld) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from cluster.api.errors import ApiError
 from cluster.node import core_events as ev
 from cluster.node.core import PodCore
 from cluster.node.core_events import ExitInfo
+from cluster.node.logs import run_of
 
 T0 = 1_700_000_000.0
 
@@ -439,13 +443,43 @@ def test_a_changed_image_restarts_the_container() -> None:
     assert d.container("app")["image"] == "img:2"
 
 
-def test_only_the_last_dead_container_is_kept() -> None:
+def test_a_dead_container_is_kept_until_the_next_but_one_starts() -> None:
     d = Driver(make_pod())
+
+    def logs(previous: bool) -> str:
+        try:
+            return run_of(d.container("app"), "p", previous=previous)
+        except ApiError as err:
+            assert err.code == 400
+            return err.message
+
+    none = 'previous terminated container "app" in pod "p" not found'
+    assert (logs(False), logs(True)) == ("app-0", none)
+    d.exit("app", 1)  # the first restart comes at once
+    assert (logs(False), logs(True)) == ("app-1", "app-0")
     d.exit("app", 1)
-    d.exit("app", 1)
+    assert d.container("app")["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+    assert (logs(False), logs(True)) == ("app-1", "app-1")
     d.advance(10)
+    assert (logs(False), logs(True)) == ("app-2", "app-1")
+    assert [a.id for a in d.of(ev.RemoveContainer)] == ["app-0"]
     d.exit("app", 1)
+    assert (logs(False), logs(True)) == ("app-2", "app-2")
+    assert [a.id for a in d.of(ev.RemoveContainer)] == ["app-0"]
+    d.advance(20)
     assert [a.id for a in d.of(ev.RemoveContainer)] == ["app-0", "app-1"]
+
+
+def test_a_container_that_never_ran_has_no_log() -> None:
+    waiting = {"name": "c", "state": {"waiting": {"reason": "ErrImagePull"}}, "lastState": {}}
+    lost = {"name": "c", "state": {"terminated": {"exitCode": 137}}, "lastState": {}}
+    for status, message in (
+        (waiting, 'container "c" in pod "p" is waiting to start: image can\'t be pulled'),
+        (lost, 'container "c" in pod "p" is terminated'),
+    ):
+        with pytest.raises(ApiError) as e:
+            run_of(status, "p", previous=False)
+        assert (e.value.code, e.value.message) == (400, message)
 
 
 def test_readiness_gates_hold_back_ready() -> None:
