@@ -7,8 +7,10 @@ started here: the ensure command is a trivial one.
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -17,11 +19,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli import agent
+from cluster.cli import agent, up
+from cluster.cli.output import Output
 from cluster.cloud import cleanup, mounts
 from cluster.cloud.disks import Disks
 from cluster.cloud.engine import Engine
 from cluster.cloud.local import LocalProvider
+from cluster.cloud.machines import living
 from cluster.cloud.network import Switch
 from cluster.machine import identity
 from cluster.machine.config import ClusterConfig, MachineSpec, load_machine, save_cluster
@@ -193,6 +197,16 @@ async def test_machines_join_run_ray_and_survive_their_agent_and_a_wiped_head(bo
     assert {m.status.name: m.pid for m in await provider.local_machines()}["t2"] == pid
     with pytest.raises(ProviderError, match="is running"):
         await provider.start("t2")
+
+    # Nor when it is killed and `sk8 up` starts another one.
+    before = {m.status.name: m.pid for m in await provider.local_machines()}
+    killed = agent.process(config)
+    assert killed is not None and killed.signal(signal.SIGKILL) and not await wait_gone([killed], 5)
+    assert living(config) == ["t1", "t2"]
+    err = io.StringIO()
+    await up._bring_agent_back(config, Output(err=err), 30)
+    assert err.getvalue() == "the host agent was gone; started it again, adopted t1, t2\n"
+    assert {m.status.name: m.pid for m in await provider.local_machines()} == before
 
     # Power failure: "off" means that nothing of it is left.
     device = await attach(provider)
