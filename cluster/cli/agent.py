@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster.cli.output import CommandError
 from cluster.cloud.local import LocalProvider
-from cluster.cloud.machines import agent_environment
+from cluster.cloud.machines import agent_environment, living, read_record
 from cluster.machine.config import ClusterConfig
 from cluster.machine.files import make_private_dir
 from cluster.machine.processes import ProcessId, command_line, start_daemon, wait_gone
@@ -36,7 +36,18 @@ def process(config: ClusterConfig) -> ProcessId | None:
 def serves(config: ClusterConfig) -> Path | None:
     """The directory of the cluster whose host agent has this one's run directory; None when none runs."""
     running = process(config)
-    command = command_line(running.pid) if running is not None else []
+    return _base_of(running) if running is not None else None
+
+
+def machines_of(config: ClusterConfig) -> Path | None:
+    """The directory of the cluster whose machines live by the records in this run directory; None when none does."""
+    records = [read_record(config, name) for name in living(config)]
+    bases = [base for record in records if record is not None and (base := _base_of(record.init)) is not None]
+    return bases[0] if bases else None
+
+
+def _base_of(process: ProcessId) -> Path | None:
+    command = command_line(process.pid)
     return Path(command[command.index("--base") + 1]) if "--base" in command[:-1] else None
 
 

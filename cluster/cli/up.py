@@ -151,6 +151,7 @@ async def _bring_agent_back(config: ClusterConfig, out: Output, timeout_s: float
     known = await asyncio.to_thread(recorded, config)
     if not any(known.values()):
         return
+    await asyncio.to_thread(_refuse_elsewhere, config)
     if not await agent.start(config):
         return  # it was only slow
     died = [name for name, lives in known.items() if not lives]
@@ -164,6 +165,14 @@ async def _bring_agent_back(config: ClusterConfig, out: Output, timeout_s: float
         since = time.time()
         await _boot(config, out, died)
         await _wait_ready(config, out, timeout_s, died, since)
+
+
+def _refuse_elsewhere(config: ClusterConfig) -> None:
+    """Machines of another directory's cluster, whose agent is gone, are neither ours nor remains."""
+    theirs = agent.machines_of(config)
+    if theirs is not None and theirs != config.base.absolute():
+        fix = f"sk8 up --base {theirs} starts its host agent again; sk8 down --base {theirs} removes it"
+        raise CommandError(f"machines of the cluster in {theirs} run here", fix)
 
 
 async def _settled(config: ClusterConfig, timeout_s: float) -> dict[str, MachineState]:
@@ -235,6 +244,7 @@ async def _clear_remains(config: ClusterConfig, out: Output) -> None:
     found = await asyncio.to_thread(cleanup.find, config)
     if not found.any or await agent.answers(config):
         return
+    await asyncio.to_thread(_refuse_elsewhere, config)
     if alive := await asyncio.to_thread(living, config):
         raise CommandError(f"{', '.join(alive)} run, and the host agent does not answer", "sk8 up again")
     with out.step(f"cleared the remains of an earlier run ({found.summary()})"):

@@ -211,3 +211,17 @@ async def test_an_agent_that_hangs_is_named(config: ClusterConfig, monkeypatch: 
     monkeypatch.setattr(agent, "process", lambda _: me)
     with pytest.raises(CommandError, match="runs but does not answer"):
         await agent.start(config)
+
+
+async def test_machines_of_another_directory_are_neither_adopted_nor_cleared(
+    config: ClusterConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = Box([{"m1": "running"}])
+    install(box, monkeypatch)
+    record(config, "m1")
+    monkeypatch.setattr(agent, "command_line", lambda _: ["python", "--machine", "m1", "--base", "/srv/other"])
+    with pytest.raises(CommandError, match="machines of the cluster in /srv/other run here"):
+        await up(config, tmp_path)
+    with pytest.raises(CommandError, match="machines of the cluster in /srv/other run here"):
+        await up_module._clear_remains(config, Output(quiet=True))
+    assert box.done == []
