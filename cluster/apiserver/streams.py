@@ -10,6 +10,8 @@ and the client's affair. Invariant: when one side ends, so does the other; nothi
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Awaitable
 from typing import Any
 from urllib.parse import urlencode
 
@@ -37,7 +39,7 @@ _LOG_OPTIONS = (
     "stream",
 )
 _CHUNK = 64 * 1024
-_CLOSE_S = 3.0
+_CLOSE_S = 2.0
 
 
 class StreamServer:
@@ -104,7 +106,10 @@ class StreamServer:
         metrics.LONG_RUNNING.labels(what, "pods").inc()
         try:
             downstream = web.WebSocketResponse(
-                protocols=(upstream.protocol,) if upstream.protocol else (), compress=False, max_msg_size=0
+                protocols=(upstream.protocol,) if upstream.protocol else (),
+                compress=False,
+                max_msg_size=0,
+                timeout=_CLOSE_S,
             )
             downstream.headers["Audit-Id"] = call.audit_id
             await downstream.prepare(call.request)
@@ -112,11 +117,17 @@ class StreamServer:
             return downstream
         finally:
             metrics.LONG_RUNNING.labels(what, "pods").dec()
-            await upstream.close()
+            await _bounded(upstream.close())
 
     async def _connect(self, url: str, protocols: tuple[str, ...], base: str) -> Any:
         try:
-            return await self._kubelets.session.ws_connect(url, protocols=protocols, max_msg_size=0, compress=0)
+            return await self._kubelets.session.ws_connect(
+                url,
+                protocols=protocols,
+                max_msg_size=0,
+                compress=0,
+                timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
+            )
         except aiohttp.WSServerHandshakeError as e:
             raise _from_kubelet(e.status, e.message.encode()) from e
         except aiohttp.ClientError as e:
@@ -140,42 +151,52 @@ def _offered(call: Call) -> tuple[str, ...]:
 
 
 async def _relay(downstream: web.WebSocketResponse, upstream: aiohttp.ClientWebSocketResponse) -> None:
-    """Both ways until one side closes, then close the other with the same code and reason."""
+    """Both ways until one side closes, then close the other with the same code.
+
+    Each way waits for its own reader only: input that the kubelet does not take holds up no output. Closing reads away
+    what the other side still sends until its close frame arrives, _CLOSE_S at most; a close that cuts the connection
+    while data is on its way would cost the peer our last messages (a TCP reset). Hence the pumps end before.
+    """
     there = asyncio.create_task(_pump(downstream, upstream))
     back = asyncio.create_task(_pump(upstream, downstream))
-    tasks = (there, back)
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if there.done() and not back.done():
-            # The client closed; the kubelet may still have its last words, but not for long.
-            await asyncio.wait((back,), timeout=_CLOSE_S)
+        await asyncio.wait((there, back), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
+        for task in (there, back):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if not downstream.closed:
-            await downstream.close()
+        await asyncio.gather(there, back, return_exceptions=True)
+    # A pump that ended because its sink had gone says nothing of its source: the side that closed has a code.
+    code = upstream.close_code if upstream.closed else downstream.close_code
+    # 1006 is never sent on the wire: it means that the peer vanished.
+    code = WSCloseCode.INTERNAL_ERROR if code == 1006 else code or WSCloseCode.OK
+    await _bounded(downstream.close(code=code))
+    await _bounded(upstream.close(code=code))
 
 
 async def _pump(
     source: web.WebSocketResponse | aiohttp.ClientWebSocketResponse,
     sink: web.WebSocketResponse | aiohttp.ClientWebSocketResponse,
 ) -> None:
-    try:
-        while True:
-            message = await source.receive()
-            if message.type is WSMsgType.BINARY:
+    """Until the source closes. A sink that takes no more ends nothing: the source's data is read and dropped."""
+    open_ = True
+    while True:
+        message = await source.receive()
+        if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
+            return
+        try:
+            if open_ and message.type is WSMsgType.BINARY:
                 await sink.send_bytes(message.data)
-            elif message.type is WSMsgType.TEXT:
+            elif open_:
                 await sink.send_str(message.data)
-            else:
-                break
-    except ConnectionError:
-        pass
-    code = source.close_code or WSCloseCode.OK
-    if not sink.closed:
-        # 1006 is never sent on the wire: it means that the peer vanished.
-        await sink.close(code=WSCloseCode.INTERNAL_ERROR if code == 1006 else code)
+        except ConnectionError:
+            open_ = False
+
+
+async def _bounded(closing: Awaitable[bool]) -> None:
+    """A peer that does not even take our close frame is left."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(2 * _CLOSE_S):
+            await closing
 
 
 def _unreachable(base: str, e: Exception) -> errors.ApiError:

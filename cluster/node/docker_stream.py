@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -63,7 +64,11 @@ async def _message(reader: asyncio.StreamReader, status: int) -> str:
 
 
 class StreamSession:
-    """An exec or attach in progress (fulfils runtime.Session)."""
+    """An exec or attach in progress (fulfils runtime.Session).
+
+    Input has a descriptor of its own: a command that ends without reading it breaks the writing, and a transport whose
+    write fails gives up reading too, with the command's last output still unread.
+    """
 
     def __init__(
         self,
@@ -79,6 +84,9 @@ class StreamSession:
         self._tty = tty
         self._resize = resize
         self._exit_code = exit_code
+        self._input: socket.socket | None = writer.get_extra_info("socket").dup()
+        if self._input is not None:
+            self._input.setblocking(False)
 
     async def read(self) -> AsyncIterator[tuple[Stream, bytes]]:
         try:
@@ -99,14 +107,15 @@ class StreamSession:
             return
 
     async def write(self, data: bytes) -> None:
-        self._writer.write(data)
-        with contextlib.suppress(ConnectionError):
-            await self._writer.drain()
+        """As fast as the command reads; what it will never read is dropped."""
+        if self._input is not None:
+            with contextlib.suppress(ConnectionError):
+                await asyncio.get_running_loop().sock_sendall(self._input, data)
 
     async def close_stdin(self) -> None:
-        if self._writer.can_write_eof():
+        if self._input is not None:
             with contextlib.suppress(OSError):
-                self._writer.write_eof()
+                self._input.shutdown(socket.SHUT_WR)
 
     async def resize(self, height: int, width: int) -> None:
         await self._resize(height, width)
@@ -115,7 +124,11 @@ class StreamSession:
         return await self._exit_code()
 
     async def close(self) -> None:
-        self._writer.close()
+        """At once; no `write` may be under way."""
+        if self._input is not None:
+            self._input.close()
+            self._input = None
+        self._writer.transport.abort()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 

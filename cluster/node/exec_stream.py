@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from collections.abc import Awaitable
 from typing import Any
 
 from aiohttp import WSMsgType, web
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 _CHUNK = 32 * 1024
+CLOSE_S = 2.0
 
 
 def status_of(exit_code: int) -> dict[str, Any]:
@@ -41,7 +43,11 @@ def failure(message: str) -> dict[str, Any]:
 
 
 async def serve(socket: web.WebSocketResponse, session: Session, *, stdin: bool) -> None:
-    """Pump until the command's output ends or the client goes; the status goes out last."""
+    """Pump until the command's output ends or the client goes; the status goes out last.
+
+    Input may be stuck at a command that does not read it; the command's end sets the pump free, and closing the socket
+    reads away what the client still sends until it answers (at most CLOSE_S, the socket's timeout).
+    """
     incoming = asyncio.get_running_loop().create_task(_pump_in(socket, session, stdin=stdin))
     outgoing = asyncio.get_running_loop().create_task(_pump_out(socket, session))
     try:
@@ -49,20 +55,31 @@ async def serve(socket: web.WebSocketResponse, session: Session, *, stdin: bool)
         if not outgoing.done():
             return  # the client is gone; closing the session hangs the command up
         await outgoing
+        await _end(incoming)  # nobody else may be reading the socket when it is closed
         try:
             status = status_of(await session.exit_code())
         except RuntimeFailure as err:
             status = failure(str(err))
-        with contextlib.suppress(ConnectionError):
-            await socket.send_bytes(bytes([ERROR]) + json.dumps(status).encode())
+        await socket.send_bytes(bytes([ERROR]) + json.dumps(status).encode())
     except ConnectionError as err:
         log.debug("exec: the client went away: %s", err)
     finally:
-        for task in (incoming, outgoing):
-            task.cancel()
-        await asyncio.gather(incoming, outgoing, return_exceptions=True)
+        await _end(incoming, outgoing)
         await session.close()
-        await socket.close()
+        await _bounded(socket.close())
+
+
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _bounded(closing: Awaitable[bool]) -> None:
+    """A client that does not even take our close frame is left."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(2 * CLOSE_S):
+            await closing
 
 
 async def _pump_out(socket: web.WebSocketResponse, session: Session) -> None:

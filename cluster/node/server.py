@@ -169,7 +169,9 @@ class KubeletServer:
         if not target.running:
             raise errors.bad_request(f"container {request.match_info['container']} is not running")
         wants = {k: request.query.get(k, "").lower() in ("1", "true") for k in ("stdin", "stdout", "stderr", "tty")}
-        socket = web.WebSocketResponse(protocols=exec_stream.PROTOCOLS, compress=False, max_msg_size=0)
+        socket = web.WebSocketResponse(
+            protocols=exec_stream.PROTOCOLS, compress=False, max_msg_size=0, timeout=exec_stream.CLOSE_S
+        )
         if not socket.can_prepare(request).ok:
             raise errors.bad_request("a WebSocket upgrade is required")
         session = await self._open(what, target, request.query.getall("command", []), wants)

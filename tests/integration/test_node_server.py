@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -52,13 +54,20 @@ class Caller:
         out: dict[int, bytes] = {}
         async with self.session.ws_connect(self.url + path, protocols=(protocol,)) as socket:
             assert socket.protocol == protocol
-            for data in stdin or ():
-                await socket.send_bytes(b"\0" + data)
-            if stdin is not None and close:
-                await socket.send_bytes(bytes([255, 0]))
+            feeding = asyncio.create_task(_feed(socket, stdin, close=close))
             async for message in socket:
                 out[message.data[0]] = out.get(message.data[0], b"") + message.data[1:]
+            await feeding
+            assert socket.close_code == 1000
         return out, json.loads(out.pop(3, b"{}"))
+
+
+async def _feed(socket: aiohttp.ClientWebSocketResponse, stdin: list[bytes] | None, *, close: bool) -> None:
+    with contextlib.suppress(ConnectionError):
+        for data in stdin or ():
+            await socket.send_bytes(b"\0" + data)
+        if stdin is not None and close:
+            await socket.send_bytes(bytes([255, 0]))
 
 
 @pytest.fixture
@@ -119,6 +128,12 @@ async def _exec(caller: Caller) -> None:
     assert out[1].startswith(b"/dev/")
     big, _ = await caller.exec(f"{base}&command=head&command=-c&command=300000&command=/dev/zero")
     assert len(big[1]) == 300000
+    for command, out, code in (("head -c 3; exit 4", b"zzz", "4"), ("exit 5", None, "5")):
+        # The command ends before it has read its input: no hang, no broken connection.
+        async with asyncio.timeout(3):
+            url = f"{base}&stdin=true&command=sh&command=-c&command={quote(command)}"
+            got, status = await caller.exec(url, stdin=[b"z" * 32768] * 200, close=False)
+        assert got.get(1) == out and status["details"]["causes"] == [{"reason": "ExitCode", "message": code}]
     assert (await caller.get("/exec/default/s/app", command="ls"))[0] == 400
 
 

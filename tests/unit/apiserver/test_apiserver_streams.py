@@ -32,6 +32,13 @@ async def kubelet(pki):
         asked.append(request.path_qs)
         ws = web.WebSocketResponse(protocols=("v5.channel.k8s.io", "v4.channel.k8s.io"))
         await ws.prepare(request)
+        if request.query["command"] == "deaf":  # ends with its input unread
+            await asyncio.sleep(0.3)
+            await ws.send_bytes(b"\x01" + b"o" * 100_000)
+            await ws.send_bytes(b'\x03{"metadata":{},"status":"Success"}')
+            await ws.close(code=1000)
+            asked.append(f"closed {ws.close_code}")
+            return ws
         async for message in ws:
             if message.type is not WSMsgType.BINARY:
                 continue
@@ -107,6 +114,48 @@ async def test_exec_relays_both_ways(world):
         assert end.type in (WSMsgType.CLOSE, WSMsgType.CLOSED)
         assert ws.close_code == 1000
     assert asked[0] == "/exec/default/p/c?stdin=true&stdout=true&command=sh&command=-c"
+
+
+async def test_a_command_that_ends_while_its_input_is_coming(world):
+    server, asked = world
+    url = f"{server.url}{PODS}/p/exec?command=deaf&stdin=true&stdout=true"
+    context = server.pki.client_context("admin")
+    got = []
+
+    async def feed(ws: aiohttp.ClientWebSocketResponse) -> None:
+        with contextlib.suppress(ConnectionError):
+            while not ws.closed:
+                await ws.send_bytes(b"\x00" + b"z" * 32768)
+
+    async with (
+        asyncio.timeout(5),
+        server.session.ws_connect(url, ssl=context, protocols=("v5.channel.k8s.io",), max_msg_size=0) as ws,
+    ):
+        feeding = asyncio.create_task(feed(ws))
+        async for message in ws:
+            got.append(message.data)
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+        assert ws.close_code == 1000
+    assert [m[:1] for m in got] == [b"\x01", b"\x03"] and len(got[0]) == 100_001
+    async with asyncio.timeout(5):
+        while asked[-1] != "closed 1000":
+            await asyncio.sleep(0.01)
+
+
+async def test_a_client_may_send_on_until_it_has_seen_the_close(world):
+    server, _ = world
+    url = f"{server.url}{PODS}/p/exec?command=deaf&stdin=true&stdout=true"
+    context = server.pki.client_context("admin")
+    async with server.session.ws_connect(
+        url, ssl=context, protocols=("v5.channel.k8s.io",), max_msg_size=0, autoclose=False
+    ) as ws:
+        await ws.send_bytes(b"\x00x")
+        while (await ws.receive(5)).type is not WSMsgType.CLOSE:
+            pass
+        for _ in range(20):
+            await ws._writer.send_frame(b"\x00" + b"z" * 32768, WSMsgType.BINARY)
+            await asyncio.sleep(0.02)
 
 
 async def test_client_that_leaves_closes_the_kubelets_side(world):

@@ -1,0 +1,125 @@
+"""exec against a stand-in engine whose command ends while its input is still coming."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import WSMsgType, web
+
+from cluster.node import exec_stream
+from cluster.node.docker_stream import StreamSession, upgrade
+
+Engine = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def frame(data: bytes) -> bytes:
+    return struct.pack(">BxxxI", 1, len(data)) + data
+
+
+@contextlib.asynccontextmanager
+async def kubelet(tmp_path: Path, engine: Engine) -> AsyncIterator[str]:
+    """A server with one exec, whose command is played by `engine`; gives its address."""
+    path = str(tmp_path / "engine.sock")
+
+    async def played(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 101 UPGRADED\r\n\r\n")
+        try:
+            await engine(reader, writer)
+        finally:
+            writer.close()
+
+    async def resize(height: int, width: int) -> None:
+        return
+
+    async def exit_code() -> int:
+        return 4
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        session = StreamSession(*await upgrade(path, "/exec"), tty=False, resize=resize, exit_code=exit_code)
+        ws = web.WebSocketResponse(protocols=exec_stream.PROTOCOLS, max_msg_size=0, timeout=exec_stream.CLOSE_S)
+        await ws.prepare(request)
+        await exec_stream.serve(ws, session, stdin=True)
+        return ws
+
+    app = web.Application()
+    app.router.add_get("/", serve)
+    runner = web.AppRunner(app)
+    async with await asyncio.start_unix_server(played, path):
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        try:
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
+        finally:
+            await runner.cleanup()
+
+
+async def feed(ws: aiohttp.ClientWebSocketResponse) -> None:
+    """A big file, sent until the socket takes no more."""
+    with contextlib.suppress(ConnectionError):
+        while not ws.closed:
+            await ws.send_bytes(b"\0" + b"z" * 32768)
+
+
+async def talk(url: str) -> tuple[bytes, str, int | None]:
+    """(output, exit code, close code) of an exec that is fed without end."""
+    output, code = b"", ""
+    async with (
+        asyncio.timeout(5),
+        aiohttp.ClientSession() as session,
+        session.ws_connect(url, protocols=("v5.channel.k8s.io",), max_msg_size=0) as ws,
+    ):
+        feeding = asyncio.create_task(feed(ws))
+        async for message in ws:
+            assert message.type is WSMsgType.BINARY
+            if message.data[0] == exec_stream.ERROR:
+                code = json.loads(message.data[1:])["details"]["causes"][0]["message"]
+            else:
+                output += message.data[1:]
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+        return output, code, ws.close_code
+
+
+@pytest.mark.parametrize("reads", [0, 3, 1_000_000])
+@pytest.mark.parametrize("half", [False, True])
+async def test_a_command_that_ends_before_its_input(tmp_path: Path, reads: int, half: bool) -> None:
+    """The engine closes (or ends only its side) with input unread: output, exit code and an orderly close reach a client that still sends."""
+
+    async def engine(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if reads:
+            await reader.readexactly(reads)
+        await asyncio.sleep(0.3)  # the input is stuck by now
+        writer.write(frame(b"o" * 100_000))
+        await writer.drain()
+        if half:
+            writer.write_eof()
+            await over.wait()
+
+    over = asyncio.Event()
+    async with kubelet(tmp_path, engine) as url:
+        try:
+            assert await talk(url) == (b"o" * 100_000, "4", 1000)
+        finally:
+            over.set()
+
+
+async def test_input_that_is_closed_but_not_the_output(tmp_path: Path) -> None:
+    """A write that fails costs no output that comes later."""
+
+    async def engine(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with writer.get_extra_info("socket").dup() as same:
+            same.shutdown(socket.SHUT_RD)
+        await asyncio.sleep(0.2)
+        writer.write(frame(b"late"))
+
+    async with kubelet(tmp_path, engine) as url:
+        assert await talk(url) == (b"late", "4", 1000)
