@@ -92,7 +92,7 @@ async def talk(url: str) -> tuple[bytes, str, int | None]:
 @pytest.mark.parametrize("reads", [0, 3, 1_000_000])
 @pytest.mark.parametrize("half", [False, True])
 async def test_a_command_that_ends_before_its_input(tmp_path: Path, reads: int, half: bool) -> None:
-    """The engine closes (or ends only its side) with input unread: output, exit code and an orderly close reach a client that still sends."""
+    """The engine closes, or ends only its side, with input unread; the client that still sends gets all and a close."""
 
     async def engine(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if reads:
