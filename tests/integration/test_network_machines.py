@@ -277,6 +277,11 @@ def dns(namespace: str, name: str, qtype: str = "A") -> DNSRecord:
         return DNSRecord.parse(sock.recv(4096))
 
 
+def _is_idle(agent: Any) -> bool:
+    proxy = agent.proxy
+    return not (proxy._dirty or proxy._wake.is_set() or proxy._syncing)
+
+
 class Lab:
     def __init__(self, api: Api) -> None:
         self.api = api
@@ -344,8 +349,10 @@ class Lab:
                 ),
                 "events do not arrive",
             )
-            eventually(lambda a=agent: not a.proxy._dirty and not a.proxy._wake.is_set(), "still busy")  # type: ignore[misc]
-        time.sleep(0.05)
+        # One informer has seen the newest revision; the others may still be handing over older ones.
+        time.sleep(0.3)
+        for machine in self.machines.values():
+            eventually(lambda m=machine: _is_idle(m.agent), "still busy")  # type: ignore[misc]
 
     def tear_down(self) -> None:
         with contextlib.ExitStack() as stack:
