@@ -42,6 +42,6 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
     return Kubelet(
         config_of(cluster, machine),
         common.http_client(cluster, machine, "node"),
-        DockerRuntime(machine.name, socket_path=cluster.engine_socket),
+        DockerRuntime(machine.container_label, socket_path=cluster.engine_socket),
         PodNetwork(str(machine.kubelet_dir / "network")),
     )

@@ -20,7 +20,7 @@ from pathlib import Path
 from cluster.cloud import mounts, network
 from cluster.cloud.disks import loop_devices
 from cluster.cloud.engine import Engine
-from cluster.machine.config import ClusterConfig
+from cluster.machine.config import ClusterConfig, container_label
 from cluster.machine.processes import ProcessId, all_processes, command_line, wait_gone
 
 ENGINE_NAMESPACES = Path("/run/docker/netns")
@@ -161,7 +161,7 @@ async def _containers(config: ClusterConfig, engine: Engine) -> list[str]:
     """All that carry our label; those of its own machines alone for a cluster that shares the box with another."""
     if config.prefix == ClusterConfig.local().prefix:
         return await engine.containers()
-    return [i for m in config.machines for i in await engine.containers(m.name)]
+    return [i for m in config.machines for i in await engine.containers(container_label(config.prefix, m.name))]
 
 
 def processes_in(namespaces: list[str]) -> list[ProcessId]:

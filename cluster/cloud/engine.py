@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Sequence
 
 import aiohttp
@@ -16,6 +17,7 @@ import aiohttp
 log = logging.getLogger(__name__)
 
 LABEL = "sk8.machine"
+_OTHER_CLUSTER = re.compile(r"sk8[a-z0-9]-")
 
 
 class EngineError(RuntimeError):
@@ -34,7 +36,9 @@ class Engine:
             return False
 
     async def containers(self, machine: str = "") -> list[str]:
-        """Ids of all containers, running or not, of one machine, or of any when `machine` is empty."""
+        """Ids of all containers, running or not, of one machine; when `machine` is empty, of any machine of a cluster
+        with the default prefix, whatever its name (see `container_label`).
+        """
         filters = json.dumps({"label": [f"{LABEL}={machine}" if machine else LABEL]})
         try:
             async with (
@@ -43,7 +47,8 @@ class Engine:
             ):
                 if response.status != 200:
                     raise EngineError(f"listing containers: {response.status} {await response.text()}")
-                return [str(item["Id"]) for item in await response.json()]
+                found = await response.json()
+                return [str(c["Id"]) for c in found if machine or not _OTHER_CLUSTER.match(c["Labels"][LABEL])]
         except (OSError, aiohttp.ClientError, TimeoutError) as e:
             raise EngineError(f"the container engine at {self._socket} does not answer: {e}") from e
 

@@ -33,7 +33,7 @@ from cluster.cloud.cleanup import ENGINE_NAMESPACES, processes_in
 from cluster.cloud.disks import DiskError, Disks
 from cluster.cloud.engine import Engine, EngineError
 from cluster.machine import identity
-from cluster.machine.config import ClusterConfig, MachineConfig, load_machine
+from cluster.machine.config import ClusterConfig, MachineConfig, container_label, load_machine
 from cluster.machine.files import make_private_dir, write_atomic
 from cluster.machine.machine import checkout_dir
 from cluster.machine.processes import ProcessId, children_of, wait_gone
@@ -173,7 +173,7 @@ class Machines:
             if told and slot.record is not None and await wait_gone([slot.record.init], grace_s):
                 log.warning("machine %s did not stop within %g s", name, grace_s)
             try:
-                await self._engine.stop(await self._engine.containers(name), 10)
+                await self._engine.stop(await self._engine.containers(self._label(name)), 10)
             except EngineError as e:
                 log.warning("machine %s: %s", name, e)
             await self._cut(name, slot)
@@ -290,7 +290,10 @@ class Machines:
         """None when no engine was ever there. Containers outlive one that was stopped, and so do their namespaces."""
         if not await asyncio.to_thread(os.path.exists, self._config.engine_socket) and not _engine_was_here():
             return []
-        return await self._engine.containers(name)
+        return await self._engine.containers(self._label(name))
+
+    def _label(self, name: str) -> str:
+        return container_label(self._config.prefix, name)
 
     def _let_go(self, name: str) -> None:
         mounts.unmount_below(self._config.machine(name).disk)

@@ -24,8 +24,14 @@ from cluster.machine.files import write_atomic
 Profile = Literal["fast", "kubernetes"]
 
 FORMAT = 1
+DEFAULT_PREFIX = "sk8"
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?")  # a link `sk8x-<name>` must fit IFNAMSIZ (15 bytes)
 _DOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+
+
+def container_label(prefix: str, machine: str) -> str:
+    """Two clusters on one box may share one container engine, and both have an m1."""
+    return machine if prefix == DEFAULT_PREFIX else f"{prefix}-{machine}"
 
 
 class ConfigError(ValueError):
@@ -80,7 +86,7 @@ class MachineConfig:
     control_plane: bool
     index: int
     base_dir: str = "/var/lib/sk8"
-    prefix: str = "sk8"
+    prefix: str = DEFAULT_PREFIX
     zone: str = "local"
     cluster_id: str = ""
     state_member_id: int = 0
@@ -120,6 +126,11 @@ class MachineConfig:
         return f"{self.prefix}-{self.name}"
 
     @property
+    def container_label(self) -> str:
+        """Value of `sk8.machine` on this machine's containers: its name; with the prefix in a second cluster."""
+        return container_label(self.prefix, self.name)
+
+    @property
     def ray_resource(self) -> str:
         """The custom resource that pins an actor to this machine."""
         return f"sk8:{self.name}"
@@ -143,7 +154,7 @@ class ClusterConfig:
     profile: Profile = "fast"
     base_dir: str = "/var/lib/sk8"
     run_dir: str = "/run/sk8"
-    prefix: str = "sk8"  # of namespaces and links on the box; two clusters on one box need two
+    prefix: str = DEFAULT_PREFIX  # of namespaces and links on the box; two clusters on one box need two
     cluster_id: str = ""
 
     node_cidr: str = "10.89.0.0/24"

@@ -72,7 +72,7 @@ async def test_a_machine_is_not_off_while_its_containers_may_run(config: Cluster
     async with asyncio.timeout(5):
         while made.power("m1") != "off":
             await asyncio.sleep(0.01)
-    assert engine.killed == ["pod-of-m1"] and not (config.run / "m1.json").exists()
+    assert engine.killed == ["pod-of-sk8u-m1"] and not (config.run / "m1.json").exists()
 
 
 async def test_containers_outlive_a_stopped_engine(config: ClusterConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +119,7 @@ async def test_a_machine_nobody_recorded_is_switched_off(
         monkeypatch.setattr(made._switch, "remove_machine", lambda _: None)
         assert await made.adopt() == []
         assert orphan.wait(5) == -9
-    assert made.power("m1") == "off" and engine.killed == ["pod-of-m1"]
+    assert made.power("m1") == "off" and engine.killed == ["pod-of-sk8u-m1"]
 
 
 async def test_what_died_unwatched_never_counts_as_running(config: ClusterConfig) -> None:
@@ -131,7 +131,7 @@ async def test_what_died_unwatched_never_counts_as_running(config: ClusterConfig
     async with asyncio.timeout(5):
         while made.power("m1") != "off":
             await asyncio.sleep(0.01)
-    assert engine.killed == ["pod-of-m1"] and not (config.run / "m1.json").exists()
+    assert engine.killed == ["pod-of-sk8u-m1"] and not (config.run / "m1.json").exists()
 
 
 async def test_a_living_machine_is_adopted_and_left_alone(config: ClusterConfig) -> None:
