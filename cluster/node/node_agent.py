@@ -2,7 +2,7 @@
 
 IO only through the injected Client. The Lease is the heartbeat (cheap, constant); the Node's status is written when
 something changed, and every `node_status_report_frequency_s` even if nothing did. Registration never gives up: the API
-may come after the kubelet.
+may come after the kubelet. `clock` stamps what users read; intervals are counted on `monotonic`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 from cluster.api.errors import ApiError
 from cluster.api.meta import owner_reference, rfc3339_micro
 from cluster.machinery.client import Client, is_already_exists, is_not_found
+from cluster.machinery.clock import Clock
+from cluster.machinery.clock import monotonic as monotonic_clock
 from cluster.node.config import KubeletConfig
 from cluster.node.node_status import Health, MachineFacts, node_object, node_status, without_heartbeats
 from cluster.node.runtime import ImageEntry, Runtime, RuntimeFailure
@@ -26,6 +28,37 @@ _LEASES = "leases.coordination.k8s.io"
 _RETRY_MAX_S = 2.0
 _REGISTER_RETRY_S = 0.3
 _IMAGES_PERIOD_S = 60.0
+RUNTIME_SYNC_THRESHOLD_S = 30.0
+_RECHECK_S = 1.0
+_ENGINE_ANSWER_S = 10.0
+
+
+class RuntimeSync:
+    """Whether the engine counts as down: it has not answered for 30 s (the kubelet's baseRuntimeSyncThreshold).
+
+    An engine that restarts leaves its containers running; a node that turned NotReady for that would lose its
+    endpoints for nothing.
+    """
+
+    def __init__(self) -> None:
+        self._answered_at: float | None = None
+        self._failure = ""
+
+    @property
+    def failing(self) -> bool:
+        return bool(self._failure)
+
+    def answered(self, now: float) -> None:
+        self._answered_at, self._failure = now, ""
+
+    def failed(self, message: str) -> None:
+        self._failure = message
+
+    def problem(self, now: float) -> str:
+        """Why the node is not ready, "" while it is."""
+        if self._answered_at is not None and now - self._answered_at < RUNTIME_SYNC_THRESHOLD_S:
+            return ""
+        return f"container runtime is down: {self._failure or 'it was not asked yet'}"
 
 
 class NodeAgent:
@@ -39,7 +72,8 @@ class NodeAgent:
         runtime: Runtime,
         *,
         network_problem: Callable[[], str],
-        clock: Callable[[], float],
+        clock: Clock,
+        monotonic: Clock = monotonic_clock,
     ) -> None:
         self._config = config
         self._facts = facts
@@ -47,6 +81,8 @@ class NodeAgent:
         self._runtime = runtime
         self._network_problem = network_problem
         self._clock = clock
+        self._monotonic = monotonic
+        self._sync = RuntimeSync()
         self._node: Obj | None = None
         self._lease: Obj | None = None
         self._written: Obj | None = None
@@ -109,8 +145,8 @@ class NodeAgent:
             await self._write_status()
 
     async def _write_status(self) -> None:
-        now = self._clock()
         health = await self._health()
+        now, at = self._clock(), self._monotonic()
         previous = ((self._node or {}).get("status") or {}).get("conditions") or []
         status = node_status(
             self._config,
@@ -123,13 +159,13 @@ class NodeAgent:
             now=now,
         )
         plain = without_heartbeats(status)
-        due = now - self._written_at >= self._config.node_status_report_frequency_s
+        due = at - self._written_at >= self._config.node_status_report_frequency_s
         if plain == self._written and not due and self._agrees(previous, status):
             return
         self._node = await self._client.patch(
             "nodes", self._config.node_name, {"status": status}, kind="strategic", subresource="status"
         )
-        self._written, self._written_at = plain, now
+        self._written, self._written_at = plain, at
         self.ready = not (health.runtime or health.network)
 
     @staticmethod
@@ -148,13 +184,17 @@ class NodeAgent:
 
     async def _health(self) -> Health:
         try:
-            self._version = await self._runtime.version()
-            if not self._images or self._clock() - self._images_at > _IMAGES_PERIOD_S:
-                self._images, self._images_at = await self._runtime.images(), self._clock()
-            problem = ""
-        except RuntimeFailure as err:
-            problem = f"container runtime is down: {err}"
-        return Health(runtime=problem, network=self._network_problem())
+            async with asyncio.timeout(_ENGINE_ANSWER_S):
+                self._version = await self._runtime.version()
+            if not self._images or self._monotonic() - self._images_at > _IMAGES_PERIOD_S:
+                self._images, self._images_at = await self._runtime.images(), self._monotonic()
+            self._sync.answered(self._monotonic())
+        except (RuntimeFailure, TimeoutError) as err:
+            text = str(err) or f"the container engine did not answer within {_ENGINE_ANSWER_S:g} s"
+            if not self._sync.failing:
+                log.warning("%s; looking again every second", text)
+            self._sync.failed(text)
+        return Health(runtime=self._sync.problem(self._monotonic()), network=self._network_problem())
 
     async def run_status(self) -> None:
         """Keep the status current; returns only by cancellation."""
@@ -164,7 +204,7 @@ class NodeAgent:
             try:
                 await self.write_status()
                 delay = 0.1
-                wait = self._config.node_status_update_frequency_s
+                wait = _RECHECK_S if self._sync.failing else self._config.node_status_update_frequency_s
             except ApiError as err:
                 log.warning("writing the status of node %s: %s", self._config.node_name, err.message)
                 if is_not_found(err):
