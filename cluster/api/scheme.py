@@ -136,6 +136,7 @@ SCHEME = Scheme(
         _r("v1", "ConfigMap", "configmaps", "cm"),
         _r("v1", "Endpoints", "endpoints", "ep"),
         _r("v1", "Event", "events", "ev"),
+        _r("v1", "LimitRange", "limitranges", "limits"),
         _r(
             "v1",
             "Namespace",
@@ -149,6 +150,7 @@ SCHEME = Scheme(
         _r("v1", "PersistentVolumeClaim", "persistentvolumeclaims", "pvc", subs="status"),
         _r("v1", "PersistentVolume", "persistentvolumes", "pv", cluster=True, subs="status"),
         _r("v1", "Pod", "pods", "po", cats="all", subs="status binding eviction log exec attach portforward"),
+        _r("v1", "ResourceQuota", "resourcequotas", "quota", subs="status"),
         _r("v1", "Secret", "secrets"),
         _r("v1", "ServiceAccount", "serviceaccounts", "sa", subs="token"),
         _r("v1", "Service", "services", "svc", cats="all", subs="status"),

@@ -137,6 +137,7 @@ _BY_NAME = {
     "events": Strategy(ttl_s=3600),
     "persistentvolumes": Strategy(has_status=True, status_labels=True, on_create=_pending_create),
     "persistentvolumeclaims": Strategy(has_status=True, status_labels=True, on_create=_pending_create),
+    "resourcequotas": Strategy(has_status=True, on_create=_empty_status_create),
     "deployments.apps": Strategy(has_status=True, generation=True, on_create=_empty_status_create),
     "replicasets.apps": Strategy(has_status=True, generation=True, on_create=_replica_set_create),
     "statefulsets.apps": Strategy(has_status=True, generation=True, on_create=_stateful_set_create),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.api.defaults import batch, pods, services, storage, workloads
+from cluster.api.defaults import batch, limits, pods, services, storage, workloads
 from cluster.api.scheme import ResourceInfo
 
 _BY_NAME = {
@@ -28,6 +28,7 @@ _BY_NAME = {
     "persistentvolumeclaims": storage.default_claim,
     "storageclasses.storage.k8s.io": storage.default_storage_class,
     "secrets": storage.default_secret,
+    "limitranges": limits.default_limit_range,
     "namespaces": workloads.default_namespace,
     "nodes": workloads.default_node,
     "rolebindings.rbac.authorization.k8s.io": workloads.default_role_binding,

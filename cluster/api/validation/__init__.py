@@ -12,7 +12,7 @@ from typing import Any
 
 from cluster.api.errors import Cause
 from cluster.api.scheme import ResourceInfo
-from cluster.api.validation import autoscaling, batch, metadata, pods, services, storage, workloads
+from cluster.api.validation import autoscaling, batch, limits, metadata, pods, services, storage, workloads
 from cluster.api.validation import cluster as cluster_kinds
 from cluster.api.validation.fields import Faults
 
@@ -48,6 +48,8 @@ _CREATE: dict[str, OnCreate] = {
     "leases.coordination.k8s.io": cluster_kinds.validate_lease,
     "events": cluster_kinds.validate_event,
     "nodes": cluster_kinds.validate_node,
+    "resourcequotas": limits.validate_quota,
+    "limitranges": limits.validate_limit_range,
 }
 
 _UPDATE: dict[str, OnUpdate] = {
@@ -70,6 +72,11 @@ _UPDATE: dict[str, OnUpdate] = {
     "clusterrolebindings.rbac.authorization.k8s.io": cluster_kinds.validate_binding_update,
     "priorityclasses.scheduling.k8s.io": cluster_kinds.validate_priority_class_update,
     "nodes": cluster_kinds.validate_node_update,
+    "resourcequotas": limits.validate_quota_update,
+}
+
+_STATUS: dict[str, OnUpdate] = {
+    "resourcequotas": limits.validate_quota_status,
 }
 
 
@@ -83,10 +90,13 @@ def create(info: ResourceInfo, obj: Object) -> list[Cause]:
 
 
 def update(info: ResourceInfo, new: Object, old: Object, subresource: str = "") -> list[Cause]:
-    """A status write is checked for its metadata only."""
+    """A status write is checked for its metadata, and where the kind asks for it, its status."""
     faults = Faults()
     metadata.validate_update(faults, info, new["metadata"], old["metadata"])
     if subresource in ("status", "finalize"):
+        status = _STATUS.get(info.name)
+        if status is not None:
+            status(faults, new, old)
         return faults.causes
     spec_changed = any(new.get(k) != old.get(k) for k in {**new, **old} if k not in ("metadata", "status"))
     if spec_changed:
