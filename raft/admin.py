@@ -77,12 +77,12 @@ class Admin:
 
     async def member_promote(self, member_id: int) -> list[list[Any]]:
         await self._leading()
-        self._member.applier.members.check_promote(member_id, self._member.consensus.node.status())
+        self._member.applier.members.check_promote(member_id, self._member.consensus.status())
         return await self._change(add_voter(member_id), member_id, present=True, voter=True)
 
     async def member_remove(self, member_id: int) -> list[list[Any]]:
         await self._leading()
-        self._member.applier.members.check_remove(member_id, self._member.consensus.node.status())
+        self._member.applier.members.check_remove(member_id, self._member.consensus.status())
         return await self._change(remove_member(member_id), member_id, present=False)
 
     async def _leading(self) -> None:
@@ -90,7 +90,7 @@ class Admin:
         await self._member.read_barrier()
 
     def _need_leader(self) -> None:
-        node = self._member.consensus.node
+        node = self._member.consensus
         if not node.is_leader:
             raise NotLeader(node.leader)
 
@@ -121,13 +121,12 @@ class Admin:
         self._need_leader()
         consensus = self._member.consensus
         try:
-            consensus.node.transfer_leader(to)
+            consensus.transfer_leader(to)
         except RaftError as error:
             raise Invalid(f"etcdserver: {error}") from error
-        consensus.wake()
         for _ in range(300):
             await asyncio.sleep(0.01)
-            if consensus.node.leader == to:
+            if consensus.leader == to:
                 return to
         raise Unavailable(f"etcdserver: request timed out: member {to} did not take over")
 

@@ -1,4 +1,4 @@
-"""The engine behind the store: propose, learn what was committed, read index, members, leadership. IO.
+"""The native engine (see raft.engine): propose, learn what was committed, read index, members, leadership. IO.
 
 Drives raft.core's RawNode on the event loop:
 
@@ -18,14 +18,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 from raft.core.config import Config
 from raft.core.memory import MemoryStorage
 from raft.core.node import RawNode
 from raft.core.types import (
     ConfChange,
-    ConfState,
     Entry,
     EntryKind,
     HardState,
@@ -34,28 +33,16 @@ from raft.core.types import (
     Ready,
     Snapshot,
     SnapshotMeta,
-    SoftState,
+    Status,
     entry_bytes,
 )
+from raft.engine import StateMachine
+from raft.errors import Unavailable
 from raft.proposals import Proposals
 from raft.reads import ReadBarrier
 from raft.wal_writer import Log, WalWriter, Write
 
 SLICE_S = 0.003
-
-
-class StateMachine(Protocol):
-    """What committed entries are applied to."""
-
-    def apply(self, entry: Entry) -> None: ...
-
-    def apply_membership(self, entry: Entry, change: ConfChange, conf: ConfState) -> None: ...
-
-    async def install(self, meta: SnapshotMeta) -> None:
-        """Become the state that was received for ``meta``; the log says so durably already."""
-
-    def led_by(self, soft: SoftState, term: int) -> None:
-        """Who leads, or this member's role, changed."""
 
 
 @dataclass(slots=True)
@@ -144,6 +131,52 @@ class Consensus:
 
     def _durable_soon(self, number: int) -> None:
         self._loop.call_soon_threadsafe(self._durable, number)
+
+    # --- what the store asks (raft.engine.Engine)
+
+    def submit(self, command: bytes, done: Callable[[Any], None]) -> None:
+        self.proposals.submit(command, done)
+
+    def answered(self, origin: bytes, sequence: int, results: list[Any]) -> None:
+        self.proposals.applied(origin, sequence, results)
+
+    def read(self, done: Callable[[Unavailable | None], None]) -> None:
+        self.reads.wait(done)
+
+    @property
+    def is_leader(self) -> bool:
+        return self.node.is_leader
+
+    @property
+    def leader(self) -> int:
+        return self.node.leader
+
+    @property
+    def term(self) -> int:
+        return self.node.term
+
+    @property
+    def pending(self) -> int:
+        return self.proposals.pending
+
+    @property
+    def refused(self) -> int:
+        return self.proposals.failed
+
+    def status(self) -> Status:
+        return self.node.status()
+
+    def transfer_leader(self, to: int) -> None:
+        self.node.transfer_leader(to)
+        self._awake.set()
+
+    def unreachable(self, member: int) -> None:
+        self.node.report_unreachable(member)
+        self._awake.set()
+
+    def snapshot_sent(self, member: int, ok: bool) -> None:
+        self.node.report_snapshot(member, ok)
+        self._awake.set()
 
     # --- the loop
 

@@ -1,6 +1,6 @@
 """One member's parts, joined: consensus, replicated state, watches, disk, peers. IO on the event loop.
 
-client port --> ClientService --> Member.propose --> Consensus --> Applier --> WatchService --> client port
+client port --> ClientService --> Member.propose --> Engine --> Applier --> WatchService --> client port
                                                         |             |
                                                   WAL, peers       Flusher --> LMDB
 """
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import random
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable
@@ -19,11 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from raft.applier import NOSPACE, Applier
-from raft.config import MIB, StateConfig
-from raft.consensus import Consensus, Keep
-from raft.core.config import Config
-from raft.core.memory import MemoryStorage
-from raft.core.types import ConfChange, ConfState, Entry, HardState, Role, Snapshot, SnapshotMeta, SoftState
+from raft.config import StateConfig
+from raft.core.types import ConfChange, ConfState, Entry, Role, SnapshotMeta, SoftState
+from raft.engine import Engine, EngineParts, OpenLog
 from raft.errors import Corrupt, NoSpace, StoreError
 from raft.flusher import Flusher
 from raft.metrics import Metrics
@@ -33,7 +29,6 @@ from raft.peers import Peers
 from raft.snapshot_stream import SnapshotSender, put_in_place
 from raft.storage.backend_lmdb import LmdbBackend
 from raft.storage.identity import StateDirectory
-from raft.storage.wal import Replay, Wal
 from raft.transport import client_context
 from raft.watch_service import WatchService
 from raft.wire import Hello, pack
@@ -51,8 +46,7 @@ class Member:
         self,
         config: StateConfig,
         directory: StateDirectory,
-        wal: Wal,
-        replay: Replay,
+        opened: OpenLog,
         metrics: Metrics,
         close_clients: Callable[[], None],
     ) -> None:
@@ -67,10 +61,21 @@ class Member:
         self._catching_up = False
         self._alarming = False
         self._leader = 0
-        put_in_place(directory.path, directory.backend, replay.snapshot_marker)
+        if opened.received is not None:
+            put_in_place(directory.path, directory.backend, opened.received)
         self.backend, self.applier = self._open()
         self.watches = WatchService(self.applier.store, self._schedule_catch_up)
-        self.consensus = self._consensus(wal, replay)
+        self.consensus: Engine = opened.engine(
+            EngineParts(
+                self.id,
+                config,
+                self.applier.applied,
+                self.applier.members.addresses,
+                self,
+                lambda messages: self.peers.send(messages),
+                metrics.wal_fsync.observe,
+            )
+        )
         tls = None if config.peer_tls is None else client_context(config.peer_tls)
         cluster_id = directory.identity.cluster_id
         self.flusher = Flusher(
@@ -102,43 +107,11 @@ class Member:
             backend.close()
             raise
 
-    def _consensus(self, wal: Wal, replay: Replay) -> Consensus:
-        applied, marker = self.applier.applied, replay.snapshot_marker
-        last = replay.entries[-1].index if replay.entries else marker.index
-        if not marker.index <= applied.index <= last:
-            raise Corrupt(
-                f"{self.directory.path}: the state is at entry {applied.index}, the log has {marker.index} to {last}: "
-                "they do not belong together"
-            )
-        storage = MemoryStorage(marker, _at_least(replay.hard_state, applied), replay.entries)
-        if storage.term(applied.index) != applied.term:
-            raise Corrupt(f"{self.directory.path}: entry {applied.index} of the log has another term than the state")
-        storage.set_conf_state(applied.conf)
-        if applied.index > marker.index:
-            storage.set_snapshot(Snapshot(applied))
-        return Consensus(
-            Config(
-                id=self.id,
-                rng=random.Random(os.urandom(16)),
-                election_ticks=self.config.election_ticks,
-                max_uncommitted_bytes=64 * MIB,
-                applied=applied.index,
-            ),
-            storage,
-            wal,
-            self,
-            lambda messages: self.peers.send(messages),
-            keep=Keep(self.config.snapshot_every, self.config.keep_entries, self.config.keep_bytes),
-            origin=self.id.to_bytes(8, "big") + os.urandom(8),
-            max_pending=self.config.max_pending,
-            observe_sync=self.metrics.wal_fsync.observe,
-        )
-
     @property
     def store(self) -> Mvcc:
         return self.applier.store
 
-    # --- the state machine (see consensus.StateMachine)
+    # --- the state machine (see engine.StateMachine)
 
     def apply(self, entry: Entry) -> None:
         began = time.perf_counter()
@@ -194,13 +167,13 @@ class Member:
         self.watches.commit(revision, events)
 
     def _answered(self, origin: bytes, sequence: int, results: list[Any]) -> None:
-        self.consensus.proposals.applied(origin, sequence, results)
+        self.consensus.answered(origin, sequence, results)
 
     # --- requests
 
     def admit(self, command: bytes, puts: bool) -> None:
         """The space quota. Raises NoSpace, and then raises the alarm for the whole group."""
-        if not puts or not self.consensus.node.is_leader:
+        if not puts or not self.consensus.is_leader:
             return
         if self.applier.out_of_space:
             raise NoSpace
@@ -216,7 +189,7 @@ class Member:
 
     def propose(self, command: bytes, done: Callable[[Any], None]) -> None:
         """``done(result or StoreError)``. Raises Unavailable."""
-        self.consensus.proposals.submit(command, done)
+        self.consensus.submit(command, done)
 
     async def run_command(self, command: tuple[Any, ...]) -> Any:
         """Its result, once applied here. Raises what it raised there."""
@@ -245,12 +218,12 @@ class Member:
             else:
                 future.set_result(None)
 
-        self.consensus.reads.wait(done)
+        self.consensus.read(done)
         await future
 
     def leader_address(self) -> tuple[str, int]:
         """Where clients find the leader; ("", 0) if none is known."""
-        address = self.applier.members.addresses.get(self.consensus.node.leader)
+        address = self.applier.members.addresses.get(self.consensus.leader)
         return ("", 0) if address is None else (address[0], address[2])
 
     @asynccontextmanager
@@ -263,7 +236,7 @@ class Member:
             shutil.rmtree(directory, ignore_errors=True)
 
     def status(self) -> dict[str, Any]:
-        status = self.consensus.node.status()
+        status = self.consensus.status()
         applier = self.applier
         return {
             "member_id": self.id,
@@ -300,12 +273,10 @@ class Member:
             self._loop.call_later(0.001, self._catch_up)
 
     def _unreachable(self, member: int) -> None:
-        self.consensus.node.report_unreachable(member)
-        self.consensus.wake()
+        self.consensus.unreachable(member)
 
     def _snapshot_sent(self, member: int, ok: bool) -> None:
-        self.consensus.node.report_snapshot(member, ok)
-        self.consensus.wake()
+        self.consensus.snapshot_sent(member, ok)
 
     # --- the end
 
@@ -318,7 +289,3 @@ class Member:
             if self.backend.is_open:
                 self.backend.flush()
                 self.backend.close()
-
-
-def _at_least(hard_state: HardState, applied: SnapshotMeta) -> HardState:
-    return hard_state._replace(commit=max(hard_state.commit, applied.index))

@@ -23,13 +23,13 @@ from raft.bootstrap import create_member, join_member
 from raft.config import CLIENT_ROLE, PEER_ROLE, StateConfig, TlsFiles
 from raft.core.errors import RaftError
 from raft.core.types import Message
+from raft.engines import open_log
 from raft.errors import Invalid, StoreError
 from raft.member import Member, MemberRemoved
 from raft.metrics import Metrics, MetricsServer
 from raft.service import ClientService
 from raft.snapshot_stream import SnapshotReceiver, clean_up
 from raft.storage.identity import StateDirectory
-from raft.storage.wal import Wal
 from raft.transport import Connection, Listener, server_context
 from raft.wire import Hello, pack
 
@@ -57,7 +57,7 @@ class StateServer:
         member = self.member
         if member is None:
             return {"healthy": False, "reason": "not running"}
-        node, applier = member.consensus.node, member.applier
+        node, applier = member.consensus, member.applier
         late_s = time.monotonic() - self._ticked_at
         reason = ""
         if late_s > 5:
@@ -87,14 +87,13 @@ class StateServer:
             directory.close()
 
     async def _run_in(self, directory: StateDirectory) -> None:
-        wal, replay = Wal.open(directory.wal, faults=self.config.faults)
+        opened = open_log(self.config, directory)
         try:
-            member = Member(self.config, directory, wal, replay, self.metrics, self._close_clients)
+            member = Member(self.config, directory, opened, self.metrics, self._close_clients)
         except BaseException:
-            wal.close()
+            opened.close()
             raise
         clean_up(directory.path)
-        del replay
         self._prepare_process()
         metrics = MetricsServer(self._refresh_metrics, self.metrics, self.health)
         self.member, self._ticked_at = member, time.monotonic()
@@ -156,7 +155,7 @@ class StateServer:
 
     async def _hand_over(self, member: Member) -> None:
         """Leadership to the voter that has most of the log, so that nobody waits for an election."""
-        status = member.consensus.node.status()
+        status = member.consensus.status()
         others = [
             (peer.match, other)
             for other, peer in status.progress.items()
@@ -165,13 +164,12 @@ class StateServer:
         if status.leader != member.id or not others:
             return
         try:
-            member.consensus.node.transfer_leader(max(others)[1])
+            member.consensus.transfer_leader(max(others)[1])
         except RaftError as error:
             log.warning("cannot hand leadership over: %s", error)
             return
-        member.consensus.wake()
         until = time.monotonic() + HAND_OVER_S
-        while member.consensus.node.is_leader and time.monotonic() < until:  # noqa: ASYNC110 - at the end, once
+        while member.consensus.is_leader and time.monotonic() < until:  # noqa: ASYNC110 - at the end, once
             await asyncio.sleep(0.01)
 
     # --- listening
@@ -249,7 +247,7 @@ class StateServer:
     async def _expire_leases(self, member: Member) -> None:
         while True:
             await asyncio.sleep(LEASE_CHECK_S)
-            if member.consensus.node.is_leader:
+            if member.consensus.is_leader:
                 for lease_id in member.store.leases.expired(time.monotonic(), 256):
                     self._propose_quietly(member, ("revoke", lease_id))
 
@@ -266,7 +264,7 @@ class StateServer:
             revision = 0
             while seen and seen[0][0] <= time.monotonic() - retention_s:
                 revision = seen.popleft()[1]
-            if revision > member.store.compacted and member.consensus.node.is_leader:
+            if revision > member.store.compacted and member.consensus.is_leader:
                 self._propose_quietly(member, ("compact", revision))
 
     @staticmethod
@@ -298,7 +296,7 @@ class StateServer:
         member = self.member
         if member is None:
             return
-        metrics, status, store = self.metrics, member.consensus.node.status(), member.store
+        metrics, status, store = self.metrics, member.consensus.status(), member.store
         received, sent = self._clients.traffic_bytes() if self._clients is not None else (0, 0)
         for gauge, value in (
             (metrics.has_leader, bool(status.leader)),
@@ -306,8 +304,8 @@ class StateServer:
             (metrics.is_learner, member.id in status.conf.learners),
             (metrics.proposals_committed, status.commit),
             (metrics.proposals_applied, member.applier.applied.index),
-            (metrics.proposals_pending, member.consensus.proposals.pending),
-            (metrics.proposals_failed, member.consensus.proposals.failed),
+            (metrics.proposals_pending, member.consensus.pending),
+            (metrics.proposals_failed, member.consensus.refused),
             (metrics.quota, self.config.quota_backend_bytes),
             (metrics.db_total, member.backend.size_bytes()),
             (metrics.db_in_use, store.bytes_in_use),

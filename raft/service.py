@@ -159,7 +159,7 @@ class ClientSession:
         if serializable:
             confirmed(None)
         else:
-            self.member.consensus.reads.wait(confirmed)
+            self.member.consensus.read(confirmed)
 
     def ping(self, request_id: int, _: list[Any]) -> None:
         self.ok(request_id, None)
@@ -173,7 +173,7 @@ class ClientSession:
 
     def keep_alive(self, request_id: int, arguments: list[Any]) -> None:
         (lease_id,) = arguments
-        node = self.member.consensus.node
+        node = self.member.consensus
         if not node.is_leader:
             raise NotLeader(node.leader)
         term = node.term
