@@ -16,7 +16,7 @@ from raft.config import Address
 from raft.core.errors import ConfChangeRefused, ProposalDropped, RaftError
 from raft.core.errors import NotLeader as CoreNotLeader
 from raft.core.types import ConfChange, add_learner, add_voter, remove_member
-from raft.errors import Invalid, NotLeader, OutcomeUnknown, StoreError, Unavailable
+from raft.errors import Invalid, NotLeader, OutcomeUnknown, StoreError, TooManyRequests, Unavailable
 from raft.member import Member
 from raft.membership import encode_address
 from raft.snapshot_stream import send_file
@@ -104,7 +104,7 @@ class Admin:
         except ConfChangeRefused as error:
             raise Unavailable(f"etcdserver: re-configuration failed: {error}") from error
         except ProposalDropped as error:
-            raise Unavailable(f"etcdserver: too many requests ({error})") from error
+            raise TooManyRequests(f"etcdserver: too many requests ({error})") from error
         applier = self._member.applier
         deadline = asyncio.get_running_loop().time() + CHANGE_S
         while applier.applied.index < proposed.last or applier.applied.conf.voters_outgoing:

@@ -3,7 +3,8 @@
 Fulfils cluster.registry.store.Store. Reads and watches go to the preferred member (the local one), writes and leases
 to the leader, which is found by asking and by what members answer. Repeated are reads, and writes that were refused
 before they could take effect; a write whose fate is unknown (timed out, or the connection broke after it had left)
-raises OutcomeUnknown. Errors are those of raft.errors; ``.code`` is what callers branch on.
+raises OutcomeUnknown. A caller's ``deadline`` (on the loop's clock) bounds a call beside the client's time-out: past
+it nothing is sent any more. Errors are those of raft.errors; ``.code`` is what callers branch on.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from raft.client_connection import ClientConnection, ConnectionLost, Redirect, seen
 from raft.client_watch import watch_batches
 from raft.config import Address, TlsFiles
-from raft.errors import Invalid, OutcomeUnknown, StoreError, Unavailable
+from raft.errors import DeadlineExceeded, Invalid, OutcomeUnknown, StoreError, TooManyRequests, Unavailable
 from raft.mvcc.types import Compare, EventBatch, KeyValue, Op, RangeResult, Response, TxnResult
 from raft.transport import client_context
 
@@ -24,6 +25,8 @@ Endpoint = tuple[str, int]
 CONNECT_S = 2.0
 RETRY_MIN_S = 0.02
 RETRY_MAX_S = 0.25
+PATIENCE_S = 1.0
+"""So long what a member refused for overload is tried again; then its caller learns of it, and may slow down."""
 
 
 class _Attempt:
@@ -105,20 +108,37 @@ class StoreClient:
 
     # --- calls
 
-    async def _read(self, operation: str, *arguments: Any) -> Any:
+    def _until(self, operation: str, deadline: float | None) -> tuple[float, bool]:
+        """When to give up, and whether that is the caller's deadline. Raises DeadlineExceeded when it has passed."""
+        now = asyncio.get_running_loop().time()
+        own = now + self._timeout_s
+        if deadline is None or deadline >= own:
+            return own, False
+        if deadline <= now:
+            raise DeadlineExceeded(operation)
+        return deadline, True
+
+    async def _read(self, operation: str, *arguments: Any, deadline: float | None = None) -> Any:
         """From any member, repeated until one answers."""
+        until, callers = self._until(operation, deadline)
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout_at(until):
                 return await self._read_on(operation, arguments)
         except TimeoutError as error:
+            if callers:
+                raise DeadlineExceeded(operation) from error
             raise Unavailable(f"etcdserver: request timed out ({operation}): no member answered") from error
 
     async def _read_on(self, operation: str, arguments: tuple[Any, ...]) -> Any:
         attempt = 0
+        patient_until = asyncio.get_running_loop().time() + PATIENCE_S
         while True:
             try:
                 connection = await self.connection(self.nearest_first(attempt))
                 return await connection.call(operation, *arguments)
+            except TooManyRequests:
+                if asyncio.get_running_loop().time() > patient_until:
+                    raise
             except Unavailable:
                 if self.closed:
                     raise
@@ -126,18 +146,24 @@ class StoreClient:
             if attempt % len(self.endpoints) == 0:
                 await asyncio.sleep(RETRY_MAX_S / 4)
 
-    async def _lead(self, operation: str, *arguments: Any, repeatable: bool = False) -> Any:
+    async def _lead(
+        self, operation: str, *arguments: Any, repeatable: bool = False, deadline: float | None = None
+    ) -> Any:
         """By the leader. ``repeatable``: doing it twice is the same as doing it once."""
+        until, callers = self._until(operation, deadline)
         attempt = _Attempt()
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout_at(until):
                 return await self._lead_on(operation, arguments, repeatable, attempt)
         except TimeoutError as error:
             text = f"etcdserver: request timed out ({operation}){attempt.refusal}"
-            raise (OutcomeUnknown(text) if attempt.sent and not repeatable else Unavailable(text)) from error
+            if attempt.sent and not repeatable:
+                raise OutcomeUnknown(text) from error
+            raise (DeadlineExceeded(operation, attempt.refusal) if callers else Unavailable(text)) from error
 
     async def _lead_on(self, operation: str, arguments: tuple[Any, ...], repeatable: bool, attempt: _Attempt) -> Any:
         pause_s = RETRY_MIN_S
+        patient_until = asyncio.get_running_loop().time() + PATIENCE_S
         while True:
             endpoint = self._leader
             try:
@@ -153,6 +179,10 @@ class StoreClient:
                 self._next_leader(endpoint)
                 if not repeatable:
                     raise OutcomeUnknown(f"{operation}: {error}; it may or may not have been done") from error
+                attempt.refused(error)
+            except TooManyRequests as error:
+                if asyncio.get_running_loop().time() > patient_until:
+                    raise
                 attempt.refused(error)
             except Unavailable as error:
                 if self.closed:
@@ -187,21 +217,31 @@ class StoreClient:
         serializable: bool = False,
         keys_only: bool = False,
         count_only: bool = False,
+        deadline: float | None = None,
     ) -> RangeResult:
         """[key, range_end) of one revision. Large results come in pages of that revision, which callers do not see."""
-        raw = await self._read("range", key, range_end, limit, revision, serializable, keys_only, count_only)
+        options = (limit, revision, serializable, keys_only, count_only)
+        raw = await self._read("range", key, range_end, *options, deadline=deadline)
         kvs, count, more, at = [KeyValue(*kv) for kv in raw[0]], raw[1], raw[2], raw[3]
         while more and not count_only and (not limit or len(kvs) < limit):
             start = kvs[-1].key + b"\0"
             left = limit - len(kvs) if limit else 0
-            raw = await self._read("range", start, range_end, left, at, serializable, keys_only, False)
+            options = (left, at, serializable, keys_only, False)
+            raw = await self._read("range", start, range_end, *options, deadline=deadline)
             kvs += [KeyValue(*kv) for kv in raw[0]]
             more = raw[2]
         return RangeResult(kvs, count, more, at)
 
-    async def txn(self, compares: Sequence[Compare], then: Sequence[Op], otherwise: Sequence[Op] = ()) -> TxnResult:
-        """Raises OutcomeUnknown, TooLarge, NoSpace, LeaseNotFound, Invalid, Unavailable."""
-        raw = await self._lead("txn", compares, then, otherwise)
+    async def txn(
+        self,
+        compares: Sequence[Compare],
+        then: Sequence[Op],
+        otherwise: Sequence[Op] = (),
+        *,
+        deadline: float | None = None,
+    ) -> TxnResult:
+        """Raises OutcomeUnknown, DeadlineExceeded, TooLarge, NoSpace, LeaseNotFound, Invalid, Unavailable."""
+        raw = await self._lead("txn", compares, then, otherwise, deadline=deadline)
         return TxnResult(raw[0], raw[1], [_response(r) for r in raw[2]])
 
     async def put(self, key: bytes, value: bytes, lease_id: int = 0) -> int:

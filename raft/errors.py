@@ -8,7 +8,9 @@
     ├── LeaseNotFound            the lease does not exist, or expired ("lease_not_found")
     ├── Invalid                  malformed request, wrong role, refused membership change ("invalid")
     ├── Unavailable              refused before it could take effect: safe to retry ("unavailable")
-    │   └── NotLeader            ask ``.leader`` instead (0: nobody known)
+    │   ├── NotLeader            ask ``.leader`` instead (0: nobody known)
+    │   ├── TooManyRequests      back-pressure: too much waits here already ("too_many_requests")
+    │   └── DeadlineExceeded     the caller's own deadline passed before it was sent ("deadline_exceeded")
     ├── OutcomeUnknown           timed out after it was proposed: neither success nor failure ("outcome_unknown")
     └── Corrupt                  stored state contradicts itself; the process must stop ("corrupt")
 
@@ -74,6 +76,20 @@ class NotLeader(Unavailable):
         self.leader = leader
 
 
+class TooManyRequests(Unavailable):
+    code = "too_many_requests"
+
+    def __init__(self, text: str = "etcdserver: too many requests") -> None:
+        super().__init__(text)
+
+
+class DeadlineExceeded(Unavailable):
+    code = "deadline_exceeded"
+
+    def __init__(self, operation: str, why: str = "") -> None:
+        super().__init__(f"context deadline exceeded ({operation}){why}")
+
+
 class OutcomeUnknown(StoreError):
     code = "outcome_unknown"
 
@@ -92,5 +108,6 @@ class Remote(StoreError):
 
 def from_wire(code: str, text: str) -> StoreError:
     """The error a member sent, as the class of its code where that class carries nothing but text."""
-    cls = {"invalid": Invalid, "unavailable": Unavailable, "outcome_unknown": OutcomeUnknown}.get(code)
+    classes = (Invalid, Unavailable, OutcomeUnknown, TooManyRequests)
+    cls = {c.code: c for c in classes}.get(code)
     return cls(text) if cls is not None else Remote(code, text)

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from raft.core.errors import NotLeader as CoreNotLeader
-from raft.core.errors import RaftError
+from raft.core.errors import ProposalDropped, RaftError
 from raft.core.types import Proposed
-from raft.errors import NotLeader, OutcomeUnknown, StoreError, Unavailable
+from raft.errors import NotLeader, OutcomeUnknown, StoreError, TooManyRequests, Unavailable
 from raft.wire import array_header, pack
 
 FORMAT = 1
@@ -46,10 +46,10 @@ class Proposals:
         self.failed = 0
 
     def submit(self, command: bytes, waiter: Waiter) -> None:
-        """``command`` is packed. Raises Unavailable when too many wait already."""
+        """``command`` is packed. Raises TooManyRequests when too many wait already."""
         if self.pending >= self._max_pending:
             self.failed += 1
-            raise Unavailable("etcdserver: too many requests")
+            raise TooManyRequests
         self.pending += 1
         self._queue.append((command, waiter))
         self._wake()
@@ -75,8 +75,10 @@ class Proposals:
             proposed = self._propose([b"".join(parts)])
         except CoreNotLeader as error:
             self._finish(waiters, NotLeader(error.leader))
+        except ProposalDropped as error:
+            self._finish(waiters, TooManyRequests(f"etcdserver: too many requests ({error})"))
         except RaftError as error:
-            self._finish(waiters, Unavailable(f"etcdserver: too many requests ({error})"))
+            self._finish(waiters, Unavailable(f"etcdserver: {error}"))
         else:
             self._flying[self._sequence] = (proposed.term, waiters)
 

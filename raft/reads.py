@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from raft.core.errors import RaftError
-from raft.errors import Unavailable
+from raft.errors import TooManyRequests, Unavailable
 
 RETRY_TICKS = 6
 GIVE_UP_TICKS = 80
@@ -37,10 +37,10 @@ class ReadBarrier:
     def wait(self, fn: Waiter) -> None:
         """``fn(None)`` once this member has applied all that was committed when this was called.
 
-        Raises Unavailable when too many wait.
+        Raises TooManyRequests.
         """
         if len(self._waiting) >= MAX_WAITING:
-            raise Unavailable("etcdserver: too many requests")
+            raise TooManyRequests
         self._waiting.append(fn)
         self._wake()
 

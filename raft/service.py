@@ -14,7 +14,7 @@ from typing import Any
 
 from raft.admin import Admin
 from raft.config import StateConfig
-from raft.errors import Invalid, NotLeader, StoreError, TooLarge, Unavailable
+from raft.errors import Invalid, NotLeader, StoreError, TooLarge, TooManyRequests
 from raft.member import Member
 from raft.mvcc.txn import check_txn
 from raft.mvcc.types import RangeResult, TxnResult
@@ -75,7 +75,7 @@ class ClientSession:
     def task(self, request_id: int, work: Coroutine[Any, Any, Any]) -> None:
         if len(self.tasks) >= MAX_RANGES_PER_CONNECTION:
             work.close()
-            raise Unavailable("etcdserver: too many requests")
+            raise TooManyRequests
         task = asyncio.get_running_loop().create_task(self._run(request_id, work))
         self.tasks[task] = None
         task.add_done_callback(lambda t: self.tasks.pop(t, None))

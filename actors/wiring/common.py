@@ -15,7 +15,7 @@ from prometheus_client import start_http_server
 
 from cluster.machine.config import ClusterConfig, MachineConfig
 from cluster.machinery.http_client import HttpClient, HttpConfig
-from cluster.registry.context import RequestContext, UserInfo
+from cluster.registry.context import CAUSE, RequestContext, UserInfo
 from cluster.registry.rbac import RbacAuthorizer
 from cluster.registry.registry import Registry
 from cluster.registry.store import Compare, Store
@@ -64,10 +64,10 @@ def registry(
 
 
 def context_of(user: str, *groups: str, fence: Callable[[], tuple[Compare, ...]]) -> Callable[[], RequestContext]:
-    """Makes each call's context: who calls, under which leadership."""
+    """Makes each call's context: who calls, under which leadership, and on whose behalf."""
     who = UserInfo(user, groups=(*groups, "system:authenticated"))
     manager = user.removeprefix("system:")
-    return lambda: RequestContext(user=who, fence=fence(), field_manager=manager)
+    return lambda: RequestContext(user=who, fence=fence(), field_manager=manager, cause_id=CAUSE.get())
 
 
 def http_client(cluster: ClusterConfig, machine: MachineConfig, identity: str) -> HttpClient:

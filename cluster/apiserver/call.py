@@ -46,7 +46,8 @@ def text_reply(text: str, code: int = 200) -> Reply:
 
 @dataclass(slots=True)
 class Call:
-    """What is known of a request when its handler starts; `resource` is None for non-resource paths."""
+    """What is known of a request when its handler starts; `resource` is None for non-resource paths, `deadline` (on the
+    event loop's clock) for long-running requests."""
 
     request: web.BaseRequest
     info: RequestInfo
@@ -54,7 +55,7 @@ class Call:
     user: UserInfo
     accept: negotiate.Accept
     audit_id: str
-    deadline: float
+    deadline: float | None
     max_body_bytes: int
     body_timeout_s: float
     resource: ResourceInfo | None = None

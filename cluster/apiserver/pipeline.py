@@ -3,8 +3,8 @@
     parse > authenticate > impersonate > authorize > in-flight slot > handler (deadline) > encode
        └── any failure: a Kubernetes Status; never a stack trace
 
-Invariant: every response carries an Audit-Id, and every failure that is the server's own fault is counted and logged
-with it, while the client only learns the id.
+Invariant: every response carries an Audit-Id, and every failure that is the server's own fault is logged with it (what
+nobody expected with its stack, and counted), while the client only learns the id.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from aiohttp import web
 
@@ -50,7 +50,6 @@ class Pipeline:
         router: Router,
         documents: DocumentServer,
         health: HealthServer,
-        clock: Callable[[], float],
     ) -> None:
         self._config = config
         self._authenticator = authenticator
@@ -58,7 +57,6 @@ class Pipeline:
         self._router = router
         self._documents = documents
         self._health = health
-        self._clock = clock
         self.inflight = Inflight(config.max_requests_inflight, config.max_mutating_requests_inflight)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -79,6 +77,11 @@ class Pipeline:
         if isinstance(failure, ConnectionError) and work.request.transport is None:
             return web.Response(status=499)
         error = translated(failure)
+        if error.code >= 500:
+            log.warning(
+                "request %s: %s %s: %d %s",
+                work.audit_id, work.request.method, work.request.path, error.code, error.message,
+            )  # fmt: skip
         if error.code == 500 and not isinstance(failure, errors.ApiError):
             metrics.INTERNAL_ERRORS.inc()
             log.exception(
@@ -107,6 +110,8 @@ class Pipeline:
             if accept is None:
                 raise errors.not_acceptable((negotiate.JSON, negotiate.YAML))
         work.accept = accept or negotiate.Accept()
+        if not info.long_running:
+            work.deadline = work.began + requestinfo.timeout_s(params, config.request_timeout_s)
         call = Call(
             request,
             info,
@@ -114,7 +119,7 @@ class Pipeline:
             user,
             work.accept,
             work.audit_id,
-            self._clock() + config.request_timeout_s,
+            work.deadline,
             config.max_body_bytes,
             config.body_timeout_s,
             work.resource,
@@ -161,7 +166,7 @@ class Pipeline:
             return await handler(call)
         with self.inflight.slot(mutating=info.mutating):
             try:
-                async with asyncio.timeout(self._config.request_timeout_s):
+                async with asyncio.timeout_at(call.deadline):
                     return await handler(call)
             except TimeoutError:
                 raise errors.timeout("request did not complete within the allotted timeout") from None
@@ -170,11 +175,13 @@ class Pipeline:
 class _Work:
     """What is known of a request so far, also when it fails."""
 
-    __slots__ = ("accept", "audit_id", "info", "request", "resource")
+    __slots__ = ("accept", "audit_id", "began", "deadline", "info", "request", "resource")
 
     def __init__(self, request: web.BaseRequest, audit_id: str) -> None:
         self.request = request
         self.audit_id = audit_id
+        self.began = asyncio.get_running_loop().time()
+        self.deadline: float | None = None
         self.info: RequestInfo | None = None
         self.resource: ResourceInfo | None = None
         self.accept = negotiate.Accept()

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote
 
+from cluster.api import errors, goduration
+
 _METHOD_VERBS = {"POST": "create", "GET": "get", "HEAD": "get", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _NAMESPACE_SUBRESOURCES = frozenset({"status", "finalize"})
 # Subresources below which the rest of the path belongs to somebody else (a proxied server).
@@ -68,6 +70,21 @@ def flag(params: Mapping[str, str], key: str) -> bool:
     """A boolean parameter: present and not "0" or "false" (so `?watch` alone is true)."""
     value = params.get(key)
     return value is not None and value.lower() not in ("0", "false")
+
+
+def timeout_s(params: Mapping[str, str], maximum_s: float) -> float:
+    """What a request may take: its `timeout` (a Go duration), at most `maximum_s`; 0 and nothing mean the maximum.
+
+    Raises ApiError 400. Source: Kubernetes apiserver/pkg/endpoints/filters/request_deadline.go.
+    """
+    text = params.get("timeout", "")
+    if not text:
+        return maximum_s
+    try:
+        wanted_s = goduration.parse(text)
+    except goduration.BadDuration as e:
+        raise errors.bad_request(f"invalid timeout specified in the request URL - {e}") from e
+    return min(wanted_s, maximum_s) if wanted_s > 0 else maximum_s
 
 
 def _segments(raw_path: str) -> list[str]:

@@ -101,7 +101,7 @@ class ApiServer:
             StreamServer(self._kubelets, self._feed),
         )
         documents = DocumentServer(Discovery(), verifier, config.service_account_issuer)
-        self._pipeline = Pipeline(config, authenticator, authorizer, router, documents, self._health_server(), clock)
+        self._pipeline = Pipeline(config, authenticator, authorizer, router, documents, self._health_server())
         self._store = store
         self._stopping = False
         self._bootstrapped = False

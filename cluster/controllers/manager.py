@@ -46,7 +46,7 @@ from cluster.machinery.pod_metrics import PodMetrics
 from cluster.machinery.provider import Provider
 from cluster.machinery.registry_client import RegistryClient
 from cluster.machinery.write_through import WriteThrough
-from cluster.registry.context import RequestContext, UserInfo
+from cluster.registry.context import CAUSE, RequestContext, UserInfo
 from cluster.registry.registry import Registry
 from cluster.registry.store import Store
 
@@ -144,4 +144,4 @@ class ControllerManager:
             ENABLED.labels(COMPONENT).set(0)
 
     def _context(self) -> RequestContext:
-        return RequestContext(user=USER, fence=self._elector.fence, field_manager=COMPONENT)
+        return RequestContext(user=USER, fence=self._elector.fence, field_manager=COMPONENT, cause_id=CAUSE.get())

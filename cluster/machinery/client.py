@@ -31,10 +31,14 @@ PATCH_MEDIA_TYPES: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class WatchEvent:
-    """`type` is ADDED, MODIFIED, DELETED or BOOKMARK; a bookmark's object carries only metadata.resourceVersion."""
+    """`type` is ADDED, MODIFIED, DELETED or BOOKMARK; a bookmark's object carries only metadata.resourceVersion.
+
+    `cause`: the cause id of the write behind it (cluster/registry/context.py), where the client can know it.
+    """
 
     type: str
     object: Obj
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 
 from cluster.api.errors import ApiError
 from cluster.machinery.client import Client, Obj, WatchEvent
+from cluster.registry.context import CAUSE
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +148,7 @@ class Informer:
         return min(_BACKOFF_BASE_S * 2.0 ** min(failures - 1, 10), _BACKOFF_MAX_S) * (0.5 + self._rng.random())
 
     async def _list(self) -> None:
+        CAUSE.set("")
         listing = await self._client.list(
             self.resource, self._namespace, label_selector=self._label_selector, field_selector=self._field_selector
         )
@@ -170,6 +172,7 @@ class Informer:
             field_selector=self._field_selector,
         )
         async for event in stream:
+            CAUSE.set(event.cause)  # of what the listeners mark; this task has a context of its own
             self.apply(event)
 
     def apply(self, event: WatchEvent) -> None:

@@ -3,7 +3,8 @@
 The function gets a key and nothing else; it reads its caches, writes through a client and returns when to look again
 (`Result`) or None. Everything else (who may run at once, what happens on errors) is here and never in it.
 Errors: a lost compare-and-swap is retried quietly; other `ApiError`s are logged as warnings; anything else is counted,
-logged with its stack and retried too, so that one bad object never stops a controller.
+logged with its stack and retried too, so that one bad object never stops a controller. A reconcile runs under the cause
+id of what marked its key, so that what it writes, and what it fails at, can be followed back to it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from prometheus_client import Counter
 from cluster.api.errors import ApiError
 from cluster.machinery.client import is_conflict
 from cluster.machinery.workqueue import ShutDown, WorkQueue
+from cluster.registry.context import CAUSE
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +55,11 @@ class Reconciler:
     async def step(self) -> None:
         """Take one key and reconcile it (tests drive a controller with this)."""
         key = await self.queue.get()
+        before = CAUSE.set(self.queue.cause_of(key))
         try:
             await self._one(key)
         finally:
+            CAUSE.reset(before)
             self.queue.done(key)
 
     async def drain(self) -> None:
@@ -80,10 +84,10 @@ class Reconciler:
                 log.debug("%s: %s changed meanwhile, retrying: %s", self.name, key, err.message)
                 return
             self._failed(key)
-            log.warning("%s: %s: %s (%s)", self.name, key, err.message, err.reason)
+            log.warning("%s: %s: %s (%s; cause %s)", self.name, key, err.message, err.reason, CAUSE.get() or "-")
         except Exception:  # outermost loop: one bad object or listener must not stop the others
             self._failed(key)
-            log.exception("%s: %s failed", self.name, key)
+            log.exception("%s: %s failed (cause %s)", self.name, key, CAUSE.get() or "-")
         else:
             self.queue.forget(key)
             if result is not None and result.requeue_after_s is not None:

@@ -64,7 +64,7 @@ class RegistryClient:
             if event.type == "BOOKMARK":
                 yield WatchEvent("BOOKMARK", {"metadata": {"resourceVersion": str(event.stored.revision)}})
             else:
-                yield WatchEvent(event.type, event.stored.obj)
+                yield WatchEvent(event.type, event.stored.obj, event.stored.cause)
 
     async def create(
         self, resource: str, obj: Obj, namespace: str = "", *, subresource: str = "", name: str = ""

@@ -16,6 +16,8 @@ from collections import deque
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from cluster.registry.context import CAUSE
+
 _BUCKETS = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 DEPTH = Gauge("workqueue_depth", "Keys waiting", ["name"])
 ADDS = Counter("workqueue_adds_total", "Keys added", ["name"])
@@ -41,6 +43,7 @@ class WorkQueue:
         self._dirty: set[str] = set()
         self._failures: dict[str, int] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._causes: dict[str, str] = {}
         self._getters: deque[asyncio.Future[None]] = deque()
         self._shut_down = False
         self._depth = DEPTH.labels(name)
@@ -53,7 +56,11 @@ class WorkQueue:
         return len(self._waiting)
 
     def add(self, key: str) -> None:
-        if self._shut_down or key in self._added_at or key in self._dirty:
+        if self._shut_down:
+            return
+        if cause := CAUSE.get():
+            self._causes[key] = cause
+        if key in self._added_at or key in self._dirty:
             return
         self._adds.inc()
         if key in self._working:
@@ -116,6 +123,10 @@ class WorkQueue:
         self._depth.set(len(self._waiting))
         self._working[key] = now
         return key
+
+    def cause_of(self, key: str) -> str:
+        """Who last added the key that was just handed out (its cause id), asked once; "" when nobody said."""
+        return self._causes.pop(key, "")
 
     def done(self, key: str) -> None:
         started = self._working.pop(key, None)

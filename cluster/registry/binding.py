@@ -39,7 +39,7 @@ class Binder:
 
     async def bind(self, ctx: RequestContext, bindings: Sequence[Binding]) -> list[ApiError | None]:
         """One outcome per binding, in order; None is success. Raises FenceLost and what concerns the whole batch."""
-        writes = await asyncio.gather(*(self._prepare(b, serializable=True) for b in bindings))
+        writes = await asyncio.gather(*(self._prepare(ctx, b, serializable=True) for b in bindings))
         outcomes: list[ApiError | None] = [w if isinstance(w, ApiError) else None for w in writes]
         ready = [w for w in writes if isinstance(w, _Write)]
         if len(ready) == len(writes) and ready:
@@ -53,7 +53,7 @@ class Binder:
 
     async def _single(self, ctx: RequestContext, binding: Binding) -> ApiError | None:
         for _ in range(_ATTEMPTS):
-            write = await self._prepare(binding, serializable=False)
+            write = await self._prepare(ctx, binding, serializable=False)
             if isinstance(write, ApiError):
                 return write
             try:
@@ -71,9 +71,9 @@ class Binder:
         ops = [] if ctx.dry_run else [w.op for w in writes]
         await self._core.commit(ctx, Plan([w.guard for w in writes], ops))
 
-    async def _prepare(self, b: Binding, *, serializable: bool) -> _Write | ApiError:
+    async def _prepare(self, ctx: RequestContext, b: Binding, *, serializable: bool) -> _Write | ApiError:
         key = keys.object_key(_PODS, b.namespace, b.name)
-        stored = await self._core.read(key, serializable=serializable)
+        stored = await self._core.read(key, serializable=serializable, deadline=ctx.deadline)
         if stored is None:
             return errors.not_found(_PODS, b.name)
         refusal = self._refuse(b, stored)
@@ -88,7 +88,9 @@ class Binder:
             if c["type"] == "PodScheduled":  # what was said while it was unschedulable is over
                 c.pop("reason", None)
                 c.pop("message", None)
-        value, _, _ = self._core.codec.encode(key, pod, encrypt=self._core.encrypts(_PODS))
+        # A batch has no single cause: each pod keeps that of its own last write, unless the caller names one.
+        cause = ctx.cause_id or stored.cause
+        value, _, _ = self._core.codec.encode(key, pod, encrypt=self._core.encrypts(_PODS), cause=cause)
         return _Write(Guard(unchanged(key, stored.revision)), put(key, value))
 
     @staticmethod

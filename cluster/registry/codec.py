@@ -2,7 +2,10 @@
 
 Pure but for the nonces, which come from the system's randomness on purpose. Layout (big endian):
 
-    u8 format (1) | u8 len(gvk) | u8 len(key id) | u8 len(uid) | u32 offset | gvk | key id | uid | body
+    u8 format (2) | u8 len(gvk) | u8 len(key id) | u8 len(uid) | u32 offset | u8 len(cause)
+        | gvk | key id | uid | cause | body
+
+Format 1, which is read too, has no cause (`cluster/registry/context.py` says what that is).
 
 The body is `{"kind":..,"apiVersion":..,"metadata":{...}...}` without a resourceVersion, which is the key's
 mod_revision; `offset` is where in the body `"resourceVersion":"N",` is spliced in, so serving a stored object is one
@@ -24,9 +27,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cluster.api import errors
 from cluster.registry.types import Stored
 
-FORMAT = 1
+FORMAT = 2
 _HEAD = struct.Struct("!BBBBI")
 _NONCE_BYTES = 12
+_MAX_CAUSE_BYTES = 64
 
 
 def _ordered(obj: dict[str, Any]) -> dict[str, Any]:
@@ -59,13 +63,17 @@ class Codec:
         self._ciphers = {key_id: AESGCM(key) for key_id, key in (keys or {}).items()}
         self._primary = next(iter(self._ciphers), "")
 
-    def encode(self, key: bytes, obj: dict[str, Any], *, encrypt: bool = False) -> tuple[bytes, bytes, int]:
-        """The value to put, the plain body and the splice's offset."""
+    def encode(
+        self, key: bytes, obj: dict[str, Any], *, encrypt: bool = False, cause: str = ""
+    ) -> tuple[bytes, bytes, int]:
+        """The value to put, the plain body and the splice's offset. `cause` is readable also where the body is not."""
         body, offset = body_of(obj)
         gvk = f"{obj['apiVersion']}/{obj['kind']}".encode()
         uid = obj["metadata"].get("uid", "").encode()
         key_id = self._primary if encrypt else ""
-        head = _HEAD.pack(FORMAT, len(gvk), len(key_id), len(uid), offset) + gvk + key_id.encode() + uid
+        why = cause.encode()[:_MAX_CAUSE_BYTES]
+        head = _HEAD.pack(FORMAT, len(gvk), len(key_id), len(uid), offset)
+        head = b"%b%c%b%b%b%b" % (head, len(why), gvk, key_id.encode(), uid, why)
         if not key_id:
             return head + body, body, offset
         nonce = os.urandom(_NONCE_BYTES)
@@ -75,17 +83,25 @@ class Codec:
     def decode(self, key: bytes, value: bytes, revision: int) -> Stored:
         """The stored object as served at `revision`; raises 500 when it cannot be read."""
         form, gvk_len, key_id_len, uid_len, offset = _HEAD.unpack_from(value)
-        if form != FORMAT:
-            raise errors.internal(f"{key!r} is stored in format {form}; this version reads format {FORMAT}")
-        at = _HEAD.size + gvk_len
-        body_at = at + key_id_len + uid_len
-        uid = value[at + key_id_len : body_at].decode()
+        if form == FORMAT:
+            at, cause_len = _HEAD.size + 1 + gvk_len, value[_HEAD.size]
+        elif form == 1:
+            at, cause_len = _HEAD.size + gvk_len, 0
+        else:
+            raise errors.internal(
+                f"{key!r} is stored in format {form}; this version reads formats 1 to {FORMAT}: "
+                "a newer version wrote it, start that one"
+            )
+        cause_at = at + key_id_len + uid_len
+        body_at = cause_at + cause_len
+        uid = value[at + key_id_len : cause_at].decode()
+        cause = value[cause_at:body_at].decode(errors="replace")
         if key_id_len:
             body = self._open(key, value, value[at : at + key_id_len].decode(), body_at)
-            return Stored(key, splice(body, offset, revision), revision, uid)
+            return Stored(key, splice(body, offset, revision), revision, uid, cause=cause)
         cut = body_at + offset
         raw = b'%b"resourceVersion":"%d",%b' % (value[body_at:cut], revision, value[cut:])
-        return Stored(key, raw, revision, uid)
+        return Stored(key, raw, revision, uid, cause=cause)
 
     def _open(self, key: bytes, value: bytes, key_id: str, body_at: int) -> bytes:
         cipher = self._ciphers.get(key_id)

@@ -3,14 +3,24 @@
 Pure data. The context travels from the API (or a controller) through the registry into the store's transaction:
 identity for authorization and admission, deadline, audit and cause ids, the leader's fence, and how strictly to read
 the input.
+
+A cause id names what began a chain of writes: the audit id of a user's request. It is stored in the header of every
+value that the request wrote (`codec`), comes back with the event, and is the cause of what a controller writes because
+of that event. So one id leads from `kubectl scale` to the pods, in stored values and in the logs of what failed.
+`CAUSE` is how it crosses code that only passes keys on (informer > work queue > reconcile): the informer sets it while
+it tells its listeners, the queue keeps it with the key, and the reconciler's worker runs under it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
 from cluster.registry.store import Compare
+
+CAUSE: ContextVar[str] = ContextVar("sk8_cause", default="")
+"""The cause id of what this task does just now; "" when nobody's action stands behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +42,10 @@ class UserInfo:
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """`deadline` in seconds on the registry's clock. `warnings` collects texts for Warning headers of the answer."""
+    """`deadline`: a moment on the event loop's clock, which no step of the wall clock moves; it bounds every call to
+    the store. `audit_id` names this request, `cause_id` what it was made for (the same for a user's own). `warnings`
+    collects texts for Warning headers of the answer.
+    """
 
     user: UserInfo
     audit_id: str = ""

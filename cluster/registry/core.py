@@ -7,6 +7,8 @@ another round trip and cannot be a different one.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +22,11 @@ from cluster.registry.codec import Codec
 from cluster.registry.context import RequestContext
 from cluster.registry.store import Compare, KeyValue, Op, RangeResult, Store, TxnResult, get
 from cluster.registry.types import Attributes, Authorizer, RegistryConfig, Stored
+
+log = logging.getLogger(__name__)
+
+SLOW_S = 0.5
+"""A transaction that took longer is logged with its cause, as etcd logs what it applied slowly."""
 
 
 class Stale(Exception):
@@ -46,6 +53,8 @@ LEASE_NOT_FOUND = "etcdserver: requested lease not found"
 
 _STORE_ERRORS: dict[str, Callable[[str], ApiError]] = {
     "outcome_unknown": lambda m: errors.timeout("request did not complete within the allotted timeout: " + m),
+    "deadline_exceeded": lambda m: errors.timeout("request did not complete within the allotted timeout: " + m),
+    "too_many_requests": lambda m: errors.too_many_requests(m, 1),
     "unavailable": lambda m: errors.service_unavailable("the store is not available: " + m),
     "too_large": lambda m: errors.too_large(m or "limit is 3145728"),
     "no_space": lambda m: errors.internal("etcdserver: mvcc: database space exceeded"),
@@ -117,8 +126,8 @@ class Core:
                 raise
             raise mapped from e
 
-    async def read(self, key: bytes, *, serializable: bool = False) -> Stored | None:
-        result = await self.range(key, serializable=serializable)
+    async def read(self, key: bytes, *, serializable: bool = False, deadline: float | None = None) -> Stored | None:
+        result = await self.range(key, serializable=serializable, deadline=deadline)
         if not result.kvs:
             return None
         kv = result.kvs[0]
@@ -128,7 +137,7 @@ class Core:
         """Run the plan and the caller's fence; the revision written. Raises Stale, FenceLost, or what a guard says."""
         compares = [*ctx.fence, *(g.compare for g in plan.guards)]
         watched = list(dict.fromkeys(c[0] for c in compares))
-        result = await self.txn(compares, plan.ops, [get(k) for k in watched])
+        result = await self._traced(ctx, compares, plan.ops, [get(k) for k in watched])
         if result.succeeded:
             return result.revision
         found: dict[bytes, KeyValue | None] = dict.fromkeys(watched)
@@ -144,9 +153,35 @@ class Core:
                     raise why
         raise Stale
 
-    async def txn(self, compares: Sequence[Compare], then: Sequence[Op], otherwise: Sequence[Op]) -> TxnResult:
+    async def _traced(
+        self, ctx: RequestContext, compares: Sequence[Compare], then: Sequence[Op], otherwise: Sequence[Op]
+    ) -> TxnResult:
+        """Within the request's deadline; what fails or is slow is logged with who wanted it."""
+        clock = asyncio.get_running_loop().time
+        began, what = clock(), "failed"
         try:
-            return await self.store.txn(compares, then, otherwise)
+            result = await self.txn(compares, then, otherwise, deadline=ctx.deadline)
+            what = "was slow"
+            return result
+        finally:
+            took_s = clock() - began
+            if what == "failed" or took_s > SLOW_S:
+                first = then[0][1].decode(errors="replace") if then else "nothing"
+                log.warning(
+                    "a transaction %s after %.3f s: %d ops, first %s (user %s, request %s, cause %s)",
+                    what, took_s, len(then), first, ctx.user.name, ctx.audit_id or "-", ctx.cause_id or "-",
+                )  # fmt: skip
+
+    async def txn(
+        self,
+        compares: Sequence[Compare],
+        then: Sequence[Op],
+        otherwise: Sequence[Op],
+        *,
+        deadline: float | None = None,
+    ) -> TxnResult:
+        try:
+            return await self.store.txn(compares, then, otherwise, deadline=deadline)
         except Exception as e:
             mapped = from_store_error(e)
             if mapped is None:

@@ -50,7 +50,7 @@ class Deleter:
             raise errors.invalid("DeleteOptions", "meta.k8s.io", "", [cause])
         key = keys.object_key(info, namespace, name)
         for _ in range(_ATTEMPTS):
-            current = await self._core.read(key)
+            current = await self._core.read(key, deadline=ctx.deadline)
             if current is None:
                 raise errors.not_found(info, name)
             self._preconditions(info, name, current, options)
@@ -83,7 +83,7 @@ class Deleter:
             obj.setdefault("status", {})["phase"] = "Terminating"
             plan.ops.append(put(keys.namespace_phase(obj["metadata"]["name"]), keys.TERMINATING))
         encrypt = self._core.encrypts(info)
-        value, body, offset = self._core.codec.encode(current.key, obj, encrypt=encrypt)
+        value, body, offset = self._core.codec.encode(current.key, obj, encrypt=encrypt, cause=ctx.cause_id)
         plan.ops.append(put(current.key, value))
         revision = await self._finish(ctx, plan)
         return Stored(current.key, splice(body, offset, revision), revision, current.uid)

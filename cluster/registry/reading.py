@@ -95,8 +95,8 @@ class Reader:
     def __init__(self, core: Core) -> None:
         self._core = core
 
-    async def get(self, info: ResourceInfo, namespace: str, name: str) -> Stored:
-        stored = await self._core.read(keys.object_key(info, namespace, name))
+    async def get(self, info: ResourceInfo, namespace: str, name: str, *, deadline: float | None = None) -> Stored:
+        stored = await self._core.read(keys.object_key(info, namespace, name), deadline=deadline)
         if stored is None:
             raise errors.not_found(info, name)
         return stored
@@ -110,18 +110,20 @@ class Reader:
         continue_token: str,
         resource_version: str,
         match: str,
+        *,
+        deadline: float | None = None,
     ) -> StoredList:
         prefix = keys.namespace_prefix(info, namespace)
         name = where.fields.required("metadata.name") if where.fields is not None else None
         if name and (namespace or not info.namespaced) and not continue_token:
-            return await self._list_one(info, namespace, name, where)
+            return await self._list_one(info, namespace, name, where, deadline)
         revision, start = self._start(prefix, continue_token, resource_version, match)
         any_revision = resource_version == "0" and match != "Exact"
         out = StoredList([], 0)
         end = prefix_end(prefix)
         while True:
             want = limit - len(out.items) if limit and where.empty else _PAGE if limit else 0
-            page = await self._page(start, end, want, revision, any_revision, bool(continue_token))
+            page = await self._page(start, end, want, revision, any_revision, bool(continue_token), deadline)
             out.revision = out.revision or revision or page.revision
             for kv in page.kvs:
                 stored = self._core.codec.decode(kv.key, kv.value, kv.mod_revision)
@@ -140,10 +142,18 @@ class Reader:
             revision = out.revision
 
     async def _page(
-        self, start: bytes, end: bytes, limit: int, revision: int, any_revision: bool, continued: bool
+        self,
+        start: bytes,
+        end: bytes,
+        limit: int,
+        revision: int,
+        any_revision: bool,
+        continued: bool,
+        deadline: float | None,
     ) -> RangeResult:
+        options = {"limit": limit, "revision": revision, "serializable": any_revision, "deadline": deadline}
         try:
-            return await self._core.range(start, end, limit=limit, revision=revision, serializable=any_revision)
+            return await self._core.range(start, end, **options)
         except errors.ApiError as e:
             if e.code == 410 and continued:
                 raise errors.expired(
@@ -154,8 +164,10 @@ class Reader:
                 raise errors.expired(f"The resourceVersion for the provided list is too old: {revision}") from e
             raise
 
-    async def _list_one(self, info: ResourceInfo, namespace: str, name: str, where: Filter) -> StoredList:
-        result = await self._core.range(keys.object_key(info, namespace, name))
+    async def _list_one(
+        self, info: ResourceInfo, namespace: str, name: str, where: Filter, deadline: float | None
+    ) -> StoredList:
+        result = await self._core.range(keys.object_key(info, namespace, name), deadline=deadline)
         found = [self._core.codec.decode(kv.key, kv.value, kv.mod_revision) for kv in result.kvs]
         return StoredList([s for s in found if where.matches(s)], result.revision)
 

@@ -72,7 +72,7 @@ class Registry:
         self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, *, subresource: str = ""
     ) -> Stored:
         await self._core.authorize(ctx, "get", info, namespace, name, subresource)
-        stored = await self._reader.get(info, namespace, name)
+        stored = await self._reader.get(info, namespace, name, deadline=ctx.deadline)
         return scaled(stored) if scale.is_scale(info, subresource) else stored
 
     async def list(
@@ -91,9 +91,8 @@ class Registry:
         await self._core.authorize(ctx, "list", info, namespace, field_selector=str(field_selector or ""))
         check_fields(info, field_selector)
         where = Filter(label_selector, field_selector)
-        return await self._reader.list(
-            info, namespace, where, limit, continue_token, resource_version, resource_version_match
-        )
+        options = (limit, continue_token, resource_version, resource_version_match)
+        return await self._reader.list(info, namespace, where, *options, deadline=ctx.deadline)
 
     async def watch(
         self,

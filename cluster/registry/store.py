@@ -77,7 +77,11 @@ class EventBatch(Protocol):
 
 
 class Store(Protocol):
-    """Errors carry a `code` attribute, one of docs/contracts.md's."""
+    """Errors carry a `code` attribute, one of docs/contracts.md's.
+
+    `deadline` is a moment on the event loop's clock: past it nothing is sent any more (`deadline_exceeded`), and a
+    write that is under way by then has an unknown outcome (`outcome_unknown`).
+    """
 
     async def range(
         self,
@@ -89,9 +93,17 @@ class Store(Protocol):
         serializable: bool = False,
         keys_only: bool = False,
         count_only: bool = False,
+        deadline: float | None = None,
     ) -> RangeResult: ...
 
-    async def txn(self, compares: Sequence[Compare], then: Sequence[Op], otherwise: Sequence[Op] = ()) -> TxnResult: ...
+    async def txn(
+        self,
+        compares: Sequence[Compare],
+        then: Sequence[Op],
+        otherwise: Sequence[Op] = (),
+        *,
+        deadline: float | None = None,
+    ) -> TxnResult: ...
 
     async def read_index(self) -> int:
         """The current revision, linearizable: every write acknowledged before the call is at or below it."""

@@ -15,9 +15,10 @@ from cluster.registry.context import UserInfo
 
 
 class Stored:
-    """One object at one revision; `removed` on the answer to a delete that took effect at once."""
+    """One object at one revision; `removed` on the answer to a delete that took effect at once. `cause`: the cause id
+    of the write that made it so, "" when it is not known."""
 
-    __slots__ = ("_obj", "key", "raw", "removed", "revision", "uid")
+    __slots__ = ("_obj", "cause", "key", "raw", "removed", "revision", "uid")
 
     def __init__(
         self,
@@ -27,12 +28,14 @@ class Stored:
         uid: str = "",
         obj: dict[str, Any] | None = None,
         removed: bool = False,
+        cause: str = "",
     ) -> None:
         self.key = key
         self.raw = raw
         self.revision = revision
         self.uid = uid
         self.removed = removed
+        self.cause = cause
         self._obj = obj
 
     @classmethod

@@ -132,7 +132,7 @@ class Writer:
         must be the current one. Conflicts that the caller did not ask for are retried."""
         key = keys.object_key(info, namespace, name)
         for attempt in range(_ATTEMPTS):
-            current = await self._core.read(key)
+            current = await self._core.read(key, deadline=ctx.deadline)
             if current is None:
                 raise errors.not_found(info, name)
             new = make(current.fresh())
@@ -190,7 +190,7 @@ class Writer:
         self, ctx: RequestContext, info: ResourceInfo, key: bytes, obj: Object, plan: Plan, strategy: Strategy
     ) -> Stored:
         core = self._core
-        value, body, offset = core.codec.encode(key, obj, encrypt=core.encrypts(info))
+        value, body, offset = core.codec.encode(key, obj, encrypt=core.encrypts(info), cause=ctx.cause_id)
         if len(body) > core.config.max_object_bytes:
             raise errors.too_large(f"limit is {core.config.max_object_bytes}")
         lease = await self._expiry.lease(strategy.ttl_s) if strategy.ttl_s and not ctx.dry_run else 0

@@ -21,7 +21,7 @@ from cluster.machinery.provider import DiskStatus, MachineStatus, ProviderError
 from cluster.machinery.reconciler import Reconciler
 from cluster.machinery.registry_client import RegistryClient
 from cluster.machinery.write_through import WriteThrough
-from cluster.registry.context import MASTERS, RequestContext
+from cluster.registry.context import CAUSE, MASTERS, RequestContext
 from cluster.registry.registry import Registry
 from cluster.registry.types import RegistryConfig
 from tests.support.memory_store import MemoryStore
@@ -90,7 +90,7 @@ class World:
         self.clock = clock or FakeClock()
         self.store = store or MemoryStore(self.clock)
         self.registry = Registry(self.store, RegistryConfig(), clock=self.clock, rng=random.Random(7))
-        self.client = RegistryClient(self.registry, lambda: RequestContext(user=MASTERS, field_manager="test"))
+        self.client = RegistryClient(self.registry, self._context)
         self.provider = provider or FakeProvider()
         self._makers = makers
         self._config = config or ControllerConfig()
@@ -119,6 +119,10 @@ class World:
         await asyncio.gather(self._task, return_exceptions=True)
         others = [t for t in asyncio.all_tasks() if t.get_name() == "event-recorder"]
         await asyncio.gather(*others, return_exceptions=True)
+
+    @staticmethod
+    def _context() -> RequestContext:
+        return RequestContext(user=MASTERS, field_manager="test", cause_id=CAUSE.get())
 
     def reconcilers(self) -> list[Reconciler]:
         return [v for c in self.controllers for v in vars(c).values() if isinstance(v, Reconciler)]

@@ -83,6 +83,11 @@ class MemoryStore:
 
     # --- reads
 
+    @staticmethod
+    def _in_time(deadline: float | None) -> None:
+        if deadline is not None and deadline <= asyncio.get_running_loop().time():
+            raise StoreError("deadline_exceeded", "context deadline exceeded")
+
     def _span(self, live_keys: list[bytes], key: bytes, range_end: bytes | None) -> list[bytes]:
         if range_end is None:
             i = bisect.bisect_left(live_keys, key)
@@ -124,7 +129,9 @@ class MemoryStore:
         serializable: bool = False,
         keys_only: bool = False,
         count_only: bool = False,
+        deadline: float | None = None,
     ) -> RangeResult:
+        self._in_time(deadline)
         self.tick()
         kvs, count = self._range(key, range_end, limit, revision)
         if count_only:
@@ -183,7 +190,10 @@ class MemoryStore:
         compares: Sequence[tuple[Any, ...]],
         then: Sequence[tuple[Any, ...]],
         otherwise: Sequence[tuple[Any, ...]] = (),
+        *,
+        deadline: float | None = None,
     ) -> TxnResult:
+        self._in_time(deadline)
         self.tick()
         self.txns += 1
         if self.fail:

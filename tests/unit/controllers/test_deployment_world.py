@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from cluster.api.errors import internal
+from cluster.api.scheme import SCHEME
 from cluster.controllers.deployment import DeploymentController
 from cluster.controllers.replicaset import ReplicaSetController
 from cluster.machinery.client import Obj, clone
+from cluster.machinery.registry_client import RegistryClient
+from cluster.registry.context import MASTERS, RequestContext
 from tests.support.controller_world import World, deployment
 
 BOTH = (DeploymentController, ReplicaSetController)
@@ -295,3 +298,15 @@ async def test_killed_after_any_write_a_restart_converges(writes: int) -> None:
         sets = await w.items("replicasets.apps")
         assert sorted(s["spec"]["replicas"] for s in sets) == [0, 4]
         assert clone(await get(w))["status"]["availableReplicas"] == 4
+
+
+async def test_what_one_action_caused_carries_its_id() -> None:
+    async with World(*BOTH) as w:
+        await start(w)
+        context = RequestContext(user=MASTERS, field_manager="kubectl", audit_id="scale-1", cause_id="scale-1")
+        await RegistryClient(w.registry, lambda: context).create("deployments.apps", deployment(), "default")
+        await w.settle()
+        ctx = RequestContext(user=MASTERS)
+        for resource, count in (("replicasets.apps", 1), ("pods", 3)):
+            found = (await w.registry.list(ctx, SCHEME.named(resource), "default")).items
+            assert [stored.cause for stored in found] == ["scale-1"] * count

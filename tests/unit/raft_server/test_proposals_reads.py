@@ -9,7 +9,7 @@ import pytest
 from raft.core.errors import NotLeader as CoreNotLeader
 from raft.core.errors import ProposalDropped
 from raft.core.types import Proposed
-from raft.errors import NotLeader, OutcomeUnknown, StoreError, Unavailable
+from raft.errors import NotLeader, OutcomeUnknown, StoreError, TooManyRequests, Unavailable
 from raft.proposals import ENTRY_COMMANDS, Proposals
 from raft.reads import GIVE_UP_TICKS, RETRY_TICKS, ReadBarrier
 from raft.wire import pack, unpack
@@ -67,7 +67,9 @@ def test_a_later_term_means_lost_for_certain() -> None:
     assert [type(e) for e in told] == [Unavailable] and proposals.pending == 0
 
 
-@pytest.mark.parametrize(("error", "expected"), [(CoreNotLeader(3), NotLeader), (ProposalDropped("full"), Unavailable)])
+@pytest.mark.parametrize(
+    ("error", "expected"), [(CoreNotLeader(3), NotLeader), (ProposalDropped("full"), TooManyRequests)]
+)
 def test_refused_before_it_is_in_the_log(error: Exception, expected: type[StoreError]) -> None:
     proposals, log, told = made()
     log.error = error
@@ -81,7 +83,7 @@ def test_overload_and_replaced_state() -> None:
     proposals, _, told = made(max_pending=2)
     proposals.submit(pack(1), told.append)
     proposals.submit(pack(1), told.append)
-    with pytest.raises(Unavailable, match="too many requests"):
+    with pytest.raises(TooManyRequests, match="too many requests"):
         proposals.submit(pack(1), told.append)
     proposals.flush()
     proposals.forget()
