@@ -9,6 +9,7 @@ from cluster.node.cni import PodNetwork
 from cluster.node.config import KubeletConfig
 from cluster.node.docker_runtime import DockerRuntime
 from cluster.node.kubelet import Kubelet
+from cluster.node.machine_netns import machine_netns
 
 LEASE = {"fast": (4, 1.0), "kubernetes": (40, 10.0)}
 """Seconds a heartbeat lasts, and between two, by profile."""
@@ -42,6 +43,6 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
     return Kubelet(
         config_of(cluster, machine),
         common.http_client(cluster, machine, "node"),
-        DockerRuntime(machine.container_label, socket_path=cluster.engine_socket),
+        DockerRuntime(machine.container_label, socket_path=cluster.engine_socket, netns=machine_netns()),
         PodNetwork(str(machine.kubelet_dir / "network")),
     )

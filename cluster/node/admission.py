@@ -6,22 +6,44 @@ Source: the kubelet's lifecycle predicates and their words (OutOfcpu, OutOfpods,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cluster.api.pods import is_terminal, pod_requests
-from cluster.node.pod_config import unsupported
+from cluster.node.host_ports import conflict, used_ports
 
 Obj = dict[str, Any]
 
+SAFE_SYSCTLS = (
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+)
+"""Namespaced, and harmless to other pods (Kubernetes: "Using sysctls in a Kubernetes Cluster")."""
+_IPC_SYSCTLS = ("kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.")
+
 
 def reject(
-    pod: Obj, others: Iterable[Obj], allocatable: Mapping[str, int], node_labels: Mapping[str, str]
+    pod: Obj,
+    others: Iterable[Obj],
+    allocatable: Mapping[str, int],
+    node_labels: Mapping[str, str],
+    allowed_sysctls: Sequence[str] = (),
 ) -> tuple[str, str] | None:
     """(reason, message) when the pod cannot run here beside `others`; None when it can."""
-    why = unsupported(pod)
+    why = _forbidden_sysctl(pod, allowed_sysctls)
     if why:
-        return "UnexpectedAdmissionError", why
+        return "SysctlForbidden", why
     wanted = pod["spec"].get("nodeSelector") or {}
     if any(node_labels.get(k) != v for k, v in wanted.items()):
         return (
@@ -29,6 +51,10 @@ def reject(
             "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node selector",
         )
     running = [other for other in others if not is_terminal(other)]
+    taken = [port for other in running for port in used_ports(other)]
+    if conflict(used_ports(pod), taken):
+        why = "node(s) didn't have free ports for the requested pod ports"
+        return "NodePorts", f"Pod was rejected: Predicate NodePorts failed: {why}"
     capacity = allocatable.get("pods", 0)
     if len(running) + 1 > capacity:
         return "OutOfpods", _short("pods", 1, len(running), capacity)
@@ -40,6 +66,20 @@ def reject(
         if amount and used.get(resource, 0) + amount > allocatable.get(resource, 0):
             return f"OutOf{resource}", _short(resource, amount, used.get(resource, 0), allocatable.get(resource, 0))
     return None
+
+
+def _forbidden_sysctl(pod: Obj, allowed: Sequence[str]) -> str:
+    """Why a sysctl of the pod may not be set, "" when all may; `allowed` may end in * (--allowed-unsafe-sysctls)."""
+    spec = pod["spec"]
+    for entry in (spec.get("securityContext") or {}).get("sysctls") or ():
+        name = str(entry["name"]).replace("/", ".")
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in (*SAFE_SYSCTLS, *allowed)):
+            return f'forbidden sysctl: "{name}" not allowlisted'
+        if spec.get("hostNetwork") and name.startswith("net."):
+            return f'forbidden sysctl: "{name}" not allowed with host net enabled'
+        if spec.get("hostIPC") and name.startswith(_IPC_SYSCTLS):
+            return f'forbidden sysctl: "{name}" not allowed with host ipc enabled'
+    return ""
 
 
 def _short(resource: str, requested: int, used: int, capacity: int) -> str:

@@ -19,14 +19,16 @@ Obj = dict[str, Any]
 
 
 class Adopter:
-    def __init__(self, runtime: Runtime, network: PodNetwork) -> None:
+    def __init__(self, runtime: Runtime, network: PodNetwork, node_ip: str) -> None:
+        self._node_ip = node_ip
         self._runtime = runtime
         self._network = network
 
     async def adopt(self, pod: Obj, infos: list[ContainerInfo]) -> Adopt:
         """The newest sandbox and the newest run of each container; half-made and older ones are removed."""
         sandboxes = sorted((i for i in infos if i.is_sandbox), key=lambda i: i.attempt)
-        sandbox = await self._sandbox(sandboxes[-1]) if sandboxes else None
+        on_machine = bool(pod["spec"].get("hostNetwork"))
+        sandbox = await self._sandbox(sandboxes[-1], on_machine) if sandboxes else None
         for old in sandboxes[:-1]:
             await self._network.delete(old.id)
             await self._remove(old)
@@ -41,7 +43,9 @@ class Adopter:
         seen = [await self._container(sorted(found, key=lambda i: i.attempt)) for found in runs.values()]
         return Adopt(sandbox, tuple(seen))
 
-    async def _sandbox(self, info: ContainerInfo) -> SeenSandbox:
+    async def _sandbox(self, info: ContainerInfo, on_machine: bool) -> SeenSandbox:
+        if on_machine:
+            return SeenSandbox(info.id, info.state == "running", self._node_ip, info.attempt)
         address = self._network.address(info.id)
         running = info.state == "running"
         if running:

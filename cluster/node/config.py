@@ -43,7 +43,9 @@ class KubeletConfig:
     healthz_port: int = 10248
     pause_image: str = "sk8/pause:1"
     resolv_conf: str = "/etc/resolv.conf"
+    hosts_file: str = "/etc/hosts"
     pod_mtu: int = 0
+    allowed_unsafe_sysctls: tuple[str, ...] = ()
     allowed_groups: tuple[str, ...] = ("system:masters", "sk8:apiservers")
     node_status_update_frequency_s: float = 10.0
     node_status_report_frequency_s: float = 300.0

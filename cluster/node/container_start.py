@@ -17,7 +17,7 @@ from cluster.api.errors import ApiError
 from cluster.node.config import KubeletConfig
 from cluster.node.core_events import ContainerBlocked, ContainerExited, ContainerStarted, ExitInfo, StartContainer
 from cluster.node.object_cache import ObjectCache
-from cluster.node.pod_config import ContainerInputs, DnsSettings, container_config, hosts_file, resolv_conf
+from cluster.node.pod_config import ContainerInputs, DnsSettings, container_config, dns_policy, hosts_file, resolv_conf
 from cluster.node.pod_env import ConfigError, EnvContext, references
 from cluster.node.runtime import ContainerConfig, ImageInfo, Mount, Runtime, RuntimeFailure
 from cluster.node.volumes import MountedVolumes, resolve_subpath
@@ -164,7 +164,8 @@ class ContainerStarter:
         dns = DnsSettings(self._config.cluster_dns, self._config.cluster_domain, self._host_resolv_conf(place.pod))
         etc = place.directory / "etc"
         etc.mkdir(parents=True, exist_ok=True)
-        _write_if_changed(etc / "hosts", hosts_file(place.pod, place.ip, self._config.cluster_domain))
+        host_file = _text_of(self._config.hosts_file) if place.pod["spec"].get("hostNetwork") else ""
+        _write_if_changed(etc / "hosts", hosts_file(place.pod, place.ip, self._config.cluster_domain, host_file))
         _write_if_changed(etc / "resolv.conf", resolv_conf(place.pod, dns))
         message_file.parent.mkdir(parents=True, exist_ok=True)
         message_file.write_bytes(b"")
@@ -175,9 +176,11 @@ class ContainerStarter:
         )
 
     def _host_resolv_conf(self, pod: Obj) -> str:
-        if (pod["spec"].get("dnsPolicy") or "ClusterFirst") != "Default":
-            return ""
-        return Path(self._config.resolv_conf).read_text() if os.path.exists(self._config.resolv_conf) else ""
+        return _text_of(self._config.resolv_conf) if dns_policy(pod) == "Default" else ""
+
+
+def _text_of(path: str) -> str:
+    return Path(path).read_text() if os.path.exists(path) else ""
 
 
 def _write_if_changed(path: Path, text: str) -> None:

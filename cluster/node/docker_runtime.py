@@ -11,6 +11,7 @@ import asyncio
 import functools
 import json
 import logging
+import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -51,10 +52,16 @@ _MAX_EXEC_OUTPUT = 10 * 1024  # what a probe's or hook's output is cut to, as th
 
 
 class DockerRuntime:
-    """`machine` marks what belongs to us. Belongs to the loop it is first used on."""
+    """`machine` marks what belongs to us. Belongs to the loop it is first used on.
 
-    def __init__(self, machine: str, *, socket_path: str = "/var/run/docker.sock", workers: int = 8) -> None:
+    `netns` is the file of the machine's network namespace, "" where that is the engine's own (machine_netns.py).
+    """
+
+    def __init__(
+        self, machine: str, *, socket_path: str = "/var/run/docker.sock", netns: str = "", workers: int = 8
+    ) -> None:
         self._machine = machine
+        self._netns = netns
         self._oom_floor = lowest_oom_score()
         self._socket = socket_path
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="engine")
@@ -152,9 +159,12 @@ class DockerRuntime:
 
     async def run_sandbox(self, config: SandboxConfig) -> tuple[str, str]:
         name = spec.container_name(config.pod, SANDBOX_CONTAINER, config.attempt)
-        sandbox = await self._create(name, spec.sandbox_body(self._machine, config, self._oom_floor))
+        body = spec.sandbox_body(self._machine, config, self._oom_floor, self._netns)
+        sandbox = await self._create(name, body)
         try:
             await self.start_container(sandbox)
+            if config.host_network and self._netns:
+                await self._entered(sandbox)
             info = await self.inspect(sandbox)
             if info is None or not info.netns:
                 raise RuntimeFailure("the engine gave the sandbox no network namespace")
@@ -162,6 +172,16 @@ class DockerRuntime:
             await self.remove(sandbox)
             raise
         return sandbox, info.netns
+
+    async def _entered(self, sandbox: str) -> None:
+        """Wait until the sandbox's process is in the machine's network namespace."""
+        wanted = f"net:[{os.stat(self._netns).st_ino}]"
+        look = ["/bin/busybox", "readlink", "/proc/1/ns/net"]
+        for delay in (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0):
+            await asyncio.sleep(delay)
+            if (await self.exec_sync(sandbox, look, 5.0)).output.decode("utf-8", "replace").strip() == wanted:
+                return
+        raise RuntimeFailure("the sandbox did not enter the machine's network namespace")
 
     async def create_container(self, config: ContainerConfig) -> str:
         name = spec.container_name(config.pod, config.name, config.attempt)

@@ -2,6 +2,11 @@
 
 Pure. Source: Docker Engine API v1.41. A sandbox is a pause container without a network of its own; containers join its
 network and IPC namespaces. Names and labels: docs/contracts.md.
+
+hostNetwork: the engine's own network namespace is that of the box, not of a local machine on it. `container:<sandbox>`
+means /proc/<pid of its first process>/ns/net, looked up when a container starts. So the sandbox's first process goes
+over into the machine's namespace (`nsenter` enters and then becomes the sleeper, with the same pid), and the pod's
+containers follow it there. This asks nothing of the engine's configuration.
 """
 
 from __future__ import annotations
@@ -31,6 +36,9 @@ from cluster.node.runtime import (
 Obj = dict[str, Any]
 _LOG = {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
 _SANDBOX_OOM_SCORE = -998
+NETNS_MOUNT = "/run/machine-netns"
+_SLEEP = 'trap "exit 0" TERM INT; while :; do sleep 2147483647 & wait; done'
+_ENTER = ["/bin/busybox", "nsenter", f"--net={NETNS_MOUNT}", "/bin/sh", "-c", _SLEEP]
 
 
 def container_name(pod: PodRef, container: str, attempt: int) -> str:
@@ -48,9 +56,10 @@ def labels(machine: str, pod: PodRef, container: str, attempt: int) -> dict[str,
     }
 
 
-def sandbox_body(machine: str, config: SandboxConfig, oom_floor: int = -1000) -> Obj:
-    """`oom_floor`: the lowest OOM score the engine may set on this box."""
-    return {
+def sandbox_body(machine: str, config: SandboxConfig, oom_floor: int = -1000, machine_netns: str = "") -> Obj:
+    """`oom_floor`: the lowest OOM score the engine may set on this box. `machine_netns`: the file of the machine's
+    network namespace, "" where it is the engine's own."""
+    body: Obj = {
         "Image": config.image,
         "Hostname": config.hostname,
         "Labels": labels(machine, config.pod, SANDBOX_CONTAINER, config.attempt),
@@ -66,6 +75,18 @@ def sandbox_body(machine: str, config: SandboxConfig, oom_floor: int = -1000) ->
             "Sysctls": dict(config.sysctls),
         },
     }
+    if config.host_pids:
+        body["HostConfig"]["PidMode"] = "host"
+    if config.host_ipc:
+        body["HostConfig"]["IpcMode"] = "host"
+    if config.host_network and machine_netns:
+        body["Entrypoint"] = _ENTER
+        body["HostConfig"]["CapAdd"] = ["SYS_ADMIN"]  # setns(2) asks for it
+        body["HostConfig"]["Mounts"] = [_mount(machine_netns, NETNS_MOUNT, False, "rprivate")]
+    elif config.host_network:
+        body["HostConfig"]["NetworkMode"] = "host"
+        del body["Hostname"]
+    return body
 
 
 def container_body(machine: str, config: ContainerConfig, oom_floor: int = -1000) -> Obj:
@@ -115,7 +136,9 @@ def _host_config(config: ContainerConfig, oom_floor: int) -> Obj:
         "GroupAdd": list(config.groups),
         "SecurityOpt": security,
     }
-    if config.share_pids:
+    if config.host_pids:
+        host["PidMode"] = "host"
+    elif config.share_pids:
         host["PidMode"] = f"container:{config.sandbox_id}"
     if config.cpu_quota_us:
         host["CpuPeriod"], host["CpuQuota"] = CPU_PERIOD_US, config.cpu_quota_us

@@ -30,6 +30,7 @@ from cluster.node.cni import NetworkFailure, PodNetwork
 from cluster.node.config import KubeletConfig
 from cluster.node.container_start import ContainerStarter
 from cluster.node.core import PodCore
+from cluster.node.host_ports import HostPortFailure, HostPorts, port_mappings
 from cluster.node.node_agent import NodeAgent
 from cluster.node.node_status import allocatable_amounts, capacity, machine_facts
 from cluster.node.object_cache import ObjectCache
@@ -84,11 +85,13 @@ class Kubelet:
         self._statuses = StatusWriter(client, clock)
         self._recorder = EventRecorder(client, "kubelet", config.node_name, clock=clock)
         self._prober = Prober(runtime)
+        self._host_ports = HostPorts()
         self._tools = Tools(
             config=config,
             client=client,
             runtime=runtime,
             network=network,
+            host_ports=self._host_ports,
             volumes=self._volumes,
             starter=ContainerStarter(
                 config,
@@ -104,7 +107,7 @@ class Kubelet:
             recorder=self._recorder,
             clock=clock,
         )
-        self._adopter = Adopter(runtime, network)
+        self._adopter = Adopter(runtime, network, config.node_ip)
         self.server = KubeletServer(
             config, runtime, self, memory_capacity_bytes=self._allocatable["memory"], clock=clock
         )
@@ -220,9 +223,22 @@ class Kubelet:
         for uid in sorted(set(by_uid) | set(self._volumes.known())):
             if uid not in pods:
                 await self._clear(uid, by_uid.get(uid, []))
-        for uid, pod in sorted(pods.items(), key=lambda item: _start_time(item[1])):
-            adopt = await self._adopter.adopt(pod, by_uid.get(uid, []))
+        adopted = [
+            (pod, await self._adopter.adopt(pod, by_uid.get(uid, [])))
+            for uid, pod in sorted(pods.items(), key=lambda item: _start_time(item[1]))
+        ]
+        await self._adopt_host_ports(adopted)
+        for pod, adopt in adopted:
             self._add(pod, adopt)
+
+    async def _adopt_host_ports(self, adopted: list[tuple[Obj, ev.Adopt]]) -> None:
+        running = [
+            (pod, adopt.sandbox) for pod, adopt in adopted if adopt.sandbox is not None and adopt.sandbox.running
+        ]
+        try:
+            await self._host_ports.adopt({box.id: (box.ip, port_mappings(pod)) for pod, box in running})
+        except HostPortFailure as err:
+            log.error("host ports of running pods: %s", err)
 
     def _drop_missed(self) -> None:
         """Pods that were deleted while we adopted: their deletion came before our handler."""
@@ -263,7 +279,7 @@ class Kubelet:
         if fresh:
             node = self._nodes.get("", self._config.node_name) or {}
             labels = (node.get("metadata") or {}).get("labels") or self._config.labels()
-            verdict = reject(pod, others, self._allocatable, labels)
+            verdict = reject(pod, others, self._allocatable, labels, self._config.allowed_unsafe_sysctls)
             if verdict is not None:
                 worker.post(ev.PodRejected(*verdict))
                 return

@@ -18,6 +18,7 @@ from cluster.node.runtime import ContainerConfig, ImageInfo, Mount, PodRef
 Obj = dict[str, Any]
 CPU_PERIOD_US = 100_000
 MESSAGE_PATH = "/dev/termination-log"
+_HOSTNAME_MAX = 64  # HOST_NAME_MAX of Linux
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +45,34 @@ def domain_of(pod: Obj, cluster_domain: str) -> str:
     return f"{subdomain}.{pod['metadata']['namespace']}.svc.{cluster_domain}" if subdomain else ""
 
 
+def uts_name(pod: Obj, node_name: str, cluster_domain: str) -> str:
+    """What `hostname` says in the pod. Raises ConfigError for a setHostnameAsFQDN that the kernel cannot hold."""
+    spec = pod["spec"]
+    if spec.get("hostnameOverride"):
+        return str(spec["hostnameOverride"])
+    if spec.get("hostNetwork"):
+        return node_name
+    host, domain = hostname_of(pod), domain_of(pod, cluster_domain)
+    if not (spec.get("setHostnameAsFQDN") and domain):
+        return host
+    name = f"{host}.{domain}"
+    if len(name) > _HOSTNAME_MAX:
+        raise ConfigError(
+            f"failed to construct FQDN from pod hostname and cluster domain, FQDN {name} is too long "
+            f"({_HOSTNAME_MAX} characters is the max, {len(name)} characters requested)"
+        )
+    return name
+
+
+def dns_policy(pod: Obj) -> str:
+    """A pod on the machine's network uses the machine's resolver unless it says ClusterFirstWithHostNet."""
+    policy = str(pod["spec"].get("dnsPolicy") or "ClusterFirst")
+    return "Default" if policy == "ClusterFirst" and pod["spec"].get("hostNetwork") else policy
+
+
 def resolv_conf(pod: Obj, dns: DnsSettings) -> str:
     """The pod's /etc/resolv.conf by dnsPolicy and dnsConfig."""
-    policy = pod["spec"].get("dnsPolicy") or "ClusterFirst"
+    policy = dns_policy(pod)
     servers: list[str] = []
     searches: list[str] = []
     options: dict[str, str] = {}
@@ -86,10 +112,22 @@ def _parse_resolv_conf(text: str) -> tuple[list[str], list[str], dict[str, str]]
     return servers, searches, options
 
 
-def hosts_file(pod: Obj, ip: str, cluster_domain: str) -> str:
-    """The pod's /etc/hosts, as the kubelet writes it."""
+def hosts_file(pod: Obj, ip: str, cluster_domain: str, host_file: str = "") -> str:
+    """The pod's /etc/hosts, as the kubelet writes it; `host_file` is the machine's own, for hostNetwork pods."""
+    if pod["spec"].get("hostNetwork"):
+        lines = ["# Kubernetes-managed hosts file (host network).", *host_file.rstrip("\n").split("\n")]
+    else:
+        lines = _own_hosts(pod, ip, cluster_domain)
+    aliases = pod["spec"].get("hostAliases") or ()
+    if aliases:
+        lines += ["", "# Entries added by HostAliases."]
+        lines += [f"{a['ip']}\t" + "\t".join(a.get("hostnames") or ()) for a in aliases]
+    return "\n".join(lines) + "\n"
+
+
+def _own_hosts(pod: Obj, ip: str, cluster_domain: str) -> list[str]:
     host, domain = hostname_of(pod), domain_of(pod, cluster_domain)
-    lines = [
+    return [
         "# Kubernetes-managed hosts file.",
         "127.0.0.1\tlocalhost",
         "::1\tlocalhost ip6-localhost ip6-loopback",
@@ -99,30 +137,6 @@ def hosts_file(pod: Obj, ip: str, cluster_domain: str) -> str:
         "fe00::2\tip6-allrouters",
         f"{ip}\t{host}.{domain}\t{host}" if domain else f"{ip}\t{host}",
     ]
-    aliases = pod["spec"].get("hostAliases") or ()
-    if aliases:
-        lines += ["", "# Entries added by HostAliases."]
-        lines += [f"{a['ip']}\t" + "\t".join(a.get("hostnames") or ()) for a in aliases]
-    return "\n".join(lines) + "\n"
-
-
-def unsupported(pod: Obj) -> str:
-    """Why this kubelet cannot run the pod; "" when it can."""
-    spec = pod["spec"]
-    for key in ("hostNetwork", "hostPID", "hostIPC"):
-        if spec.get(key):
-            return (
-                f"spec.{key}: true is not supported by this kubelet: the container engine's root namespaces are those "
-                f"of the box, not of the machine {spec.get('nodeName', '')}"
-            )
-    for container in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ())):
-        for port in container.get("ports") or ():
-            if port.get("hostPort"):
-                return f"hostPort {port['hostPort']} of container {container['name']} is not supported by this kubelet"
-        for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
-            if "grpc" in (container.get(kind) or {}):
-                return f"{kind} of container {container['name']}: gRPC probes are not supported by this kubelet"
-    return ""
 
 
 def oom_score_adj(pod: Obj, container: Obj, memory_capacity_bytes: int) -> int:
@@ -284,6 +298,7 @@ def container_config(pod: Obj, container: Obj, inputs: ContainerInputs) -> Conta
         stdin=bool(container.get("stdin")),
         stdin_once=bool(container.get("stdinOnce")),
         share_pids=bool(pod["spec"].get("shareProcessNamespace")),
+        host_pids=bool(pod["spec"].get("hostPID")),
         message_path=inputs.message_file,
         message_policy=str(container.get("terminationMessagePolicy") or "File"),
     )

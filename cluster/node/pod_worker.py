@@ -25,7 +25,9 @@ from cluster.node.config import KubeletConfig
 from cluster.node.container_start import ContainerStarter, Place
 from cluster.node.container_stop import Stop, exit_info
 from cluster.node.core import PodCore
-from cluster.node.pod_config import hostname_of, pod_ref
+from cluster.node.host_ports import HostPortFailure, HostPorts, port_mappings
+from cluster.node.pod_config import pod_ref, uts_name
+from cluster.node.pod_env import ConfigError
 from cluster.node.prober import HookFailure, Prober
 from cluster.node.runtime import SANDBOX_CONTAINER, Runtime, RuntimeFailure, SandboxConfig
 from cluster.node.status_writer import StatusWriter
@@ -51,6 +53,7 @@ class Tools:
     client: Client
     runtime: Runtime
     network: PodNetwork
+    host_ports: HostPorts
     volumes: Volumes
     starter: ContainerStarter
     prober: Prober
@@ -154,7 +157,7 @@ class PodWorker:
             try:
                 await work()
                 return
-            except (RuntimeFailure, NetworkFailure, ApiError, OSError) as err:
+            except (RuntimeFailure, NetworkFailure, HostPortFailure, ApiError, OSError) as err:
                 text = err.message if isinstance(err, ApiError) else str(err)
                 log.warning("%s of pod %s: %s; trying again in %.1f s", what, self.pod["metadata"]["name"], text, delay)
                 await asyncio.sleep(delay)
@@ -177,32 +180,47 @@ class PodWorker:
         self._spawn(self._start_sandbox_task(action.attempt), "sandbox", ev.SandboxFailed)
 
     async def _start_sandbox_task(self, attempt: int) -> None:
-        tools = self._tools
-        sysctls = (self.pod["spec"].get("securityContext") or {}).get("sysctls") or ()
-        config = SandboxConfig(
-            pod=pod_ref(self.pod),
-            attempt=attempt,
-            hostname=hostname_of(self.pod),
-            image=tools.config.pause_image,
-            sysctls={s["name"]: str(s["value"]) for s in sysctls},
-        )
         try:
-            sandbox_id, netns = await tools.runtime.run_sandbox(config)
+            sandbox_id, netns = await self._tools.runtime.run_sandbox(self._sandbox_config(attempt))
             try:
-                ip = await tools.network.add(sandbox_id, netns)
-            except NetworkFailure:
-                await tools.runtime.remove(sandbox_id)
+                ip = await self._connect(sandbox_id, netns)
+            except (NetworkFailure, HostPortFailure):
+                await self._tools.network.delete(sandbox_id)
+                await self._tools.runtime.remove(sandbox_id)
                 raise
-        except (RuntimeFailure, NetworkFailure) as err:
+        except (RuntimeFailure, NetworkFailure, HostPortFailure, ConfigError) as err:
             self.post(ev.SandboxFailed(str(err)))
         else:
             self.post(ev.SandboxReady(sandbox_id, ip))
+
+    def _sandbox_config(self, attempt: int) -> SandboxConfig:
+        spec, config = self.pod["spec"], self._tools.config
+        sysctls = (spec.get("securityContext") or {}).get("sysctls") or ()
+        return SandboxConfig(
+            pod=pod_ref(self.pod),
+            attempt=attempt,
+            hostname=uts_name(self.pod, config.node_name, config.cluster_domain),
+            image=config.pause_image,
+            sysctls={s["name"].replace("/", "."): str(s["value"]) for s in sysctls},
+            host_network=bool(spec.get("hostNetwork")),
+            host_pids=bool(spec.get("hostPID")),
+            host_ipc=bool(spec.get("hostIPC")),
+        )
+
+    async def _connect(self, sandbox_id: str, netns: str) -> str:
+        """The pod's address: one of its own, or the machine's."""
+        if self.pod["spec"].get("hostNetwork"):
+            return self._tools.config.node_ip
+        ip = await self._tools.network.add(sandbox_id, netns)
+        await self._tools.host_ports.set(sandbox_id, ip, port_mappings(self.pod))
+        return ip
 
     def _stop_sandbox(self, action: ev.StopSandbox) -> None:
         self._spawn(self._stop_sandbox_task(action.id), "stop sandbox")
 
     async def _stop_sandbox_task(self, sandbox_id: str) -> None:
         await self._until_done("disconnecting the sandbox", lambda: self._tools.network.delete(sandbox_id))
+        await self._until_done("closing the host ports", lambda: self._tools.host_ports.delete(sandbox_id))
         await self._until_done("removing the sandbox", lambda: self._tools.runtime.remove(sandbox_id))
         self.post(ev.SandboxStopped())
 

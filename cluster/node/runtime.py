@@ -45,6 +45,9 @@ class SandboxConfig:
     hostname: str
     image: str
     sysctls: Mapping[str, str] = field(default_factory=dict)
+    host_network: bool = False
+    host_pids: bool = False
+    host_ipc: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ class ContainerConfig:
     stdin: bool = False
     stdin_once: bool = False
     share_pids: bool = False
+    host_pids: bool = False
     message_path: str = ""
     message_policy: str = "File"
 
@@ -212,7 +216,7 @@ class Runtime(Protocol):
     async def pull(self, name: str) -> ImageInfo: ...
 
     async def run_sandbox(self, config: SandboxConfig) -> tuple[str, str]:
-        """(id, path of its network namespace)"""
+        """(id, path of its network namespace); with `host_network` the namespace is the machine's."""
         ...
 
     async def create_container(self, config: ContainerConfig) -> str: ...

@@ -27,6 +27,7 @@ from cluster.node.cni import PodNetwork
 from cluster.node.config import KubeletConfig
 from cluster.node.docker_runtime import DockerRuntime
 from cluster.node.kubelet import Kubelet
+from cluster.node.machine_netns import machine_netns
 from cluster.registry.context import MASTERS, RequestContext
 from cluster.registry.registry import Registry
 from cluster.registry.types import RegistryConfig
@@ -151,11 +152,15 @@ class NodeWorld:
                     "pods", pod["metadata"]["name"], pod["metadata"]["namespace"], grace_period_s=1
                 )
         with contextlib.suppress(TimeoutError):
-            await self.until(lambda: not self.kubelet or not self.kubelet.pods(), 20)
+            await self.until(self._empty, 20)
         if self.kubelet is not None:
             await self.kubelet._network.teardown()
         await self.stop()
         await self._stack.aclose()
+
+    async def _empty(self) -> bool:
+        """No pod is left, neither in the API (a kubelet that has just started may not know its pods yet) nor here."""
+        return not (await self.client.list("pods")).items and not (self.kubelet and self.kubelet.pods())
 
     async def _start_edge(self) -> None:
         server = await self._stack.enter_async_context(edge(self.pki))
@@ -168,7 +173,7 @@ class NodeWorld:
         self.node_client = await self._stack.enter_async_context(http("node"))
 
     async def start(self) -> None:
-        runtime = DockerRuntime(self.name)
+        runtime = DockerRuntime(self.name, netns=machine_netns("/proc/thread-self/ns/net"))
         network = PodNetwork(str(self.root / "kubelet" / "network"))
         self.kubelet = Kubelet(self.config, self.node_client, runtime, network)
         self._task = asyncio.create_task(self.kubelet.run())

@@ -18,7 +18,7 @@ from cluster.node.pod_config import (
     oom_score_adj,
     resolv_conf,
     security_of,
-    unsupported,
+    uts_name,
 )
 from cluster.node.pod_env import ConfigError, EnvContext, environment, expand, field_value, references
 from cluster.node.runtime import ImageInfo, Mount
@@ -236,8 +236,25 @@ def test_container_config_mounts() -> None:
         container_config(pod(), bad, inputs)
 
 
-def test_what_is_not_supported_is_said() -> None:
-    assert "hostNetwork" in unsupported(pod(hostNetwork=True))
-    assert "hostPort 80" in unsupported(pod(containers=[{"name": "c", "ports": [{"hostPort": 80}]}]))
-    assert "gRPC" in unsupported(pod(containers=[{"name": "c", "livenessProbe": {"grpc": {"port": 1}}}]))
-    assert unsupported(pod(containers=[{"name": "c"}])) == ""
+def test_the_name_of_the_host_in_the_pod() -> None:
+    assert uts_name(pod(), "m1", "cluster.local") == "p"
+    assert uts_name(pod(hostNetwork=True, hostname="x"), "m1", "cluster.local") == "m1"
+    named = pod(hostname="a", subdomain="b")
+    assert uts_name(named, "m1", "cluster.local") == "a"
+    named["spec"]["setHostnameAsFQDN"] = True
+    assert uts_name(named, "m1", "cluster.local") == "a.b.ns.svc.cluster.local"
+    named["spec"]["subdomain"] = "b" * 50
+    with pytest.raises(ConfigError, match="64 characters is the max"):
+        uts_name(named, "m1", "cluster.local")
+
+
+def test_a_pod_on_the_machines_network_has_the_machines_resolver_and_hosts() -> None:
+    dns = DnsSettings("10.96.0.10", "cluster.local", "nameserver 9.9.9.9\n")
+    assert resolv_conf(pod(hostNetwork=True), dns) == "nameserver 9.9.9.9\n"
+    inside = resolv_conf(pod(hostNetwork=True, dnsPolicy="ClusterFirstWithHostNet"), dns)
+    assert inside.startswith("nameserver 10.96.0.10\n")
+    text = hosts_file(
+        pod(hostNetwork=True, hostAliases=[{"ip": "1.2.3.4", "hostnames": ["x"]}]), "", "c", "127.0.0.1 here\n"
+    )
+    assert text.splitlines()[:2] == ["# Kubernetes-managed hosts file (host network).", "127.0.0.1 here"]
+    assert text.endswith("1.2.3.4\tx\n")

@@ -207,7 +207,35 @@ def test_admission() -> None:
     assert reject(pod("401m"), [done], room, {}) is None
     assert (reject(pod(), [pod(), pod()], room, {}) or ("",))[0] == "OutOfpods"
     assert (reject(pod(nodeSelector={"disk": "ssd"}), [], room, {"disk": "hdd"}) or ("",))[0] == "NodeAffinity"
-    assert (reject(pod(hostNetwork=True), [], room, {}) or ("",))[0] == "UnexpectedAdmissionError"
+
+
+def with_port(**port: object) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "p"},
+        "spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80, **port}]}]},
+    }
+
+
+def test_two_pods_cannot_have_one_port_of_the_machine() -> None:
+    room = {"pods": 9}
+    taken = [with_port(hostPort=80), with_port(hostPort=81, hostIP="10.0.0.1")]
+    for clash in (with_port(hostPort=80), with_port(hostPort=80, hostIP="10.0.0.1"), with_port(hostPort=81)):
+        assert (reject(clash, taken, room, {}) or ("",))[0] == "NodePorts"
+    for fine in (with_port(hostPort=80, protocol="UDP"), with_port(hostPort=81, hostIP="10.0.0.2"), with_port()):
+        assert reject(fine, taken, room, {}) is None
+
+
+def test_unsafe_sysctls_are_refused() -> None:
+    def asking(name: str, **spec: object) -> dict[str, Any]:
+        return pod(securityContext={"sysctls": [{"name": name, "value": "1"}]}, **spec)
+
+    room = {"pods": 9}
+    verdict = reject(asking("kernel.msgmax"), [], room, {})
+    assert verdict == ("SysctlForbidden", 'forbidden sysctl: "kernel.msgmax" not allowlisted')
+    assert reject(asking("kernel.msgmax"), [], room, {}, ("kernel.msg*",)) is None
+    assert reject(asking("net.ipv4.tcp_syncookies"), [], room, {}) is None
+    assert "host net" in (reject(asking("net/ipv4/tcp_syncookies", hostNetwork=True), [], room, {}) or ("", ""))[1]
+    assert "host ipc" in (reject(asking("kernel.shm_rmid_forced", hostIPC=True), [], room, {}) or ("", ""))[1]
 
 
 def test_exec_status() -> None:
