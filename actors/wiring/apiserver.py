@@ -34,4 +34,4 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
     authorizer = RbacAuthorizer(store)
     registry = common.registry(cluster, machine, store, authorizer)
     server = ApiServer(config_of(cluster, machine), store, registry, authorizer, clock=time.time)
-    return common.Together(server, authorizer, health=server.health)
+    return common.Together(server, authorizer, registry, health=server.health)

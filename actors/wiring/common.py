@@ -15,6 +15,7 @@ from prometheus_client import start_http_server
 
 from cluster.machine.config import ClusterConfig, MachineConfig
 from cluster.machinery.http_client import HttpClient, HttpConfig
+from cluster.registry import admissionconfig
 from cluster.registry.context import CAUSE, RequestContext, UserInfo
 from cluster.registry.rbac import RbacAuthorizer
 from cluster.registry.registry import Registry
@@ -48,6 +49,11 @@ def registry_config(cluster: ClusterConfig, machine: MachineConfig) -> RegistryC
         dns_service_ip=cluster.dns_ip,
         api_port=cluster.api_port,
         encryption_keys={"key1": (machine.pki / "encryption.key").read_bytes()},
+        admission=admissionconfig.load(
+            cluster.admission_control_config_file,
+            enable=cluster.enable_admission_plugins,
+            disable=cluster.disable_admission_plugins,
+        ),
     )
 
 

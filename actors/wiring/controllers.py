@@ -29,4 +29,4 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
     manager = ControllerManager(
         store, registry, LocalProvider(cluster.host_socket), config, machine.name, rng=random.Random()
     )
-    return common.Together(manager, authorizer, health=manager.health)
+    return common.Together(manager, authorizer, registry, health=manager.health)

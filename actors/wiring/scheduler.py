@@ -21,4 +21,4 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
     elector = Elector(store, "kube-scheduler", machine.name, config.lease_ttl_s)
     client = RegistryClient(registry, common.context_of("system:kube-scheduler", fence=lambda: elector.fence))
     scheduler = Scheduler(config, client, lambda lead: elector.run(lead, mirror=client))
-    return common.Together(scheduler, authorizer, health=scheduler.health)
+    return common.Together(scheduler, authorizer, registry, health=scheduler.health)

@@ -95,3 +95,10 @@ def canonical(text: str) -> str:
     """The form in which the API serves a quantity: `0.5` is `500m`, `1024Mi` is `1Gi`."""
     value, fmt = _parse_text(text)
     return format_quantity(value, fmt)
+
+
+@lru_cache(maxsize=8192)
+def add(a: str, b: str, sign: int = 1) -> str:
+    """`a + b` (`a - b` with sign -1) in a's family, or in b's when `a` is zero."""
+    (x, fmt), (y, other) = _parse_text(a), _parse_text(b)
+    return format_quantity(x + sign * y, fmt if x else other)

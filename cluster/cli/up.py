@@ -34,6 +34,8 @@ from cluster.machine.config import ClusterConfig, ConfigError, load_cluster, par
 from cluster.machine.files import make_private_dir
 from cluster.machine.identity import Authority
 from cluster.machinery.provider import MachineState
+from cluster.registry import admissionconfig
+from cluster.registry.admissionconfig import AdmissionConfigError
 
 READY_TIMEOUT_S = 180.0
 PAUSE_SCRIPT = Path(__file__).resolve().parents[2] / "infra" / "images" / "pause" / "build.sh"
@@ -93,7 +95,7 @@ def _existing(base: Path) -> ClusterConfig | None:
         return load_cluster(base).validate()
     except FileNotFoundError:
         return None
-    except ConfigError as e:
+    except (ConfigError, AdmissionConfigError) as e:
         raise CommandError(f"the cluster in {base} cannot be used: {e}", "sk8 down removes it") from e
 
 
@@ -104,8 +106,11 @@ def _new_config(options: UpOptions) -> ClusterConfig:
         planes = max(n for n in (1, 3) if n <= max(count, 1))
     try:
         settings = _capacity(count) | _settings(options.settings) | {"base_dir": str(options.base.resolve())}
-        return ClusterConfig.local(count, planes, cluster_id=secrets.token_hex(8), **settings).validate()
-    except ConfigError as e:
+        config = ClusterConfig.local(count, planes, cluster_id=secrets.token_hex(8), **settings).validate()
+        chosen = config.enable_admission_plugins, config.disable_admission_plugins
+        admissionconfig.load(config.admission_control_config_file, *chosen).validate()
+        return config
+    except (ConfigError, AdmissionConfigError) as e:
         lines = "".join(f"\n  {line}" for line in str(e).splitlines())
         raise CommandError(f"this cluster cannot work:{lines}") from e
 

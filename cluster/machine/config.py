@@ -191,6 +191,10 @@ class ClusterConfig:
     ephemeral_storage_bytes: int = 20 << 30
     max_pods: int = 110
 
+    enable_admission_plugins: tuple[str, ...] = ()
+    disable_admission_plugins: tuple[str, ...] = ()
+    admission_control_config_file: str = ""  # read on every control plane when its actors start
+
     # -- derived -------------------------------------------------------------------------------------------------
     @classmethod
     def local(cls, machines: int = 3, control_planes: int = 3, **settings: Any) -> ClusterConfig:
@@ -397,7 +401,8 @@ class ClusterConfig:
         raw = _object(data, "cluster.json", cls)
         raw["machines"] = tuple(MachineSpec(**spec) for spec in raw.get("machines", ()))
         raw["ray_ports"] = RayPorts(**raw.get("ray_ports", {}))
-        raw["ensure_command"] = tuple(raw.get("ensure_command", ()))
+        for key in ("ensure_command", "enable_admission_plugins", "disable_admission_plugins"):
+            raw[key] = tuple(raw.get(key, ()))
         return cls(**raw)
 
 

@@ -44,7 +44,7 @@ class UserInfo:
 class RequestContext:
     """`deadline`: a moment on the event loop's clock, which no step of the wall clock moves; it bounds every call to
     the store. `audit_id` names this request, `cause_id` what it was made for (the same for a user's own). `warnings`
-    collects texts for Warning headers of the answer.
+    collects texts for Warning headers of the answer, `annotations` what admission says for the audit event.
     """
 
     user: UserInfo
@@ -56,6 +56,7 @@ class RequestContext:
     field_manager: str = ""
     field_validation: str = ""
     warnings: list[str] = field(default_factory=list, compare=False)
+    annotations: dict[str, str] = field(default_factory=dict, compare=False)
 
     def with_manager(self, manager: str) -> RequestContext:
         return replace(self, field_manager=manager)

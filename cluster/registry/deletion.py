@@ -64,7 +64,9 @@ class Deleter:
         strategy, plan = strategy_for(info), Plan()
         metadata = current.obj["metadata"]
         name, namespace = metadata["name"], metadata.get("namespace", "")
-        await self._admission.admit(Request(ctx, info, "DELETE", namespace, name, None, current.obj, plan))
+        request = Request(ctx, info, "DELETE", namespace, name, None, current.obj, plan)
+        await self._admission.mutate(request)
+        await self._admission.validate(request)
         marked = self._mark(info, current, options, strategy)
         plan.guards.append(Guard(unchanged(current.key, current.revision)))
         if marked is None:

@@ -7,7 +7,9 @@ port.
 
 from __future__ import annotations
 
-from cluster.api.scheme import ResourceInfo
+from cluster.api.scheme import SCHEME, ResourceInfo
+
+PODS = SCHEME.named("pods")
 
 ACTIVE = b"Active"
 TERMINATING = b"Terminating"

@@ -50,7 +50,7 @@ class Registry:
         authorizer: Authorizer | None = None,
     ) -> None:
         self._core = Core(store, config, clock, rng, authorizer)
-        admission = Admission(self._core)
+        self._admission = admission = Admission(self._core)
         self._reader = Reader(self._core)
         self._writer = Writer(self._core, admission)
         self._deleter = Deleter(self._core, self._writer, admission)
@@ -65,6 +65,10 @@ class Registry:
     @property
     def store(self) -> Store:
         return self._core.store
+
+    async def run(self) -> None:
+        """Follow what admission decides by; a registry that is not run reads it for each request."""
+        await self._admission.view.run()
 
     # --- reads
 

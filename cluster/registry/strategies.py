@@ -168,7 +168,7 @@ _SERVER_OWNED = (
 
 
 def stamp_new(obj: Object, uid: str, now: float, strategy: Strategy) -> None:
-    """Metadata of a new object."""
+    """Metadata of a new object. The kind's own `on_create` comes once admission has changed what it wanted."""
     metadata = obj["metadata"]
     for field in (*_SERVER_OWNED, "resourceVersion", "managedFields"):
         metadata.pop(field, None)
@@ -176,7 +176,6 @@ def stamp_new(obj: Object, uid: str, now: float, strategy: Strategy) -> None:
     metadata["creationTimestamp"] = meta.rfc3339(now)
     if strategy.generation:
         metadata["generation"] = 1
-    strategy.on_create(obj, now)
 
 
 def carry_over(new: Object, old: Object) -> None:

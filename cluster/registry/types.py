@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 import orjson
 
+from cluster.registry.admissionconfig import AdmissionConfig
 from cluster.registry.context import UserInfo
 
 
@@ -157,6 +158,7 @@ class RegistryConfig:
     encrypted_resources: tuple[str, ...] = ("secrets",)
     encryption_keys: Mapping[str, bytes] = field(default_factory=dict)
     max_object_bytes: int = 1_500_000
+    admission: AdmissionConfig = field(default_factory=AdmissionConfig)
 
     def validate(self) -> None:
         low, high = self.node_port_range
@@ -165,3 +167,4 @@ class RegistryConfig:
         for key_id, key in self.encryption_keys.items():
             if len(key) not in (16, 24, 32):
                 raise ValueError(f"encryption key {key_id!r} has {len(key)} bytes; AES needs 16, 24 or 32 (use 32)")
+        self.admission.validate()

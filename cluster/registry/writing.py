@@ -91,8 +91,12 @@ class Writer:
         stamp_new(obj, str(uuid.UUID(int=core.rng.getrandbits(128), version=4)), now, strategy)
         defaults.apply(info, obj)
         plan = Plan()
-        await self._admission.admit(Request(ctx, info, "CREATE", namespace, metadata.get("name", ""), obj, None, plan))
+        request = Request(ctx, info, "CREATE", namespace, metadata.get("name", ""), obj, None, plan)
+        await self._admission.mutate(request)
+        strategy.on_create(obj, now)
         _refuse(info, obj, validation.create(info, obj))
+        await self._admission.validate(request)
+        metadata = obj["metadata"]
         name = metadata["name"]
         if info.name == "services":
             await self._services.allocate(info, obj, None, plan, attempt)
@@ -167,8 +171,10 @@ class Writer:
         if subresource not in ("status", "finalize"):
             defaults.apply(info, new)
         plan = Plan()
-        await self._admission.admit(Request(ctx, info, "UPDATE", namespace, name, new, old, plan, subresource))
+        request = Request(ctx, info, "UPDATE", namespace, name, new, old, plan, subresource)
+        await self._admission.mutate(request)
         _refuse(info, new, validation.update(info, new, old, subresource))
+        await self._admission.validate(request)
         if info.name == "services" and subresource == "":
             await self._services.allocate(info, new, old, plan, attempt)
         bump_generation(new, old, strategy)

@@ -179,6 +179,7 @@ async def edge(
     registry = Registry(store, RegistryConfig(), clock=clock, rng=random.Random(1), authorizer=authorizer)
     server = ApiServer(pki.config(**settings), store, registry, authorizer, clock=clock)
     tasks = [asyncio.create_task(server.run()), asyncio.create_task(authorizer.run())]
+    tasks.append(asyncio.create_task(registry.run()))
     session = aiohttp.ClientSession()
     try:
         async with asyncio.timeout(20):

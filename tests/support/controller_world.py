@@ -21,10 +21,14 @@ from cluster.machinery.provider import DiskStatus, MachineStatus, ProviderError
 from cluster.machinery.reconciler import Reconciler
 from cluster.machinery.registry_client import RegistryClient
 from cluster.machinery.write_through import WriteThrough
+from cluster.registry.admissionconfig import AdmissionConfig
 from cluster.registry.context import CAUSE, MASTERS, RequestContext
 from cluster.registry.registry import Registry
 from cluster.registry.types import RegistryConfig
 from tests.support.memory_store import MemoryStore
+
+NODES_AS_THEY_ARE = RegistryConfig(admission=AdmissionConfig(disable=("TaintNodesByCondition",)))
+"""Nothing here takes a new node's not-ready taint away, unless the node controller is what is tested."""
 
 
 class FakeProvider:
@@ -89,7 +93,7 @@ class World:
     ) -> None:
         self.clock = clock or FakeClock()
         self.store = store or MemoryStore(self.clock)
-        self.registry = Registry(self.store, RegistryConfig(), clock=self.clock, rng=random.Random(7))
+        self.registry = Registry(self.store, NODES_AS_THEY_ARE, clock=self.clock, rng=random.Random(7))
         self.client = RegistryClient(self.registry, self._context)
         self.provider = provider or FakeProvider()
         self._makers = makers

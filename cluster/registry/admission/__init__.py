@@ -1,41 +1,148 @@
 """Admission: what the cluster adds to an object, or refuses about it, beyond its own validity.
 
 IO only through Core, and only reads. It runs inside the registry, so that every writer passes it: clients through the
-API, scheduler and controllers in process. Plugins run in Kubernetes' order; each may change the object in place
-before validation, and may guard what it has read, so that the transaction holds only if it is still so.
+API, scheduler and controllers in process. Two phases, each in Kubernetes' order of plugins:
+
+    defaults -> [mutate] -> the kind's validation -> [validate] -> transaction
+
+A plugin may change the object in place while mutating, and may guard what it has read, so that the transaction holds
+only if it is still so. Each resource has its own short list of plugins, made once: what does not concern a resource
+costs it nothing.
 """
 
 from __future__ import annotations
 
-from cluster.registry.admission import namespaces, nodes, pods, serviceaccounts, storage
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from cluster.registry.admission import certificates, classes, namespaces, nodes, pods, serviceaccounts, storage
+from cluster.registry.admission.limitranger import LimitRanger
+from cluster.registry.admission.podsecurity import TEMPLATES, PodSecurity
 from cluster.registry.admission.request import Reads, Request
+from cluster.registry.admission.view import PolicyView
 from cluster.registry.core import Core
+
+Run = Callable[[Request], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """`on`: the resources it sees, None for all. `operations` of "CREATE UPDATE DELETE". `subresources`: whether
+    writes of status and the like are its business."""
+
+    name: str
+    on: frozenset[str] | None
+    operations: str
+    run: Run
+    subresources: bool = False
 
 
 class Admission:
-    """The chain: NamespaceLifecycle, ServiceAccount, NodeRestriction, Priority, DefaultTolerationSeconds,
-    DefaultStorageClass, PersistentVolumeClaimResize, StorageObjectInUseProtection."""
-
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._reads = Reads(core)
+        self.view = PolicyView(core)
+        enabled = core.config.admission.enabled
+        self._mutating = [p for p in self._mutators() if enabled(p.name)]
+        self._validating = [p for p in self._validators() if enabled(p.name)]
+        self._chosen: dict[tuple[str, str, bool], tuple[tuple[Run, ...], tuple[Run, ...]]] = {}
 
-    async def admit(self, request: Request) -> None:
+    async def mutate(self, request: Request) -> None:
         """Raises 403 and others; changes `request.obj` in place."""
-        core, reads, name = self._core, self._reads, request.info.name
-        nodes.restrict(request)
-        if request.subresource:
-            return
-        if name == "pods":
-            if request.operation == "CREATE":
-                await serviceaccounts.admit(request, reads, core.rng)
-                await pods.priority(request, reads, core.clock())
-            if request.operation != "DELETE":
-                pods.tolerations(request, core.config)
-        elif name in ("persistentvolumeclaims", "persistentvolumes"):
-            await storage.admit(request, reads)
-        elif name == "namespaces":
-            namespaces.admit(request)
+        for run in self._plugins(request)[0]:
+            await run(request)
+
+    async def validate(self, request: Request) -> None:
+        """Raises 403 and others; changes nothing."""
+        for run in self._plugins(request)[1]:
+            await run(request)
+
+    def _plugins(self, request: Request) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
+        key = (request.info.name, request.operation, bool(request.subresource))
+        found = self._chosen.get(key)
+        if found is None:
+            found = self._chosen[key] = (_select(self._mutating, *key), _select(self._validating, *key))
+        return found
+
+    def _mutators(self) -> list[Plugin]:
+        core, reads, view = self._core, Reads(self._core), self.view
+        limits = LimitRanger(view)
+
+        async def account(request: Request) -> None:
+            await serviceaccounts.admit(request, reads, core.rng)
+
+        async def priority(request: Request) -> None:
+            await pods.priority(request, reads, core.clock())
+
+        async def tolerations(request: Request) -> None:
+            pods.tolerations(request, core.config)
+
+        async def default_class(request: Request) -> None:
+            await storage.default(request, reads)
+
+        async def runtime_class(request: Request) -> None:
+            await classes.runtime_class(request, view)
+
+        async def ingress_class(request: Request) -> None:
+            await classes.ingress_class(request, view)
+
+        return [
+            Plugin("LimitRanger", _names("pods"), "CREATE", limits.default),
+            Plugin("ServiceAccount", _names("pods"), "CREATE", account),
+            Plugin("NodeRestriction", None, "CREATE UPDATE DELETE", nodes.restrict, True),
+            Plugin("TaintNodesByCondition", _names("nodes"), "CREATE", nodes.taint_not_ready),
+            Plugin("Priority", _names("pods"), "CREATE", priority),
+            Plugin("DefaultTolerationSeconds", _names("pods"), "CREATE UPDATE", tolerations),
+            Plugin("DefaultStorageClass", _names("persistentvolumeclaims"), "CREATE", default_class),
+            Plugin(
+                "StorageObjectInUseProtection",
+                _names("persistentvolumeclaims", "persistentvolumes"),
+                "CREATE",
+                storage.protect,
+            ),
+            Plugin("RuntimeClass", _names("pods"), "CREATE", runtime_class),
+            Plugin("DefaultIngressClass", _names("ingresses.networking.k8s.io"), "CREATE", ingress_class),
+        ]
+
+    def _validators(self) -> list[Plugin]:
+        core, reads, view = self._core, Reads(self._core), self.view
+        limits = LimitRanger(view)
+        security = PodSecurity(core, view, core.config.admission.pod_security)
+
+        async def resize(request: Request) -> None:
+            await storage.resize(request, reads)
+
+        async def one_default(request: Request) -> None:
+            await pods.one_default_priority(request, reads)
+
+        async def approval(request: Request) -> None:
+            await certificates.approval(request, core.authorizer)
+
+        async def signing(request: Request) -> None:
+            await certificates.signing(request, core.authorizer)
+
+        requests = _names("certificatesigningrequests.certificates.k8s.io")
+        return [
+            Plugin("NamespaceLifecycle", _names("namespaces"), "DELETE", namespaces.admit),
+            Plugin("LimitRanger", _names("pods", "persistentvolumeclaims"), "CREATE UPDATE", limits.validate, True),
+            Plugin("PodSecurity", _names("pods", "namespaces", *TEMPLATES), "CREATE UPDATE", security.validate, True),
+            Plugin("Priority", _names("priorityclasses.scheduling.k8s.io"), "CREATE UPDATE", one_default),
+            Plugin("PersistentVolumeClaimResize", _names("persistentvolumeclaims"), "UPDATE", resize),
+            Plugin("CertificateApproval", requests, "UPDATE", approval, True),
+            Plugin("CertificateSigning", requests, "UPDATE", signing, True),
+            Plugin("CertificateSubjectRestriction", requests, "CREATE", certificates.subject),
+        ]
+
+
+def _names(*resources: str) -> frozenset[str]:
+    return frozenset(resources)
+
+
+def _select(plugins: list[Plugin], resource: str, operation: str, is_subresource: bool) -> tuple[Run, ...]:
+    return tuple(
+        p.run
+        for p in plugins
+        if (p.on is None or resource in p.on) and operation in p.operations and (p.subresources or not is_subresource)
+    )
 
 
 __all__ = ["Admission", "Reads", "Request"]

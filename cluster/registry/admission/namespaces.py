@@ -10,6 +10,6 @@ from cluster.registry.admission.request import Request
 _IMMORTAL = ("default", "kube-system", "kube-public")
 
 
-def admit(request: Request) -> None:
+async def admit(request: Request) -> None:
     if request.operation == "DELETE" and request.name in _IMMORTAL:
         raise request.forbid("this namespace may not be deleted")

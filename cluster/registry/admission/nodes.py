@@ -1,4 +1,5 @@
 """NodeRestriction: a machine's identity writes its own Node, its own Lease and the pods bound to it, nothing else.
+TaintNodesByCondition: what a new Node starts with.
 
 It may create mirror pods, but none that refers to other objects: a reference is the right to read them (nodegraph.py).
 
@@ -14,10 +15,19 @@ from cluster.registry.nodegraph import references
 
 Object = dict[str, Any]
 
+_NOT_READY = {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}
 _PROTECTED_LABEL = "node-restriction.kubernetes.io/"
 
 
-def restrict(request: Request) -> None:
+async def taint_not_ready(request: Request) -> None:
+    """TaintNodesByCondition: a new machine takes no pods until the node controller finds it Ready."""
+    spec = (request.obj or {}).setdefault("spec", {})
+    taints = spec.get("taints") or []
+    if not any(t.get("key") == _NOT_READY["key"] and t.get("effect") == _NOT_READY["effect"] for t in taints):
+        spec["taints"] = [*taints, dict(_NOT_READY)]
+
+
+async def restrict(request: Request) -> None:
     node = request.ctx.user.node_name
     if not node:
         return

@@ -57,3 +57,13 @@ async def priority(request: Request, reads: Reads, now: float) -> None:
             f"priority admission controller computed {policy} from the given PriorityClass name"
         )
     spec["priority"], spec["preemptionPolicy"] = value, policy
+
+
+async def one_default_priority(request: Request, reads: Reads) -> None:
+    """At most one PriorityClass is for pods that name none."""
+    if not (request.obj or {}).get("globalDefault") or (request.old or {}).get("globalDefault"):
+        return
+    for other in await reads.fresh("priorityclasses.scheduling.k8s.io"):
+        name = other.obj["metadata"]["name"]
+        if other.obj.get("globalDefault") and name != request.name:
+            raise request.forbid(f"PriorityClass {name} is already marked as default. Only one default can exist")

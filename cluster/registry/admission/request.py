@@ -36,6 +36,15 @@ class Request:
     plan: Plan
     subresource: str = ""
 
+    def warn(self, text: str) -> None:
+        """A Warning header of the answer; a write that is tried again says it once."""
+        if text not in self.ctx.warnings:
+            self.ctx.warnings.append(text)
+
+    def annotate(self, key: str, value: str) -> None:
+        """An annotation of the request's audit event."""
+        self.ctx.annotations[key] = value
+
     def forbid(self, why: str) -> errors.ApiError:
         return errors.forbidden(self.info, self.name, why)
 

@@ -19,23 +19,24 @@ _PROTECTION = {
 }
 
 
-async def admit(request: Request, reads: Reads) -> None:
-    obj = request.obj
-    if request.operation == "UPDATE" and request.info.name == "persistentvolumeclaims":
-        await _resize(request, reads)
-    if request.operation != "CREATE" or obj is None:
-        return
+async def protect(request: Request) -> None:
+    """StorageObjectInUseProtection: what is in use does not go."""
     finalizer = _PROTECTION[request.info.name]
-    finalizers = obj["metadata"].setdefault("finalizers", [])
+    finalizers = (request.obj or {})["metadata"].setdefault("finalizers", [])
     if finalizer not in finalizers:
         finalizers.append(finalizer)
-    if request.info.name == "persistentvolumeclaims" and obj["spec"].get("storageClassName") is None:
-        default = await default_class(reads)
-        if default:
-            obj["spec"]["storageClassName"] = default
 
 
-async def _resize(request: Request, reads: Reads) -> None:
+async def default(request: Request, reads: Reads) -> None:
+    """DefaultStorageClass."""
+    spec = (request.obj or {})["spec"]
+    if spec.get("storageClassName") is None:
+        chosen = await default_class(reads)
+        if chosen:
+            spec["storageClassName"] = chosen
+
+
+async def resize(request: Request, reads: Reads) -> None:
     """A claim grows only where its class says that volumes can."""
     new, old = (((o or {}).get("spec") or {}) for o in (request.obj, request.old))
     want, have = (((s.get("resources") or {}).get("requests") or {}).get("storage") for s in (new, old))

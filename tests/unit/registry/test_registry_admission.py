@@ -116,11 +116,11 @@ async def test_node_restriction(bench: Any, make: Any) -> None:
     ("spec", "what"),
     [
         ({}, ""),
-        ({"serviceAccountName": "deployment-controller"}, "serviceaccounts"),
-        ({"imagePullSecrets": [{"name": "loot"}]}, "secrets"),
-        ({"volumes": [{"name": "v", "secret": {"secretName": "loot"}}]}, "secrets"),
-        ({"volumes": [{"name": "v", "configMap": {"name": "loot"}}]}, "configmaps"),
-        ({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "loot"}}]}, "persistentvolumeclaims"),
+        ({"serviceAccountName": "deployment-controller"}, "a mirror pod may not reference service accounts"),
+        ({"imagePullSecrets": [{"name": "loot"}]}, "reference secrets"),
+        ({"volumes": [{"name": "v", "secret": {"secretName": "loot"}}]}, "reference secrets"),
+        ({"volumes": [{"name": "v", "configMap": {"name": "loot"}}]}, "reference configmaps"),
+        ({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "loot"}}]}, "reference persistentvolumecl"),
     ],
 )
 async def test_a_machine_gives_itself_no_right_to_read(bench: Any, make: Any, spec: Any, what: str) -> None:
@@ -133,7 +133,8 @@ async def test_a_machine_gives_itself_no_right_to_read(bench: Any, make: Any, sp
         assert (await bench.create("pods", pod)).obj["spec"]["nodeName"] == "m1"
         return
     e = await _raises(bench.create("pods", pod))
-    assert (e.code, f'node "m1" can not create pods that reference {what}' in e.message) == (403, True), e.message
+    assert e.code == 403
+    assert what in e.message
 
 
 async def test_a_kind_that_is_encrypted_stays_so_when_it_is_bound(bench: Any, make: Any) -> None:

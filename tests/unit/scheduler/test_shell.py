@@ -11,6 +11,7 @@ import pytest
 
 from cluster.machinery.clock import FakeClock
 from cluster.machinery.registry_client import RegistryClient
+from cluster.registry.admissionconfig import AdmissionConfig
 from cluster.registry.context import MASTERS, RequestContext
 from cluster.registry.registry import Registry
 from cluster.registry.types import RegistryConfig
@@ -46,12 +47,15 @@ class Office:
             await asyncio.gather(self.work, return_exceptions=True)
 
 
+UNTAINTED = AdmissionConfig(disable=("TaintNodesByCondition",))  # no node controller here to take the taint away
+
+
 class Cluster:
     """A store, its client, and one leading scheduler with back-offs in real time."""
 
     def __init__(self) -> None:
         clock = FakeClock()
-        registry = Registry(MemoryStore(clock), RegistryConfig(), clock=clock, rng=random.Random(7))
+        registry = Registry(MemoryStore(clock), RegistryConfig(admission=UNTAINTED), clock=clock, rng=random.Random(7))
         self.client = RegistryClient(registry, lambda: RequestContext(user=MASTERS, field_manager="test"))
         self.office = Office()
         self.scheduler = Scheduler(SchedulerConfig(), self.client, self.office.lead, rng=random.Random(1))
