@@ -201,7 +201,7 @@ def _resource_paths(info: ResourceInfo, names: dict[schema.Gvk, str]) -> Doc:
 @lru_cache(maxsize=64)
 def document_bytes(group: str, version: str) -> bytes:
     """The document of a group version as JSON; raises KeyError for one that is not served."""
-    infos = [i for i in SCHEME.all() if (i.group, i.version) == (group, version)]
+    infos = [i for i in SCHEME.served() if (i.group, i.version) == (group, version)]
     if not infos:
         raise KeyError((group, version))
     definitions = schema.load_definitions()
@@ -240,6 +240,6 @@ def index() -> Doc:
 @lru_cache(maxsize=64)
 def _digest(group: str, version: str) -> str:
     """Of what the document is made from, so that the index does not have to build every document."""
-    infos = [i for i in SCHEME.all() if (i.group, i.version) == (group, version)]
+    infos = [i for i in SCHEME.served() if (i.group, i.version) == (group, version)]
     text = f"{schema.data_version()} 1 {infos!r}"
     return hashlib.sha512(text.encode()).hexdigest().upper()

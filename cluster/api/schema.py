@@ -248,7 +248,7 @@ def compile_kinds(kinds: Iterable[Gvk]) -> dict[Gvk, Node]:
 def _compiled() -> dict[Gvk, Node]:
     from cluster.api.scheme import SCHEME
 
-    kinds = [(i.group, i.version, i.kind) for i in SCHEME.all()]
+    kinds = [(i.group, i.version, i.kind) for i in SCHEME.served()]
     return compile_kinds([*kinds, *EXTRA_KINDS])
 
 

@@ -15,7 +15,11 @@ STATUS_VERBS = ("get", "patch", "update")
 
 @dataclass(frozen=True, slots=True)
 class ResourceInfo:
-    """`subresources` are names as in URLs ("status"); `preferred` marks the version clients should use."""
+    """`subresources` are names as in URLs ("status").
+
+    `view_of` names the resource whose stored objects this one shows in another version or group ("" when it is stored
+    itself); `deprecated` is the sentence that clients are warned with.
+    """
 
     group: str
     version: str
@@ -27,6 +31,8 @@ class ResourceInfo:
     categories: tuple[str, ...] = ()
     verbs: tuple[str, ...] = ALL_VERBS
     subresources: tuple[str, ...] = ()
+    view_of: str = ""
+    deprecated: str = ""
 
     @property
     def name(self) -> str:
@@ -69,14 +75,15 @@ def subresource_verbs(subresource: str) -> tuple[str, ...]:
 
 
 class Scheme:
-    """Lookup by name, by plural, by kind."""
+    """Lookup by name, by plural, by kind. Names are those of stored resources; a view has its hub's objects."""
 
     def __init__(self, infos: Iterable[ResourceInfo]) -> None:
-        self._all = tuple(infos)
+        self._served = tuple(infos)
+        self._all = tuple(i for i in self._served if not i.view_of)
         self._by_name = {i.name: i for i in self._all}
-        self._by_resource = {(i.group, i.version, i.plural): i for i in self._all}
-        self._by_kind = {(i.group, i.version, i.kind): i for i in self._all}
-        if len(self._by_name) != len(self._all) or len(self._by_kind) != len(self._all):
+        self._by_resource = {(i.group, i.version, i.plural): i for i in self._served}
+        self._by_kind = {(i.group, i.version, i.kind): i for i in self._served}
+        if len(self._by_name) != len(self._all) or len(self._by_kind) != len(self._served):
             raise ValueError("two kinds share a name")
 
     def named(self, name: str) -> ResourceInfo:
@@ -94,12 +101,21 @@ class Scheme:
         group, _, version = str(obj.get("apiVersion") or "").rpartition("/")
         return self.for_kind(group, version, str(obj.get("kind") or ""))
 
+    def hub(self, info: ResourceInfo) -> ResourceInfo:
+        """The resource that is stored: `info` itself unless it is a view."""
+        return self._by_name[info.view_of] if info.view_of else info
+
     def all(self) -> list[ResourceInfo]:
+        """What is stored; each object is in one of them."""
         return list(self._all)
+
+    def served(self) -> list[ResourceInfo]:
+        """All that clients can ask for: `all` and the views of it."""
+        return list(self._served)
 
     def group_versions(self) -> list[tuple[str, str]]:
         """In order of first appearance; core first."""
-        return list(dict.fromkeys((i.group, i.version) for i in self._all))
+        return list(dict.fromkeys((i.group, i.version) for i in self._served))
 
 
 def _r(
@@ -112,6 +128,8 @@ def _r(
     cats: str = "",
     subs: str = "",
     verbs: tuple[str, ...] = ALL_VERBS,
+    view_of: str = "",
+    deprecated: str = "",
 ) -> ResourceInfo:
     group, _, version = gv.rpartition("/")
     return ResourceInfo(
@@ -125,16 +143,21 @@ def _r(
         tuple(cats.split()),
         verbs,
         tuple(subs.split()),
+        view_of,
+        deprecated,
     )
 
 
 _RBAC = "rbac.authorization.k8s.io/v1"
 _STORAGE = "storage.k8s.io/v1"
+_NETWORKING = "networking.k8s.io/v1"
+_FLOW = "flowcontrol.apiserver.k8s.io/v1"
+_SLICES_INSTEAD = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"
 
 SCHEME = Scheme(
     (
         _r("v1", "ConfigMap", "configmaps", "cm"),
-        _r("v1", "Endpoints", "endpoints", "ep"),
+        _r("v1", "Endpoints", "endpoints", "ep", deprecated=_SLICES_INSTEAD),
         _r("v1", "Event", "events", "ev"),
         _r("v1", "LimitRange", "limitranges", "limits"),
         _r(
@@ -150,6 +173,8 @@ SCHEME = Scheme(
         _r("v1", "PersistentVolumeClaim", "persistentvolumeclaims", "pvc", subs="status"),
         _r("v1", "PersistentVolume", "persistentvolumes", "pv", cluster=True, subs="status"),
         _r("v1", "Pod", "pods", "po", cats="all", subs="status binding eviction log exec attach portforward"),
+        _r("v1", "PodTemplate", "podtemplates"),
+        _r("v1", "ReplicationController", "replicationcontrollers", "rc", cats="all", subs="status scale"),
         _r("v1", "ResourceQuota", "resourcequotas", "quota", subs="status"),
         _r("v1", "Secret", "secrets"),
         _r("v1", "ServiceAccount", "serviceaccounts", "sa", subs="token"),
@@ -160,17 +185,45 @@ SCHEME = Scheme(
         _r("apps/v1", "ReplicaSet", "replicasets", "rs", cats="all", subs="status scale"),
         _r("apps/v1", "StatefulSet", "statefulsets", "sts", cats="all", subs="status scale"),
         _r("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "hpa", cats="all", subs="status"),
+        _r(
+            "autoscaling/v1",
+            "HorizontalPodAutoscaler",
+            "horizontalpodautoscalers",
+            "hpa",
+            cats="all",
+            subs="status",
+            view_of="horizontalpodautoscalers.autoscaling",
+        ),
         _r("batch/v1", "CronJob", "cronjobs", "cj", cats="all", subs="status"),
         _r("batch/v1", "Job", "jobs", cats="all", subs="status"),
+        _r(
+            "certificates.k8s.io/v1",
+            "CertificateSigningRequest",
+            "certificatesigningrequests",
+            "csr",
+            cluster=True,
+            subs="approval status",
+        ),
         _r("coordination.k8s.io/v1", "Lease", "leases"),
         _r("discovery.k8s.io/v1", "EndpointSlice", "endpointslices"),
+        _r("events.k8s.io/v1", "Event", "events", "ev", view_of="events"),
+        _r(_FLOW, "FlowSchema", "flowschemas", cluster=True, subs="status"),
+        _r(_FLOW, "PriorityLevelConfiguration", "prioritylevelconfigurations", cluster=True, subs="status"),
+        _r(_NETWORKING, "Ingress", "ingresses", "ing", subs="status"),
+        _r(_NETWORKING, "IngressClass", "ingressclasses", cluster=True),
+        _r(_NETWORKING, "NetworkPolicy", "networkpolicies", "netpol"),
+        _r("node.k8s.io/v1", "RuntimeClass", "runtimeclasses", cluster=True),
         _r("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", "pdb", subs="status"),
         _r(_RBAC, "ClusterRoleBinding", "clusterrolebindings", cluster=True),
         _r(_RBAC, "ClusterRole", "clusterroles", cluster=True),
         _r(_RBAC, "RoleBinding", "rolebindings"),
         _r(_RBAC, "Role", "roles"),
         _r("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses", "pc", cluster=True),
+        _r(_STORAGE, "CSIDriver", "csidrivers", cluster=True),
+        _r(_STORAGE, "CSINode", "csinodes", cluster=True),
+        _r(_STORAGE, "CSIStorageCapacity", "csistoragecapacities"),
         _r(_STORAGE, "StorageClass", "storageclasses", "sc", cluster=True),
         _r(_STORAGE, "VolumeAttachment", "volumeattachments", cluster=True, subs="status"),
+        _r(_STORAGE, "VolumeAttributesClass", "volumeattributesclasses", "vac", cluster=True),
     )
 )

@@ -240,6 +240,8 @@ class Cache:
         self._tables: dict[bytes, Table] = {}
 
     def table(self, info: ResourceInfo) -> Table:
+        """Of `info`'s objects; a view's are its hub's."""
+        info = SCHEME.hub(info)
         prefix = resource_prefix(info)
         table = self._tables.get(prefix)
         if table is None:

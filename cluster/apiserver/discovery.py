@@ -2,8 +2,9 @@
 
 Pure.
 
-Everything derives from the scheme, plus the kinds that are answered at the edge and never stored (reviews). Documents
-are built once and served with an ETag. Source: KEP-3352 (aggregated discovery), meta/v1 APIResourceList.
+Everything derives from the scheme, plus the kinds that are answered at the edge and never stored (reviews, bindings,
+component statuses). Documents are built once and served with an ETag. Source: KEP-3352 (aggregated discovery),
+meta/v1 APIResourceList.
 """
 
 from __future__ import annotations
@@ -34,7 +35,23 @@ REVIEWS = (
     _review(AUTHORIZATION, "SelfSubjectRulesReview", "selfsubjectrulesreviews"),
     _review(AUTHORIZATION, "SubjectAccessReview", "subjectaccessreviews"),
 )
-_BY_RESOURCE = {(r.group, r.version, r.plural): r for r in REVIEWS}
+_COMPONENTS_OLD = "v1 ComponentStatus is deprecated in v1.19+"
+EDGE = (
+    *REVIEWS,
+    ResourceInfo("", "v1", "Binding", "bindings", "binding", True, verbs=("create",)),
+    ResourceInfo(
+        "",
+        "v1",
+        "ComponentStatus",
+        "componentstatuses",
+        "componentstatus",
+        False,
+        ("cs",),
+        verbs=("get", "list"),
+        deprecated=_COMPONENTS_OLD,
+    ),
+)
+_BY_RESOURCE = {(r.group, r.version, r.plural): r for r in EDGE}
 # Subresources that exist at the edge only: relayed to a machine, never stored.
 _RELAYED = {"pods": ("log", "exec", "attach", "portforward", "proxy"), "nodes": ("proxy",), "services": ("proxy",)}
 _RELAY_VERBS = {"proxy": ("create", "delete", "get", "patch", "update")}
@@ -70,7 +87,7 @@ def _document(obj: dict[str, Any], content_type: str = "application/json") -> Do
 class Discovery:
     """All discovery documents, by path."""
 
-    def __init__(self, infos: Iterable[ResourceInfo] = (*SCHEME.all(), *REVIEWS)) -> None:
+    def __init__(self, infos: Iterable[ResourceInfo] = (*SCHEME.served(), *EDGE)) -> None:
         groups: dict[str, dict[str, list[ResourceInfo]]] = {}
         for info in infos:
             groups.setdefault(info.group, {}).setdefault(info.version, []).append(info)

@@ -124,6 +124,8 @@ class Pipeline:
             config.body_timeout_s,
             work.resource,
         )
+        if work.resource is not None and work.resource.deprecated:
+            call.warnings.append(work.resource.deprecated)
         answer = await self._dispatch(call)
         if isinstance(answer, web.StreamResponse):
             return answer

@@ -14,9 +14,9 @@ from cluster.apiserver.tables import (
     age,
     at,
     col,
+    containers,
     count,
     format_labels,
-    human_duration,
     name_of,
     since,
     text,
@@ -216,13 +216,31 @@ def _named_age(o: Object, now: float) -> Cells:
 
 
 def _controller(o: Object, now: float) -> Cells:
+    names, images = containers(o, "spec", "template", "spec")
     return [
         name_of(o),
         count(o, "spec", "replicas"),
         count(o, "status", "replicas"),
         count(o, "status", "readyReplicas"),
-        human_duration(0) if not at(o, "metadata", "creationTimestamp") else age(o, now),
+        age(o, now),
+        names,
+        images,
+        format_labels(at(o, "spec", "selector")),
     ]
+
+
+def _pod_template(o: Object, now: float) -> Cells:
+    names, images = containers(o, "template", "spec")
+    return [name_of(o), names, images, format_labels(at(o, "template", "metadata", "labels"))]
+
+
+def _component_status(o: Object, now: float) -> Cells:
+    status = message = error = ""
+    for c in o.get("conditions") or ():
+        if c.get("type") == "Healthy":
+            status = "Healthy" if c.get("status") == "True" else "Unhealthy"
+            message, error = str(c.get("message") or ""), str(c.get("error") or "")
+    return [name_of(o), status or "Unknown", message, error]
 
 
 PRINTERS = {
@@ -296,5 +314,19 @@ PRINTERS = {
     ),
     "resourcequotas": Printer((NAME, col("Request"), col("Limit"), AGE), _quota_age),
     "limitranges": Printer((NAME, Column("Created At", "date")), _named_age),
-    "replicationcontrollers": Printer((NAME, col("Desired"), col("Current"), col("Ready"), AGE), _controller),
+    "replicationcontrollers": Printer(
+        (
+            NAME,
+            col("Desired", "integer"),
+            col("Current", "integer"),
+            col("Ready", "integer"),
+            AGE,
+            wide("Containers"),
+            wide("Images"),
+            wide("Selector"),
+        ),
+        _controller,
+    ),
+    "podtemplates": Printer((NAME, col("Containers"), col("Images"), col("Pod Labels")), _pod_template),
+    "componentstatuses": Printer((NAME, col("Status"), col("Message"), col("Error")), _component_status),
 }

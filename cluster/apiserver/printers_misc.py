@@ -170,7 +170,45 @@ def _flow_schema(o: Object, now: float) -> Cells:
         count(o, "spec", "matchingPrecedence"),
         text(o, "spec", "distinguisherMethod", "type", default="<none>"),
         age(o, now),
+        _dangling(o),
     ]
+
+
+def _dangling(o: Object) -> str:
+    """Whether the flow schema's priority level is missing, as its status says."""
+    for c in at(o, "status", "conditions") or ():
+        if c.get("type") == "Dangling":
+            return str(c.get("status"))
+    return "?"
+
+
+def _priority_level(o: Object, now: float) -> Cells:
+    limited = at(o, "spec", "limited") or {}
+    queuing = at(limited, "limitResponse", "queuing") or {}
+    shares = limited.get("nominalConcurrencyShares") if limited else at(o, "spec", "exempt", "nominalConcurrencyShares")
+    sizes = [queuing.get(k, "<none>") for k in ("queues", "handSize", "queueLengthLimit")]
+    return [name_of(o), text(o, "spec", "type"), "<none>" if shares is None else shares, *sizes, age(o, now)]
+
+
+def _ingress_class(o: Object, now: float) -> Cells:
+    ref = at(o, "spec", "parameters")
+    shown = "<none>"
+    if ref:
+        group = f".{ref['apiGroup']}" if ref.get("apiGroup") else ""
+        shown = f"{ref.get('kind')}{group}/{ref.get('name')}"
+    return [name_of(o), text(o, "spec", "controller"), shown, age(o, now)]
+
+
+def _runtime_class(o: Object, now: float) -> Cells:
+    return [name_of(o), str(o.get("handler", "")), age(o, now)]
+
+
+def _storage_capacity(o: Object, now: float) -> Cells:
+    return [name_of(o), str(o.get("storageClassName", "")), text(o, "capacity", default="<unset>")]
+
+
+def _attributes_class(o: Object, now: float) -> Cells:
+    return [name_of(o), str(o.get("driverName", "")), age(o, now)]
 
 
 _RBAC = "rbac.authorization.k8s.io"
@@ -218,7 +256,30 @@ PRINTERS = {
     ),
     "customresourcedefinitions.apiextensions.k8s.io": Printer((NAME, CREATED_AT), _crd),
     "flowschemas.flowcontrol.apiserver.k8s.io": Printer(
-        (NAME, col("PriorityLevel"), col("MatchingPrecedence", "integer"), col("DistinguisherMethod"), AGE),
+        (
+            NAME,
+            col("PriorityLevel"),
+            col("MatchingPrecedence", "integer"),
+            col("DistinguisherMethod"),
+            AGE,
+            col("MissingPL"),
+        ),
         _flow_schema,
     ),
+    "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io": Printer(
+        (
+            NAME,
+            col("Type"),
+            col("NominalConcurrencyShares"),
+            col("Queues"),
+            col("HandSize"),
+            col("QueueLengthLimit"),
+            AGE,
+        ),
+        _priority_level,
+    ),
+    "ingressclasses.networking.k8s.io": Printer((NAME, col("Controller"), col("Parameters"), AGE), _ingress_class),
+    "runtimeclasses.node.k8s.io": Printer((NAME, col("Handler"), AGE), _runtime_class),
+    "csistoragecapacities.storage.k8s.io": Printer((NAME, col("StorageClassName"), col("Capacity")), _storage_capacity),
+    "volumeattributesclasses.storage.k8s.io": Printer((NAME, col("DriverName"), AGE), _attributes_class),
 }

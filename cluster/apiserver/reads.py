@@ -88,7 +88,7 @@ class CacheReader:
         if entry is None:
             raise errors.not_found(info, call.info.name)
         if not call.accept.transform:
-            return Reply(raw=entry.raw)
+            return Reply(raw=views.shown(info, entry.raw))
         include = views.include_of(call.params.get("includeObject", ""))
         return Reply(raw=views.object_view(call.accept, info, entry.raw, self._clock(), include))
 
@@ -156,9 +156,12 @@ class CacheReader:
             resource_version="" if params.get("continue") else params.get("resourceVersion", ""),
             resource_version_match="" if params.get("continue") else "Exact",
         )
-        return await self._reply(
-            call, found.items, views.list_meta(found.revision, found.continue_token, found.remaining)
+        items = (
+            [views.Bytes(views.stored_form(call.kind, s.raw)) for s in found.items]
+            if call.kind.view_of
+            else found.items
         )
+        return await self._reply(call, items, views.list_meta(found.revision, found.continue_token, found.remaining))
 
 
 def _check_match(version: str, match: str, token: str) -> None:

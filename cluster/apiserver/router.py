@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
@@ -36,8 +36,11 @@ class Router:
         reviews: ReviewServer,
         tokens: TokenServer,
         streams: StreamServer,
+        edge: Mapping[tuple[str, str], Handler],
     ) -> None:
+        """`edge`: handlers of kinds that are stored nowhere, by resource name and verb."""
         self._reviews = reviews
+        self._edge = edge
         self._verbs: dict[str, Handler] = {
             "get": reader.get,
             "list": reader.get_list,
@@ -70,7 +73,7 @@ class Router:
             raise errors.method_not_allowed()
         if info.name in _REVIEWS:
             return self._reviews.create
-        return self._verbs[asked.verb]
+        return self._edge.get((info.name, asked.verb)) or self._verbs[asked.verb]
 
     def _subresource(self, call: Call) -> Handler:
         info, asked = call.kind, call.info

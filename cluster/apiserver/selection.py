@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cluster.api import errors
-from cluster.api.scheme import ResourceInfo
+from cluster.api.scheme import SCHEME, ResourceInfo
 from cluster.api.selectors import FieldSelector, LabelSelector, parse_field_selector, parse_label_selector
 from cluster.registry.reading import check_fields
+from cluster.registry.viewing import hub_fields
 
 if TYPE_CHECKING:
     from cluster.apiserver.cache import Entry
@@ -57,7 +58,8 @@ def parse(info: ResourceInfo, namespace: str, label_text: str, field_text: str) 
         fields = parse_field_selector(field_text)
     except ValueError as e:
         raise errors.bad_request(str(e)) from e
-    check_fields(info, fields)
+    fields = hub_fields(info, fields) or fields
+    check_fields(SCHEME.hub(info), fields)
     name = fields.required("metadata.name") or ""
     node = (fields.required("spec.nodeName") or "") if info.name == "pods" else ""
     pinned = {"metadata.name": name, "spec.nodeName": node}

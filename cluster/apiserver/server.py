@@ -15,9 +15,10 @@ import logging
 import ssl
 import time
 from collections.abc import Callable
+from functools import partial
 
 from cluster.api import errors
-from cluster.apiserver import metrics
+from cluster.apiserver import edge, metrics
 from cluster.apiserver.authn import Authenticator, load_token_file
 from cluster.apiserver.cache import Cache
 from cluster.apiserver.config import ApiServerConfig
@@ -83,6 +84,7 @@ class ApiServer:
         authenticator = Authenticator(verifier, self._cache, self._feed, clock, tokens)
         signer = TokenSigner(config.service_account_signing_key_file, config.service_account_issuer, clock)
         self._kubelets = KubeletClient(config, self._cache)
+        components = edge.ComponentStatuses(store)
         reader = CacheReader(self._cache, self._feed, registry, clock)
         router = Router(
             reader,
@@ -99,6 +101,11 @@ class ApiServer:
             ReviewServer(authenticator, authorizer, RuleLister(self._cache)),
             TokenServer(signer, self._cache, self._feed, config.api_audiences, clock),
             StreamServer(self._kubelets, self._feed),
+            {
+                ("bindings", "create"): partial(edge.bind, registry),
+                ("componentstatuses", "get"): components.get,
+                ("componentstatuses", "list"): components.list,
+            },
         )
         documents = DocumentServer(Discovery(), verifier, config.service_account_issuer)
         self._pipeline = Pipeline(config, authenticator, authorizer, router, documents, self._health_server())

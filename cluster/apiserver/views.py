@@ -2,19 +2,21 @@
 
 Pure, but long lists yield to the loop.
 
-Invariant: plain JSON is never decoded; a LIST is its objects' stored bytes joined.
+Invariant: plain JSON is never decoded; a LIST is its objects' stored bytes joined. Bytes given here are those of the
+hub; what a view of it shows (`cluster.api.conversion`) is made here.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
 
-from cluster.api import errors
-from cluster.api.scheme import ResourceInfo
+from cluster.api import conversion, errors
+from cluster.api.scheme import SCHEME, ResourceInfo
 from cluster.apiserver import tables
 from cluster.apiserver.negotiate import Accept
 
@@ -28,6 +30,13 @@ class Source(Protocol):
     def raw(self) -> bytes: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """A Source made for the occasion."""
+
+    raw: bytes
+
+
 def include_of(value: str) -> str:
     if value not in ("", "None", "Metadata", "Object"):
         raise errors.bad_request(f"unrecognized includeObject value: {value!r}")
@@ -39,18 +48,39 @@ def decoded(raw: bytes) -> dict[str, Any]:
     return obj
 
 
+def shown(info: ResourceInfo, raw: bytes) -> bytes:
+    """Stored JSON as `info` shows it."""
+    return conversion.raw_view(info, raw) if info.view_of else raw
+
+
+def stored_form(info: ResourceInfo, raw: bytes) -> bytes:
+    """The inverse of `shown`, for what the registry has converted already."""
+    return orjson.dumps(conversion.to_hub(info, orjson.loads(raw), SCHEME.hub(info))) if info.view_of else raw
+
+
+def stored_forms(info: ResourceInfo, items: Sequence[Source]) -> Sequence[Source]:
+    return [Bytes(stored_form(info, i.raw)) for i in items] if info.view_of else items
+
+
+def _row(info: ResourceInfo, printer: tables.Printer, obj: dict[str, Any], now: float, include: str) -> dict[str, Any]:
+    row = tables.row(printer, obj, now, include)
+    if info.view_of and include == "Object":
+        row["object"] = conversion.to_view(info, obj)
+    return row
+
+
 def object_view(accept: Accept, info: ResourceInfo, raw: bytes, now: float, include: str) -> bytes:
     """One object as JSON in the asked form."""
     if not accept.transform:
-        return raw
+        return shown(info, raw)
     obj = decoded(raw)
     if obj.get("kind") == "Status":
         return raw
     if accept.transform != "Table":
         return orjson.dumps(tables.partial_metadata(obj, accept.version))
-    printer = tables.printer_for(info)
+    printer = tables.printer_for(SCHEME.hub(info) if info.view_of else info)
     meta = {"resourceVersion": (obj.get("metadata") or {}).get("resourceVersion", "")}
-    row = tables.row(printer, obj, now, include)
+    row = _row(info, printer, obj, now, include)
     return orjson.dumps(tables.table(printer, [row], version=accept.version, list_meta=meta))
 
 
@@ -68,22 +98,27 @@ async def list_view(
 ) -> bytes:
     """A list as JSON in the asked form."""
     if accept.transform == "Table":
-        printer = tables.printer_for(info)
+        printer = tables.printer_for(SCHEME.hub(info) if info.view_of else info)
         rows: list[bytes] = []
         for i, item in enumerate(items):
-            rows.append(orjson.dumps(tables.row(printer, decoded(item.raw), now, include)))
+            rows.append(orjson.dumps(_row(info, printer, decoded(item.raw), now, include)))
             if i % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
         head = orjson.dumps(tables.table(printer, (), version=accept.version, list_meta=meta))
         return head[: -len(b"]}")] + b",".join(rows) + b"]}"
     if accept.transform:
-        bodies: list[bytes] = []
+        metas: list[bytes] = []
         for i, item in enumerate(items):
-            bodies.append(orjson.dumps(tables.partial_metadata(decoded(item.raw), accept.version)))
+            metas.append(orjson.dumps(tables.partial_metadata(decoded(item.raw), accept.version)))
             if i % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
-        return _list("PartialObjectMetadataList", f"meta.k8s.io/{accept.version}", meta, bodies)
-    return _list(info.list_kind, info.api_version, meta, [item.raw for item in items])
+        return _list("PartialObjectMetadataList", f"meta.k8s.io/{accept.version}", meta, metas)
+    return _list(
+        info.list_kind,
+        info.api_version,
+        meta,
+        [shown(info, item.raw) for item in items] if info.view_of else [item.raw for item in items],
+    )
 
 
 def _list(kind: str, api_version: str, meta: dict[str, Any], bodies: list[bytes]) -> bytes:
@@ -102,9 +137,9 @@ def event_view(
     obj = decoded(raw)
     body: dict[str, Any]
     if accept.transform == "Table":
-        printer = tables.printer_for(info)
+        printer = tables.printer_for(SCHEME.hub(info) if info.view_of else info)
         meta = {"resourceVersion": (obj.get("metadata") or {}).get("resourceVersion", "")}
-        rows = [tables.row(printer, obj, now, include)] if kind != "BOOKMARK" else []
+        rows = [_row(info, printer, obj, now, include)] if kind != "BOOKMARK" else []
         body = tables.table(printer, rows, version=accept.version, columns=first, list_meta=meta)
     else:
         body = tables.partial_metadata(obj, accept.version)

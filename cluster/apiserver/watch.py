@@ -19,6 +19,7 @@ import orjson
 from aiohttp import web
 
 from cluster.api import errors
+from cluster.api.scheme import SCHEME
 from cluster.apiserver import metrics, negotiate, selection, views
 from cluster.apiserver.cache import Cache, CacheEvent, Entry, event_line
 from cluster.apiserver.call import Call
@@ -86,7 +87,7 @@ class WatchServer:
         await self._reader.freshen(version)
         synthetic = bool(send_initial) or (send_initial is None and version in ("", "0"))
         start = self._cache.revision if synthetic or version in ("", "0") else int(version)
-        watcher = Watcher(info, chosen, start, self._buffer_events)
+        watcher = Watcher(SCHEME.hub(info), chosen, start, self._buffer_events)
         table = self._cache.table(info)
         if synthetic:
             initial = [e for e in table.select(chosen.namespace) if chosen.matches(e)]
@@ -183,7 +184,7 @@ class _Stream:
         await self._write(("ADDED", e.raw) for e in entries)
 
     async def events(self, chunks: list[Chunk]) -> None:
-        if self._call.accept.transform:
+        if self._call.accept.transform or self._call.kind.view_of:
             await self._write((kind, _shown(kind, event)) for kind, event in chunks)
             return
         self._counter.inc(len(chunks))
@@ -207,7 +208,7 @@ class _Stream:
         call = self._call
         self._counter.inc()
         if not call.accept.transform:
-            return event_line(kind, raw)
+            return event_line(kind, raw if kind == "BOOKMARK" else views.shown(call.kind, raw))
         line = views.event_view(call.accept, call.kind, kind, raw, self._clock(), self._include, first=self._first)
         self._first = False
         return line

@@ -119,7 +119,8 @@ class WriteServer:
             ctx, call.kind, call.namespace, options, label_selector=label_selector, field_selector=field_selector
         )
         meta = views.list_meta(deleted.revision, "", 0)
-        return Reply(raw=await views.list_view(call.accept, call.kind, deleted.items, meta, self._clock(), "Metadata"))
+        items = views.stored_forms(call.kind, deleted.items)
+        return Reply(raw=await views.list_view(call.accept, call.kind, items, meta, self._clock(), "Metadata"))
 
     async def _delete_options(self, call: Call) -> tuple[DeleteOptions, RequestContext]:
         """The body wins over the query, as in Kubernetes."""
@@ -147,7 +148,11 @@ class WriteServer:
         if not call.accept.transform:
             return Reply(code, raw=stored.raw)
         include = views.include_of(call.params.get("includeObject", ""))
-        return Reply(code, raw=views.object_view(call.accept, call.kind, stored.raw, self._clock(), include))
+        return Reply(code, raw=self._view(call, stored, include))
+
+    def _view(self, call: Call, stored: Stored, include: str) -> bytes:
+        raw = views.stored_form(call.kind, stored.raw)
+        return views.object_view(call.accept, call.kind, raw, self._clock(), include)
 
 
 def _with_dry_run(ctx: RequestContext, body: dict[str, Any]) -> RequestContext:

@@ -82,7 +82,7 @@ class Patcher:
         wish = parse_body(body, media_type)
         if media_type == patch.APPLY_PATCH:
             return await self._apply(ctx, info, namespace, name, wish, subresource, force)
-        apply = self._patch_function(info, media_type, wish, subresource)
+        apply = patch_function(info, media_type, wish, subresource)
         if scale.is_scale(info, subresource):
             return await self._rescale(ctx, info, namespace, name, apply)
 
@@ -98,17 +98,6 @@ class Patcher:
             return clean
 
         return await self._writer.change(ctx, info, namespace, name, make, subresource=subresource)
-
-    @staticmethod
-    def _patch_function(info: ResourceInfo, media_type: str, wish: Any, subresource: str) -> Callable[[Object], Object]:
-        if media_type == patch.JSON_PATCH:
-            return lambda obj: patch.json_patch(obj, wish)
-        if not isinstance(wish, dict):
-            raise errors.bad_request("error decoding patch: it is not an object")
-        if media_type == patch.MERGE_PATCH:
-            return lambda obj: patch.merge_patch(obj, wish)
-        node = schema.node_for(*scheme.subresource_kind(info, subresource))
-        return lambda obj: patch.strategic_merge_patch(node, obj, wish)
 
     # --- server-side apply
 
@@ -250,6 +239,18 @@ class Patcher:
             raise errors.bad_request(
                 "the namespace of the provided object does not match the namespace sent on the request"
             )
+
+
+def patch_function(info: ResourceInfo, media_type: str, wish: Any, subresource: str) -> Callable[[Object], Object]:
+    """What a JSON, merge or strategic merge patch does to an object of `info`. Raises ApiError 400."""
+    if media_type == patch.JSON_PATCH:
+        return lambda obj: patch.json_patch(obj, wish)
+    if not isinstance(wish, dict):
+        raise errors.bad_request("error decoding patch: it is not an object")
+    if media_type == patch.MERGE_PATCH:
+        return lambda obj: patch.merge_patch(obj, wish)
+    node = schema.node_for(*scheme.subresource_kind(info, subresource))
+    return lambda obj: patch.strategic_merge_patch(node, obj, wish)
 
 
 def parse_body(body: Any, media_type: str) -> Any:

@@ -39,6 +39,9 @@ _FIELDS: dict[str, frozenset[str]] = {
     "namespaces": frozenset(("status.phase", "name")),
     "services": frozenset(("spec.clusterIP", "spec.type")),
     "replicasets.apps": frozenset(("status.replicas",)),
+    "replicationcontrollers": frozenset(("status.replicas",)),
+    "jobs.batch": frozenset(("status.successful",)),
+    "certificatesigningrequests.certificates.k8s.io": frozenset(("spec.signerName",)),
 }  # fmt: skip
 
 

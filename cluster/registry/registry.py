@@ -21,7 +21,7 @@ from cluster.api import errors, schema, scheme, typecheck
 from cluster.api.errors import ApiError
 from cluster.api.scheme import ResourceInfo
 from cluster.api.selectors import FieldSelector, LabelSelector
-from cluster.registry import patching, scale
+from cluster.registry import patching, scale, viewing
 from cluster.registry.admission import Admission
 from cluster.registry.binding import Binder
 from cluster.registry.context import RequestContext
@@ -76,7 +76,8 @@ class Registry:
         self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, *, subresource: str = ""
     ) -> Stored:
         await self._core.authorize(ctx, "get", info, namespace, name, subresource)
-        stored = await self._reader.get(info, namespace, name, deadline=ctx.deadline)
+        stored = await self._reader.get(scheme.SCHEME.hub(info), namespace, name, deadline=ctx.deadline)
+        stored = viewing.shown(info, stored)
         return scaled(stored) if scale.is_scale(info, subresource) else stored
 
     async def list(
@@ -93,10 +94,12 @@ class Registry:
         resource_version_match: str = "",
     ) -> StoredList:
         await self._core.authorize(ctx, "list", info, namespace, field_selector=str(field_selector or ""))
-        check_fields(info, field_selector)
+        hub, field_selector = scheme.SCHEME.hub(info), viewing.hub_fields(info, field_selector)
+        check_fields(hub, field_selector)
         where = Filter(label_selector, field_selector)
         options = (limit, continue_token, resource_version, resource_version_match)
-        return await self._reader.list(info, namespace, where, *options, deadline=ctx.deadline)
+        found = await self._reader.list(hub, namespace, where, *options, deadline=ctx.deadline)
+        return viewing.shown_list(info, found)
 
     async def watch(
         self,
@@ -110,11 +113,12 @@ class Registry:
     ) -> AsyncIterator[WatchEvent]:
         """Changes after `revision`, without end; 0 begins with the present state as ADDED. 410 when it is compacted."""
         await self._core.authorize(ctx, "watch", info, namespace, field_selector=str(field_selector or ""))
-        check_fields(info, field_selector)
+        hub, field_selector = scheme.SCHEME.hub(info), viewing.hub_fields(info, field_selector)
+        check_fields(hub, field_selector)
         where = Filter(label_selector, field_selector)
-        async with aclosing(self._reader.watch(info, namespace, revision, where)) as events:
+        async with aclosing(self._reader.watch(hub, namespace, revision, where)) as events:
             async for event in events:
-                yield event
+                yield viewing.shown_event(info, event)
 
     # --- writes
 
@@ -131,7 +135,9 @@ class Registry:
         """`obj` is read, never changed. With subresource binding or eviction, `name` is the pod."""
         await self._core.authorize(ctx, "create", info, namespace, name, subresource)
         if not subresource:
-            return await self._writer.create(ctx, info, namespace, obj)
+            hub = scheme.SCHEME.hub(info)
+            stored = await self._writer.create(ctx, hub, namespace, viewing.incoming(ctx, info, obj))
+            return viewing.shown(info, stored)
         if info.name == "pods" and subresource == "binding":
             return await self._bind_one(ctx, info, namespace, name, obj)
         if info.name == "pods" and subresource == "eviction":
@@ -149,7 +155,8 @@ class Registry:
         subresource: str = "",
     ) -> Stored:
         await self._core.authorize(ctx, "update", info, namespace, name, subresource)
-        return await self._patcher.replace(ctx, info, namespace, name, obj, subresource)
+        hub, obj = scheme.SCHEME.hub(info), viewing.incoming(ctx, info, obj)
+        return viewing.shown(info, await self._patcher.replace(ctx, hub, namespace, name, obj, subresource))
 
     async def modify(
         self,
@@ -179,6 +186,11 @@ class Registry:
     ) -> Stored:
         """`body` is bytes or decoded. An apply patch creates what is missing."""
         await self._core.authorize(ctx, "patch", info, namespace, name, subresource)
+        if info.view_of:
+            stored = await viewing.patched(
+                self._patcher, ctx, info, namespace, name, media_type, body, subresource, force
+            )
+            return viewing.shown(info, stored)
         return await self._patcher.patch(ctx, info, namespace, name, media_type, body, subresource, force)
 
     # --- deletion
@@ -188,7 +200,8 @@ class Registry:
     ) -> Stored:
         """The object as it now is; with `.removed` set, as it last was."""
         await self._core.authorize(ctx, "delete", info, namespace, name)
-        return await self._deleter.delete(ctx, info, namespace, name, options)
+        stored = await self._deleter.delete(ctx, scheme.SCHEME.hub(info), namespace, name, options)
+        return viewing.shown(info, stored)
 
     async def delete_collection(
         self,
@@ -204,18 +217,19 @@ class Registry:
         await self._core.authorize(ctx, "deletecollection", info, namespace)
         if "deletecollection" not in info.verbs:
             raise errors.method_not_supported(info, "deletecollection")
-        check_fields(info, field_selector)
-        found = await self._reader.list(info, namespace, Filter(label_selector, field_selector), 0, "", "", "")
+        hub, field_selector = scheme.SCHEME.hub(info), viewing.hub_fields(info, field_selector)
+        check_fields(hub, field_selector)
+        found = await self._reader.list(hub, namespace, Filter(label_selector, field_selector), 0, "", "", "")
         out = StoredList([], found.revision)
         for stored in found.items:
             metadata = stored.obj["metadata"]
             try:
-                gone = await self._deleter.delete(ctx, info, metadata.get("namespace", ""), metadata["name"], options)
+                gone = await self._deleter.delete(ctx, hub, metadata.get("namespace", ""), metadata["name"], options)
             except ApiError as e:
                 if e.reason != "NotFound":
                     raise
                 continue
-            out.items.append(gone)
+            out.items.append(viewing.shown(info, gone))
         return out
 
     # --- pods

@@ -16,7 +16,9 @@ Object = dict[str, Any]
 def from_workload(obj: Object) -> Object:
     metadata = obj["metadata"]
     kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
-    selector = selectors.from_label_selector(obj["spec"].get("selector"))
+    wanted = obj["spec"].get("selector")
+    plain = obj.get("kind") == "ReplicationController"  # its selector is a map of labels
+    selector = selectors.from_map(wanted) if plain else selectors.from_label_selector(wanted)
     return {
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",

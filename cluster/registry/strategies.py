@@ -13,11 +13,15 @@ from typing import Any
 
 from cluster.api import meta, pods
 from cluster.api.scheme import ResourceInfo
+from cluster.registry import csr
+from cluster.registry.context import UserInfo
 from cluster.registry.servicefields import inherit
 
 Object = dict[str, Any]
 Create = Callable[[Object, float], None]
 Update = Callable[[Object, Object], None]
+StatusUpdate = Callable[[Object, Object, str], None]
+Asked = Callable[[Object, UserInfo], None]
 
 
 def _no_create(obj: Object, now: float) -> None:
@@ -28,11 +32,19 @@ def _no_update(new: Object, old: Object) -> None:
     return None
 
 
+def _no_status(new: Object, old: Object, subresource: str) -> None:
+    return None
+
+
+def _nobody(obj: Object, user: UserInfo) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Strategy:
     """`has_status`: status is its own subresource. `generation`: counts changes of spec. `unconditional`: updates
     without a resourceVersion are allowed. `status_labels`: a status write may change labels. `ttl_s`: objects
-    expire.
+    expire. `on_status` says what a write of status (or approval) may change in it; `asked_by` notes who creates.
     """
 
     has_status: bool = False
@@ -43,6 +55,8 @@ class Strategy:
     graceful: bool = False
     on_create: Create = _no_create
     on_update: Update = _no_update
+    on_status: StatusUpdate = _no_status
+    asked_by: Asked = _nobody
 
 
 def _pod_create(pod: Object, now: float) -> None:
@@ -148,6 +162,24 @@ _BY_NAME = {
     "poddisruptionbudgets.policy": Strategy(has_status=True, generation=True, on_create=_budget_create),
     "volumeattachments.storage.k8s.io": Strategy(has_status=True, on_create=_attachment_create),
     "endpointslices.discovery.k8s.io": Strategy(generation=True),
+    "replicationcontrollers": Strategy(has_status=True, generation=True, on_create=_replica_set_create),
+    "podtemplates": Strategy(generation=True),
+    "networkpolicies.networking.k8s.io": Strategy(generation=True),
+    "ingresses.networking.k8s.io": Strategy(has_status=True, generation=True, on_create=_service_create),
+    "ingressclasses.networking.k8s.io": Strategy(generation=True),
+    "certificatesigningrequests.certificates.k8s.io": Strategy(
+        has_status=True,
+        on_create=_empty_status_create,
+        on_update=csr.keep_request,
+        on_status=csr.merge_status,
+        asked_by=csr.note_requester,
+    ),
+    "flowschemas.flowcontrol.apiserver.k8s.io": Strategy(
+        has_status=True, generation=True, on_create=_empty_status_create
+    ),
+    "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io": Strategy(
+        has_status=True, generation=True, on_create=_empty_status_create
+    ),
 }
 
 
@@ -192,7 +224,7 @@ def carry_over(new: Object, old: Object) -> None:
 def merge_for_update(new: Object, old: Object, subresource: str, strategy: Strategy) -> None:
     """Keep from `old` what this write must not touch, then derive."""
     carry_over(new, old)
-    if subresource == "status":
+    if subresource in ("status", "approval"):
         for key in list(new):
             if key not in ("metadata", "status", "kind", "apiVersion"):
                 del new[key]
@@ -200,6 +232,7 @@ def merge_for_update(new: Object, old: Object, subresource: str, strategy: Strat
             if key not in ("metadata", "status", "kind", "apiVersion"):
                 new[key] = value
         _keep_metadata(new, old, labels=not strategy.status_labels)
+        strategy.on_status(new, old, subresource)
         return
     if strategy.has_status:
         if "status" in old:

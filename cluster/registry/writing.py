@@ -89,6 +89,7 @@ class Writer:
         core, strategy, metadata = self._core, strategy_for(info), obj["metadata"]
         namespace, now = metadata.get("namespace", ""), core.clock()
         stamp_new(obj, str(uuid.UUID(int=core.rng.getrandbits(128), version=4)), now, strategy)
+        strategy.asked_by(obj, ctx.user)
         defaults.apply(info, obj)
         plan = Plan()
         request = Request(ctx, info, "CREATE", namespace, metadata.get("name", ""), obj, None, plan)
@@ -168,7 +169,7 @@ class Writer:
             why = f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {current.uid}"
             raise errors.conflict(info, name, why)
         merge_for_update(new, old, subresource, strategy)
-        if subresource not in ("status", "finalize"):
+        if subresource not in ("status", "approval", "finalize"):
             defaults.apply(info, new)
         plan = Plan()
         request = Request(ctx, info, "UPDATE", namespace, name, new, old, plan, subresource)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.api.defaults import batch, limits, pods, services, storage, workloads
+from cluster.api.defaults import batch, cluster, limits, networking, pods, services, storage, workloads
 from cluster.api.scheme import ResourceInfo
 
 _BY_NAME = {
@@ -29,6 +29,13 @@ _BY_NAME = {
     "storageclasses.storage.k8s.io": storage.default_storage_class,
     "secrets": storage.default_secret,
     "limitranges": limits.default_limit_range,
+    "replicationcontrollers": workloads.default_replication_controller,
+    "podtemplates": workloads.default_pod_template,
+    "networkpolicies.networking.k8s.io": networking.default_network_policy,
+    "ingressclasses.networking.k8s.io": networking.default_ingress_class,
+    "csidrivers.storage.k8s.io": cluster.default_driver,
+    "flowschemas.flowcontrol.apiserver.k8s.io": cluster.default_flow_schema,
+    "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io": cluster.default_priority_level,
     "namespaces": workloads.default_namespace,
     "nodes": workloads.default_node,
     "rolebindings.rbac.authorization.k8s.io": workloads.default_role_binding,

@@ -122,3 +122,21 @@ def default_autoscaler(obj: Object) -> None:
     four = {"type": "Pods", "value": 4, "periodSeconds": 15}
     _scaling_rules(behavior.setdefault("scaleUp", {}), [four, dict(all_at_once)], 0)
     _scaling_rules(behavior.setdefault("scaleDown", {}), [all_at_once], None)
+
+
+def default_replication_controller(obj: Object) -> None:
+    """Labels and selector of the controller come from its template."""
+    spec = obj.setdefault("spec", {})
+    spec.setdefault("replicas", 1)
+    template = spec.get("template")
+    labels = ((template or {}).get("metadata") or {}).get("labels")
+    if labels:
+        if not spec.get("selector"):
+            spec["selector"] = dict(labels)
+        if not obj["metadata"].get("labels"):
+            obj["metadata"]["labels"] = dict(labels)
+    default_template(template)
+
+
+def default_pod_template(obj: Object) -> None:
+    default_template(obj.get("template"))

@@ -12,7 +12,20 @@ from typing import Any
 
 from cluster.api.errors import Cause
 from cluster.api.scheme import ResourceInfo
-from cluster.api.validation import autoscaling, batch, limits, metadata, pods, services, storage, workloads
+from cluster.api.validation import (
+    autoscaling,
+    batch,
+    certificates,
+    controlplane,
+    csi,
+    limits,
+    metadata,
+    networking,
+    pods,
+    services,
+    storage,
+    workloads,
+)
 from cluster.api.validation import cluster as cluster_kinds
 from cluster.api.validation.fields import Faults
 
@@ -50,6 +63,19 @@ _CREATE: dict[str, OnCreate] = {
     "nodes": cluster_kinds.validate_node,
     "resourcequotas": limits.validate_quota,
     "limitranges": limits.validate_limit_range,
+    "replicationcontrollers": workloads.validate_replication_controller,
+    "podtemplates": workloads.validate_pod_template,
+    "networkpolicies.networking.k8s.io": networking.validate_network_policy,
+    "ingresses.networking.k8s.io": networking.validate_ingress,
+    "ingressclasses.networking.k8s.io": networking.validate_ingress_class,
+    "csidrivers.storage.k8s.io": csi.validate_driver,
+    "csinodes.storage.k8s.io": csi.validate_node,
+    "csistoragecapacities.storage.k8s.io": csi.validate_capacity,
+    "volumeattributesclasses.storage.k8s.io": csi.validate_attributes_class,
+    "runtimeclasses.node.k8s.io": controlplane.validate_runtime_class,
+    "flowschemas.flowcontrol.apiserver.k8s.io": controlplane.validate_flow_schema,
+    "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io": controlplane.validate_priority_level,
+    "certificatesigningrequests.certificates.k8s.io": certificates.validate_request,
 }
 
 _UPDATE: dict[str, OnUpdate] = {
@@ -73,10 +99,17 @@ _UPDATE: dict[str, OnUpdate] = {
     "priorityclasses.scheduling.k8s.io": cluster_kinds.validate_priority_class_update,
     "nodes": cluster_kinds.validate_node_update,
     "resourcequotas": limits.validate_quota_update,
+    "ingressclasses.networking.k8s.io": networking.validate_ingress_class_update,
+    "csidrivers.storage.k8s.io": csi.validate_driver_update,
+    "csinodes.storage.k8s.io": csi.validate_node_update,
+    "csistoragecapacities.storage.k8s.io": csi.validate_capacity_update,
+    "volumeattributesclasses.storage.k8s.io": csi.validate_attributes_class_update,
+    "runtimeclasses.node.k8s.io": controlplane.validate_runtime_class_update,
 }
 
 _STATUS: dict[str, OnUpdate] = {
     "resourcequotas": limits.validate_quota_status,
+    "certificatesigningrequests.certificates.k8s.io": certificates.validate_status,
 }
 
 
@@ -93,7 +126,7 @@ def update(info: ResourceInfo, new: Object, old: Object, subresource: str = "") 
     """A status write is checked for its metadata, and where the kind asks for it, its status."""
     faults = Faults()
     metadata.validate_update(faults, info, new["metadata"], old["metadata"])
-    if subresource in ("status", "finalize"):
+    if subresource in ("status", "approval", "finalize"):
         status = _STATUS.get(info.name)
         if status is not None:
             status(faults, new, old)

@@ -146,3 +146,26 @@ def validate_revision(faults: Faults, obj: Object) -> None:
 
 def validate_revision_update(faults: Faults, new: Object, old: Object) -> None:
     faults.immutable("data", new.get("data"), old.get("data"))
+
+
+def validate_replication_controller(faults: Faults, obj: Object) -> None:
+    spec = obj.get("spec") or {}
+    _counts(faults, spec, "replicas", "minReadySeconds")
+    selector, template = spec.get("selector") or {}, spec.get("template")
+    fields.check_labels(faults, "spec.selector", selector)
+    if not selector:
+        faults.required("spec.selector")
+    if template is None:
+        faults.required("spec.template")
+        return
+    labels = (template.get("metadata") or {}).get("labels") or {}
+    if not selectors.from_map(selector).matches(labels):
+        faults.invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`")
+    pods.validate_template(faults, "spec.template", template)
+    policy = (template.get("spec") or {}).get("restartPolicy", "Always")
+    if policy != "Always":
+        faults.unsupported("spec.template.spec.restartPolicy", policy, ("Always",))
+
+
+def validate_pod_template(faults: Faults, obj: Object) -> None:
+    pods.validate_template(faults, "template", obj.get("template") or {})
