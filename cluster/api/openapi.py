@@ -13,8 +13,8 @@ from typing import Any
 
 import orjson
 
-from cluster.api import schema
-from cluster.api.scheme import SCHEME, ResourceInfo, subresource_kind, subresource_verbs
+from cluster.api import openapi_v2, schema
+from cluster.api.scheme import EDGE, SCHEME, ResourceInfo, subresource_kind, subresource_verbs
 
 Doc = dict[str, Any]
 
@@ -61,15 +61,33 @@ _WATCH = _query("watch", "Watch for changes to the described resources.", "boole
 _VERSION = _query("resourceVersion", "A constraint on what resource versions a request may be served from.")
 _GRACE = _query("gracePeriodSeconds", "Seconds before the object is deleted.", "integer")
 _PROPAGATION = _query("propagationPolicy", "Whether and how garbage collection will be performed.")
+_PRETTY = _query("pretty", "If 'true', then the output is pretty printed.")
+_BOOKMARKS = _query("allowWatchBookmarks", 'Asks for watch events with type "BOOKMARK".', "boolean")
+_MATCH = _query("resourceVersionMatch", "How resourceVersion is applied to list calls.")
+_INITIAL = _query("sendInitialEvents", "Begin the watch with the present state.", "boolean")
+_SECONDS = _query("timeoutSeconds", "Timeout for the list or watch call.", "integer")
+_ORPHAN = _query("orphanDependents", "Deprecated: use propagationPolicy.", "boolean")
 _PARAMETERS = {
     "get": [],
-    "list": [_CONTINUE, _FIELDS, _LABELS, _LIMIT, _VERSION, _WATCH],
+    "list": [_BOOKMARKS, _CONTINUE, _FIELDS, _LABELS, _LIMIT, _VERSION, _MATCH, _INITIAL, _SECONDS, _WATCH],
     "create": [_DRY_RUN, _MANAGER, _VALIDATION],
     "update": [_DRY_RUN, _MANAGER, _VALIDATION],
     "patch": [_DRY_RUN, _MANAGER, _VALIDATION, _FORCE],
-    "delete": [_DRY_RUN, _GRACE, _PROPAGATION],
-    "deletecollection": [_DRY_RUN, _FIELDS, _LABELS],
+    "delete": [_DRY_RUN, _GRACE, _ORPHAN, _PROPAGATION],
+    "deletecollection": [
+        _CONTINUE,
+        _DRY_RUN,
+        _FIELDS,
+        _GRACE,
+        _LABELS,
+        _LIMIT,
+        _ORPHAN,
+        _PROPAGATION,
+        _VERSION,
+        _MATCH,
+    ],
 }
+_OPERATIONS = {"get": "read", "update": "replace", "deletecollection": "delete"}
 
 
 def _published(node: Any, defaults: bool = True) -> Any:
@@ -129,13 +147,38 @@ def _refs(node: Any) -> list[str]:
     return found + [r for v in node.values() for r in _refs(v)]
 
 
-def _operation(action: str, gvk: tuple[str, str, str], body: str, answer: str) -> Doc:
+def _camel(text: str) -> str:
+    return "".join(part[:1].upper() + part[1:] for part in text.replace("-", ".").split("."))
+
+
+def _operation_id(action: str, info: ResourceInfo, sub: str, *, everywhere: bool) -> str:
+    """Kubernetes' naming, which generated clients take their method names from."""
+    group = info.group.removesuffix(".k8s.io") or "core"
+    scope = "Namespaced" if info.namespaced and not everywhere else ""
+    collection = "Collection" if action == "deletecollection" else ""
+    tail = _camel(sub) + ("ForAllNamespaces" if everywhere else "")
+    verb = _OPERATIONS.get(action, action)
+    return f"{verb}{_camel(group)}{_camel(info.version)}{collection}{scope}{info.kind}{tail}"
+
+
+def _operation(
+    action: str,
+    gvk: tuple[str, str, str],
+    body: str,
+    answer: str,
+    info: ResourceInfo,
+    sub: str = "",
+    *,
+    everywhere: bool = False,
+) -> Doc:
+    """`gvk` is what the operation speaks, `info` whose it is; `everywhere`: a list across namespaces."""
     group, version, kind = gvk
     content = {"application/json": {"schema": {"$ref": _REF + answer}}}
     op: Doc = {
         "description": f"{action} {kind}",
-        "tags": [f"{(group or 'core').replace('.k8s.io', '').replace('.', '_')}_{version}"],
-        "parameters": _PARAMETERS[action],
+        "operationId": _operation_id(action, info, sub, everywhere=everywhere),
+        "tags": [f"{(info.group or 'core').replace('.k8s.io', '').replace('.', '_')}_{info.version}"],
+        "parameters": [*_PARAMETERS[action], _PRETTY],
         "responses": {
             "200": {"description": "OK", "content": content},
             "401": {"description": "Unauthorized"},
@@ -171,55 +214,74 @@ def _resource_paths(info: ResourceInfo, names: dict[schema.Gvk, str]) -> Doc:
     model = names.get(gvk, "")
     listed = names.get((info.group, info.version, info.list_kind), model)
     out: Doc = {}
-    if info.namespaced:
-        out[f"{base}/{info.plural}"] = {"get": _operation("list", gvk, "", listed)}
+    if info.namespaced and "list" in info.verbs:
+        out[f"{base}/{info.plural}"] = {"get": _operation("list", gvk, "", listed, info, everywhere=True)}
     scope = f"{base}/namespaces/{{namespace}}/{info.plural}" if info.namespaced else f"{base}/{info.plural}"
     common = [_NAMESPACE] if info.namespaced else []
-    collection: Doc = {"get": _operation("list", gvk, "", listed)}
+    collection: Doc = {}
+    if "list" in info.verbs:
+        collection["get"] = _operation("list", gvk, "", listed, info)
     if "create" in info.verbs:
-        collection["post"] = _operation("create", gvk, model, model)
+        collection["post"] = _operation("create", gvk, model, model, info)
     if "deletecollection" in info.verbs:
-        collection["delete"] = _operation("deletecollection", gvk, _DELETE_OPTIONS, _STATUS)
+        collection["delete"] = _operation("deletecollection", gvk, _DELETE_OPTIONS, _STATUS, info)
     out[scope] = {**collection, **({"parameters": common} if common else {})}
     single: Doc = {}
     for verb in ("get", "update", "patch", "delete"):
         if verb in info.verbs:
             body = {"update": model, "delete": _DELETE_OPTIONS}.get(verb, "")
-            single[_ACTIONS[verb]] = _operation(verb, gvk, body, _STATUS if verb == "delete" else model)
-    out[f"{scope}/{{name}}"] = {**single, "parameters": [*common, _NAME]}
+            single[_ACTIONS[verb]] = _operation(verb, gvk, body, _STATUS if verb == "delete" else model, info)
+    if single:
+        out[f"{scope}/{{name}}"] = {**single, "parameters": [*common, _NAME]}
     for sub in info.subresources:
         sub_gvk = subresource_kind(info, sub)
         sub_model = names.get(sub_gvk, model)
         item: Doc = {}
         for verb in subresource_verbs(sub):
             body = sub_model if verb in ("create", "update") else ""
-            item[_ACTIONS[verb]] = _operation(verb, sub_gvk, body, sub_model)
+            item[_ACTIONS[verb]] = _operation(verb, sub_gvk, body, sub_model, info, sub)
         out[f"{scope}/{{name}}/{sub}"] = {**item, "parameters": [*common, _NAME]}
     return out
 
 
-@lru_cache(maxsize=64)
-def document_bytes(group: str, version: str) -> bytes:
-    """The document of a group version as JSON; raises KeyError for one that is not served."""
-    infos = [i for i in SCHEME.served() if (i.group, i.version) == (group, version)]
-    if not infos:
-        raise KeyError((group, version))
+def _parts(infos: list[ResourceInfo]) -> tuple[Doc, Doc]:
+    """Paths, and the schemas they and the kinds need."""
     definitions = schema.load_definitions()
     names = schema.definition_names(definitions)
     paths: Doc = {}
     roots = [_DELETE_OPTIONS, _STATUS, _PATCH, "io.k8s.apimachinery.pkg.apis.meta.v1.WatchEvent"]
     for info in infos:
         paths.update(_resource_paths(info, names))
-        kinds = [(group, version, info.kind), (group, version, info.list_kind)]
+        kinds = [(info.group, info.version, info.kind), (info.group, info.version, info.list_kind)]
         kinds += [subresource_kind(info, s) for s in info.subresources]
         roots += [names[k] for k in kinds if k in names]
+    return paths, _schemas(definitions, roots)
+
+
+@lru_cache(maxsize=64)
+def document_bytes(group: str, version: str) -> bytes:
+    """The document of a group version as JSON; raises KeyError for one that is not served."""
+    infos = _infos(group, version)
+    if not infos:
+        raise KeyError((group, version))
+    paths, schemas = _parts(infos)
     doc = {
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": schema.data_version()},
         "paths": paths,
-        "components": {"schemas": _schemas(definitions, roots)},
+        "components": {"schemas": schemas},
     }
     return orjson.dumps(doc)
+
+
+def document_v2() -> Doc:
+    """The one Swagger 2.0 document of all that is served."""
+    paths, schemas = _parts([*SCHEME.served(), *EDGE])
+    return openapi_v2.document("Kubernetes", schema.data_version(), paths, schemas)
+
+
+def _infos(group: str, version: str) -> list[ResourceInfo]:
+    return [i for i in (*SCHEME.served(), *EDGE) if (i.group, i.version) == (group, version)]
 
 
 def document(group: str, version: str) -> Doc:
@@ -230,7 +292,7 @@ def document(group: str, version: str) -> Doc:
 def index() -> Doc:
     """/openapi/v3: one entry per group version, with a hash so that clients may cache the document for ever."""
     paths = {}
-    for group, version in SCHEME.group_versions():
+    for group, version in dict.fromkeys((i.group, i.version) for i in (*SCHEME.served(), *EDGE)):
         path = f"apis/{group}/{version}" if group else f"api/{version}"
         digest = _digest(group, version)
         paths[path] = {"serverRelativeURL": f"/openapi/v3/{path}?hash={digest}"}
@@ -240,6 +302,5 @@ def index() -> Doc:
 @lru_cache(maxsize=64)
 def _digest(group: str, version: str) -> str:
     """Of what the document is made from, so that the index does not have to build every document."""
-    infos = [i for i in SCHEME.served() if (i.group, i.version) == (group, version)]
-    text = f"{schema.data_version()} 1 {infos!r}"
+    text = f"{schema.data_version()} 2 {_infos(group, version)!r}"
     return hashlib.sha512(text.encode()).hexdigest().upper()

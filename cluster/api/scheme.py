@@ -227,3 +227,33 @@ SCHEME = Scheme(
         _r(_STORAGE, "VolumeAttributesClass", "volumeattributesclasses", "vac", cluster=True),
     )
 )
+
+
+def _review(group: str, kind: str, plural: str, *, namespaced: bool = False) -> ResourceInfo:
+    return ResourceInfo(group, "v1", kind, plural, kind.lower(), namespaced, verbs=("create",))
+
+
+_AUTHENTICATION, _AUTHORIZATION = "authentication.k8s.io", "authorization.k8s.io"
+
+REVIEWS = (
+    _review(_AUTHENTICATION, "TokenReview", "tokenreviews"),
+    _review(_AUTHENTICATION, "SelfSubjectReview", "selfsubjectreviews"),
+    _review(_AUTHORIZATION, "LocalSubjectAccessReview", "localsubjectaccessreviews", namespaced=True),
+    _review(_AUTHORIZATION, "SelfSubjectAccessReview", "selfsubjectaccessreviews"),
+    _review(_AUTHORIZATION, "SelfSubjectRulesReview", "selfsubjectrulesreviews"),
+    _review(_AUTHORIZATION, "SubjectAccessReview", "subjectaccessreviews"),
+)
+# Answered by the API server itself, never stored.
+EDGE = (
+    *REVIEWS,
+    _r("v1", "Binding", "bindings", verbs=("create",)),
+    _r(
+        "v1",
+        "ComponentStatus",
+        "componentstatuses",
+        "cs",
+        cluster=True,
+        verbs=("get", "list"),
+        deprecated="v1 ComponentStatus is deprecated in v1.19+",
+    ),
+)

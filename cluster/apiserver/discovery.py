@@ -16,41 +16,9 @@ from typing import Any
 
 import orjson
 
-from cluster.api.scheme import SCHEME, ResourceInfo, subresource_kind, subresource_verbs
+from cluster.api.scheme import EDGE, SCHEME, ResourceInfo, subresource_kind, subresource_verbs
 
-AUTHENTICATION = "authentication.k8s.io"
-AUTHORIZATION = "authorization.k8s.io"
 AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
-
-
-def _review(group: str, kind: str, plural: str, *, namespaced: bool = False) -> ResourceInfo:
-    return ResourceInfo(group, "v1", kind, plural, kind.lower(), namespaced, verbs=("create",))
-
-
-REVIEWS = (
-    _review(AUTHENTICATION, "TokenReview", "tokenreviews"),
-    _review(AUTHENTICATION, "SelfSubjectReview", "selfsubjectreviews"),
-    _review(AUTHORIZATION, "LocalSubjectAccessReview", "localsubjectaccessreviews", namespaced=True),
-    _review(AUTHORIZATION, "SelfSubjectAccessReview", "selfsubjectaccessreviews"),
-    _review(AUTHORIZATION, "SelfSubjectRulesReview", "selfsubjectrulesreviews"),
-    _review(AUTHORIZATION, "SubjectAccessReview", "subjectaccessreviews"),
-)
-_COMPONENTS_OLD = "v1 ComponentStatus is deprecated in v1.19+"
-EDGE = (
-    *REVIEWS,
-    ResourceInfo("", "v1", "Binding", "bindings", "binding", True, verbs=("create",)),
-    ResourceInfo(
-        "",
-        "v1",
-        "ComponentStatus",
-        "componentstatuses",
-        "componentstatus",
-        False,
-        ("cs",),
-        verbs=("get", "list"),
-        deprecated=_COMPONENTS_OLD,
-    ),
-)
 _BY_RESOURCE = {(r.group, r.version, r.plural): r for r in EDGE}
 # Subresources that exist at the edge only: relayed to a machine, never stored.
 _RELAYED = {"pods": ("log", "exec", "attach", "portforward", "proxy"), "nodes": ("proxy",), "services": ("proxy",)}

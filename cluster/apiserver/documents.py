@@ -18,10 +18,10 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from cluster.api import errors, openapi
+from cluster.api import errors, openapi, openapi_v2
+from cluster.apiserver import negotiate
 from cluster.apiserver.call import Call, Reply
 from cluster.apiserver.discovery import Discovery, Document
-from cluster.apiserver.negotiate import wants_aggregated_discovery
 from cluster.apiserver.tokens import TokenVerifier
 
 VERSION = {
@@ -40,7 +40,7 @@ VERSION = {
     "platform": "linux/amd64",
 }
 _JWKS = "/openid/v1/jwks"
-_OWN_PATHS = ("/healthz", "/livez", "/metrics", "/openapi/v3", _JWKS, "/readyz", "/version")
+_OWN_PATHS = ("/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", _JWKS, "/readyz", "/version")
 
 
 class DocumentServer:
@@ -62,17 +62,19 @@ class DocumentServer:
     async def serve(self, call: Call) -> Reply:
         """Raises ApiError 404 for paths that are nobody's, 405 for other methods."""
         path = call.info.path
-        if path not in self._fixed and not path.startswith(("/api", "/openapi/v3")):
+        if path not in self._fixed and not path.startswith(("/api", "/openapi/")):
             raise errors.path_not_found()
         if call.info.verb not in ("get", "head"):
             raise errors.method_not_allowed()
         fixed = self._fixed.get(path)
         if fixed is not None:
             return fixed()
+        if path == "/openapi/v2":
+            return _conditional(call, await self._openapi_document(_v2_form(call.headers.get("Accept", ""))))
         if path == "/openapi/v3" or path.startswith("/openapi/v3/"):
             return _conditional(call, await self._openapi_document(path.removeprefix("/openapi/v3").strip("/")))
         accept = call.headers.get("Accept", "")
-        found = self._discovery.find(path, aggregated=wants_aggregated_discovery(accept))
+        found = self._discovery.find(path, aggregated=negotiate.wants_aggregated_discovery(accept))
         if found is None:
             raise errors.path_not_found()
         return _conditional(call, found)
@@ -116,10 +118,33 @@ class DocumentServer:
         return {"keys": keys}
 
 
+_V2_JSON, _V2_PROTOBUF = "v2 json", "v2 protobuf"
+# Clients write the type with @ or, since that is no token of RFC 9110, with a dot.
+_V2_PROTOBUF_TYPES = frozenset({openapi_v2.PROTOBUF, openapi_v2.PROTOBUF.replace("@", ".")})
+
+
+def _v2_form(accept: str) -> str:
+    """JSON or protobuf, whichever the client names first; raises ApiError 406 when it wants neither."""
+    for member in negotiate.parse_media_types(accept):
+        if member.type in _V2_PROTOBUF_TYPES:
+            return _V2_PROTOBUF
+        if member.type in ("application/json", "application/*", "*/*"):
+            return _V2_JSON
+    if accept:
+        raise errors.not_acceptable(("application/json", openapi_v2.PROTOBUF))
+    return _V2_JSON
+
+
 def _openapi(which: str) -> Document:
-    """Runs in a thread. `which` is "" for the index, `api/v1` or `apis/<group>/<version>`."""
+    """Runs in a thread. `which` is "" for the index, `api/v1` or `apis/<group>/<version>`, or one of v2's forms."""
     parts = which.split("/")
-    if not which:
+    content_type = "application/json"
+    if which == _V2_JSON:
+        body = orjson.dumps(openapi.document_v2())
+    elif which == _V2_PROTOBUF:
+        body = openapi_v2.protobuf(openapi.document_v2())
+        content_type = openapi_v2.PROTOBUF.replace("@", ".")
+    elif not which:
         body = orjson.dumps(openapi.index())
     elif len(parts) == 2 and parts[0] == "api":
         body = _group_version("", parts[1])
@@ -127,7 +152,7 @@ def _openapi(which: str) -> Document:
         body = _group_version(parts[1], parts[2])
     else:
         raise errors.path_not_found()
-    return Document(body, '"' + hashlib.sha256(body).hexdigest().upper() + '"')
+    return Document(body, '"' + hashlib.sha256(body).hexdigest().upper() + '"', content_type)
 
 
 def _group_version(group: str, version: str) -> bytes:

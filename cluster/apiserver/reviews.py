@@ -70,7 +70,7 @@ def _attributes(spec: Mapping[str, Any], kind: str, namespace: str = "") -> Attr
 
 
 class ReviewServer:
-    """Serves `create` of the kinds in `discovery.REVIEWS`."""
+    """Serves `create` of the kinds in `scheme.REVIEWS`."""
 
     def __init__(self, authenticator: Authenticator, authorizer: Authorizer, rules: RuleLister) -> None:
         self._authenticator = authenticator

@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import web
 
 from cluster.api import errors
+from cluster.api.scheme import REVIEWS
 from cluster.apiserver.call import Call, Reply
-from cluster.apiserver.discovery import REVIEWS, subresource_verbs_of, subresources
+from cluster.apiserver.discovery import subresource_verbs_of, subresources
 from cluster.apiserver.reads import CacheReader
 from cluster.apiserver.reviews import ReviewServer, TokenServer
 from cluster.apiserver.streams import StreamServer

@@ -144,3 +144,23 @@ async def test_a_replication_controller_scales(server: Any) -> None:
     assert scale.json["status"]["selector"] == "app=a"
     scale.json["spec"]["replicas"] = 4
     assert (await server.call("PUT", path_of(info, "rc") + "/scale", scale.json)).json["spec"]["replicas"] == 4
+
+
+async def test_openapi_v2_in_both_forms(server: Any) -> None:
+    """kubectl asks for protobuf alone; every definition that is referred to is there."""
+    got = await server.call("GET", "/openapi/v2")
+    doc = got.json
+    assert doc["swagger"] == "2.0"
+    text = got.body.decode()
+    refs = {part.split('"', 1)[0] for part in text.split('"$ref":"#/definitions/')[1:]}
+    assert refs <= set(doc["definitions"])
+    operations = [op for item in doc["paths"].values() for method, op in item.items() if method != "parameters"]
+    assert len({op["operationId"] for op in operations}) == len(operations)
+    binary = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+    proto = await server.call("GET", "/openapi/v2", headers={"Accept": binary})
+    assert proto.headers["Content-Type"] == binary.replace("@", ".")
+    assert proto.body.startswith(b"\n\x032.0")
+    assert b"io.k8s.api.core.v1.Pod" in proto.body
+    again = await server.call("GET", "/openapi/v2", headers={"Accept": binary, "If-None-Match": proto.headers["ETag"]})
+    assert again.status == 304
+    assert (await server.call("GET", "/openapi/v2", headers={"Accept": "text/html"})).status == 406
