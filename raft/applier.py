@@ -12,15 +12,16 @@ changes goes to the backend before ``commit_point``, so a flush never cuts an en
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from raft.config import Address
 from raft.core.types import ConfChange, ConfState, Entry, SnapshotMeta
 from raft.errors import Corrupt, NoSpace, StoreError
 from raft.membership import Members
 from raft.mvcc.backend import Backend
 from raft.mvcc.store import Mvcc
-from raft.mvcc.types import Event
+from raft.mvcc.types import Event, prefix_end
 from raft.proposals import FORMAT
 from raft.wire import pack, unpack
 
@@ -38,6 +39,33 @@ def found_state(backend: Backend, cluster_id: str, meta: SnapshotMeta) -> None:
     backend.meta_set(_CLUSTER, cluster_id.encode())
     backend.meta_set(_APPLIED, _POSITION.pack(meta.index, meta.term))
     backend.meta_set(_CONF, pack(meta.conf.to_wire()))
+
+
+def found_again(
+    backend: Backend,
+    cluster_id: str,
+    meta: SnapshotMeta,
+    members: Mapping[int, Address],
+    *,
+    bump_revision: int = 0,
+    drop: Sequence[bytes] = (),
+) -> None:
+    """Make a saved state what the members of a new cluster start from; the same on each of them.
+
+    The members it knew are gone for good, and so are its alarms. Keys that start with one of ``drop`` are deleted.
+    ``bump_revision``: how far the revision jumps, so that it is above any that was handed out after the state was
+    saved; history then counts as compacted, and a watch from before is told so instead of missing events.
+    """
+    store, known = Mvcc(backend), Members(backend)
+    for prefix in drop:
+        store.txn((), (("delete", prefix, prefix_end(prefix)),))
+    if bump_revision:
+        store.revision += bump_revision
+        store.compacted = store.revision
+    store.save_state()
+    known.replace(members)
+    backend.meta_set(_ALARMS, None)
+    found_state(backend, cluster_id, meta)
 
 
 class Applier:

@@ -1,8 +1,4 @@
-"""Save a copy of a member's state to a file. IO.
-
-The file is that member's LMDB environment (``data.mdb``) as of one applied entry; put into a directory of its own it
-opens with storage.backend_lmdb.
-"""
+"""Save a copy of a member's state to a file (see raft.backup.file for what is in it). IO."""
 
 from __future__ import annotations
 
@@ -16,6 +12,7 @@ from typing import Any, BinaryIO
 
 from raft.config import PEER_ROLE, TlsFiles
 from raft.errors import Invalid, StoreError, Unavailable
+from raft.storage.files import replace_durably
 from raft.transport import client_context, dial
 from raft.wire import Hello
 
@@ -37,6 +34,11 @@ class _Receiver:
         self._digest = hashlib.sha256()
         self._saved: Saved | None = None
         self._left = 0
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of what arrived: the last part of the file."""
+        return self._digest.digest()
 
     def frame(self, value: Any) -> None:
         if self._done.done():
@@ -66,6 +68,12 @@ class _Receiver:
             self._done.set_exception(Unavailable("the connection broke before everything had arrived"))
 
 
+def _private(path: Path) -> BinaryIO:
+    """For root alone: it holds everything the store does."""
+    path.unlink(missing_ok=True)
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
+
+
 async def save_snapshot(endpoint: tuple[str, int], path: Path, tls: TlsFiles | None = None) -> Saved:
     """Durable at ``path`` on return; nothing is there if it fails. Raises Unavailable, Invalid, OSError."""
     context: ssl.SSLContext | None = None if tls is None else client_context(tls)
@@ -73,14 +81,15 @@ async def save_snapshot(endpoint: tuple[str, int], path: Path, tls: TlsFiles | N
     part = path.with_name(path.name + ".part")
     done: asyncio.Future[Saved] = asyncio.get_running_loop().create_future()
     try:
-        with part.open("wb") as file:
+        with _private(part) as file:
             receiver = _Receiver(file, done)
             connection.on_frame, connection.on_closed = receiver.frame, receiver.closed
             connection.send(["save"])
             saved = await done
+            file.write(receiver.digest)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        replace_durably(part, path)
         return saved
     finally:
         connection.close()

@@ -8,6 +8,7 @@ A removed id never comes back: its directory may have promised things that nobod
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 from raft.config import Address
@@ -48,6 +49,21 @@ class Members:
         self.addresses[member] = address
         self._backend.meta_set(_MEMBER + _ID.pack(member), encode_address(address))
 
+    def replace(self, members: Mapping[int, Address]) -> None:
+        """Other members instead of all there were, which never come back. Raises Invalid for an id that was used."""
+        for member in list(self.addresses):
+            self._remove(member)
+        for member, address in sorted(members.items()):
+            if member in self.removed:
+                raise Invalid(f"member id {member} was used before: the new members need ids above all of these")
+            self.set(member, address)
+
+    def _remove(self, member: int) -> None:
+        self.addresses.pop(member, None)
+        self._backend.meta_set(_MEMBER + _ID.pack(member), None)
+        self.removed[member] = None
+        self._backend.meta_set(_REMOVED + _ID.pack(member), b"")
+
     def apply(self, change: ConfChange, conf: ConfState) -> None:
         """``conf`` is the membership with ``change`` applied; only what is in it counts."""
         present = conf.members()
@@ -55,10 +71,7 @@ class Members:
             if op in (ConfOp.ADD_VOTER, ConfOp.ADD_LEARNER) and member in present and change.context:
                 self.set(member, decode_address(change.context))
             elif op == ConfOp.REMOVE and member not in present:
-                self.addresses.pop(member, None)
-                self._backend.meta_set(_MEMBER + _ID.pack(member), None)
-                self.removed[member] = None
-                self._backend.meta_set(_REMOVED + _ID.pack(member), b"")
+                self._remove(member)
 
     def listing(self, conf: ConfState) -> list[list[Any]]:
         """[id, host, peer port, client port, learner] of each, by id."""

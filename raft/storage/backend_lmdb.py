@@ -44,13 +44,26 @@ class _Overlay:
 
 
 class LmdbBackend:
-    def __init__(self, directory: Path, *, map_bytes: int = DEFAULT_MAP_BYTES, create: bool = False) -> None:
-        """Open the environment in ``directory``; ``map_bytes`` is address space, not memory or disk."""
+    def __init__(
+        self, directory: Path, *, map_bytes: int = DEFAULT_MAP_BYTES, create: bool = False, readonly: bool = False
+    ) -> None:
+        """Open the environment in ``directory``; ``map_bytes`` is address space, not memory or disk.
+
+        ``readonly``: ``directory`` may also be the data file itself; what is put stays in memory.
+        """
         if create:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory = directory
         self._env: Any = lmdb.open(
-            str(directory), map_size=map_bytes, max_dbs=2, lock=False, create=create, mode=0o600, readahead=False
+            str(directory),
+            map_size=map_bytes,
+            max_dbs=2,
+            lock=False,
+            create=create,
+            mode=0o600,
+            readahead=False,
+            readonly=readonly,
+            subdir=not (readonly and directory.is_file()),
         )
         self._records_db = self._env.open_db(RECORDS, create=create)
         self._meta_db = self._env.open_db(META, create=create)
