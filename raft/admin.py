@@ -140,6 +140,12 @@ class Admin:
         store = self._member.store
         return [store.hash, store.revision, store.compacted, self._member.applier.applied.index]
 
+    async def hash_kv(self, revision: int) -> list[int]:
+        """[hash, revision, compacted revision] of this member's records at ``revision`` (0: now), read again."""
+        if not 0 <= revision < 1 << 43:
+            raise Invalid(f"etcdserver: revision is {revision}: must not be negative")
+        return list(await self._member.hash_at(revision))
+
     async def alarm_list(self) -> list[list[Any]]:
         await self._member.read_barrier()
         return self._member.applier.alarms
@@ -168,6 +174,7 @@ class Admin:
             transfer_leader,
             status,
             hash,
+            hash_kv,
             alarm_list,
             alarm_disarm,
         )

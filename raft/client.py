@@ -324,10 +324,15 @@ class StoreClient:
         digest, revision, compacted, applied = await self._ask(endpoint, "hash")
         return digest, revision, compacted, applied
 
-    async def _ask(self, endpoint: Endpoint, operation: str) -> Any:
+    async def hash_kv(self, endpoint: Endpoint, revision: int = 0) -> tuple[int, int, int]:
+        """(hash, revision, compacted revision) of that member's records at ``revision``, which it reads for it."""
+        digest, at, compacted = await self._ask(endpoint, "hash_kv", revision)
+        return digest, at, compacted
+
+    async def _ask(self, endpoint: Endpoint, operation: str, *arguments: Any) -> Any:
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await (await self.connection(endpoint)).call(operation)
+                return await (await self.connection(endpoint)).call(operation, *arguments)
         except TimeoutError as error:
             raise Unavailable(f"{endpoint[0]}:{endpoint[1]} does not answer") from error
 

@@ -6,10 +6,12 @@ import asyncio
 import hashlib
 import os
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from raft.client import StoreClient
 from raft.config import PEER_ROLE, TlsFiles
 from raft.errors import Invalid, StoreError, Unavailable
 from raft.storage.files import replace_durably
@@ -94,3 +96,22 @@ async def save_snapshot(endpoint: tuple[str, int], path: Path, tls: TlsFiles | N
     finally:
         connection.close()
         part.unlink(missing_ok=True)
+
+
+async def save_from_any(endpoints: Sequence[tuple[str, int]], path: Path, tls: TlsFiles | None = None) -> Saved:
+    """From a follower that is up to date if there is one: the leader has enough to do. Raises as save_snapshot."""
+    store = StoreClient(endpoints, tls)
+    try:
+        await store.read_index()
+        said = await asyncio.gather(*(store.status(endpoint) for endpoint in endpoints), return_exceptions=True)
+    finally:
+        await store.close()
+    answers = [(status, endpoint) for status, endpoint in zip(said, endpoints, strict=True) if isinstance(status, dict)]
+    answers.sort(key=lambda answer: (answer[0]["role"] == "leader", -answer[0]["applied"]))
+    failure: StoreError = Unavailable("no member answers")
+    for _, endpoint in answers:
+        try:
+            return await save_snapshot(endpoint, path, tls)
+        except (Unavailable, Invalid) as error:
+            failure = error
+    raise failure

@@ -20,7 +20,7 @@ from raft.applier import NOSPACE, Applier
 from raft.config import StateConfig
 from raft.core.types import ConfChange, ConfState, Entry, Role, SnapshotMeta, SoftState
 from raft.engine import Engine, EngineParts, OpenLog
-from raft.errors import Corrupt, NoSpace, StoreError
+from raft.errors import Corrupt, NoSpace, StoreError, Unavailable
 from raft.flusher import Flusher
 from raft.metrics import Metrics
 from raft.mvcc.store import Mvcc
@@ -35,6 +35,7 @@ from raft.wire import Hello, pack
 
 log = logging.getLogger(__name__)
 SLOW_APPLY_S = 0.1
+HASH_WAIT_S = 5.0
 
 
 class MemberRemoved(StoreError):
@@ -220,6 +221,23 @@ class Member:
 
         self.consensus.read(done)
         await future
+
+    async def hash_at(self, revision: int) -> tuple[int, int, int]:
+        """See Mvcc.hash_steps; waits a little for ``revision``. Raises FutureRevision, Compacted."""
+        until = self._loop.time() + HASH_WAIT_S
+        while self.store.revision < revision and self._loop.time() < until:  # noqa: ASYNC110 - a rare question
+            await asyncio.sleep(0.01)
+        store = self.store
+        steps = store.hash_steps(revision)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                found: tuple[int, int, int] = done.value
+                return found
+            await asyncio.sleep(0)
+            if self.store is not store:
+                raise Unavailable("etcdserver: the state was replaced by a leader's; ask again")
 
     def leader_address(self) -> tuple[str, int]:
         """Where clients find the leader; ("", 0) if none is known."""

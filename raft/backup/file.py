@@ -1,4 +1,4 @@
-"""A saved state in a file: what it is, whether it is whole, and how members of a new cluster are made of it. IO, blocking.
+"""A saved state in a file: what is in it, is it whole, and how a new cluster is made of it. IO, blocking.
 
     file = data.mdb of one member as of one applied entry (an LMDB environment, whole pages) + its SHA-256 (32 bytes)
 
@@ -76,7 +76,9 @@ def check(path: Path, progress: Progress = lambda done, of: None) -> int:
     return size
 
 
-def describe(path: Path, *, skip_hash_check: bool = False, progress: Progress = lambda done, of: None) -> SnapshotStatus:
+def describe(
+    path: Path, *, skip_hash_check: bool = False, progress: Progress = lambda done, of: None
+) -> SnapshotStatus:
     """Reads all of it. Raises Invalid (no snapshot), Corrupt (a damaged one), OSError.
 
     ``skip_hash_check``: also a bare ``data.mdb`` that was copied from a member's directory.

@@ -168,6 +168,29 @@ class Mvcc:
             yield
         return RangeResult(kvs, count, count > len(kvs) and not count_only, at)
 
+    def hash_steps(self, revision: int = 0) -> Generator[None, None, tuple[int, int, int]]:
+        """(hash, revision, compacted) of the records at ``revision`` (0: now), each read again, in small steps.
+
+        Equal on all members that have the same history; of the newest revision it is ``hash``, if the records are
+        still those that were stored. Raises Compacted, FutureRevision, Corrupt.
+        """
+        at = revision or self.revision
+        if at > self.revision:
+            raise FutureRevision(at, self.revision)
+        total, cursor = 0, b""
+        while True:
+            if at < self.compacted:
+                raise Compacted(at, self.compacted)
+            names = self._candidates(cursor, b"\0", at)
+            for name in names:
+                pos = self._position_at(name, at)
+                if pos > 0:
+                    total += rec.digest(pos, self._record(pos))
+            if len(names) < _SLICE:
+                return total & _MASK, at, self.compacted
+            cursor = names[-1] + b"\0"
+            yield
+
     def _candidates(self, start: bytes, end: bytes, at: int) -> list[bytes]:
         names = self._live.take(start, end, _SLICE)
         if at == self.revision or not len(self._dead):
