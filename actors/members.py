@@ -1,4 +1,5 @@
-"""Replacing a store member whose disk was lost: the two sides of the request, and the leased Supervisor between them.
+"""Replacing a store member whose disk was lost: the two sides of the request, and the leased Supervisor between them,
+which also takes the store's snapshots on schedule.
 
     State on the wiped machine                        Supervisor (leads by lease)
       put  /sk8/members/request/<host> {nonce}   -->   raft.replacement.next_step, one step at a time:
@@ -19,16 +20,17 @@ from typing import Protocol
 import orjson
 
 from cluster.machinery.election import Elector
+from cluster.registry.keys import LAST_MEMBER_ID as LAST_ID
+from cluster.registry.keys import MEMBER_GRANTS as GRANTS
+from cluster.registry.keys import MEMBER_REQUESTS as REQUESTS
 from cluster.registry.store import Store, delete, get, prefix_end, put, unchanged
+from raft.backup.keeper import SnapshotKeeper
 from raft.config import Address
 from raft.errors import StoreError
 from raft.replacement import AddLearner, Done, Grant, Member, Promote, Remove, Request, Step, next_step
 
 log = logging.getLogger(__name__)
 
-REQUESTS = b"/sk8/members/request/"
-GRANTS = b"/sk8/members/grant/"
-LAST_ID = b"/sk8/members/last-id"
 RETRY_S = 0.5
 
 
@@ -68,8 +70,11 @@ async def ask_to_join(store: MemberStore, host: str) -> tuple[int, Mapping[int, 
 class Supervisor:
     """Carries out membership changes; leads by lease, so one at a time in the whole cluster."""
 
-    def __init__(self, store: MemberStore, elector: Elector, peer_port: int, client_port: int) -> None:
+    def __init__(
+        self, store: MemberStore, elector: Elector, peer_port: int, client_port: int, keeper: SnapshotKeeper
+    ) -> None:
         self._store = store
+        self._keeper = keeper
         self._elector = elector
         self._ports = (peer_port, client_port)
         self._pending: list[str] = []
@@ -78,9 +83,18 @@ class Supervisor:
         await self._elector.run(self._lead)
 
     def health(self) -> dict[str, object]:
-        return {"leading": self._elector.leading, "replacing": list(self._pending)}
+        return {
+            "leading": self._elector.leading,
+            "replacing": list(self._pending),
+            "snapshots": self._keeper.health(),
+        }
 
     async def _lead(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._replace_members())
+            group.create_task(self._keeper.run())
+
+    async def _replace_members(self) -> None:
         """Look whenever a request is written, and again while one is unfinished."""
         while True:
             revision = await self._handle_all()

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,7 +30,8 @@ class Saved:
 class _Receiver:
     """[cluster id, index, term, size] [bytes]... [sha256] into ``file``."""
 
-    def __init__(self, file: BinaryIO, done: asyncio.Future[Saved]) -> None:
+    def __init__(self, file: BinaryIO, done: asyncio.Future[Saved], progress: Callable[[int, int], None]) -> None:
+        self._progress = progress
         self._file = file
         self._done = done
         self._digest = hashlib.sha256()
@@ -60,6 +61,7 @@ class _Receiver:
             self._file.write(value[0])
             self._digest.update(value[0])
             self._left -= len(value[0])
+            self._progress(self._saved.size_bytes - self._left, self._saved.size_bytes)
         elif self._left < 0 or value[0] != self._digest.digest():
             raise Invalid("what arrived does not have the size or checksum it was sent with")
         else:
@@ -76,15 +78,23 @@ def _private(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
 
 
-async def save_snapshot(endpoint: tuple[str, int], path: Path, tls: TlsFiles | None = None) -> Saved:
-    """Durable at ``path`` on return; nothing is there if it fails. Raises Unavailable, Invalid, OSError."""
+async def save_snapshot(
+    endpoint: tuple[str, int],
+    path: Path,
+    tls: TlsFiles | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Saved:
+    """Durable at ``path`` on return; nothing is there if it fails. Raises Unavailable, Invalid, OSError.
+
+    ``progress``: bytes done, bytes in all.
+    """
     context: ssl.SSLContext | None = None if tls is None else client_context(tls)
     connection, _, _ = await dial(*endpoint, context, Hello("snapshot", "", 0), (PEER_ROLE,))
     part = path.with_name(path.name + ".part")
     done: asyncio.Future[Saved] = asyncio.get_running_loop().create_future()
     try:
         with _private(part) as file:
-            receiver = _Receiver(file, done)
+            receiver = _Receiver(file, done, progress)
             connection.on_frame, connection.on_closed = receiver.frame, receiver.closed
             connection.send(["save"])
             saved = await done
@@ -98,7 +108,12 @@ async def save_snapshot(endpoint: tuple[str, int], path: Path, tls: TlsFiles | N
         part.unlink(missing_ok=True)
 
 
-async def save_from_any(endpoints: Sequence[tuple[str, int]], path: Path, tls: TlsFiles | None = None) -> Saved:
+async def save_from_any(
+    endpoints: Sequence[tuple[str, int]],
+    path: Path,
+    tls: TlsFiles | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Saved:
     """From a follower that is up to date if there is one: the leader has enough to do. Raises as save_snapshot."""
     store = StoreClient(endpoints, tls)
     try:
@@ -111,7 +126,7 @@ async def save_from_any(endpoints: Sequence[tuple[str, int]], path: Path, tls: T
     failure: StoreError = Unavailable("no member answers")
     for _, endpoint in answers:
         try:
-            return await save_snapshot(endpoint, path, tls)
+            return await save_snapshot(endpoint, path, tls, progress)
         except (Unavailable, Invalid) as error:
             failure = error
     raise failure

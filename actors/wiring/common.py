@@ -33,11 +33,15 @@ class Runs(Protocol):
 
 def store_client(cluster: ClusterConfig, machine: MachineConfig) -> StoreClient:
     """Speaks to all members, this machine's own first."""
-    pki = machine.pki
     endpoints = list(cluster.state_client_endpoints)
     own = (machine.ip, cluster.state_client_port)
-    tls = TlsFiles(cert=pki / "store-client.crt", key=pki / "store-client.key", ca=pki / "ca.crt")
-    return StoreClient(endpoints, tls, prefer=own if own in endpoints else None)
+    return StoreClient(endpoints, store_tls(machine), prefer=own if own in endpoints else None)
+
+
+def store_tls(machine: MachineConfig) -> TlsFiles:
+    """This machine's identity as a client of the store."""
+    pki = machine.pki
+    return TlsFiles(cert=pki / "store-client.crt", key=pki / "store-client.key", ca=pki / "ca.crt")
 
 
 def registry_config(cluster: ClusterConfig, machine: MachineConfig) -> RegistryConfig:

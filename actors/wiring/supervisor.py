@@ -1,12 +1,18 @@
-"""The Supervisor actor's part: membership changes of the store, under a lease."""
+"""The Supervisor actor's part: membership changes of the store and its snapshots, under a lease."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from actors.host import Part
 from actors.members import Supervisor
 from actors.wiring import common
+from cluster.machine import store_settings
 from cluster.machine.config import ClusterConfig, MachineConfig
 from cluster.machinery.election import Elector
+from raft.backup.keeper import KeeperConfig, SnapshotKeeper
+from raft.backup.targets import Access, open_target
+from raft.client_backup import save_from_any
 
 LEASE_TTL_S = 5
 
@@ -14,4 +20,24 @@ LEASE_TTL_S = 5
 async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
     store = common.store_client(cluster, machine)
     elector = Elector(store, "sk8-supervisor", machine.name, LEASE_TTL_S)
-    return Supervisor(store, elector, cluster.state_peer_port, cluster.state_client_port)
+    return Supervisor(store, elector, cluster.state_peer_port, cluster.state_client_port, keeper_of(cluster, machine))
+
+
+def keeper_of(cluster: ClusterConfig, machine: MachineConfig) -> SnapshotKeeper:
+    settings = store_settings.of(cluster)
+    access = Access(cluster.snapshot_endpoint, cluster.snapshot_credentials)
+    tls = common.store_tls(machine)
+
+    async def save(path: Path) -> object:
+        return await save_from_any(cluster.state_client_endpoints, path, tls)
+
+    return SnapshotKeeper(
+        KeeperConfig(
+            cluster=cluster.name,
+            interval_s=settings.snapshot_interval_s,
+            retention_s=settings.snapshot_retention_s,
+            scratch=machine.state_dir / "snapshot",
+        ),
+        lambda: open_target(settings.snapshot_url, access),
+        save,
+    )

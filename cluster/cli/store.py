@@ -1,6 +1,7 @@
 """What the store's members say of themselves, for `sk8 status`. IO: the store's client port, as an operator of the box.
 
-The one place outside actors/ where `cluster` meets `raft`: a command line may import anything.
+`cluster/cli/store*.py` are the one place outside actors/ where `cluster` meets `raft`: a command line may import
+anything.
 """
 
 from __future__ import annotations
@@ -8,23 +9,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from cluster.cli.store_access import credentials
 from cluster.machine.config import ClusterConfig
 from raft.client import StoreClient
-from raft.config import TlsFiles
 from raft.errors import StoreError
 
 ANSWER_S = 3.0
 NO_STORE: dict[str, Any] = {"leader": "", "revision": 0, "alarms": [], "members": []}
-
-
-def _credentials(config: ClusterConfig) -> TlsFiles | None:
-    """Any control plane's store identity that is on this box."""
-    for spec in config.control_planes:
-        pki = config.machine(spec.name).pki
-        files = TlsFiles(cert=pki / "store-client.crt", key=pki / "store-client.key", ca=pki / "ca.crt")
-        if all(path.is_file() for path in (files.cert, files.key, files.ca)):
-            return files
-    return None
 
 
 async def store_status(config: ClusterConfig) -> dict[str, Any]:
@@ -32,7 +23,7 @@ async def store_status(config: ClusterConfig) -> dict[str, Any]:
 
     `members` are those the leader counts, each with what it said itself; "answers" false for one that is silent.
     """
-    tls = _credentials(config)
+    tls = credentials(config)
     if tls is None:
         return dict(NO_STORE)
     names = {spec.ip: spec.name for spec in config.control_planes}

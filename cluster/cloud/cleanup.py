@@ -25,7 +25,7 @@ from cluster.machine.processes import ProcessId, all_processes, command_line, wa
 
 ENGINE_NAMESPACES = Path("/run/docker/netns")
 _NETNS = Path("/run/netns")
-_OWN = ("cluster.json", "disks", "machines", "pki")
+_OWN = ("cluster.json", "disks", "machines", "pki", "snapshots")
 _TABLE = re.compile(r"^table (\w+) (sk8\S*)$")
 
 

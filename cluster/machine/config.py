@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import orjson
 
+from cluster.machine import store_settings
 from cluster.machine.files import write_atomic
 
 Profile = Literal["fast", "kubernetes"]
@@ -184,6 +185,16 @@ class ClusterConfig:
     ray_num_cpus: int = 2
     ray_object_store_bytes: int = 80_000_000
     ensure_command: tuple[str, ...] = ()
+
+    quota_backend_bytes: int = 2 << 30  # the store's settings have the names of etcd's flags; see store_settings.py
+    auto_compaction_mode: str = "periodic"
+    auto_compaction_retention: str = "5m"
+    corrupt_check_time: str = "10m"
+    snapshot_url: str = ""  # a directory, s3://bucket/prefix or gs://bucket/prefix; empty: <base_dir>/snapshots
+    snapshot_interval: str = "6h"
+    snapshot_retention: str = "30d"
+    snapshot_endpoint: str = ""  # of an S3 service that is neither Amazon's nor Google's
+    snapshot_credentials: str = ""  # a file like ~/.aws/credentials; empty: found as AWS' tools find them
 
     engine_socket: str = "/var/run/docker.sock"
     cpu_millicores: int = 2000
@@ -385,6 +396,7 @@ class ClusterConfig:
             path = Path(getattr(self, key))
             if not path.is_absolute() or len(path.parts) < 3:
                 found.append(f"{key}: {str(path)!r}: must be an absolute path at least two levels deep: sk8 empties it")
+        found += store_settings.problems(self)
         if self.ray_object_store_bytes < 78_643_200:
             found.append(f"ray_object_store_bytes: {self.ray_object_store_bytes}: Ray needs at least 78643200 (75 MiB)")
         for key in ("cpu_millicores", "memory_bytes", "ephemeral_storage_bytes", "max_pods", "ray_num_cpus"):
@@ -434,7 +446,11 @@ def _object(data: bytes, what: str, cls: type[Any]) -> dict[str, Any]:
 
 
 def parse_settings(raw: Mapping[str, Any], known: Sequence[str] = ()) -> dict[str, Any]:
-    """What a user's settings file may set, as keyword arguments of `ClusterConfig.local`; raises ConfigError."""
+    """What a user's settings file may set, as keyword arguments of `ClusterConfig.local`; raises ConfigError.
+
+    Names may be spelled as flags are: `auto-compaction-retention`.
+    """
+    raw = {key.replace("-", "_"): value for key, value in raw.items()}
     allowed = {f.name for f in fields(ClusterConfig)} - {"machines", "ray_ports", "cluster_id"} | set(known)
     unknown = sorted(set(raw) - allowed)
     if unknown:

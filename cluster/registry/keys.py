@@ -2,7 +2,7 @@
 
 Pure. Objects at `/registry/<group or core>/<plural>/[<namespace>/]<name>`; the registry's own invariants, one key per
 fact so that a transaction can compare it, under `/sk8/`: a namespace's phase, every allocated cluster IP and node
-port.
+port. There, too, machines ask to have their member of the store replaced (`actors/members.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ TERMINATING = b"Terminating"
 
 CLUSTER_IPS = b"/sk8/alloc/clusterips/"
 NODE_PORTS = b"/sk8/alloc/nodeports/"
+
+MEMBER_REQUESTS = b"/sk8/members/request/"
+MEMBER_GRANTS = b"/sk8/members/grant/"
+LAST_MEMBER_ID = b"/sk8/members/last-id"
 
 
 def resource_prefix(info: ResourceInfo) -> bytes:

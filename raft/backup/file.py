@@ -124,7 +124,7 @@ def _opened(path: Path) -> Iterator[LmdbBackend]:
 def _applier(path: Path, backend: LmdbBackend) -> Applier:
     try:
         return Applier(backend, lambda: 0.0, lambda revision, events: None, lambda origin, sequence, results: None)
-    except Corrupt as error:
+    except (Corrupt, Invalid, lmdb.Error) as error:
         raise Corrupt(f"{path}: {error}") from error
 
 

@@ -120,7 +120,8 @@ class Bucket:
         self.url = url
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
-        self._client = _client(access)
+        with _clear(url):
+            self._client = _client(access)
 
     def names(self) -> list[str]:
         with _clear(self.url):

@@ -51,7 +51,7 @@ def _segment_path(directory: Path, sequence: int, next_index: int) -> Path:
     return directory / f"{sequence:016d}-{next_index:016d}.wal"
 
 
-def _list_segments(directory: Path) -> list[_Segment]:
+def list_segments(directory: Path) -> list[_Segment]:
     found = []
     for path in sorted(directory.glob("*.wal")):
         sequence, _, next_index = path.stem.partition("-")
@@ -122,7 +122,7 @@ class Wal:
         cls, directory: Path, *, segment_bytes: int = SEGMENT_BYTES, faults: Faults | None = None
     ) -> tuple[Wal, Replay]:
         """Replay what is there; a torn tail of the last segment is cut off. Raises WalMissing, WalCorrupt."""
-        if not directory.is_dir() or not (segments := _list_segments(directory)):
+        if not directory.is_dir() or not (segments := list_segments(directory)):
             raise WalMissing(directory)
         for leftover in directory.glob("*.tmp"):
             leftover.unlink()
