@@ -15,6 +15,12 @@ wall: Clock = time.time
 monotonic: Clock = time.monotonic
 
 
+def steady(clock: Clock, ticks: Clock) -> Clock:
+    """`clock` as of now, running on by `ticks`: comparable with timestamps, and never stepped."""
+    base = clock() - ticks()
+    return lambda: base + ticks()
+
+
 class FakeClock:
     """Callable like the real ones; stands still until `advance`."""
 

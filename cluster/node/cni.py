@@ -146,7 +146,7 @@ class PodNetwork:
                 if _index(ipr, name) is None:
                     peer = {"ifname": "eth0", "net_ns_fd": fd, "mtu": self._mtu}
                     ipr.link("add", ifname=name, kind="veth", peer=peer, mtu=self._mtu)
-                _in_namespace(fd, lambda: _configure_pod(address, book.gateway))
+                in_namespace(fd, lambda: _configure_pod(address, book.gateway))
                 index = _index(ipr, name)
                 _sysctl(f"ipv4/conf/{name}/rp_filter", "1")
                 _sysctl(f"ipv6/conf/{name}/disable_ipv6", "1", optional=True)
@@ -224,7 +224,7 @@ def _sysctl(path: str, value: str, *, optional: bool = False) -> None:
         target.write_text(value)
 
 
-def _in_namespace(fd: int, work: Callable[[], None]) -> None:
+def in_namespace(fd: int, work: Callable[[], None]) -> None:
     """Run `work` in a thread that lives and dies in the namespace: no thread ever has to find its way back."""
     failure: list[BaseException] = []
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Place:
     ip: str
     directory: Path
     volumes: MountedVolumes
+    running: Mapping[str, str] = field(default_factory=dict)  # container name -> id
 
 
 class _Blocked(Exception):
@@ -155,6 +156,7 @@ class ContainerStarter:
             read_only_volumes=place.volumes.read_only,
             etc_mounts=etc,
             message_file=str(message_file),
+            pids_of=_target(place),
         )
         config = container_config(place.pod, place.spec, inputs)
         return _with_subpaths(config, place.volumes)
@@ -181,6 +183,14 @@ class ContainerStarter:
 
 def _text_of(path: str) -> str:
     return Path(path).read_text() if os.path.exists(path) else ""
+
+
+def _target(place: Place) -> str:
+    """The container whose processes an ephemeral one is to see. Raises ConfigError while that does not run."""
+    name = str(place.spec.get("targetContainerName") or "")
+    if name and name not in place.running:
+        raise ConfigError(f"unable to find target container {name}")
+    return place.running.get(name, "")
 
 
 def _write_if_changed(path: Path, text: str) -> None:

@@ -121,6 +121,9 @@ class PodCore:
 
     def _on_pod(self, event: ev.PodSeen, now: float) -> None:
         self.pod = event.pod
+        for name, fresh in containers_of(event.pod).items():
+            if fresh.kind == "ephemeral":
+                self.containers.setdefault(name, fresh)
         for spec in (*(event.pod["spec"].get("initContainers") or ()), *(event.pod["spec"].get("containers") or ())):
             state = self.containers.get(spec["name"])
             if state is None:
@@ -153,7 +156,7 @@ class PodCore:
     def _on_adopt(self, event: ev.Adopt, now: float) -> None:
         known = {
             s["name"]: s
-            for key in ("containerStatuses", "initContainerStatuses")
+            for key in ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses")
             for s in (self.pod.get("status") or {}).get(key) or ()
         }
         if event.sandbox is not None:
@@ -166,14 +169,14 @@ class PodCore:
             if state.name in seen:
                 _adopt_container(state, seen[state.name], known.get(state.name, {}), now)
             elif state.name in known:
-                _remember_lost(state, known[state.name])
+                _remember_lost(state, known[state.name], now)
         in_sandbox = [c for c in event.containers if c.sandbox_id == self.sandbox.id]
         mains = {c.name for c in self.containers.values() if c.kind == "main"}
         self.initialized = any(c.name in mains for c in in_sandbox)
         if self.initialized:
             for state in self.containers.values():
                 if state.kind == "init" and not state.succeeded:
-                    state.end_run(ExitInfo("", 0, "Completed"))
+                    state.end_run(ExitInfo("", 0, "Completed"), now)
 
     def _on_volumes_ready(self, event: ev.VolumesReady, now: float) -> None:
         self.volumes.phase = "mounted"
@@ -233,7 +236,7 @@ class PodCore:
         state = self.containers[event.name]
         if state.phase != "starting":
             return
-        state.begin_run(event.id, event.image_id, event.at)
+        state.begin_run(event.id, event.image_id, event.at, now)
         self._emit("Normal", "Created", f"Created container: {state.name}", state.name)
         self._emit("Normal", "Started", f"Started container {state.name}", state.name)
         early, state.early_exit = state.early_exit, None
@@ -250,7 +253,7 @@ class PodCore:
                 return
         elif event.exit.id != state.id or not state.active:
             return
-        state.end_run(event.exit)
+        state.end_run(event.exit, now)
 
     def _on_post_start_failed(self, event: ev.PostStartFailed, now: float) -> None:
         state = self.containers[event.name]
@@ -349,9 +352,12 @@ class PodCore:
                     state.phase, state.waiting_reason = "waiting", ""
 
     def _advance_containers(self, now: float) -> None:
+        for state in self.containers.values():
+            if state.kind == "ephemeral":
+                self._start_if_due(state, now)
         if not self.initialized:
             for state in self.containers.values():
-                if state.kind == "main":
+                if state.kind not in ("init", "sidecar"):
                     continue
                 if state.kind == "init" and state.succeeded:
                     continue
@@ -360,7 +366,7 @@ class PodCore:
                     return
             self.initialized = True
         for state in self.containers.values():
-            if state.kind != "init":
+            if state.kind in ("main", "sidecar"):
                 self._start_if_due(state, now)
 
     def _drop_last(self, state: ContainerState) -> None:
@@ -509,15 +515,15 @@ def _adopt_container(state: ContainerState, seen: ev.SeenContainer, known: dict[
     state.attempt = max(seen.attempt, int(known.get("restartCount") or 0))
     state.last = seen.previous
     if seen.running:
-        state.begin_run(seen.id, seen.image_id, seen.started_at)
+        state.begin_run(seen.id, seen.image_id, seen.started_at, min(seen.started_at, now))
         same = known.get("containerID") == f"docker://{seen.id}"
         state.probes.adopt(same and bool(known.get("started")), same and bool(known.get("ready")), now)
     elif seen.exit is not None:
         state.id, state.image_id = seen.id, seen.image_id
-        state.end_run(seen.exit)
+        state.end_run(seen.exit, min(seen.exit.finished_at or now, now))
 
 
-def _remember_lost(state: ContainerState, known: dict[str, Any]) -> None:
+def _remember_lost(state: ContainerState, known: dict[str, Any], now: float) -> None:
     """The API knows runs of a container that the engine no longer has."""
     state.attempt = int(known.get("restartCount") or 0)
     if not known.get("containerID"):
@@ -527,11 +533,12 @@ def _remember_lost(state: ContainerState, known: dict[str, Any]) -> None:
         state.end_run(
             ExitInfo(
                 "", int(ended.get("exitCode") or 0), str(ended.get("reason") or ""), str(ended.get("message") or "")
-            )
+            ),
+            now,
         )
     elif "running" in (known.get("state") or {}):
         gone = "The container could not be located when the pod was started again"
-        state.end_run(ExitInfo("", 137, "ContainerStatusUnknown", gone))
+        state.end_run(ExitInfo("", 137, "ContainerStatusUnknown", gone), now)
 
 
 def _go_duration(seconds: float) -> str:

@@ -6,7 +6,8 @@ Pure. The states of a container:
        ^___________ blocked (image, config) _|            |--StopContainer--> stopping --exit--> exited
 
 Back-off is Kubernetes': the first restart is immediate, then 10, 20, 40 .. 300 s after the end of the last run; it
-starts over when a run lasted longer than 600 s (twice the maximum).
+starts over when a run lasted longer than 600 s (twice the maximum). It counts on the core's own time, not on the
+engine's timestamps, which a stepped wall clock moves. An ephemeral container runs once, beside the others.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, Literal
 from cluster.node.core_events import ContainerExited, ExitInfo
 from cluster.node.core_probe import Probes
 
-Kind = Literal["init", "sidecar", "main"]
+Kind = Literal["init", "sidecar", "main", "ephemeral"]
 Phase = Literal["waiting", "starting", "running", "stopping", "exited"]
 
 
@@ -79,6 +80,7 @@ class ContainerState:
     id: str = ""
     image_id: str = ""
     started_at: float = 0.0
+    ended_at: float = 0.0
     exit: ExitInfo | None = None
     last: ExitInfo | None = None
     waiting_reason: str = ""
@@ -117,6 +119,8 @@ class ContainerState:
         """Whether an exited container is to run again, by its pod's restartPolicy."""
         if self.exit is None:
             return True
+        if self.kind == "ephemeral":
+            return False
         if self.kind == "sidecar":
             return True
         if self.kind == "main" and policy == "Always":
@@ -126,12 +130,12 @@ class ContainerState:
     def try_at(self) -> float:
         """The earliest time of the next start."""
         if self.phase == "exited" and self.exit is not None:
-            return self.backoff.until(self.exit.finished_at)
+            return self.backoff.until(self.ended_at)
         return max(self.blocked.at, self.pulling.at)
 
     def begin_start(self, now: float) -> None:
         if self.phase == "exited" and self.exit is not None:
-            self.backoff.grow(self.exit.finished_at, now)
+            self.backoff.grow(self.ended_at, now)
         if self.ran:
             self.attempt += 1
             self.ran = False
@@ -141,16 +145,17 @@ class ContainerState:
         self.stop_grace_s = 0.0
         # The reason of the last failure stays visible until this start has an outcome, as in Kubernetes.
 
-    def begin_run(self, container_id: str, image_id: str, at: float) -> None:
+    def begin_run(self, container_id: str, image_id: str, at: float, now: float) -> None:
+        """`at` is the engine's time, for the status; probes count from `now`."""
         self.phase, self.ran = "running", True
         self.id, self.image_id, self.started_at = container_id, image_id, at
         self.waiting_reason = self.waiting_message = ""
         self.blocked.reset()
         self.pulling.reset()
-        self.probes = Probes.for_container(self.spec, at)
+        self.probes = Probes.for_container(self.spec, now)
 
-    def end_run(self, exit_info: ExitInfo) -> None:
-        self.phase, self.ran, self.exit = "exited", True, exit_info
+    def end_run(self, exit_info: ExitInfo, now: float) -> None:
+        self.phase, self.ran, self.exit, self.ended_at = "exited", True, exit_info, now
         self.waiting_reason = self.waiting_message = ""
         self.probes = Probes()
 
@@ -162,11 +167,14 @@ class ContainerState:
 
 
 def containers_of(pod: dict[str, Any]) -> dict[str, ContainerState]:
-    """Fresh states in start order: init containers (a restartPolicy of Always makes a sidecar), then the others."""
+    """Fresh states in start order: init containers (a restartPolicy of Always makes a sidecar), then the others; last
+    the ephemeral ones, which wait for nobody."""
     states: dict[str, ContainerState] = {}
     for spec in pod["spec"].get("initContainers") or ():
         kind: Kind = "sidecar" if spec.get("restartPolicy") == "Always" else "init"
         states[spec["name"]] = ContainerState(spec, kind)
     for spec in pod["spec"].get("containers") or ():
         states[spec["name"]] = ContainerState(spec, "main")
+    for spec in pod["spec"].get("ephemeralContainers") or ():
+        states[spec["name"]] = ContainerState(spec, "ephemeral")
     return states

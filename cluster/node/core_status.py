@@ -150,7 +150,7 @@ def conditions(view: PodView, containers: Sequence[ContainerState], phase: str) 
 
 
 def _readiness(view: PodView, containers: Sequence[ContainerState], over: str) -> tuple[Status, Status]:
-    unready = [c for c in containers if c.kind != "init" and not c.ready]
+    unready = [c for c in containers if c.kind in ("main", "sidecar") and not c.ready]
     if over:
         return _condition("Ready", False, over), _condition("ContainersReady", False, over)
     if unready:
@@ -184,7 +184,7 @@ def pod_status(view: PodView, containers: Sequence[ContainerState]) -> Status:
     """The whole status the kubelet owns; conditions without their times."""
     policy = str(view.pod["spec"].get("restartPolicy") or "Always")
     phase = view.verdict[0] if view.verdict else phase_of(containers, policy)
-    inits = [c for c in containers if c.kind != "main"]
+    inits = [c for c in containers if c.kind in ("init", "sidecar")]
     waiting = "PodInitializing" if inits else "ContainerCreating"
     status: Status = {
         "phase": phase,
@@ -208,4 +208,7 @@ def pod_status(view: PodView, containers: Sequence[ContainerState]) -> Status:
     ]
     if inits:
         status["initContainerStatuses"] = [container_status(c, waiting) for c in inits]
+    ephemeral = [c for c in containers if c.kind == "ephemeral"]
+    if ephemeral:
+        status["ephemeralContainerStatuses"] = [container_status(c, "ContainerCreating") for c in ephemeral]
     return status

@@ -136,7 +136,9 @@ def _host_config(config: ContainerConfig, oom_floor: int) -> Obj:
         "GroupAdd": list(config.groups),
         "SecurityOpt": security,
     }
-    if config.host_pids:
+    if config.pids_of:
+        host["PidMode"] = f"container:{config.pids_of}"
+    elif config.host_pids:
         host["PidMode"] = "host"
     elif config.share_pids:
         host["PidMode"] = f"container:{config.sandbox_id}"

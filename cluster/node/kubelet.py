@@ -21,6 +21,7 @@ from prometheus_client import Gauge
 from cluster.api.errors import ApiError
 from cluster.api.meta import parse_time
 from cluster.machinery.client import Client
+from cluster.machinery.clock import monotonic, steady
 from cluster.machinery.events import EventRecorder
 from cluster.machinery.informer import Informer
 from cluster.node import core_events as ev
@@ -69,7 +70,7 @@ class Kubelet:
         facts = machine_facts(config.root_dir)
         self._allocatable = allocatable_amounts(capacity(config, facts))
         self._agent = NodeAgent(config, facts, client, runtime, network_problem=self._network_problem, clock=clock)
-        cache = self._cache = ObjectCache(client, ttl_s=config.config_map_and_secret_ttl_s, clock=clock)
+        cache = self._cache = ObjectCache(client, ttl_s=config.config_map_and_secret_ttl_s, clock=monotonic)
         self._pods = Informer(client, "pods", field_selector=f"spec.nodeName={config.node_name}")
         self._nodes = Informer(client, "nodes", field_selector=f"metadata.name={config.node_name}")
         self._services = Informer(client, "services")
@@ -105,7 +106,8 @@ class Kubelet:
             prober=self._prober,
             statuses=self._statuses,
             recorder=self._recorder,
-            clock=clock,
+            clock=steady(clock, monotonic),
+            wall=clock,
         )
         self._adopter = Adopter(runtime, network, config.node_ip)
         self.server = KubeletServer(

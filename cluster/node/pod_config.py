@@ -234,6 +234,7 @@ class ContainerInputs:
     read_only_volumes: frozenset[str] = frozenset()
     etc_mounts: tuple[Mount, ...] = ()
     message_file: str = ""
+    pids_of: str = ""
 
 
 def volume_mounts(container: Obj, inputs: ContainerInputs, variables: Mapping[str, str]) -> list[Mount]:
@@ -299,6 +300,7 @@ def container_config(pod: Obj, container: Obj, inputs: ContainerInputs) -> Conta
         stdin_once=bool(container.get("stdinOnce")),
         share_pids=bool(pod["spec"].get("shareProcessNamespace")),
         host_pids=bool(pod["spec"].get("hostPID")),
+        pids_of=inputs.pids_of,
         message_path=inputs.message_file,
         message_policy=str(container.get("terminationMessagePolicy") or "File"),
     )

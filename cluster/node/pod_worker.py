@@ -59,7 +59,8 @@ class Tools:
     prober: Prober
     statuses: StatusWriter
     recorder: EventRecorder
-    clock: Callable[[], float]
+    clock: Callable[[], float]  # the cores' time: runs on evenly when the wall clock is set
+    wall: Callable[[], float]
 
 
 class PodWorker:
@@ -263,6 +264,7 @@ class PodWorker:
             ip=self.core.sandbox.ip,
             directory=self._tools.volumes.pod_dir(self.uid),
             volumes=self._volumes,
+            running={c.name: c.id for c in self.core.containers.values() if c.phase == "running"},
         )
         outcome = await self._tools.starter.start(action, place, self._emit)
         self.post(outcome)
@@ -315,7 +317,7 @@ class PodWorker:
             return False
         if info is not None and info.state == "running":
             return False
-        exited = await exit_info(self._tools.runtime, info, container_id, self._tools.clock())
+        exited = await exit_info(self._tools.runtime, info, container_id, self._tools.wall())
         self.post(ev.ContainerExited(name, exited))
         return True
 

@@ -1,4 +1,4 @@
-"""Carrying out probes and lifecycle hooks: exec in the container, HTTP and TCP to the pod.
+"""Carrying out probes and lifecycle hooks: exec in the container, HTTP, TCP and gRPC to the pod.
 
 IO: the engine, and sockets from the machine's network namespace to the pod's address. Source: Kubernetes' API reference
 (ExecAction, HTTPGetAction, TCPSocketAction, SleepAction) and the wording of its prober. A redirect counts as success by
@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 
+from cluster.node.grpc_probe import grpc_health
 from cluster.node.runtime import Runtime, RuntimeFailure
 
 Obj = dict[str, Any]
@@ -45,6 +46,8 @@ class Prober:
                 return await self._exec(handler["exec"], container_id, timeout_s)
             if "httpGet" in handler:
                 return await self._http_get(handler["httpGet"], container, ip, timeout_s)
+            if "grpc" in handler:
+                return await grpc_health(handler["grpc"], ip, timeout_s)
             if "tcpSocket" in handler:
                 return await self._tcp(handler["tcpSocket"], container, ip, timeout_s)
         except (RuntimeFailure, ValueError) as err:

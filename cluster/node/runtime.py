@@ -89,6 +89,7 @@ class ContainerConfig:
     stdin_once: bool = False
     share_pids: bool = False
     host_pids: bool = False
+    pids_of: str = ""  # the container whose processes it shares
     message_path: str = ""
     message_policy: str = "File"
 

@@ -1,4 +1,4 @@
-"""The kubelet's server: logs, exec, attach, health, pods, statistics, metrics.
+"""The kubelet's server: logs, exec, attach, port-forward, health, pods, statistics, metrics.
 
 IO: HTTPS on the node's address with the cluster CA's client certificates, by group (docs/contracts.md); plain /healthz
 on loopback. Refusals are metav1.Status objects, so that the API server can pass them on.
@@ -7,6 +7,7 @@ on loopback. Refusals are metav1.Status objects, so that the API server can pass
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import ssl
@@ -19,7 +20,7 @@ from prometheus_client import REGISTRY, generate_latest
 
 from cluster.api import errors
 from cluster.api.errors import ApiError
-from cluster.node import exec_stream, logs, stats
+from cluster.node import exec_stream, logs, pod_dial, port_forward, stats
 from cluster.node.config import KubeletConfig
 from cluster.node.core import PodCore
 from cluster.node.core_status import container_status
@@ -74,6 +75,7 @@ class KubeletServer:
         app.router.add_get("/containerLogs/{ns}/{pod}/{container}", self._logs)
         for what in ("exec", "attach"):
             app.router.add_get(f"/{what}/{{ns}}/{{pod}}/{{container}}", self._interactive)
+        app.router.add_get("/portForward/{ns}/{pod}", self._port_forward)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/pods", self._list_pods)
         app.router.add_get("/stats/summary", self._summary)
@@ -129,7 +131,11 @@ class KubeletServer:
         state = core.containers.get(name)
         if state is None:
             raise errors.not_found("containers", f"{pod}/{name}")
-        waiting = "PodInitializing" if any(c.kind != "main" for c in core.containers.values()) else "ContainerCreating"
+        waiting = (
+            "PodInitializing"
+            if any(c.kind in ("init", "sidecar") for c in core.containers.values())
+            else "ContainerCreating"
+        )
         container_id = logs.run_of(container_status(state, waiting), pod, previous=previous)
         return _Target(container_id, state.spec, not previous and state.phase in ("running", "stopping"))
 
@@ -181,6 +187,32 @@ class KubeletServer:
             await session.close()
             raise
         await exec_stream.serve(socket, session, stdin=wants["stdin"])
+        return socket
+
+    async def _port_forward(self, request: web.Request) -> web.StreamResponse:
+        namespace, pod = request.match_info["ns"], request.match_info["pod"]
+        core = self._pods.core_of(namespace, pod)
+        if core is None:
+            raise errors.not_found("pods", pod)
+        if core.sandbox.phase != "ready" or core.sandbox.lost:
+            phase = core.status()["phase"]
+            raise errors.bad_request(f"unable to forward port because pod is not running. Current status={phase}")
+        netns = ""
+        if not core.pod["spec"].get("hostNetwork"):
+            info = await self._runtime.inspect(core.sandbox.id)
+            if info is None or not info.netns:
+                raise errors.internal(f"the sandbox of pod {pod} has no network namespace")
+            netns = info.netns
+        socket = web.WebSocketResponse(
+            protocols=port_forward.PROTOCOLS, compress=False, max_msg_size=0, timeout=exec_stream.CLOSE_S
+        )
+        ready = socket.can_prepare(request)
+        if not ready.ok or ready.protocol is None:
+            raise errors.bad_request(f"a WebSocket upgrade to one of {', '.join(port_forward.PROTOCOLS)} is required")
+        given = request.query.getall("ports", []) + request.query.getall("port", [])
+        ports = [] if ready.protocol == port_forward.SPDY else port_forward.ports_of(given)
+        await socket.prepare(request)
+        await port_forward.serve(socket, functools.partial(pod_dial.dial, netns), ports)
         return socket
 
     async def _open(self, what: str, target: _Target, command: list[str], wants: dict[str, bool]) -> Session:
