@@ -45,6 +45,8 @@ class ControllerConfig:
     concurrent_gc_syncs: int = 10
     concurrent_serviceaccount_syncs: int = 5
     concurrent_volume_syncs: int = 10
+    concurrent_resource_quota_syncs: int = 5
+    resource_quota_sync_period_s: float = 300.0
 
     max_endpoints_per_slice: int = 100
     terminated_pod_gc_threshold: int = 12500

@@ -19,6 +19,12 @@ from cluster.machinery.pod_metrics import PodMetrics
 from cluster.machinery.provider import Provider
 
 
+class QuotaCounter(Protocol):
+    """Counts what a ResourceQuota limits and corrects its status; exact under concurrent writes."""
+
+    async def recount(self, namespace: str, name: str) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Env:
     """`client` writes through to `informers`; `recorder(component)` makes Events' sources.
@@ -35,6 +41,7 @@ class Env:
     provider: Provider | None = None
     monotonic: Clock = monotonic
     metrics: PodMetrics | None = None
+    quotas: QuotaCounter | None = None
 
     def informer(self, resource: str) -> Informer:
         return self.informers.of(resource)

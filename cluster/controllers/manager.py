@@ -35,6 +35,7 @@ from cluster.controllers.node_lifecycle import NodeLifecycleController
 from cluster.controllers.persistent_volume import PersistentVolumeController
 from cluster.controllers.pod_gc import PodGcController
 from cluster.controllers.replicaset import ReplicaSetController
+from cluster.controllers.resource_quota import ResourceQuotaController
 from cluster.controllers.statefulset import StatefulSetController
 from cluster.controllers.taint_eviction import TaintEvictionController
 from cluster.controllers.volume_protection import VolumeProtectionController
@@ -75,6 +76,7 @@ CONTROLLERS: tuple[Callable[[Env], Controller], ...] = (
     PodGcController,
     DisruptionController,
     HpaController,
+    ResourceQuotaController,
     PersistentVolumeController,
     VolumeProtectionController,
     AttachDetachController,
@@ -105,10 +107,11 @@ class ControllerManager:
         config.validate()
         rng = rng or random.Random(identity)
         self._elector = Elector(store, COMPONENT, identity, config.leader_elect_lease_duration_s)
-        self._client: Client = RegistryClient(registry, self._context)
+        counter = RegistryClient(registry, self._context)
+        self._client: Client = counter
         self._informers = Informers(self._client, rng=rng)
         client = WriteThrough(self._client, self._informers)
-        self._env = Env(client, self._informers, config, clock, rng, provider, metrics=metrics)
+        self._env = Env(client, self._informers, config, clock, rng, provider, metrics=metrics, quotas=counter)
         self._controllers = build(self._env)
 
     async def run(self) -> None:

@@ -122,6 +122,10 @@ class RegistryClient:
         options = types.DeleteOptions(uid=uid, grace_period_s=grace_period_s, propagation=propagation)
         await self._registry.delete(self._ctx(), SCHEME.named(resource), namespace, name, options)
 
+    async def recount(self, namespace: str, name: str) -> None:
+        """QuotaCounter of the controllers: a ResourceQuota's status, from what is stored."""
+        await self._registry.recount_quota(self._ctx(), namespace, name)
+
     async def bind(self, bindings: Sequence[Binding]) -> BindOutcomes:
         batch = [types.Binding(b.namespace, b.name, b.uid, b.node) for b in bindings]
         return await self._registry.bind(self._ctx(), batch)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,15 +143,7 @@ class Core:
         found: dict[bytes, KeyValue | None] = dict.fromkeys(watched)
         for key, response in zip(watched, result.responses, strict=True):
             found[key] = response[1][0] if response[1] else None
-        for c in ctx.fence:
-            if not holds(c, found[c[0]]):
-                raise errors.fence_lost(f"the lease {c[0].decode(errors='replace')} is no longer held by this writer")
-        for g in plan.guards:
-            if not holds(g.compare, found[g.compare[0]]):
-                why = g.fail(found[g.compare[0]]) if g.fail is not None else None
-                if why is not None:
-                    raise why
-        raise Stale
+        raise verdict(ctx, plan, found) or Stale()
 
     async def _traced(
         self, ctx: RequestContext, compares: Sequence[Compare], then: Sequence[Op], otherwise: Sequence[Op]
@@ -190,6 +182,20 @@ class Core:
 
     def encrypts(self, info: ResourceInfo) -> bool:
         return bool(self.config.encryption_keys) and info.name in self.config.encrypted_resources
+
+
+def verdict(ctx: RequestContext, plan: Plan, found: Mapping[bytes, KeyValue | None]) -> Exception | None:
+    """Why the plan's transaction cannot hold on these states of its keys: FenceLost, what a guard says, else Stale;
+    None when it can."""
+    for c in ctx.fence:
+        if not holds(c, found[c[0]]):
+            return errors.fence_lost(f"the lease {c[0].decode(errors='replace')} is no longer held by this writer")
+    failed = [g for g in plan.guards if not holds(g.compare, found[g.compare[0]])]
+    for g in failed:
+        why = g.fail(found[g.compare[0]]) if g.fail is not None else None
+        if why is not None:
+            return why
+    return Stale() if failed else None
 
 
 def holds(compare: Compare, kv: KeyValue | None) -> bool:

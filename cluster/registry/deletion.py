@@ -71,8 +71,8 @@ class Deleter:
         plan.guards.append(Guard(unchanged(current.key, current.revision)))
         if marked is None:
             plan.ops.append(delete(current.key))
-            self._writer.release(info, current.obj, plan)
-            revision = await self._finish(ctx, plan)
+            charge = await self._writer.release(info, current.obj, plan)
+            revision = await self._writer.finish(ctx, plan, charge)
             gone = current.fresh()
             gone["metadata"]["resourceVersion"] = str(revision)
             return Stored.of(current.key, gone, revision, current.uid, removed=True)
@@ -87,11 +87,8 @@ class Deleter:
         encrypt = self._core.encrypts(info)
         value, body, offset = self._core.codec.encode(current.key, obj, encrypt=encrypt, cause=ctx.cause_id)
         plan.ops.append(put(current.key, value))
-        revision = await self._finish(ctx, plan)
+        revision = await self._writer.finish(ctx, plan, None)
         return Stored(current.key, splice(body, offset, revision), revision, current.uid)
-
-    async def _finish(self, ctx: RequestContext, plan: Plan) -> int:
-        return await self._core.commit(ctx, Plan(plan.guards, []) if ctx.dry_run else plan)
 
     def _preconditions(self, info: ResourceInfo, name: str, current: Stored, options: DeleteOptions) -> None:
         if options.uid and options.uid != current.uid:

@@ -42,6 +42,11 @@ def namespace_phase(namespace: str) -> bytes:
     return f"/sk8/nsphase/{namespace}".encode()
 
 
+def quota_marker(namespace: str) -> bytes:
+    """Exists while the namespace has a ResourceQuota; rewritten when one comes or goes (quota.py)."""
+    return f"/sk8/quota/{namespace}".encode()
+
+
 def cluster_ip(address: str) -> bytes:
     return CLUSTER_IPS + address.encode()
 

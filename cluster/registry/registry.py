@@ -28,6 +28,7 @@ from cluster.registry.context import RequestContext
 from cluster.registry.core import Core
 from cluster.registry.deletion import Deleter
 from cluster.registry.eviction import Evictor
+from cluster.registry.quota import QUOTAS
 from cluster.registry.reading import Filter, Reader, check_fields
 from cluster.registry.store import Store
 from cluster.registry.types import Authorizer, Binding, DeleteOptions, RegistryConfig, Stored, StoredList, WatchEvent
@@ -192,6 +193,11 @@ class Registry:
             )
             return viewing.shown(info, stored)
         return await self._patcher.patch(ctx, info, namespace, name, media_type, body, subresource, force)
+
+    async def recount_quota(self, ctx: RequestContext, namespace: str, name: str) -> None:
+        """Bring a ResourceQuota's status in line with what is stored (the resourcequota controller's work)."""
+        await self._core.authorize(ctx, "update", QUOTAS, namespace, name, "status")
+        await self._writer.ledger.recount(ctx, namespace, name)
 
     # --- deletion
 

@@ -12,6 +12,7 @@ validated is what is stored. A write that changes nothing is answered without a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,7 @@ from cluster.registry.codec import splice
 from cluster.registry.context import RequestContext
 from cluster.registry.core import LEASE_NOT_FOUND, Core, Guard, Plan, Stale, namespace_guard
 from cluster.registry.expiry import Expiry
+from cluster.registry.quota import QUOTAS, Charge, QuotaLedger
 from cluster.registry.store import KeyValue, delete, put, unchanged
 from cluster.registry.strategies import Strategy, bump_generation, merge_for_update, stamp_new, strategy_for
 from cluster.registry.types import Stored
@@ -46,6 +48,7 @@ class Writer:
         self._admission = admission
         self._services = ServiceAllocator(core)
         self._expiry = Expiry(core)
+        self.ledger = QuotaLedger(core, core.config.admission.enabled("ResourceQuota"))
 
     # --- create
 
@@ -115,7 +118,13 @@ class Writer:
             plan.guards.insert(0, namespace_guard(info, namespace, name))
         elif info.name == "namespaces":
             plan.ops.append(put(keys.namespace_phase(name), keys.ACTIVE))
-        return await self._put(ctx, info, key, obj, plan, strategy)
+        charge = self.ledger.charge(info, namespace, name, obj, None)
+        if info is QUOTAS:
+            await self.ledger.restructure(plan, namespace, key, removed=False)
+        stored = await self._put(ctx, info, key, obj, plan, strategy, charge)
+        if info is QUOTAS and not ctx.dry_run:
+            await self._count(ctx, namespace, name)
+        return stored
 
     def _generate(self, prefix: str) -> str:
         return prefix[:_MAX_PREFIX] + "".join(self._core.rng.choices(_SUFFIX_ALPHABET, k=5))
@@ -189,12 +198,28 @@ class Writer:
         plan.guards.insert(0, Guard(unchanged(current.key, current.revision), _gone_or_stale(info, name, bool(wanted))))
         if _finished(new, strategy):
             return await self._remove(ctx, info, current, plan)
-        return await self._put(ctx, info, current.key, new, plan, strategy)
+        charge = self.ledger.charge(info, namespace, name, new, old, subresource)
+        stored = await self._put(ctx, info, current.key, new, plan, strategy, charge)
+        if info is QUOTAS and not subresource and not ctx.dry_run:
+            await self._count(ctx, namespace, name)
+        return stored
+
+    async def _count(self, ctx: RequestContext, namespace: str, name: str) -> None:
+        """The quota is stored by now: whatever keeps it from being counted here, the first charge will count it."""
+        with contextlib.suppress(ApiError):
+            await self.ledger.recount(ctx, namespace, name)
 
     # --- shared ends
 
     async def _put(
-        self, ctx: RequestContext, info: ResourceInfo, key: bytes, obj: Object, plan: Plan, strategy: Strategy
+        self,
+        ctx: RequestContext,
+        info: ResourceInfo,
+        key: bytes,
+        obj: Object,
+        plan: Plan,
+        strategy: Strategy,
+        charge: Charge | None,
     ) -> Stored:
         core = self._core
         value, body, offset = core.codec.encode(key, obj, encrypt=core.encrypts(info), cause=ctx.cause_id)
@@ -203,7 +228,7 @@ class Writer:
         lease = await self._expiry.lease(strategy.ttl_s) if strategy.ttl_s and not ctx.dry_run else 0
         plan.ops.append(put(key, value, lease))
         try:
-            revision = await self._finish(ctx, plan)
+            revision = await self.finish(ctx, plan, charge)
         except ApiError as e:
             if lease and e.message.endswith(LEASE_NOT_FOUND):  # a store restored from a snapshot: grant a new one
                 self._expiry.forget()
@@ -214,21 +239,24 @@ class Writer:
     async def _remove(self, ctx: RequestContext, info: ResourceInfo, current: Stored, plan: Plan) -> Stored:
         """The last finalizer is gone: the update is the deletion."""
         plan.ops.append(delete(current.key))
-        self.release(info, current.obj, plan)
-        await self._finish(ctx, plan)
+        charge = await self.release(info, current.obj, plan)
+        await self.finish(ctx, plan, charge)
         return current
 
-    def release(self, info: ResourceInfo, obj: Object, plan: Plan) -> None:
-        """What the object held outside itself."""
-        if info.name == "services":
+    async def release(self, info: ResourceInfo, obj: Object, plan: Plan) -> Charge | None:
+        """What the object held outside itself; the answer is what its quotas get back."""
+        namespace, name = obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
+        if info is QUOTAS:
+            await self.ledger.restructure(plan, namespace, keys.object_key(info, namespace, name), removed=True)
+        elif info.name == "services":
             self._services.release(obj, plan)
         elif info.name == "namespaces":
-            plan.ops.append(delete(keys.namespace_phase(obj["metadata"]["name"])))
+            plan.ops.append(delete(keys.namespace_phase(name)))
+        return self.ledger.charge(info, namespace, name, None, obj)
 
-    async def _finish(self, ctx: RequestContext, plan: Plan) -> int:
-        if not ctx.dry_run:
-            return await self._core.commit(ctx, plan)
-        return await self._core.commit(ctx, Plan(plan.guards, []))
+    async def finish(self, ctx: RequestContext, plan: Plan, charge: Charge | None) -> int:
+        """Commit; a dry run is judged like any other and writes nothing."""
+        return await self.ledger.commit(ctx, Plan(plan.guards, []) if ctx.dry_run else plan, charge)
 
     # --- input
 

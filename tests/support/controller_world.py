@@ -112,6 +112,7 @@ class World:
             random.Random(1),
             self.provider,
             self.clock,
+            quotas=self.client,
         )
         self.controllers = [make(self.env) for make in self._makers]
         self._task = asyncio.create_task(self.informers.run())
