@@ -77,6 +77,16 @@ class KubeletClient:
         host = f"[{address}]" if ":" in address else address
         return f"https://{host}:{endpoint}"
 
+    def host_of(self, namespace: str, name: str) -> str:
+        """The kubelet of a pod. Raises ApiError 404, or 400 when the pod is on no machine yet."""
+        info = SCHEME.named("pods")
+        entry = self._cache.get(info, namespace, name)
+        if entry is None:
+            raise errors.not_found(info, name)
+        if not entry.node:
+            raise errors.bad_request(f"pod {name} does not have a host assigned")
+        return self.node_url(entry.node)
+
     def target(self, namespace: str, name: str, container: str, *, must_run: bool) -> Target:
         """The kubelet and container of a pod. Raises ApiError 404, or 400 as kubectl expects it."""
         info = SCHEME.named("pods")

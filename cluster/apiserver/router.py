@@ -2,7 +2,7 @@
 
     resource known? > namespace fits? > subresource known? > verb allowed? > handler
 
-404 for what does not exist, 405 for what exists but not with this method, 501 for what this server does not relay.
+404 for what does not exist, 405 for what exists but not with this method.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from cluster.api import errors
 from cluster.api.scheme import REVIEWS
 from cluster.apiserver.call import Call, Reply
 from cluster.apiserver.discovery import subresource_verbs_of, subresources
+from cluster.apiserver.proxying import ProxyServer
 from cluster.apiserver.reads import CacheReader
 from cluster.apiserver.reviews import ReviewServer, TokenServer
 from cluster.apiserver.streams import StreamServer
@@ -37,6 +38,7 @@ class Router:
         reviews: ReviewServer,
         tokens: TokenServer,
         streams: StreamServer,
+        proxy: ProxyServer,
         edge: Mapping[tuple[str, str], Handler],
     ) -> None:
         """`edge`: handlers of kinds that are stored nowhere, by resource name and verb."""
@@ -56,6 +58,10 @@ class Router:
             ("pods", "log"): streams.log,
             ("pods", "exec"): streams.interactive,
             ("pods", "attach"): streams.interactive,
+            ("pods", "portforward"): streams.port_forward,
+            ("pods", "proxy"): proxy.pod,
+            ("services", "proxy"): proxy.service,
+            ("nodes", "proxy"): proxy.node,
             ("serviceaccounts", "token"): tokens.create,
         }
 
@@ -85,9 +91,4 @@ class Router:
         special = self._subresources.get((info.name, asked.subresource))
         if special is not None:
             return special
-        if asked.subresource in ("portforward", "proxy"):
-            what = f"{info.plural}/{asked.subresource}"
-            raise errors.ApiError(
-                501, "NotImplemented", f"{what} is not relayed by this server; reach the pod by its Service"
-            )
         return self._verbs[asked.verb]

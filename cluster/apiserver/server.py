@@ -30,6 +30,7 @@ from cluster.apiserver.feed import CacheFeed
 from cluster.apiserver.healthz import HealthServer, healthy
 from cluster.apiserver.kubelet import KubeletClient
 from cluster.apiserver.pipeline import Pipeline
+from cluster.apiserver.proxying import ProxyServer
 from cluster.apiserver.reads import CacheReader
 from cluster.apiserver.reviews import ReviewServer, TokenServer
 from cluster.apiserver.router import Router
@@ -84,6 +85,7 @@ class ApiServer:
         authenticator = Authenticator(verifier, self._cache, self._feed, clock, tokens)
         signer = TokenSigner(config.service_account_signing_key_file, config.service_account_issuer, clock)
         self._kubelets = KubeletClient(config, self._cache)
+        self._proxy = ProxyServer(self._kubelets, self._cache, self._feed)
         components = edge.ComponentStatuses(store)
         reader = CacheReader(self._cache, self._feed, registry, clock)
         router = Router(
@@ -101,6 +103,7 @@ class ApiServer:
             ReviewServer(authenticator, authorizer, RuleLister(self._cache)),
             TokenServer(signer, self._cache, self._feed, config.api_audiences, clock),
             StreamServer(self._kubelets, self._feed),
+            self._proxy,
             {
                 ("bindings", "create"): partial(edge.bind, registry),
                 ("componentstatuses", "get"): components.get,
@@ -190,6 +193,7 @@ class ApiServer:
             task.cancel()
         await asyncio.gather(*by_name.values(), return_exceptions=True)
         await self._kubelets.close()
+        await self._proxy.close()
 
     def _tls(self) -> ssl.SSLContext:
         """Client certificates are asked for and checked, not demanded: others come with tokens."""

@@ -1,4 +1,6 @@
-"""Logs, exec and attach: relays between a client and the kubelet of the pod. IO: HTTP and WebSocket on both sides.
+"""Logs, exec, attach and port-forward: relays between a client and the kubelet of the pod.
+
+IO: HTTP and WebSocket on both sides.
 
     kubectl ── WebSocket v5.channel.k8s.io ──> API server ── WebSocket, same subprotocol ──> kubelet
             <── message for message, close code and reason included ──
@@ -13,7 +15,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import orjson
@@ -28,6 +30,8 @@ from cluster.apiserver.kubelet import KubeletClient
 from cluster.apiserver.requestinfo import flag, multi
 
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
+# The first tunnels a SPDY connection (KEP-4006, kubectl), the others are channels per port (client libraries).
+PORT_PROTOCOLS = ("SPDY/3.1+portforward.k8s.io", "v4.channel.k8s.io", "portforward.k8s.io")
 _LOG_OPTIONS = (
     "follow",
     "previous",
@@ -39,11 +43,11 @@ _LOG_OPTIONS = (
     "stream",
 )
 _CHUNK = 64 * 1024
-_CLOSE_S = 2.0
+CLOSE_S = 2.0
 
 
 class StreamServer:
-    """Serves pods/log, pods/exec and pods/attach."""
+    """Serves pods/log, pods/exec, pods/attach and pods/portforward."""
 
     def __init__(self, kubelets: KubeletClient, feed: CacheFeed) -> None:
         self._kubelets = kubelets
@@ -90,7 +94,7 @@ class StreamServer:
     async def interactive(self, call: Call) -> web.StreamResponse:
         """Relay a WebSocket. Raises ApiError before the upgrade for what cannot be done."""
         what = call.info.subresource
-        offered = _offered(call)
+        offered = _offered(call, PROTOCOLS)
         await self._feed.barrier()
         target = self._kubelets.target(call.namespace, call.info.name, call.params.get("container", ""), must_run=True)
         query = [(k, "true") for k in ("stdin", "stdout", "stderr", "tty") if flag(call.params, k)]
@@ -101,19 +105,35 @@ class StreamServer:
             query += [("command", c) for c in command]
         if not any(k in ("stdin", "stdout", "stderr") for k, _ in query):
             raise errors.bad_request("you must specify at least one of stdin, stdout, stderr")
-        url = f"{target.url(what)}?{urlencode(query)}"
-        upstream = await self._connect(url, offered, target.base_url)
+        return await self._through(call, f"{target.url(what)}?{urlencode(query)}", offered, target.base_url)
+
+    async def port_forward(self, call: Call) -> web.StreamResponse:
+        """Relay a WebSocket that carries connections to ports of the pod."""
+        offered = _offered(call, PORT_PROTOCOLS)
+        await self._feed.barrier()
+        base = self._kubelets.host_of(call.namespace, call.info.name)
+        ports = multi(call.request.raw_path, "ports")
+        if offered[0] != PORT_PROTOCOLS[0] and not ports:
+            raise errors.bad_request('query parameter "ports" is required')
+        url = f"{base}/portForward/{quote(call.namespace)}/{quote(call.info.name)}"
+        query = urlencode([("ports", p) for p in ports])
+        return await self._through(call, url + ("?" + query if query else ""), offered, base)
+
+    async def _through(self, call: Call, url: str, offered: tuple[str, ...], base: str) -> web.StreamResponse:
+        """One WebSocket to the kubelet and one to the client, message for message."""
+        what = call.info.subresource
+        upstream = await self._connect(url, offered, base)
         metrics.LONG_RUNNING.labels(what, "pods").inc()
         try:
             downstream = web.WebSocketResponse(
                 protocols=(upstream.protocol,) if upstream.protocol else (),
                 compress=False,
                 max_msg_size=0,
-                timeout=_CLOSE_S,
+                timeout=CLOSE_S,
             )
             downstream.headers["Audit-Id"] = call.audit_id
             await downstream.prepare(call.request)
-            await _relay(downstream, upstream)
+            await relay(downstream, upstream)
             return downstream
         finally:
             metrics.LONG_RUNNING.labels(what, "pods").dec()
@@ -126,7 +146,7 @@ class StreamServer:
                 protocols=protocols,
                 max_msg_size=0,
                 compress=0,
-                timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
+                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
             )
         except aiohttp.WSServerHandshakeError as e:
             raise _from_kubelet(e.status, e.message.encode()) from e
@@ -134,7 +154,7 @@ class StreamServer:
             raise _unreachable(base, e) from e
 
 
-def _offered(call: Call) -> tuple[str, ...]:
+def _offered(call: Call, served: tuple[str, ...]) -> tuple[str, ...]:
     """The WebSocket subprotocols both sides know. Raises ApiError 400 for SPDY and for requests without an upgrade."""
     upgrade = call.headers.get("Upgrade", "").lower()
     if upgrade.startswith("spdy"):
@@ -144,17 +164,17 @@ def _offered(call: Call) -> tuple[str, ...]:
     if upgrade != "websocket":
         raise errors.bad_request("Upgrade request required")
     asked = [p.strip() for p in call.headers.get("Sec-WebSocket-Protocol", "").split(",")]
-    known = tuple(p for p in PROTOCOLS if p in asked)
+    known = tuple(p for p in served if p in asked)
     if not known:
-        raise errors.bad_request(f"no known WebSocket subprotocol was offered; one of {', '.join(PROTOCOLS)} is needed")
+        raise errors.bad_request(f"no known WebSocket subprotocol was offered; one of {', '.join(served)} is needed")
     return known
 
 
-async def _relay(downstream: web.WebSocketResponse, upstream: aiohttp.ClientWebSocketResponse) -> None:
+async def relay(downstream: web.WebSocketResponse, upstream: aiohttp.ClientWebSocketResponse) -> None:
     """Both ways until one side closes, then close the other with the same code.
 
     Each way waits for its own reader only: input that the kubelet does not take holds up no output. Closing reads away
-    what the other side still sends until its close frame arrives, _CLOSE_S at most; a close that cuts the connection
+    what the other side still sends until its close frame arrives, CLOSE_S at most; a close that cuts the connection
     while data is on its way would cost the peer our last messages (a TCP reset). Hence the pumps end before.
     """
     there = asyncio.create_task(_pump(downstream, upstream))
@@ -195,7 +215,7 @@ async def _pump(
 async def _bounded(closing: Awaitable[bool]) -> None:
     """A peer that does not even take our close frame is left."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(2 * _CLOSE_S):
+        async with asyncio.timeout(2 * CLOSE_S):
             await closing
 
 

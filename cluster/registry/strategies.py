@@ -13,7 +13,7 @@ from typing import Any
 
 from cluster.api import meta, pods
 from cluster.api.scheme import ResourceInfo
-from cluster.registry import csr
+from cluster.registry import csr, podparts
 from cluster.registry.context import UserInfo
 from cluster.registry.servicefields import inherit
 
@@ -223,6 +223,8 @@ def carry_over(new: Object, old: Object) -> None:
 
 def merge_for_update(new: Object, old: Object, subresource: str, strategy: Strategy) -> None:
     """Keep from `old` what this write must not touch, then derive."""
+    if subresource in podparts.SUBRESOURCES:
+        podparts.take_part(new, old, subresource)
     carry_over(new, old)
     if subresource in ("status", "approval"):
         for key in list(new):

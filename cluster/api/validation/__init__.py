@@ -21,6 +21,7 @@ from cluster.api.validation import (
     limits,
     metadata,
     networking,
+    podparts,
     pods,
     services,
     storage,
@@ -113,9 +114,17 @@ _STATUS: dict[str, OnUpdate] = {
 }
 
 
+_PARTS: dict[tuple[str, str], OnUpdate] = {
+    ("pods", "ephemeralcontainers"): podparts.validate_ephemeral_update,
+    ("pods", "resize"): podparts.validate_resize,
+}
+
+
 def create(info: ResourceInfo, obj: Object) -> list[Cause]:
     faults = Faults()
     metadata.validate(faults, info, obj["metadata"])
+    if info.name == "pods" and (obj.get("spec") or {}).get("ephemeralContainers"):
+        faults.forbidden("spec.ephemeralContainers", "cannot be set on create")
     fn = _CREATE.get(info.name)
     if fn is not None:
         fn(faults, obj)
@@ -130,6 +139,10 @@ def update(info: ResourceInfo, new: Object, old: Object, subresource: str = "") 
         status = _STATUS.get(info.name)
         if status is not None:
             status(faults, new, old)
+        return faults.causes
+    part = _PARTS.get((info.name, subresource))
+    if part is not None:
+        part(faults, new, old)
         return faults.causes
     spec_changed = any(new.get(k) != old.get(k) for k in {**new, **old} if k not in ("metadata", "status"))
     if spec_changed:

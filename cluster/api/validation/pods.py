@@ -132,6 +132,11 @@ def _container(
             _handler(faults, f"{at}.lifecycle.{hook}", handler, (*_HANDLERS[:3], "sleep"))
 
 
+def validate_container(faults: Faults, at: str, c: Object, volumes: set[str], spec: Object) -> None:
+    """One container on its own (an ephemeral one)."""
+    _container(faults, at, c, volumes, set(), spec, init=False)
+
+
 def _ports(faults: Faults, at: str, ports: list[Object]) -> None:
     names: set[str] = set()
     for i, p in enumerate(ports):
@@ -337,8 +342,6 @@ def validate_pod_update(faults: Faults, new: Object, old: Object) -> None:
     grace = b.get("terminationGracePeriodSeconds")
     if grace is not None and grace < 0 and a.get("terminationGracePeriodSeconds") == 1:
         a["terminationGracePeriodSeconds"] = grace
-    a.pop("ephemeralContainers", None)
-    b.pop("ephemeralContainers", None)
     if not b.get("nodeName") and b.get("schedulingGates"):
         for field in ("schedulingGates", "nodeSelector", "affinity"):
             a.pop(field, None)

@@ -177,7 +177,7 @@ async def test_exec_refusals(world):
     got = await server.call("GET", f"{PODS}/p/exec?command=sh&stdout=true")
     assert "Upgrade request required" in got.json["message"]
     got = await server.call("POST", f"{PODS}/p/portforward")
-    assert (got.status, got.json["kind"]) == (501, "Status")
+    assert (got.status, got.json["message"]) == (400, "Upgrade request required")
     for query in ("stdout=true", "command=sh"):
         with pytest.raises(aiohttp.WSServerHandshakeError) as e:
             context = server.pki.client_context("admin")
