@@ -5,8 +5,9 @@ from __future__ import annotations
 from actors.host import Part
 from actors.wiring import common
 from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.dns import dns_config
 from cluster.network.agent import NetworkAgent
-from cluster.network.config import DnsConfig, FirewallConfig, NetworkConfig, ProxyConfig, RouteConfig
+from cluster.network.config import FirewallConfig, NetworkConfig, ProxyConfig, RouteConfig
 
 
 def network_config(cluster: ClusterConfig, machine: MachineConfig) -> NetworkConfig:
@@ -21,13 +22,7 @@ def network_config(cluster: ClusterConfig, machine: MachineConfig) -> NetworkCon
             metrics_bind_address=f"{common.LOOPBACK}:{cluster.proxy_port}",
         ),
         routes=RouteConfig(node_name=machine.name, cluster_cidr=cluster.pod_cidr),
-        dns=DnsConfig(
-            node_ip=machine.ip,
-            listen_ip=cluster.dns_ip,
-            cluster_domain=cluster.domain,
-            cluster_cidr=cluster.pod_cidr,
-            service_cluster_ip_range=cluster.service_cidr,
-        ),
+        dns=dns_config(cluster, machine),
         firewall=FirewallConfig(
             cluster_cidr=cluster.pod_cidr,
             machine_cidrs=(cluster.node_cidr,),

@@ -8,9 +8,11 @@ import logging
 import sys
 from pathlib import Path
 
-from cluster.machine.config import ConfigError
+from cluster.machine.config import ConfigError, load_cluster, load_machine
+from cluster.machine.dns import dns_config
 from cluster.machine.files import Locked
-from cluster.machine.machine import load
+from cluster.machine.machine import Machine
+from cluster.network.dns_standby import DnsStandby
 
 
 def main() -> int:
@@ -25,7 +27,8 @@ def main() -> int:
         stream=sys.stderr,
     )
     try:
-        asyncio.run(load(args.base, args.machine).run())
+        cluster, machine = load_cluster(args.base), load_machine(args.base, args.machine)
+        asyncio.run(Machine(cluster, machine, beside=[DnsStandby(dns_config(cluster, machine))]).run())
     except (ConfigError, Locked, FileNotFoundError) as e:
         print(f"sk8-machine {args.machine}: {e}", file=sys.stderr)
         return 1

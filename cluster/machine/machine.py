@@ -13,13 +13,13 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cluster.machine import identity, rejoin
-from cluster.machine.config import ClusterConfig, MachineConfig, load_cluster, load_machine, save_machine
+from cluster.machine.config import ClusterConfig, MachineConfig, load_machine, save_machine
 from cluster.machine.files import Lock, make_private_dir
 from cluster.machine.forwarder import Forwarder, ForwarderConfig
 from cluster.machine.keeper import RayKeeper
@@ -38,14 +38,20 @@ _SYSCTLS = {
 }
 
 
+class Part(Protocol):
+    def run(self) -> Coroutine[Any, Any, None]: ...
+
+
 class Machine:
     """Wires the parts of one machine; `run()` returns after SIGTERM, with Ray stopped."""
 
-    def __init__(self, config: ClusterConfig, machine: MachineConfig) -> None:
+    def __init__(self, config: ClusterConfig, machine: MachineConfig, *, beside: Sequence[Part] = ()) -> None:
+        """`beside`: more parts to run, which this room does not know (DNS)."""
         self._config = config
         self._machine = machine
         self._lock = Lock(machine.disk / "lock")
         self._children = Children()
+        self._beside = beside
 
     async def run(self) -> None:
         self._lock.acquire()
@@ -84,7 +90,13 @@ class Machine:
             checkout=checkout_dir(),
         )
         server = rejoin.HeadServer((self._machine.ip, self._config.machine_port), server_context, keeper.status)
-        return [keeper.run(), server.run(), Forwarder(self._forwarder_config()).run(), self._forget_bootstrap()]
+        return [
+            keeper.run(),
+            server.run(),
+            Forwarder(self._forwarder_config()).run(),
+            self._forget_bootstrap(),
+            *(part.run() for part in self._beside),
+        ]
 
     def _forwarder_config(self) -> ForwarderConfig:
         own = (self._machine.ip, self._config.api_port) if self._machine.control_plane else None
@@ -131,7 +143,3 @@ def checkout_dir() -> Path | None:
     """The source tree this runs from, None when sk8 is an installed package."""
     root = Path(__file__).resolve().parents[2]
     return root if (root / "pyproject.toml").exists() else None
-
-
-def load(base: Path, name: str) -> Machine:
-    return Machine(load_cluster(base), load_machine(base, name))

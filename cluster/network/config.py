@@ -111,6 +111,10 @@ class DnsConfig:
     upstream_timeout_s: float = 2.0
     max_concurrent: int = 1000
     make_link: bool = True
+    handover_socket: str = ""
+    """Unix socket of sk8-machine, which opens the DNS sockets and lends them; "": this process opens them itself."""
+    zone_file: str = ""
+    """Where the names are written for sk8-machine, which answers from them while this process is away."""
 
     def validate(self) -> None:
         listen = _address("listen_ip", self.listen_ip)

@@ -16,11 +16,12 @@ Invariant: fed event by event it answers as one fed at once; owners' records of 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cluster.network import dns_wire as wire
+from cluster.network.config import DnsConfig
 from cluster.network.endpoints import is_ipv4, is_ready
 
 Obj = dict[str, Any]
@@ -37,6 +38,18 @@ class ZoneConfig:
     ttl_s: int = 30
     negative_ttl_s: int = 5
     pod_records: str = "insecure"
+
+
+def zone_config(config: DnsConfig) -> ZoneConfig:
+    return ZoneConfig(
+        config.cluster_domain,
+        config.listen_ip,
+        config.cluster_cidr,
+        config.service_cluster_ip_range,
+        config.ttl_s,
+        config.negative_ttl_s,
+        config.pod_records,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +166,16 @@ class Zone:
             (wire.name(f"svc.{self.config.domain}"), 0): [],
             (self._pod_suffix, 0): [],
         }
+
+    @property
+    def owned(self) -> Mapping[str, Records]:
+        """What each owner has; the zone's own names belong to "". Not to be changed."""
+        return self._owned
+
+    def pods(self) -> Iterator[tuple[str, str]]:
+        """(namespace/name, address) of every pod known."""
+        for pods in self._pods.values():
+            yield from pods.items()
 
     # ---- changes
 

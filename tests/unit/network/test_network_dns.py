@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from cluster.api.errors import ApiError
 from cluster.machinery.client import ObjectList, WatchEvent
+from cluster.network import dns_snapshot
 from cluster.network import dns_wire as wire
 from cluster.network.config import DnsConfig
 from cluster.network.dns import DnsServer
@@ -435,3 +437,29 @@ async def test_upstreams_are_asked_and_aliases_chased(running: Running) -> None:
     assert (await over_udp(server, "example.com")).header.rcode == SERVFAIL
     transport.close()
     await asyncio.sleep(0)
+
+
+def test_a_zone_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
+    zone = Zone(ZoneConfig(pod_records="verified"))
+    zone.set_owner("default/web", service_records(service("web"), [], "cluster.local"))
+    headless = service("db", "None")
+    zone.set_owner(
+        "default/db", service_records(headless, [slice_of("db", {"addresses": ["10.244.1.5"]})], "cluster.local")
+    )
+    zone.set_pod("default/p", "10.244.1.9")
+    (tmp_path / "zone").write_bytes(dns_snapshot.pack(zone))
+    copy = Zone(ZoneConfig(pod_records="verified"))
+    assert dns_snapshot.load(copy, tmp_path / "zone")
+    for text in ("web.default.svc", "db.default.svc", "10-244-1-9.default.pod", "10-244-1-8.default.pod", "no.such"):
+        for qtype in (wire.A, wire.SRV, wire.AAAA):
+            name = wire.name(f"{text}.cluster.local")
+            ours, theirs = zone.answer(name, qtype), copy.answer(name, qtype)
+            assert ours is not None and theirs is not None
+            assert (ours.rcode, ours.answers, ours.additional) == (theirs.rcode, theirs.answers, theirs.additional)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x93\x09\x90\x90", b"\xc1", b"\x93\x01\x91\x01\x90"])
+def test_a_zone_file_that_cannot_be_read_is_not_believed(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "zone").write_bytes(data)
+    assert not dns_snapshot.load(Zone(ZoneConfig()), tmp_path / "zone")
+    assert not dns_snapshot.load(Zone(ZoneConfig()), tmp_path / "absent")

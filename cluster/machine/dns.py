@@ -1,0 +1,18 @@
+"""What DNS on a machine is told: the same for the Proxy, which answers, and for its stand-in in sk8-machine. Pure."""
+
+from __future__ import annotations
+
+from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.network.config import DnsConfig
+
+
+def dns_config(cluster: ClusterConfig, machine: MachineConfig) -> DnsConfig:
+    return DnsConfig(
+        node_ip=machine.ip,
+        listen_ip=cluster.dns_ip,
+        cluster_domain=cluster.domain,
+        cluster_cidr=cluster.pod_cidr,
+        service_cluster_ip_range=cluster.service_cidr,
+        handover_socket=str(machine.disk / "dns.sock"),
+        zone_file=str(machine.disk / "dns.zone"),
+    )

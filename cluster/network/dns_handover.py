@@ -1,0 +1,154 @@
+"""Who reads the DNS sockets: the Proxy while it lives, sk8-machine while it does not. IO over one unix socket.
+
+sk8-machine opens the sockets once and keeps them; a Proxy that starts gets copies of them (SCM_RIGHTS). The unix
+connection is the Proxy's claim: when it ends, however that came, sk8-machine reads the sockets again.
+
+    Proxy                                        sk8-machine (reads the sockets)
+      connect                              ->
+                                           <-    "S" and the two sockets
+      (loads its zone from the API)
+      "R": ready to serve                  ->    stops reading
+                                           <-    "G": go
+      reads the sockets
+      dies: the connection ends            ->    reads the sockets again
+
+Between "stops" and "reads" queries wait in the sockets' queues; none is lost and none is refused. When sk8-machine
+itself goes, the Proxy stops, closes its copies and asks again, so that a new sk8-machine can open the address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+from cluster.network.dns_serve import Sockets
+
+log = logging.getLogger(__name__)
+
+SOCKETS, READY, GO = b"S", b"R", b"G"
+_RETRY_S = 0.2
+_ANSWER_S = 5.0
+
+
+class Holder:
+    """sk8-machine's side. `stand_in` starts to read the sockets, `stand_back` stops; both are called in turns."""
+
+    def __init__(
+        self, path: Path, sockets: Sockets, stand_in: Callable[[], Awaitable[None]], stand_back: Callable[[], None]
+    ) -> None:
+        self._path = path
+        self._sockets = sockets
+        self._stand_in = stand_in
+        self._stand_back = stand_back
+        self._serving: asyncio.StreamWriter | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def run(self) -> None:
+        """Returns only by cancellation."""
+        self._path.unlink(missing_ok=True)
+        before = os.umask(0o177)
+        try:
+            server = await asyncio.start_unix_server(self._on_proxy, str(self._path))
+        finally:
+            os.umask(before)
+        try:
+            await self._stand_in()
+            await asyncio.Event().wait()
+        finally:
+            server.close()
+            for writer in list(self._writers):
+                writer.close()
+
+    async def _on_proxy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        try:
+            _send_sockets(writer, self._sockets)
+            if await reader.read(1) == READY:
+                await self._while_it_serves(reader, writer)
+        except OSError as err:
+            log.info("a proxy that asked for the DNS sockets went away: %s", err)
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+    async def _while_it_serves(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        earlier, self._serving = self._serving, writer
+        if earlier is None:
+            self._stand_back()
+        else:
+            earlier.close()  # a Proxy that was given up: it stops when it sees this
+        try:
+            writer.write(GO)
+            await writer.drain()
+            await reader.read(1)
+        finally:
+            if self._serving is writer:
+                self._serving = None
+                log.warning("the proxy is gone: sk8-machine answers DNS from the last known names")
+                await self._stand_in()
+
+
+def _send_sockets(writer: asyncio.StreamWriter, sockets: Sockets) -> None:
+    with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as raw:
+        socket.send_fds(raw, [SOCKETS], [s.fileno() for s in sockets])
+
+
+@contextlib.asynccontextmanager
+async def borrowed(path: str, ready: asyncio.Event) -> AsyncIterator[tuple[Sockets, asyncio.StreamReader]]:
+    """The Proxy's side: the sockets, once `ready` is set and it is our turn; `reader` ends when they must go back.
+
+    Waits for sk8-machine as long as that takes.
+    """
+    raw, sockets = await _ask(path)
+    writer: asyncio.StreamWriter | None = None
+    try:
+        raw.setblocking(False)
+        reader, writer = await asyncio.open_unix_connection(sock=raw)
+        await ready.wait()
+        writer.write(READY)
+        async with asyncio.timeout(_ANSWER_S):
+            await reader.readexactly(1)
+        yield sockets, reader
+    finally:
+        for one in sockets:
+            one.close()
+        if writer is None:
+            raw.close()
+        else:
+            writer.close()
+
+
+async def _ask(path: str) -> tuple[socket.socket, Sockets]:
+    warned = False
+    while True:
+        try:
+            return await asyncio.to_thread(_ask_once, path)
+        except OSError as err:
+            if not warned:
+                log.warning("sk8-machine does not hand out the DNS sockets yet (%s): %s", path, err)
+                warned = True
+            await asyncio.sleep(_RETRY_S)
+
+
+def _ask_once(path: str) -> tuple[socket.socket, Sockets]:
+    raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        raw.settimeout(_ANSWER_S)
+        raw.connect(path)
+        said, descriptors, _, _ = socket.recv_fds(raw, 1, 2)
+        opened = [socket.socket(fileno=fd) for fd in descriptors]
+        if said != SOCKETS or len(opened) != 2:
+            for one in opened:
+                one.close()
+            raise OSError(f"it said {said!r} and sent {len(opened)} sockets")
+    except BaseException:
+        raw.close()
+        raise
+    for one in opened:
+        one.setblocking(False)
+    return raw, (opened[0], opened[1])
