@@ -100,19 +100,26 @@ class Answers:
 
     def _on_readable(self, udp: socket.socket) -> None:
         """At most a burst in one turn of the loop, which has other work too."""
+        peek, receive, quick, clock = udp.recvfrom, udp.recv, self._resolver.quick, time.perf_counter
         for _ in range(_UDP_BURST):
             try:
-                data, address = udp.recvfrom(_UDP_QUERY_BYTES, socket.MSG_PEEK)
+                data, address = peek(_UDP_QUERY_BYTES, socket.MSG_PEEK)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as err:  # an ICMP error of an earlier answer; reading it took it away
                 log.debug("DNS: %s", err)
                 continue
+            started = clock()
             try:
-                self._on_datagram(data, lambda response, to=address: self._send(udp, response, to))
+                kept = quick(data)
+                if kept is not None:
+                    self._send(udp, data[:2] + kept[0], address)
+                    self._count("udp", kept[1], kept[2], clock() - started)
+                else:
+                    self._answer(data, lambda response, to=address: self._send(udp, response, to), started)
             except Exception:  # one query must stop neither the others nor the process
                 log.exception("a DNS query of %d bytes from %s failed", len(data), address)
-            udp.recv(1)
+            receive(1)
 
     @staticmethod
     def _send(udp: socket.socket, response: bytes, address: Any) -> None:
@@ -121,13 +128,7 @@ class Answers:
         except OSError as err:  # the client asks again
             log.debug("a DNS answer could not be sent: %s", err)
 
-    def _on_datagram(self, data: bytes, send: Callable[[bytes], None]) -> None:
-        started = time.perf_counter()
-        kept = self._resolver.quick(data)
-        if kept is not None:
-            send(data[:2] + kept[0])
-            self._count("udp", kept[1], kept[2], time.perf_counter() - started)
-            return
+    def _answer(self, data: bytes, send: Callable[[bytes], None], started: float) -> None:
         result = self._resolver.answer(data)
         if isinstance(result, Reply):
             send(result.data)
