@@ -261,7 +261,7 @@ def test_machine_killed_and_its_disk_wiped(cluster: Cluster, victim: str) -> Non
     finally:
         cluster.sk8("machine", "start", victim, "--wipe")
     eventually(lambda: cluster.node_ready(victim), lambda s: s == "True", within_s=120, what=f"{victim} is back")
-    # Ray is rebuilt around a new head one machine at a time; a machine's own DNS is away while its actors restart.
+    # Ray is rebuilt around a new head one machine at a time.
     have = eventually(lambda: cluster.users(MACHINES["m2"]), within_s=20, what="rows read back")
     assert set(rows) <= {row["id"] for row in have}
     eventually(lambda: _voters(cluster), lambda v: v == sorted(MACHINES), within_s=90, what="three voters again")
