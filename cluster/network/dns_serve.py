@@ -16,6 +16,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from cluster.network import dns_wire as wire
@@ -113,16 +114,16 @@ class Answers:
             try:
                 kept = quick(data)
                 if kept is not None:
-                    self._send(udp, data[:2] + kept[0], address)
+                    self._send(udp, address, data[:2] + kept[0])
                     self._count("udp", kept[1], kept[2], clock() - started)
                 else:
-                    self._answer(data, lambda response, to=address: self._send(udp, response, to), started)
+                    self._answer(data, partial(self._send, udp, address), started)
             except Exception:  # one query must stop neither the others nor the process
                 log.exception("a DNS query of %d bytes from %s failed", len(data), address)
             receive(1)
 
     @staticmethod
-    def _send(udp: socket.socket, response: bytes, address: Any) -> None:
+    def _send(udp: socket.socket, address: Any, response: bytes) -> None:
         try:
             udp.sendto(response, address)
         except OSError as err:  # the client asks again
