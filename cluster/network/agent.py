@@ -1,8 +1,8 @@
 """Everything the network of one machine needs, in one coroutine: what the Proxy actor runs. Composition only.
 
-Order matters a little: firewall first (it needs no API server), then routes, services and DNS as soon as the shared
-informers have listed. Each part keeps what it made in the kernel when this process stops, so that a restarted agent
-finds traffic flowing and takes over without a gap.
+Order matters a little: firewall first (it needs no API server), then policies, routes, services and DNS as soon as the
+shared informers have listed. Each part keeps what it made in the kernel when this process stops, so that a restarted
+agent finds traffic flowing and takes over without a gap.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ from cluster.network.config import SERVICE_LINK, NetworkConfig
 from cluster.network.dns import DnsServer
 from cluster.network.firewall import Firewall
 from cluster.network.nft import NftError, open_nft
+from cluster.network.policy_agent import PolicyAgent
+from cluster.network.policy_table import TABLE as POLICY_TABLE
 from cluster.network.proxy import ServiceProxy
 from cluster.network.routes import RouteManager, sync_routes
+
+Part = Firewall | PolicyAgent | RouteManager | ServiceProxy | DnsServer
 
 
 class NetworkAgent:
@@ -39,6 +43,7 @@ class NetworkAgent:
         config.validate()
         self.informers = Informers(client)
         self.firewall = Firewall(config.firewall, client, informers=self.informers)
+        self.policy = PolicyAgent(config.policy, client, informers=self.informers)
         self.routes = RouteManager(config.routes, client, informers=self.informers)
         self.proxy = ServiceProxy(config.proxy, client, clock=clock, informers=self.informers)
         self.dns = DnsServer(config.dns, client, informers=self.informers, registry=registry)
@@ -55,8 +60,14 @@ class NetworkAgent:
         parts = {name: part.health() for name, part in self._parts().items()}
         return {"ready": all(bool(part["ready"]) for part in parts.values()), **parts}
 
-    def _parts(self) -> dict[str, Firewall | RouteManager | ServiceProxy | DnsServer]:
-        return {"firewall": self.firewall, "routes": self.routes, "proxy": self.proxy, "dns": self.dns}
+    def _parts(self) -> dict[str, Part]:
+        return {
+            "firewall": self.firewall,
+            "policy": self.policy,
+            "routes": self.routes,
+            "proxy": self.proxy,
+            "dns": self.dns,
+        }
 
 
 def clean_up(protocol: int | None = None) -> None:
@@ -66,9 +77,9 @@ def clean_up(protocol: int | None = None) -> None:
     """
     nft = open_nft()
     try:
-        for family in ("ip", "inet"):
+        for table in ("ip sk8", "inet sk8", f"ip {POLICY_TABLE}"):
             try:
-                nft.run(f"delete table {family} sk8")
+                nft.run(f"delete table {table}")
             except NftError:
                 continue  # it was not there
     finally:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field, replace
 
+from cluster.network.policy_table import PolicyTableConfig
+
 SERVICE_LINK = "sk8-dns"
 ROUTE_PROTOCOL = 88
 """rtm_protocol of every route made here: only routes that carry it are ever changed or removed."""
@@ -179,6 +181,10 @@ class NetworkConfig:
             ),
             firewall=firewall,
         )
+
+    @property
+    def policy(self) -> PolicyTableConfig:
+        return PolicyTableConfig(self.proxy.node_name, self.dns.listen_ip, self.firewall.pod_link_prefix)
 
     def validate(self) -> None:
         for part in (self.proxy, self.routes, self.dns, self.firewall):
