@@ -60,5 +60,5 @@ fmt: ## Format the code
 	@$(BIN)/ruff check --fix .
 
 lock: ## Renew requirements.lock from pyproject.toml
-	@uv export -q --no-emit-project --all-groups --no-annotate --no-header --format requirements-txt > requirements.lock
+	@uv export -q --no-emit-project --all-groups --all-extras --no-annotate --no-header --format requirements-txt > requirements.lock
 	@rm -f uv.lock

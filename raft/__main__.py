@@ -30,6 +30,8 @@ def read_config(path: Path) -> StateConfig:
     raw: dict[str, Any] = json.loads(path.read_text())
     create, join = raw.pop("create", None), raw.pop("join", None)
     raw["dir"] = Path(raw["dir"])
+    if raw.get("raftos_key") is not None:
+        raw["raftos_key"] = Path(raw["raftos_key"])
     if raw.get("metrics") is not None:
         raw["metrics"] = tuple(raw["metrics"])
     for name in ("peer_tls", "client_tls"):

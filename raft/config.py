@@ -11,6 +11,7 @@ from raft.faults import Faults
 MIB = 1 << 20
 PEER_ROLE = "sk8:store-peers"
 CLIENT_ROLE = "sk8:store-clients"
+ENGINES = ("native", "raftos")
 
 Address = tuple[str, int, int]
 """(host, peer port, client port) of a member."""
@@ -62,6 +63,10 @@ class StateConfig:
     max_pending: int = 20_000
     """Requests that wait for a commit; more are refused, safe to retry."""
     max_connections: int = 2_000
+    engine: str = "native"
+    """What makes the members agree, the same on all: native, or raftos (an extra; unsafe: docs/consensus.md)."""
+    raftos_key: Path | None = None
+    """A file with a secret that all members share, for raftos' datagrams, which know no TLS."""
     faults: Faults = field(default_factory=Faults)
 
     def validate(self) -> None:
@@ -85,6 +90,13 @@ class StateConfig:
             found.append("auto_compaction_retention_s must not be negative; 0 turns it off")
         if self.peer_tls is None and self.host not in ("127.0.0.1", "::1", "localhost"):
             found.append(f"peer_tls is missing: without TLS a member may listen on loopback alone, not on {self.host}")
+        if self.engine not in ENGINES:
+            found.append(f"engine is {self.engine!r}: must be one of {', '.join(ENGINES)}")
+        if self.engine == "raftos" and self.peer_tls is not None:
+            if self.raftos_key is None:
+                found.append("raftos_key is missing: raftos' datagrams need a secret that all members share")
+            elif not self.raftos_key.is_file():
+                found.append(f"raftos_key: {self.raftos_key} does not exist")
         if self.peer_tls is not None:
             found += self.peer_tls.problems("peer_tls")
         if self.client_tls is not None:

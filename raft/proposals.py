@@ -33,12 +33,15 @@ class Proposals:
         origin: bytes,
         wake: Callable[[], None],
         max_pending: int,
+        *,
+        entry_bytes: int = ENTRY_BYTES,
     ) -> None:
         self._propose = propose
         self.origin = origin
         self._head = pack(origin)
         self._wake = wake
         self._max_pending = max_pending
+        self._entry_bytes = entry_bytes
         self._sequence = 0
         self._queue: list[tuple[bytes, Waiter]] = []
         self._flying: dict[int, tuple[int, list[Waiter]]] = {}
@@ -59,7 +62,7 @@ class Proposals:
         queue, self._queue = self._queue, []
         start = size = 0
         for i, (command, _) in enumerate(queue):
-            if i > start and (size + len(command) > ENTRY_BYTES or i - start >= ENTRY_COMMANDS):
+            if i > start and (size + len(command) > self._entry_bytes or i - start >= ENTRY_COMMANDS):
                 self._propose_one(queue[start:i])
                 start, size = i, 0
             size += len(command)

@@ -36,6 +36,8 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> StateConfig:
         peer_port=cluster.state_peer_port,
         metrics=(common.LOOPBACK, cluster.state_metrics_port),
         peer_tls=files("store-peer"),
+        engine=cluster.store_engine,
+        raftos_key=pki / "encryption.key" if cluster.store_engine == "raftos" else None,
         faults=faults_of(machine),
     )
 

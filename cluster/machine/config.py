@@ -169,6 +169,10 @@ class ClusterConfig:
     node_port_min: int = 30000
     node_port_max: int = 32767
 
+    store_engine: str = "native"
+    store_engine_unsafe: bool = False
+    """Says that you know what raftos loses (docs/consensus.md)."""
+
     api_port: int = 6443
     state_client_port: int = 2379
     state_peer_port: int = 2380
@@ -392,6 +396,16 @@ class ClusterConfig:
             found.append(f"prefix: {self.prefix!r}: must be sk8, or sk8 and one more letter or digit")
         if not _DOMAIN.fullmatch(self.domain):
             found.append(f"domain: {self.domain!r}: must be a DNS name in lower case such as cluster.local")
+        if self.store_engine not in ("native", "raftos"):
+            found.append(f"store_engine: {self.store_engine!r}: must be native or raftos")
+        if self.store_engine == "raftos" and not self.store_engine_unsafe:
+            found.append(
+                "store_engine: raftos can elect two leaders in one term, syncs nothing to disk and replaces no lost "
+                "member, so it loses acknowledged writes (docs/consensus.md); use native, or set store_engine_unsafe: "
+                "true as well for a cluster whose data may be lost"
+            )
+        if self.store_engine == "raftos" and len(self.control_planes) < 3:
+            found.append("store_engine: raftos needs 3 or 5 control planes: alone, it never finishes an election")
         for key in ("base_dir", "run_dir"):
             path = Path(getattr(self, key))
             if not path.is_absolute() or len(path.parts) < 3:

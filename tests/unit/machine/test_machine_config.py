@@ -44,6 +44,9 @@ def test_defaults_are_those_of_the_contract() -> None:
         ({"base_dir": "/sk8"}, "two levels deep"),
         ({"ray_head": "m9"}, "use one of m1, m2, m3"),
         ({"ray_object_store_bytes": 1}, "Ray needs at least"),
+        ({"store_engine": "etcd"}, "must be native or raftos"),
+        ({"store_engine": "raftos"}, "loses acknowledged writes"),
+        ({"store_engine": "raftos", "store_engine_unsafe": True, "control_planes": 1}, "needs 3 or 5"),
     ],
 )
 def test_refusals_say_what_would_be_right(change: dict[str, object], complaint: str) -> None:
