@@ -25,6 +25,7 @@ MEDIA_TYPES = (JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH)
 _ORDER = "$setElementOrder/"
 _DELETE = "$deleteFromPrimitiveList/"
 _MAX_OPERATIONS = 10_000
+_REJECTED = "the server rejected our request due to an error in our request"
 
 
 def json_patch(obj: Any, operations: Any) -> Any:
@@ -39,9 +40,10 @@ def json_patch(obj: Any, operations: Any) -> Any:
         return jsonpatch.JsonPatch(operations).apply(obj)
     except jsonpatch.InvalidJsonPatch as e:
         raise errors.bad_request(f"error decoding patch: {e}") from e
+    except jsonpatch.JsonPatchTestFailed as e:
+        raise errors.ApiError(422, "Invalid", f"{_REJECTED}: testing the value failed") from e
     except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException, TypeError, KeyError) as e:
-        message = "the server rejected our request due to an error in our request"
-        raise errors.ApiError(422, "Invalid", message, {"causes": [{"message": str(e)}]}) from e
+        raise errors.ApiError(422, "Invalid", _REJECTED, {"causes": [{"message": str(e)}]}) from e
 
 
 def merge_patch(obj: Any, patch: Any) -> Any:

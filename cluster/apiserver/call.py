@@ -17,7 +17,7 @@ from multidict import CIMultiDictProxy
 
 from cluster.api import errors
 from cluster.api.scheme import ResourceInfo
-from cluster.apiserver import negotiate, protobuf
+from cluster.apiserver import duplicates, negotiate, options, protobuf
 from cluster.apiserver.requestinfo import RequestInfo
 from cluster.registry import yaml_input
 from cluster.registry.context import RequestContext, UserInfo
@@ -78,17 +78,8 @@ class Call:
         return self.info.namespace if self.resource is not None and self.resource.namespaced else ""
 
     def context(self, *, dry_run: bool | None = None, default_manager: bool = True) -> RequestContext:
-        """For the registry. Raises ApiError 400 for parameters it cannot honour."""
-        dry = self.params.get("dryRun", "")
-        if dry not in ("", "All"):
-            raise errors.bad_request(f'dryRun: Unsupported value: "{dry}": supported values: "All"')
-        validation = self.params.get("fieldValidation") or "Warn"
-        if validation not in ("Ignore", "Warn", "Strict"):
-            supported = '"Ignore", "Strict", "Warn"'
-            raise errors.bad_request(
-                f'fieldValidation: Unsupported value: "{validation}": supported values: {supported}'
-            )
-        manager = self.params.get("fieldManager", "")
+        """For the registry. Raises ApiError 422 for parameters it cannot honour."""
+        dry, validation, manager = options.write_options(self.params, self.info.verb)
         if not manager and default_manager:
             manager = self.headers.get("User-Agent", "").partition("/")[0][:128]
         return RequestContext(
@@ -96,7 +87,7 @@ class Call:
             audit_id=self.audit_id,
             deadline=self.deadline,
             cause_id=self.audit_id,
-            dry_run=bool(dry) if dry_run is None else dry_run or bool(dry),
+            dry_run=dry or bool(dry_run),
             field_manager=manager,
             field_validation=validation,
             warnings=self.warnings,
@@ -129,7 +120,26 @@ class Call:
         raw = await self.body()
         if optional and not raw.strip():
             return {}
-        return decode_object(raw, negotiate.content_type(self.headers.get("Content-Type", "")))
+        kind = negotiate.content_type(self.headers.get("Content-Type", ""))
+        obj = decode_object(raw, kind)
+        if kind in ("", negotiate.JSON):
+            self._repeated(raw, obj)
+        return obj
+
+    def _repeated(self, raw: bytes, obj: dict[str, Any]) -> None:
+        """Warn of fields said twice, or refuse them, as fieldValidation asks."""
+        validation = self.params.get("fieldValidation") or "Warn"
+        if validation == "Ignore":
+            return
+        found = [f'duplicate field "{path}"' for path in duplicates.duplicate_fields(raw, obj)]
+        if found and validation == "Strict":
+            kind = obj.get("kind") or (self.resource.kind if self.resource is not None else "object")
+            version = obj.get("apiVersion") or (self.resource.api_version if self.resource is not None else "")
+            raise errors.bad_request(
+                f'{kind} in version "{version}" cannot be handled as a {kind}: strict decoding error: '
+                + ", ".join(found)
+            )
+        self.warnings.extend(found)
 
 
 def decode_object(raw: bytes, content_type: str) -> dict[str, Any]:

@@ -21,15 +21,13 @@ import orjson
 from cluster.api import errors
 from cluster.api.scheme import ResourceInfo
 from cluster.api.selectors import parse_field_selector, parse_label_selector
-from cluster.apiserver import metrics, selection, views
+from cluster.apiserver import metrics, options, selection, views
 from cluster.apiserver.cache import Cache, Entry
 from cluster.apiserver.call import Call, Reply
 from cluster.apiserver.feed import CacheFeed
 from cluster.apiserver.selection import Selection
 from cluster.registry.reading import parse_resource_version
 from cluster.registry.registry import Registry
-
-_MATCHES = ("", "Exact", "NotOlderThan")
 
 
 def encode_continue(revision: int, start: bytes) -> str:
@@ -44,16 +42,7 @@ def decode_continue(token: str) -> tuple[int, bytes]:
         data = orjson.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
         return int(data["rv"]), str(data["start"]).encode()
     except (binascii.Error, ValueError, KeyError, TypeError) as e:
-        raise errors.bad_request(f"continue key is not valid: {e}") from e
-
-
-def limit_of(text: str) -> int:
-    if not text:
-        return 0
-    try:
-        return max(int(text), 0)
-    except ValueError:
-        raise errors.bad_request(f'limit: Invalid value: "{text}": must be an integer') from None
+        raise errors.bad_request("continue key is not valid: it was not made by this API") from e
 
 
 class CacheReader:
@@ -95,10 +84,10 @@ class CacheReader:
     async def get_list(self, call: Call) -> Reply:
         info, params = call.kind, call.params
         chosen = selection.parse(info, call.namespace, params.get("labelSelector", ""), params.get("fieldSelector", ""))
-        limit = limit_of(params.get("limit", ""))
+        limit = max(options.whole_number(params, "limit"), 0)
         version, match = params.get("resourceVersion", ""), params.get("resourceVersionMatch", "")
         token = params.get("continue", "")
-        _check_match(version, match, token)
+        options.check_list(params)
         exact = match == "Exact" or (limit > 0 and not match and version not in ("", "0"))
         items: Sequence[views.Source]
         if token:
@@ -162,21 +151,3 @@ class CacheReader:
             else found.items
         )
         return await self._reply(call, items, views.list_meta(found.revision, found.continue_token, found.remaining))
-
-
-def _check_match(version: str, match: str, token: str) -> None:
-    if match not in _MATCHES:
-        supported = '"Exact", "NotOlderThan"'
-        raise errors.bad_request(f'resourceVersionMatch: Unsupported value: "{match}": supported values: {supported}')
-    if match and token:
-        raise errors.bad_request(
-            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided"
-        )
-    if match and not version:
-        why = "resourceVersionMatch is forbidden unless resourceVersion is provided"
-        raise errors.bad_request(f"resourceVersionMatch: Forbidden: {why}")
-    if match == "Exact" and version == "0":
-        why = 'resourceVersionMatch "exact" is forbidden for resourceVersion "0"'
-        raise errors.bad_request(f"resourceVersionMatch: Forbidden: {why}")
-    if token and version not in ("", "0"):
-        raise errors.bad_request("specifying resource version is not allowed when using continue")

@@ -13,14 +13,14 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import orjson
 from aiohttp import web
 
 from cluster.api import errors
 from cluster.api.scheme import SCHEME
-from cluster.apiserver import metrics, negotiate, selection, views
+from cluster.apiserver import metrics, negotiate, options, selection, views
 from cluster.apiserver.cache import Cache, CacheEvent, Entry, event_line
 from cluster.apiserver.call import Call
 from cluster.apiserver.connection import on_close
@@ -83,7 +83,8 @@ class WatchServer:
         params, info = call.params, call.kind
         chosen = selection.parse(info, call.namespace, params.get("labelSelector", ""), params.get("fieldSelector", ""))
         version = params.get("resourceVersion", "")
-        send_initial = _send_initial(params)
+        options.whole_number(params, "timeoutSeconds")
+        send_initial = options.send_initial_events(params)
         await self._reader.freshen(version)
         synthetic = bool(send_initial) or (send_initial is None and version in ("", "0"))
         start = self._cache.revision if synthetic or version in ("", "0") else int(version)
@@ -106,7 +107,7 @@ class WatchServer:
         ends = started + _timeout_s(call.params.get("timeoutSeconds", ""), self._min_timeout_s)
         next_bookmark = started + self._bookmark_period_s
         await stream.objects(initial)
-        if bookmarks and _send_initial(call.params):
+        if bookmarks and options.send_initial_events(call.params):
             await stream.bookmark(watcher.revision, initial_end=True)
         while True:
             chunks = watcher.drain()
@@ -126,27 +127,6 @@ class WatchServer:
             await stream.error(watcher.error)
         elif bookmarks and not watcher.overflowed:
             await stream.bookmark(max(self._cache.revision, watcher.revision))
-
-
-def _send_initial(params: Mapping[str, str]) -> bool | None:
-    """sendInitialEvents: None when it is not given. Raises ApiError 422 for combinations Kubernetes forbids."""
-    value, match = params.get("sendInitialEvents"), params.get("resourceVersionMatch", "")
-    if value is None:
-        if match:
-            raise _forbidden_option(
-                "resourceVersionMatch", "is forbidden for watch unless sendInitialEvents is provided"
-            )
-        return None
-    if match != "NotOlderThan":
-        raise _forbidden_option(
-            "resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
-        )
-    return flag(params, "sendInitialEvents")
-
-
-def _forbidden_option(field: str, why: str) -> errors.ApiError:
-    cause = errors.Cause("FieldValueForbidden", f"Forbidden: {why}", field)
-    return errors.invalid("ListOptions", "meta.k8s.io", "", [cause])
 
 
 def _timeout_s(text: str, minimum_s: float) -> float:

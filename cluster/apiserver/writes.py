@@ -15,9 +15,9 @@ import orjson
 from cluster.api import errors
 from cluster.api.selectors import parse_field_selector, parse_label_selector
 from cluster.apiserver import negotiate, views
+from cluster.apiserver import options as request_options
 from cluster.apiserver.cache import Cache
 from cluster.apiserver.call import Call, Reply, decode_object
-from cluster.apiserver.reads import limit_of
 from cluster.apiserver.requestinfo import flag
 from cluster.registry.context import RequestContext
 from cluster.registry.registry import Registry
@@ -114,7 +114,7 @@ class WriteServer:
             field_selector = parse_field_selector(fields) if fields else None
         except ValueError as e:
             raise errors.bad_request(str(e)) from e
-        limit_of(params.get("limit", ""))
+        request_options.whole_number(params, "limit")
         deleted = await self._registry.delete_collection(
             ctx, call.kind, call.namespace, options, label_selector=label_selector, field_selector=field_selector
         )
@@ -160,5 +160,7 @@ def _with_dry_run(ctx: RequestContext, body: dict[str, Any]) -> RequestContext:
     options = body.get("deleteOptions") or body
     asked = options.get("dryRun") or []
     if asked not in ([], ["All"]):
-        raise errors.bad_request(f'dryRun: Unsupported value: {orjson.dumps(asked).decode()}: supported values: "All"')
+        why = f'Unsupported value: {orjson.dumps(asked).decode()}: supported values: "All"'
+        cause = errors.Cause("FieldValueNotSupported", why, "dryRun")
+        raise errors.invalid("DeleteOptions", "meta.k8s.io", "", [cause])
     return replace(ctx, dry_run=True) if asked else ctx

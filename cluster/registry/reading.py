@@ -88,7 +88,7 @@ def _untoken(token: str, prefix: bytes) -> tuple[int, bytes]:
         data = orjson.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
         revision, start = int(data["rv"]), str(data["start"]).encode()
     except (binascii.Error, ValueError, KeyError, TypeError) as e:
-        raise errors.bad_request(f"continue key is not valid: {e}") from e
+        raise errors.bad_request("continue key is not valid: it was not made by this API") from e
     if not start.startswith(prefix):
         raise errors.bad_request("continue key is not valid: it is for another resource")
     return revision, start

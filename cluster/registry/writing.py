@@ -199,7 +199,7 @@ class Writer:
         if _finished(new, strategy):
             return await self._remove(ctx, info, current, plan)
         charge = self.ledger.charge(info, namespace, name, new, old, subresource)
-        stored = await self._put(ctx, info, current.key, new, plan, strategy, charge)
+        stored = await self._put(ctx, info, current.key, new, plan, strategy, charge, current)
         if info is QUOTAS and not subresource and not ctx.dry_run:
             await self._count(ctx, namespace, name)
         return stored
@@ -220,6 +220,7 @@ class Writer:
         plan: Plan,
         strategy: Strategy,
         charge: Charge | None,
+        current: Stored | None = None,
     ) -> Stored:
         core = self._core
         value, body, offset = core.codec.encode(key, obj, encrypt=core.encrypts(info), cause=ctx.cause_id)
@@ -234,7 +235,10 @@ class Writer:
                 self._expiry.forget()
                 raise Stale from e
             raise
-        return Stored(key, splice(body, offset, revision), revision, obj["metadata"].get("uid", ""))
+        uid = obj["metadata"].get("uid", "")
+        if ctx.dry_run:  # what is answered has the revision it had; a new object has none
+            return Stored(key, splice(body, offset, current.revision) if current else body, revision, uid)
+        return Stored(key, splice(body, offset, revision), revision, uid)
 
     async def _remove(self, ctx: RequestContext, info: ResourceInfo, current: Stored, plan: Plan) -> Stored:
         """The last finalizer is gone: the update is the deletion."""

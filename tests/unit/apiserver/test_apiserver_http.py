@@ -145,7 +145,7 @@ async def test_yaml_bodies_and_large_lists_are_compressed(pki):
         ("GET", "/api/v1/namespaces/default/nodes/x", b"", "", 404, "NotFound"),
         ("GET", CM + "/a/unknown", b"", "", 404, "NotFound"),
         ("GET", CM + "?limit=x", b"", "", 400, "BadRequest"),
-        ("POST", CM + "?dryRun=Some", b"{}", "application/json", 400, "BadRequest"),
+        ("POST", CM + "?dryRun=Some", b"{}", "application/json", 422, "Invalid"),
     ],
 )
 async def test_what_is_wrong_has_a_status(server, method, path, data, content_type, code, reason):

@@ -164,3 +164,25 @@ async def test_openapi_v2_in_both_forms(server: Any) -> None:
     again = await server.call("GET", "/openapi/v2", headers={"Accept": binary, "If-None-Match": proto.headers["ETag"]})
     assert again.status == 304
     assert (await server.call("GET", "/openapi/v2", headers={"Accept": "text/html"})).status == 406
+
+
+async def test_a_dry_run_makes_no_revision(server: Any) -> None:
+    path = "/api/v1/namespaces/default/configmaps"
+    dry = await server.call("POST", path + "?dryRun=All", {"metadata": {"name": "x"}})
+    assert dry.status == 201
+    assert "resourceVersion" not in dry.json["metadata"]
+    assert dry.json["metadata"]["uid"]
+    made = await server.create(path, {"metadata": {"name": "x"}})
+    changed = await server.call("PATCH", path + "/x?dryRun=All", {"data": {"a": "b"}}, headers=MERGE)
+    assert changed.json["data"] == {"a": "b"}
+    assert changed.json["metadata"]["resourceVersion"] == made["metadata"]["resourceVersion"]
+    assert "data" not in (await server.call("GET", path + "/x")).json
+
+
+async def test_a_field_said_twice(server: Any) -> None:
+    path = "/api/v1/namespaces/default/configmaps"
+    raw, headers = b'{"metadata":{"name":"t"},"data":{"a":"1","a":"2"}}', {"Content-Type": "application/json"}
+    strict = await server.call("POST", path + "?fieldValidation=Strict", data=raw, headers=headers)
+    assert (strict.status, 'strict decoding error: duplicate field "data.a"' in strict.json["message"]) == (400, True)
+    warned = await server.call("POST", path, data=raw, headers=headers)
+    assert (warned.status, warned.headers["Warning"]) == (201, '299 - "duplicate field \\"data.a\\""')
