@@ -1,4 +1,4 @@
-"""Who is asking: client certificate, ServiceAccount token, static token, or nobody.
+"""Who is asking: client certificate, ServiceAccount token, static, bootstrap or OIDC token, or nobody.
 
 IO: reads the token file at start.
 
@@ -21,8 +21,10 @@ from typing import Any
 from cluster.api import errors
 from cluster.api.scheme import SCHEME
 from cluster.apiserver import metrics
+from cluster.apiserver.bootstraptokens import BootstrapTokens, is_bootstrap_token
 from cluster.apiserver.cache import Cache
 from cluster.apiserver.feed import CacheFeed
+from cluster.apiserver.oidc import OidcVerifier
 from cluster.apiserver.tokens import Claims, InvalidToken, Ref, TokenVerifier
 from cluster.registry.context import UserInfo
 
@@ -98,12 +100,17 @@ class Authenticator:
         feed: CacheFeed,
         clock: Callable[[], float],
         static_tokens: Mapping[str, UserInfo] | None = None,
+        *,
+        bootstrap: BootstrapTokens | None = None,
+        oidc: OidcVerifier | None = None,
     ) -> None:
         self._verifier = verifier
         self._cache = cache
         self._feed = feed
         self._clock = clock
         self._static = dict(static_tokens or {})
+        self._bootstrap = bootstrap
+        self._oidc = oidc
         self._users: dict[Claims, UserInfo] = {}
 
     @property
@@ -137,6 +144,10 @@ class Authenticator:
         static = self._static.get(token)
         if static is not None:
             return static
+        if self._bootstrap is not None and is_bootstrap_token(token):
+            return await self._bootstrapping(token, self._bootstrap)
+        if self._oidc is not None and self._oidc.speaks_of(token):
+            return await self._oidc.user_of(token)
         claims = self._verifier.verify(token, audiences)
         if not self._alive(claims):
             await self._feed.barrier()
@@ -147,6 +158,15 @@ class Authenticator:
             if len(self._users) > 20_000:
                 self._users.clear()
             user = self._users[claims] = service_account_user(claims)
+        return user
+
+    async def _bootstrapping(self, token: str, tokens: BootstrapTokens) -> UserInfo:
+        user = tokens.user_of(token)
+        if user is None:
+            await self._feed.barrier()
+            user = tokens.user_of(token)
+        if user is None:
+            raise InvalidToken("the bootstrap token is not known, expired or not for authentication")
         return user
 
     def _alive(self, claims: Claims) -> bool:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 
+_OIDC_ALGS = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512")
+
 
 class ConfigError(ValueError):
     """A setting is wrong; the message says which, and what would be right."""
@@ -36,6 +38,16 @@ class ApiServerConfig:
     service_account_issuer: str = ISSUER
     api_audiences: tuple[str, ...] = (ISSUER,)
     token_auth_file: str = ""
+    enable_bootstrap_token_auth: bool = True
+    oidc_issuer_url: str = ""
+    oidc_client_id: str = ""
+    oidc_username_claim: str = "sub"
+    oidc_username_prefix: str = ""
+    oidc_groups_claim: str = ""
+    oidc_groups_prefix: str = ""
+    oidc_ca_file: str = ""
+    oidc_signing_algs: tuple[str, ...] = ("RS256",)
+    oidc_required_claim: tuple[str, ...] = ()  # each name=value
     max_requests_inflight: int = 400
     max_mutating_requests_inflight: int = 200
     request_timeout_s: float = 60.0
@@ -68,6 +80,7 @@ class ApiServerConfig:
             "kubelet_client_key",
             "kubelet_certificate_authority",
             "token_auth_file",
+            "oidc_ca_file",
         ):
             self._file(name, str(getattr(self, name)), required=False)
         if bool(self.kubelet_client_certificate) != bool(self.kubelet_client_key):
@@ -91,6 +104,22 @@ class ApiServerConfig:
             raise ConfigError(
                 f"service_account_issuer: {self.service_account_issuer!r} must be an https URL, as {ISSUER}"
             )
+
+        self._oidc()
+
+    def _oidc(self) -> None:
+        if bool(self.oidc_issuer_url) != bool(self.oidc_client_id):
+            raise ConfigError("oidc_issuer_url and oidc_client_id: give both or neither")
+        if self.oidc_issuer_url and not self.oidc_issuer_url.startswith("https://"):
+            raise ConfigError(f"oidc_issuer_url: {self.oidc_issuer_url!r} must be an https URL")
+        if self.oidc_issuer_url == self.service_account_issuer:
+            raise ConfigError("oidc_issuer_url: must differ from service_account_issuer")
+        for alg in self.oidc_signing_algs:
+            if alg not in _OIDC_ALGS:
+                raise ConfigError(f"oidc_signing_algs: {alg!r} is none of {', '.join(_OIDC_ALGS)}")
+        for claim in self.oidc_required_claim:
+            if "=" not in claim:
+                raise ConfigError(f"oidc_required_claim: {claim!r} must be name=value")
 
     @staticmethod
     def _file(name: str, path: str, *, required: bool) -> None:

@@ -20,6 +20,7 @@ from functools import partial
 from cluster.api import errors
 from cluster.apiserver import edge, metrics
 from cluster.apiserver.authn import Authenticator, load_token_file
+from cluster.apiserver.bootstraptokens import BootstrapTokens
 from cluster.apiserver.cache import Cache
 from cluster.apiserver.config import ApiServerConfig
 from cluster.apiserver.connection import ConnectionServer
@@ -29,6 +30,7 @@ from cluster.apiserver.endpoints import EndpointReconciler
 from cluster.apiserver.feed import CacheFeed
 from cluster.apiserver.healthz import HealthServer, healthy
 from cluster.apiserver.kubelet import KubeletClient
+from cluster.apiserver.oidc import OidcSettings, OidcVerifier
 from cluster.apiserver.pipeline import Pipeline
 from cluster.apiserver.proxying import ProxyServer
 from cluster.apiserver.reads import CacheReader
@@ -82,7 +84,15 @@ class ApiServer:
             config.service_account_key_files, config.service_account_issuer, config.api_audiences, clock
         )
         tokens = load_token_file(config.token_auth_file) if config.token_auth_file else {}
-        authenticator = Authenticator(verifier, self._cache, self._feed, clock, tokens)
+        authenticator = Authenticator(
+            verifier,
+            self._cache,
+            self._feed,
+            clock,
+            tokens,
+            bootstrap=BootstrapTokens(self._cache, clock) if config.enable_bootstrap_token_auth else None,
+            oidc=_oidc(config, clock),
+        )
         signer = TokenSigner(config.service_account_signing_key_file, config.service_account_issuer, clock)
         self._kubelets = KubeletClient(config, self._cache)
         self._proxy = ProxyServer(self._kubelets, self._cache, self._feed)
@@ -250,6 +260,24 @@ class ApiServer:
         live = {"ping": healthy}
         health = {**live, "etcd": store, "informer-sync": cache, "poststarthook/bootstrap": bootstrapped}
         return HealthServer({"livez": live, "healthz": health, "readyz": {**health, "shutdown": shutdown}})
+
+
+def _oidc(config: ApiServerConfig, clock: Callable[[], float]) -> OidcVerifier | None:
+    if not config.oidc_issuer_url:
+        return None
+    claims = tuple((name, value) for name, _, value in (c.partition("=") for c in config.oidc_required_claim))
+    settings = OidcSettings(
+        config.oidc_issuer_url,
+        config.oidc_client_id,
+        config.oidc_username_claim,
+        config.oidc_username_prefix,
+        config.oidc_groups_claim,
+        config.oidc_groups_prefix,
+        config.oidc_ca_file,
+        config.oidc_signing_algs,
+        claims,
+    )
+    return OidcVerifier(settings, clock)
 
 
 def _count_slow(watcher: Watcher) -> None:
