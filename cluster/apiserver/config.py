@@ -50,6 +50,7 @@ class ApiServerConfig:
     oidc_required_claim: tuple[str, ...] = ()  # each name=value
     max_requests_inflight: int = 400
     max_mutating_requests_inflight: int = 200
+    queue_length_per_user: int = 50  # requests of one user that may wait for a seat; above it they get 429
     request_timeout_s: float = 60.0
     min_request_timeout_s: float = 1800.0
     body_timeout_s: float = 30.0

@@ -52,6 +52,7 @@ DURATION = Histogram(
 REQUESTS = Counter("apiserver_request", "Requests answered", (*_LABELS, "code"))
 RESPONSE_BYTES = Counter("apiserver_response_bytes", "Bytes of response bodies")
 INFLIGHT = Gauge("apiserver_current_inflight_requests", "Requests being served", ("request_kind",))
+QUEUED = Gauge("apiserver_current_inqueue_requests", "Requests that wait for their turn", ("request_kind",))
 REJECTED = Counter("apiserver_dropped_requests", "Requests refused with 429", ("request_kind",))
 LONG_RUNNING = Gauge("apiserver_longrunning_requests", "Open long-running requests", ("verb", "resource"))
 WATCHERS = Gauge("apiserver_registered_watchers", "Open watches")

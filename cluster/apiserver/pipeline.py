@@ -57,7 +57,12 @@ class Pipeline:
         self._router = router
         self._documents = documents
         self._health = health
-        self.inflight = Inflight(config.max_requests_inflight, config.max_mutating_requests_inflight)
+        self.inflight = Inflight(
+            config.max_requests_inflight,
+            config.max_mutating_requests_inflight,
+            queue_length=config.queue_length_per_user,
+            wait_s=config.request_timeout_s / 4,
+        )
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         start = time.perf_counter()
@@ -161,12 +166,12 @@ class Pipeline:
         if not info.is_resource:
             if self._health.serves(info.path):
                 return await self._health.serve(info.path, call.params)
-            with self.inflight.slot(mutating=False):
+            async with self.inflight.slot(call.user.name, mutating=False):
                 return await self._documents.serve(call)
         handler = self._router.handler(call)
         if info.long_running:
             return await handler(call)
-        with self.inflight.slot(mutating=info.mutating):
+        async with self.inflight.slot(call.user.name, mutating=info.mutating):
             try:
                 async with asyncio.timeout_at(call.deadline):
                     return await handler(call)

@@ -189,7 +189,7 @@ async def test_unknown_outcome_is_504(server):
 
 
 async def test_too_many_requests(pki):
-    async with edge(pki, max_mutating_requests_inflight=1) as server:
+    async with edge(pki, max_mutating_requests_inflight=1, queue_length_per_user=0) as server:
         held = asyncio.Event()
         release = asyncio.Event()
         real = server.store.txn
