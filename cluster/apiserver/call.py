@@ -60,6 +60,7 @@ class Call:
     body_timeout_s: float
     resource: ResourceInfo | None = None
     warnings: list[str] = field(default_factory=list)
+    received: bytes = b""
 
     @property
     def headers(self) -> CIMultiDictProxy[str]:
@@ -113,7 +114,8 @@ class Call:
             raise errors.ApiError(408, "Timeout", "the request's body did not arrive in time") from None
         except (web.HTTPException, ValueError, OSError) as e:
             raise errors.bad_request(f"the request's body cannot be read: {e}") from e
-        return b"".join(chunks)
+        self.received = b"".join(chunks)
+        return self.received
 
     async def object(self, *, optional: bool = False) -> dict[str, Any]:
         """The body as one object. Raises ApiError 400, 413, 415; an empty body is {} when optional."""

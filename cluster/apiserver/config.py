@@ -51,6 +51,11 @@ class ApiServerConfig:
     max_requests_inflight: int = 400
     max_mutating_requests_inflight: int = 200
     queue_length_per_user: int = 50  # requests of one user that may wait for a seat; above it they get 429
+    audit_policy_file: str = ""
+    audit_log_path: str = ""
+    audit_log_maxsize_mb: int = 100  # the log is rotated before it grows over this; 0: never
+    audit_log_maxbackup: int = 10  # rotated files that are kept; 0: all
+    audit_log_maxage_days: int = 0  # older ones are removed; 0: however old
     request_timeout_s: float = 60.0
     min_request_timeout_s: float = 1800.0
     body_timeout_s: float = 30.0
@@ -82,6 +87,7 @@ class ApiServerConfig:
             "kubelet_certificate_authority",
             "token_auth_file",
             "oidc_ca_file",
+            "audit_policy_file",
         ):
             self._file(name, str(getattr(self, name)), required=False)
         if bool(self.kubelet_client_certificate) != bool(self.kubelet_client_key):
@@ -106,6 +112,8 @@ class ApiServerConfig:
                 f"service_account_issuer: {self.service_account_issuer!r} must be an https URL, as {ISSUER}"
             )
 
+        if self.audit_log_path and not self.audit_policy_file:
+            raise ConfigError("audit_policy_file: missing; audit_log_path needs a policy that says what to note")
         self._oidc()
 
     def _oidc(self) -> None:

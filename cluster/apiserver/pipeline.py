@@ -20,6 +20,8 @@ from aiohttp import web
 from cluster.api import errors
 from cluster.api.scheme import ResourceInfo
 from cluster.apiserver import authz, discovery, metrics, negotiate, requestinfo
+from cluster.apiserver.audit import Judgement, Subject
+from cluster.apiserver.auditlog import AuditLog
 from cluster.apiserver.authn import ANONYMOUS, Authenticator
 from cluster.apiserver.call import Call
 from cluster.apiserver.config import ApiServerConfig
@@ -50,6 +52,7 @@ class Pipeline:
         router: Router,
         documents: DocumentServer,
         health: HealthServer,
+        audit: AuditLog | None = None,
     ) -> None:
         self._config = config
         self._authenticator = authenticator
@@ -57,6 +60,7 @@ class Pipeline:
         self._router = router
         self._documents = documents
         self._health = health
+        self._audit = audit
         self.inflight = Inflight(
             config.max_requests_inflight,
             config.max_mutating_requests_inflight,
@@ -75,6 +79,9 @@ class Pipeline:
             connection = connection_of(request)
             if connection is not None:
                 connection.drop_closers()
+        if self._audit is not None and work.noted is not None:
+            allowed = work.call is not None
+            self._audit.complete(*work.noted, response.status, work.sent(), work.answered, allowed=allowed)
         metrics.observe(work.info, response.status, time.perf_counter() - start, known=work.resource is not None)
         return response
 
@@ -92,7 +99,9 @@ class Pipeline:
             log.exception(
                 "request %s failed: %s %s", work.audit_id, work.request.method, work.request.path, exc_info=failure
             )
-        return await response_of(error_reply(error), work.request, accept=work.accept, audit_id=work.audit_id)
+        reply = error_reply(error)
+        work.answered = reply.json()
+        return await response_of(reply, work.request, accept=work.accept, audit_id=work.audit_id)
 
     async def _answer(self, work: _Work) -> web.StreamResponse:
         request, config = work.request, self._config
@@ -108,7 +117,7 @@ class Pipeline:
         user = await self._authenticator.authenticate(
             connection.identity if connection is not None else None, request.headers.get("Authorization", "")
         )
-        user = await self._authorized(user, info, params, request)
+        user = await self._authorized(user, info, params, work)
         accept = negotiate.negotiate(request.headers.get("Accept", ""))
         if info.is_resource:
             work.resource = discovery.resource(info.group, info.version, info.resource)
@@ -131,9 +140,14 @@ class Pipeline:
         )
         if work.resource is not None and work.resource.deprecated:
             call.warnings.append(work.resource.deprecated)
+        work.call = call
+        if self._audit is not None and work.noted is not None and info.long_running:
+            self._audit.started(*work.noted)
         answer = await self._dispatch(call)
         if isinstance(answer, web.StreamResponse):
             return answer
+        if self._audit is not None and work.noted is not None and not answer.content_type:
+            work.answered = answer.json()
         return await response_of(
             answer,
             request,
@@ -144,22 +158,40 @@ class Pipeline:
             gzip_min_bytes=config.gzip_min_bytes,
         )
 
-    async def _authorized(
-        self, user: UserInfo, info: RequestInfo, params: Mapping[str, str], request: web.BaseRequest
-    ) -> UserInfo:
+    async def _authorized(self, user: UserInfo, info: RequestInfo, params: Mapping[str, str], work: _Work) -> UserInfo:
         """The user to act as. Raises ApiError 401 or 403."""
         public = not info.is_resource and any(
             info.path == p or info.path.startswith(p + "/") for p in self._config.anonymous_paths
         )
         if user is ANONYMOUS:
+            self._note(work, info, user, user)
             if not public:
                 metrics.AUTH_ATTEMPTS.labels("failure").inc()
                 raise errors.unauthorized()
             return user
-        user = await authz.impersonated(self._authorizer, user, request.headers)
+        acting = await authz.impersonated(self._authorizer, user, work.request.headers)
+        self._note(work, info, user, acting)
+        user = acting
         if not public:
             await authz.require(self._authorizer, user, authz.attributes_of(info, params.get("fieldSelector", "")))
         return user
+
+    def _note(self, work: _Work, info: RequestInfo, user: UserInfo, acting: UserInfo) -> None:
+        """Begin the request's entries in the audit log."""
+        if self._audit is None:
+            return
+        request = work.request
+        subject = Subject(
+            work.audit_id,
+            request.raw_path,
+            info,
+            user,
+            acting if acting is not user else None,
+            request.remote or "",
+            request.headers.get("User-Agent", ""),
+            self._audit.now(),
+        )
+        work.noted = (self._audit.begin(subject), subject)
 
     async def _dispatch(self, call: Call) -> Answer:
         info = call.info
@@ -182,7 +214,7 @@ class Pipeline:
 class _Work:
     """What is known of a request so far, also when it fails."""
 
-    __slots__ = ("accept", "audit_id", "began", "deadline", "info", "request", "resource")
+    __slots__ = ("accept", "answered", "audit_id", "began", "call", "deadline", "info", "noted", "request", "resource")
 
     def __init__(self, request: web.BaseRequest, audit_id: str) -> None:
         self.request = request
@@ -192,6 +224,13 @@ class _Work:
         self.info: RequestInfo | None = None
         self.resource: ResourceInfo | None = None
         self.accept = negotiate.Accept()
+        self.call: Call | None = None
+        self.noted: tuple[Judgement, Subject] | None = None
+        self.answered = b""
+
+    def sent(self) -> bytes:
+        """The body as far as it was read."""
+        return self.call.received if self.call is not None else b""
 
 
 def _audit_id(request: web.BaseRequest) -> str:

@@ -19,6 +19,8 @@ from functools import partial
 
 from cluster.api import errors
 from cluster.apiserver import edge, metrics
+from cluster.apiserver.audit import load_policy
+from cluster.apiserver.auditlog import AuditLog, RotatingFile
 from cluster.apiserver.authn import Authenticator, load_token_file
 from cluster.apiserver.bootstraptokens import BootstrapTokens
 from cluster.apiserver.cache import Cache
@@ -121,7 +123,10 @@ class ApiServer:
             },
         )
         documents = DocumentServer(Discovery(), verifier, config.service_account_issuer)
-        self._pipeline = Pipeline(config, authenticator, authorizer, router, documents, self._health_server())
+        self._audit = _audit_log(config, clock)
+        self._pipeline = Pipeline(
+            config, authenticator, authorizer, router, documents, self._health_server(), self._audit
+        )
         self._store = store
         self._stopping = False
         self._bootstrapped = False
@@ -146,6 +151,8 @@ class ApiServer:
             asyncio.create_task(self._bootstrap(), name="bootstrap"),
             asyncio.create_task(self._observe(), name="observe"),
         ]
+        if self._audit is not None:
+            tasks.append(asyncio.create_task(self._audit.run(), name="audit"))
         http = ConnectionServer(
             self._pipeline.handle,
             access_log=None,
@@ -260,6 +267,14 @@ class ApiServer:
         live = {"ping": healthy}
         health = {**live, "etcd": store, "informer-sync": cache, "poststarthook/bootstrap": bootstrapped}
         return HealthServer({"livez": live, "healthz": health, "readyz": {**health, "shutdown": shutdown}})
+
+
+def _audit_log(config: ApiServerConfig, clock: Callable[[], float]) -> AuditLog | None:
+    if not config.audit_log_path:
+        return None
+    size, keep = config.audit_log_maxsize_mb << 20, config.audit_log_maxbackup
+    file = RotatingFile(config.audit_log_path, size, keep, config.audit_log_maxage_days)
+    return AuditLog(load_policy(config.audit_policy_file), file, clock)
 
 
 def _oidc(config: ApiServerConfig, clock: Callable[[], float]) -> OidcVerifier | None:
