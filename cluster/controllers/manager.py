@@ -17,6 +17,7 @@ from collections.abc import Callable
 from prometheus_client import Gauge
 
 from cluster.controllers.attach_detach import AttachDetachController
+from cluster.controllers.clusterrole_aggregation import ClusterRoleAggregationController
 from cluster.controllers.config import ControllerConfig
 from cluster.controllers.cronjob import CronJobController
 from cluster.controllers.daemonset import DaemonSetController
@@ -77,6 +78,7 @@ CONTROLLERS: tuple[Callable[[Env], Controller], ...] = (
     DisruptionController,
     HpaController,
     ResourceQuotaController,
+    ClusterRoleAggregationController,
     PersistentVolumeController,
     VolumeProtectionController,
     AttachDetachController,

@@ -95,6 +95,7 @@ async def ensure(registry: Registry, config: RegistryConfig) -> None:
     await _ensure_all(registry, ctx, "namespaces", [("", {"metadata": {"name": n}}) for n in NAMESPACES])
     for resource, objects in cluster_objects().items():
         await _ensure_all(registry, ctx, resource, [("", o) for o in objects])
+    await _ensure_all(registry, ctx, "roles.rbac.authorization.k8s.io", bootstrap_rbac.namespaced_roles())
     await _ensure_all(registry, ctx, "services", services(config))
 
 
@@ -130,11 +131,21 @@ async def _complete(registry: Registry, ctx: RequestContext, resource: str, want
     if (old["metadata"].get("annotations") or {}).get(bootstrap_rbac.AUTOUPDATE) != "true":
         return
     missing = [r for r in wanted["rules"] if r not in (old.get("rules") or [])]
-    if not missing:
+    labels, aggregation = wanted["metadata"]["labels"], wanted.get("aggregationRule")
+    lacks = any((old["metadata"].get("labels") or {}).get(k) != v for k, v in labels.items())
+    if aggregation is not None and old.get("aggregationRule") is None:
+        lacks = True
+    elif aggregation is not None:
+        missing = []  # its rules are gathered from others
+    if not missing and not lacks:
         return
 
     def add(role: Object) -> Object:
         present = role.get("rules") or []
-        return {**role, "rules": [*present, *(r for r in missing if r not in present)]}
+        metadata = {**role["metadata"], "labels": {**(role["metadata"].get("labels") or {}), **labels}}
+        complete = {**role, "metadata": metadata, "rules": [*present, *(r for r in missing if r not in present)]}
+        if aggregation is not None:
+            complete["aggregationRule"] = role.get("aggregationRule") or aggregation
+        return complete
 
     await registry.modify(ctx, SCHEME.named(resource), "", wanted["metadata"]["name"], add)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from cluster.registry import bootstrap_controllers
+
 Object = dict[str, Any]
 
 _GROUP = "rbac.authorization.k8s.io"
@@ -79,12 +81,10 @@ _EDIT = [
     _rule("policy", "poddisruptionbudgets", _WRITE),
     _rule("networking.k8s.io", "ingresses networkpolicies", _WRITE),
     _rule("coordination.k8s.io", "leases", _ALL),
-    *_VIEW,
 ]
 _ADMIN = [
     _rule("authorization.k8s.io", "localsubjectaccessreviews", ["create"]),
     _rule(_GROUP, "rolebindings roles", _ALL),
-    *_EDIT,
 ]
 
 _SCHEDULER = [
@@ -103,7 +103,12 @@ _SCHEDULER = [
     _rule("authorization.k8s.io", "subjectaccessreviews", ["create"]),
 ]
 # one identity for all controllers: garbage collection and namespace deletion reach every kind
-_CONTROLLERS = [_rule("*", "*", _ALL), _rule("core", "serviceaccounts/token", ["create"])]
+_CONTROLLERS = [
+    _rule("*", "*", _ALL),
+    _rule("core", "serviceaccounts/token", ["create"]),
+    _rule(_GROUP, "clusterroles", ["escalate"]),  # for the aggregation of roles
+    _rule("certificates.k8s.io", "signers", ["approve", "sign"]),
+]
 _PROXIER = [
     _rule("core", "endpoints services", ["list", "watch"]),
     _rule("core", "nodes", _READ),
@@ -138,11 +143,15 @@ _NODE = [
 _KUBELET_API = [_rule("core", "nodes", ["get", "list", "watch", "proxy"]),
                 _rule("core", "nodes/log nodes/metrics nodes/proxy nodes/stats", ["*"])]  # fmt: skip
 
+_CSR = "system:certificates.k8s.io:certificatesigningrequests"
 _ROLES: dict[str, list[Object]] = {
     "cluster-admin": [_rule("*", "*", ["*"]), _urls("*", ["*"])],
-    "admin": _ADMIN,
-    "edit": _EDIT,
+    "admin": [*_ADMIN, *_EDIT, *_VIEW],
+    "edit": [*_EDIT, *_VIEW],
     "view": _VIEW,
+    "system:aggregate-to-admin": _ADMIN,
+    "system:aggregate-to-edit": _EDIT,
+    "system:aggregate-to-view": _VIEW,
     "system:discovery": [_urls(_DISCOVERY_URLS, ["get"])],
     "system:public-info-viewer": [_urls(_PUBLIC_URLS, ["get"])],
     "system:monitoring": [_urls("/healthz /healthz/* /livez /livez/* /metrics /readyz /readyz/*", ["get"])],
@@ -161,7 +170,47 @@ _ROLES: dict[str, list[Object]] = {
     "system:kube-scheduler": _SCHEDULER,
     "system:kube-controller-manager": _CONTROLLERS,
     "system:kubelet-api-admin": _KUBELET_API,
+    "system:heapster": [
+        _rule("core", "events namespaces nodes pods", _READ),
+        _rule("extensions", "deployments", _READ),
+    ],
+    "system:kube-aggregator": [_rule("core", "endpoints services", _READ)],
+    "system:node-bootstrapper": [
+        _rule("certificates.k8s.io", "certificatesigningrequests", ["create", *_READ]),
+    ],
+    "system:node-problem-detector": [
+        _rule("core", "nodes", ["get"]),
+        _rule("core", "nodes/status", ["patch"]),
+        _EVENTS,
+    ],
+    "system:persistent-volume-provisioner": [
+        _rule("core", "persistentvolumes", ["create", "delete", *_READ]),
+        _rule("core", "persistentvolumeclaims", [*_READ, "update"]),
+        _rule("storage.k8s.io", "storageclasses", _READ),
+        _rule("core", "events", ["watch"]),
+        _EVENTS,
+    ],
+    "system:volume-scheduler": [
+        _rule("core", "persistentvolumes", [*_READ, "patch", "update"]),
+        _rule("storage.k8s.io", "storageclasses", _READ),
+        _rule("core", "persistentvolumeclaims", [*_READ, "patch", "update"]),
+    ],
+    **{f"{_CSR}:{name}": [_rule("certificates.k8s.io", f"certificatesigningrequests/{name}", ["create"])]
+       for name in ("nodeclient", "selfnodeclient")},
+    **{f"system:certificates.k8s.io:{name}-approver":
+       [_rule("certificates.k8s.io", "signers", ["approve"], f"kubernetes.io/{name}")]
+       for name in ("kube-apiserver-client", "kube-apiserver-client-kubelet", "kubelet-serving", "legacy-unknown")},
+    **bootstrap_controllers.roles(),
 }  # fmt: skip
+_AGGREGATED = ("admin", "edit", "view")
+# A role that others are gathered into may itself be gathered: who may edit may view.
+_AGGREGATE_TO = {
+    "edit": "admin",
+    "view": "edit",
+    "system:aggregate-to-admin": "admin",
+    "system:aggregate-to-edit": "edit",
+    "system:aggregate-to-view": "view",
+}
 
 _BINDINGS: dict[str, list[tuple[str, str]]] = {
     "cluster-admin": [("Group", "system:masters")],
@@ -173,12 +222,27 @@ _BINDINGS: dict[str, list[tuple[str, str]]] = {
     "system:node-proxier": [("User", "system:kube-proxy"), ("Group", "system:node-proxier")],
     "system:kube-scheduler": [("User", "system:kube-scheduler")],
     "system:kube-controller-manager": [("User", "system:kube-controller-manager")],
+    "system:kube-dns": [("ServiceAccount", "kube-dns")],
+    "system:volume-scheduler": [("User", "system:kube-scheduler")],
     "system:node": [],
+    **{role: [("ServiceAccount", account)] for role, account in bootstrap_controllers.accounts().items()},
 }
 
 
 def cluster_roles() -> list[Object]:
-    return [{"metadata": _metadata(name), "rules": rules} for name, rules in _ROLES.items()]
+    out: list[Object] = []
+    for name, rules in _ROLES.items():
+        role: Object = {"metadata": _metadata(name), "rules": rules}
+        if name in _AGGREGATED:
+            role["aggregationRule"] = {"clusterRoleSelectors": [{"matchLabels": {_label(name): "true"}}]}
+        if name in _AGGREGATE_TO:
+            role["metadata"]["labels"][_label(_AGGREGATE_TO[name])] = "true"
+        out.append(role)
+    return out
+
+
+def _label(role: str) -> str:
+    return f"{_GROUP}/aggregate-to-{role}"
 
 
 def cluster_role_bindings() -> list[Object]:
@@ -186,10 +250,23 @@ def cluster_role_bindings() -> list[Object]:
         {
             "metadata": _metadata(name),
             "roleRef": {"apiGroup": _GROUP, "kind": "ClusterRole", "name": name},
-            "subjects": [{"apiGroup": _GROUP, "kind": kind, "name": who} for kind, who in subjects],
+            "subjects": [_subject(kind, who) for kind, who in subjects],
         }
         for name, subjects in _BINDINGS.items()
     ]
+
+
+def _subject(kind: str, who: str) -> Object:
+    if kind == "ServiceAccount":
+        return {"kind": kind, "name": who, "namespace": "kube-system"}
+    return {"apiGroup": _GROUP, "kind": kind, "name": who}
+
+
+def namespaced_roles() -> list[tuple[str, Object]]:
+    """(namespace, Role) of those that are for one namespace, bound by whoever needs them."""
+    reader = [_rule("core", "configmaps", _READ, "extension-apiserver-authentication")]
+    name = "extension-apiserver-authentication-reader"
+    return [("kube-system", {"metadata": _metadata(name), "rules": reader})]
 
 
 def _metadata(name: str) -> Object:

@@ -10,7 +10,7 @@ Source: Kubernetes' RBAC and Node authorizers (plugin/pkg/auth/authorizer).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from typing import Any
 
 from cluster.api import errors, selectors
@@ -106,9 +106,13 @@ class RbacRules:
                     yield from self._rules_of(self._bindings[where, name].get("roleRef") or {}, where)
 
     def _rules_of(self, ref: Object, namespace: str) -> Iterable[Object]:
+        return self.role(ref, namespace) or ()
+
+    def role(self, ref: Mapping[str, Any], namespace: str) -> list[Object] | None:
+        """The rules of the role that a roleRef in `namespace` names."""
         role = self._roles.get((namespace if ref.get("kind") == "Role" else "", ref.get("name", "")))
         if role is None:
-            return ()
+            return None
         rules = role.get("rules") or []
         aggregation = role.get("aggregationRule")
         return [*rules, *self._aggregated(aggregation)] if aggregation else rules
@@ -196,6 +200,20 @@ class RbacAuthorizer:
         if await self._current():
             return False
         return self._view.rules.allows(user, attributes)
+
+    async def rules_of(self, user: UserInfo, namespace: str) -> list[Object]:
+        await _within(self._rules_feed.loaded.wait())
+        return list(self._view.rules.rules_for(user, namespace))
+
+    async def role_rules(self, ref: Mapping[str, Any], namespace: str) -> list[Object] | None:
+        await _within(self._rules_feed.loaded.wait())
+        found = self._view.rules.role(ref, namespace)
+        if found is None and await self.refresh():
+            found = self._view.rules.role(ref, namespace)
+        return found
+
+    async def refresh(self) -> bool:
+        return not await self._current()
 
     async def _current(self) -> bool:
         """Whether the view was already as new as the store; if not, it is on return, but for a store that is very

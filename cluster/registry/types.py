@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import orjson
 
@@ -139,6 +139,23 @@ class Decision:
 
 class Authorizer(Protocol):
     async def authorize(self, user: UserInfo, attributes: Attributes) -> Decision: ...
+
+
+@runtime_checkable
+class RuleResolver(Authorizer, Protocol):
+    """An authorizer that can say by which rules it decides."""
+
+    async def rules_of(self, user: UserInfo, namespace: str) -> list[dict[str, Any]]:
+        """Every PolicyRule that binds the user in the namespace; "" is cluster scope."""
+        ...
+
+    async def role_rules(self, ref: Mapping[str, Any], namespace: str) -> list[dict[str, Any]] | None:
+        """Of the role a roleRef names; None when there is none."""
+        ...
+
+    async def refresh(self) -> bool:
+        """Become as new as the store; False when it already was."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

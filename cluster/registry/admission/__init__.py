@@ -15,7 +15,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from cluster.registry.admission import certificates, classes, namespaces, nodes, pods, serviceaccounts, storage
+from cluster.registry.admission import (
+    certificates,
+    classes,
+    escalation,
+    namespaces,
+    nodes,
+    pods,
+    serviceaccounts,
+    storage,
+)
 from cluster.registry.admission.limitranger import LimitRanger
 from cluster.registry.admission.podsecurity import TEMPLATES, PodSecurity
 from cluster.registry.admission.request import Reads, Request
@@ -104,6 +113,7 @@ class Admission:
         ]
 
     def _validators(self) -> list[Plugin]:
+        """RBAC's own refusal is no plugin of Kubernetes and cannot be switched off."""
         core, reads, view = self._core, Reads(self._core), self.view
         limits = LimitRanger(view)
         security = PodSecurity(core, view, core.config.admission.pod_security)
@@ -120,8 +130,12 @@ class Admission:
         async def signing(request: Request) -> None:
             await certificates.signing(request, core.authorizer)
 
+        async def escalation_(request: Request) -> None:
+            await escalation.check(request, core.authorizer)
+
         requests = _names("certificatesigningrequests.certificates.k8s.io")
         return [
+            Plugin("", escalation.ROLES | escalation.BINDINGS, "CREATE UPDATE", escalation_),
             Plugin("NamespaceLifecycle", _names("namespaces"), "DELETE", namespaces.admit),
             Plugin("LimitRanger", _names("pods", "persistentvolumeclaims"), "CREATE UPDATE", limits.validate, True),
             Plugin("PodSecurity", _names("pods", "namespaces", *TEMPLATES), "CREATE UPDATE", security.validate, True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -133,9 +134,9 @@ async def test_bootstrap_is_idempotent_and_heals_roles(bench: Any, authorizer: R
     await bootstrap.ensure(bench.registry, bench.registry.config)
     assert bench.store.txns == txns
     info = SCHEME.named(f"clusterroles.{RBAC}")
-    await bench.registry.modify(bench.ctx, info, "", "view", lambda o: {**o, "rules": []})
+    await bench.registry.modify(bench.ctx, info, "", "system:kube-scheduler", lambda o: {**o, "rules": []})
     await bootstrap.ensure(bench.registry, bench.registry.config)
-    assert (await bench.get(f"clusterroles.{RBAC}", "view", "")).obj["rules"]
+    assert (await bench.get(f"clusterroles.{RBAC}", "system:kube-scheduler", "")).obj["rules"]
     dns = (await bench.get("services", "kube-dns", "kube-system")).obj
     assert dns["spec"]["clusterIP"] == "10.96.0.10"
     assert [p["name"] for p in dns["spec"]["ports"]] == ["dns", "dns-tcp"]
@@ -146,3 +147,80 @@ async def test_bootstrap_by_three_at_once(make: Any) -> None:
     fresh = make.bench()
     await asyncio.gather(*(bootstrap.ensure(fresh.another(), fresh.registry.config) for _ in range(3)))
     assert len(fresh.keys("/registry/core/namespaces/")) == 4
+
+
+# --- nobody grants what he does not hold
+
+
+async def _as(bench: Any, authorizer: RbacAuthorizer, name: str, *rules: dict[str, Any]) -> Any:
+    """A registry, and the context of a user who has these rules in namespace default and may write RBAC there."""
+    write = {"apiGroups": [RBAC], "resources": ["*"], "verbs": ["create", "update", "get"]}
+    await bench.create(f"roles.{RBAC}", {"metadata": {"name": name}, "rules": [write, *rules]})
+    subjects = [{"kind": "User", "name": name, "apiGroup": RBAC}]
+    ref = {"kind": "Role", "name": name, "apiGroup": RBAC}
+    await bench.create(f"rolebindings.{RBAC}", {"metadata": {"name": name}, "subjects": subjects, "roleRef": ref})
+    ctx = replace(bench.ctx, user=UserInfo(name, groups=("staff", "system:authenticated")))
+    return bench.another(authorizer=authorizer), ctx
+
+
+def _rule_of(resources: str, verbs: str, **more: Any) -> dict[str, Any]:
+    return {"apiGroups": [""], "resources": resources.split(), "verbs": verbs.split(), **more}
+
+
+async def test_a_role_holds_no_more_than_its_writer(bench: Any, authorizer: RbacAuthorizer) -> None:
+    registry, ctx = await _as(bench, authorizer, "bob", _rule_of("pods", "get list"), _rule_of("*/log", "get"))
+    roles = SCHEME.named(f"roles.{RBAC}")
+    fine = {"metadata": {"name": "fine"}, "rules": [_rule_of("pods pods/log", "get")]}
+    await registry.create(ctx, roles, "default", fine)
+    greedy = [_rule_of("pods", "get delete patch"), _rule_of("secrets", "get", resourceNames=["s"])]
+    with pytest.raises(ApiError) as e:
+        await registry.create(ctx, roles, "default", {"metadata": {"name": "greedy"}, "rules": greedy})
+    assert (e.value.code, e.value.message) == (
+        403,
+        'roles.rbac.authorization.k8s.io "greedy" is forbidden: user "bob" (groups=["staff" "system:authenticated"]) '
+        "is attempting to grant RBAC permissions not currently held:\n"
+        '{APIGroups:[""], Resources:["pods"], Verbs:["delete" "patch"]}\n'
+        '{APIGroups:[""], Resources:["secrets"], ResourceNames:["s"], Verbs:["get"]}',
+    )
+    with pytest.raises(ApiError):
+        await registry.modify(ctx, roles, "default", "fine", lambda o: {**o, "rules": greedy})
+    label = {"a": "b"}
+    await registry.modify(
+        ctx, roles, "default", "fine", lambda o: {**o, "metadata": {**o["metadata"], "labels": label}}
+    )
+
+
+async def test_the_verbs_escalate_and_bind(bench: Any, authorizer: RbacAuthorizer) -> None:
+    may = {"apiGroups": [RBAC], "resources": ["roles", "clusterroles"], "verbs": ["escalate"], "resourceNames": ["big"]}
+    bind = {"apiGroups": [RBAC], "resources": ["clusterroles"], "verbs": ["bind"], "resourceNames": ["root"]}
+    registry, ctx = await _as(bench, authorizer, "eve", may, bind)
+    everything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
+    await bench.create(f"clusterroles.{RBAC}", {"metadata": {"name": "root"}, "rules": [everything]}, "")
+    await bench.create(f"clusterroles.{RBAC}", {"metadata": {"name": "other"}, "rules": [everything]}, "")
+    roles, bindings = SCHEME.named(f"roles.{RBAC}"), SCHEME.named(f"rolebindings.{RBAC}")
+    await registry.create(ctx, roles, "default", {"metadata": {"name": "big"}, "rules": [everything]})
+
+    def binding(role: str) -> dict[str, Any]:
+        subjects = [{"kind": "User", "name": "eve", "apiGroup": RBAC}]
+        return {"metadata": {"name": role}, "subjects": subjects, "roleRef": {"kind": "ClusterRole", "name": role}}
+
+    with pytest.raises(ApiError, match="attempting to grant RBAC permissions not currently held"):
+        await registry.create(ctx, bindings, "default", binding("other"))
+    with pytest.raises(ApiError, match='"ghost" not found'):
+        await registry.create(ctx, bindings, "default", binding("ghost"))
+    await registry.create(ctx, bindings, "default", binding("root"))
+
+
+async def test_only_who_holds_everything_gathers_roles(bench: Any, authorizer: RbacAuthorizer) -> None:
+    registry, _ = await _as(bench, authorizer, "ann")
+    subjects = [{"kind": "User", "name": "ann", "apiGroup": RBAC}]
+    write = {"apiGroups": [RBAC], "resources": ["*"], "verbs": ["create"]}
+    await bench.create(f"clusterroles.{RBAC}", {"metadata": {"name": "w"}, "rules": [write]}, "")
+    ref = {"kind": "ClusterRole", "name": "w", "apiGroup": RBAC}
+    await bench.create(
+        f"clusterrolebindings.{RBAC}", {"metadata": {"name": "w"}, "subjects": subjects, "roleRef": ref}, ""
+    )
+    ctx = replace(bench.ctx, user=UserInfo("ann"))
+    role = {"metadata": {"name": "all"}, "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"a": "b"}}]}}
+    with pytest.raises(ApiError, match="must have cluster-admin privileges to use the aggregationRule"):
+        await registry.create(ctx, SCHEME.named(f"clusterroles.{RBAC}"), "", role)
