@@ -8,12 +8,14 @@ fieldValidation parameter). A document holds its kinds and all they refer to. On
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from cluster.api import openapi_v2, schema
+from cluster.api.crd import models
 from cluster.api.scheme import EDGE, SCHEME, ResourceInfo, subresource_kind, subresource_verbs
 
 Doc = dict[str, Any]
@@ -188,7 +190,8 @@ def _operation(
     }
     if action == "patch":
         patch = {"schema": {"$ref": _REF + _PATCH}}
-        op["requestBody"] = {"content": dict.fromkeys(_PATCH_TYPES, patch), "required": True}
+        types = [t for t in _PATCH_TYPES if info.custom is None or "strategic" not in t]
+        op["requestBody"] = {"content": dict.fromkeys(types, patch), "required": True}
     elif body:
         op["requestBody"] = {"content": {"*/*": {"schema": {"$ref": _REF + body}}}, "required": action != "delete"}
     return op
@@ -244,9 +247,12 @@ def _resource_paths(info: ResourceInfo, names: dict[schema.Gvk, str]) -> Doc:
     return out
 
 
-def _parts(infos: list[ResourceInfo]) -> tuple[Doc, Doc]:
+def _parts(infos: Sequence[ResourceInfo]) -> tuple[Doc, Doc]:
     """Paths, and the schemas they and the kinds need."""
     definitions = schema.load_definitions()
+    for info in infos:
+        if info.custom is not None:
+            definitions.update(models.definitions(info))
     names = schema.definition_names(definitions)
     paths: Doc = {}
     roots = [_DELETE_OPTIONS, _STATUS, _PATCH, "io.k8s.apimachinery.pkg.apis.meta.v1.WatchEvent"]
@@ -261,9 +267,14 @@ def _parts(infos: list[ResourceInfo]) -> tuple[Doc, Doc]:
 @lru_cache(maxsize=64)
 def document_bytes(group: str, version: str) -> bytes:
     """The document of a group version as JSON; raises KeyError for one that is not served."""
-    infos = _infos(group, version)
+    infos = builtin(group, version)
     if not infos:
         raise KeyError((group, version))
+    return render(infos)
+
+
+def render(infos: Sequence[ResourceInfo]) -> bytes:
+    """One document of these resources."""
     paths, schemas = _parts(infos)
     doc = {
         "openapi": "3.0.0",
@@ -274,13 +285,14 @@ def document_bytes(group: str, version: str) -> bytes:
     return orjson.dumps(doc)
 
 
-def document_v2() -> Doc:
+def document_v2(custom: Sequence[ResourceInfo] = ()) -> Doc:
     """The one Swagger 2.0 document of all that is served."""
-    paths, schemas = _parts([*SCHEME.served(), *EDGE])
+    paths, schemas = _parts([*SCHEME.served(), *EDGE, *custom])
     return openapi_v2.document("Kubernetes", schema.data_version(), paths, schemas)
 
 
-def _infos(group: str, version: str) -> list[ResourceInfo]:
+def builtin(group: str, version: str) -> list[ResourceInfo]:
+    """The built-in resources of a group version."""
     return [i for i in (*SCHEME.served(), *EDGE) if (i.group, i.version) == (group, version)]
 
 
@@ -289,12 +301,13 @@ def document(group: str, version: str) -> Doc:
     return doc
 
 
-def index() -> Doc:
+def index(custom: Sequence[ResourceInfo] = ()) -> Doc:
     """/openapi/v3: one entry per group version, with a hash so that clients may cache the document for ever."""
     paths = {}
-    for group, version in dict.fromkeys((i.group, i.version) for i in (*SCHEME.served(), *EDGE)):
+    for group, version in dict.fromkeys((i.group, i.version) for i in (*SCHEME.served(), *EDGE, *custom)):
         path = f"apis/{group}/{version}" if group else f"api/{version}"
-        digest = _digest(group, version)
+        mine = [i for i in custom if (i.group, i.version) == (group, version)]
+        digest = models.digest(mine) if mine else _digest(group, version)
         paths[path] = {"serverRelativeURL": f"/openapi/v3/{path}?hash={digest}"}
     return {"paths": paths}
 
@@ -302,5 +315,5 @@ def index() -> Doc:
 @lru_cache(maxsize=64)
 def _digest(group: str, version: str) -> str:
     """Of what the document is made from, so that the index does not have to build every document."""
-    text = f"{schema.data_version()} 2 {_infos(group, version)!r}"
+    text = f"{schema.data_version()} 2 {builtin(group, version)!r}"
     return hashlib.sha512(text.encode()).hexdigest().upper()

@@ -16,9 +16,12 @@ from collections.abc import Iterable
 from enum import IntEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
+
+if TYPE_CHECKING:
+    from cluster.api.scheme import ResourceInfo
 
 Definition = dict[str, Any]
 
@@ -255,6 +258,14 @@ def _compiled() -> dict[Gvk, Node]:
 def node_for(group: str, version: str, kind: str) -> Node:
     """The root node of a kind this cluster serves; raises KeyError for others."""
     return _compiled()[group, version, kind]
+
+
+def node_of(info: ResourceInfo) -> Node:
+    """The root node of a resource, built in or custom."""
+    if info.custom is not None:
+        node: Node = info.custom.node
+        return node
+    return node_for(info.group, info.version, info.kind)
 
 
 def openapi_v3(group: str, version: str) -> dict[str, Any]:

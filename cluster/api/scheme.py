@@ -7,7 +7,11 @@ everywhere or nowhere. Names, short names and categories are those of Kubernetes
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cluster.api.crd.versions import CustomVersion
 
 ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 STATUS_VERBS = ("get", "patch", "update")
@@ -19,6 +23,7 @@ class ResourceInfo:
 
     `view_of` names the resource whose stored objects this one shows in another version or group ("" when it is stored
     itself); `deprecated` is the sentence that clients are warned with.
+    `custom` is the compiled version of a custom resource, None for built-in kinds.
     """
 
     group: str
@@ -33,6 +38,7 @@ class ResourceInfo:
     subresources: tuple[str, ...] = ()
     view_of: str = ""
     deprecated: str = ""
+    custom: CustomVersion | Any = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -45,7 +51,7 @@ class ResourceInfo:
 
     @property
     def list_kind(self) -> str:
-        return self.kind + "List"
+        return str(self.custom.list_kind) if self.custom is not None else self.kind + "List"
 
 
 def subresource_kind(info: ResourceInfo, subresource: str) -> tuple[str, str, str]:
@@ -186,6 +192,15 @@ SCHEME = Scheme(
         _r("v1", "Secret", "secrets"),
         _r("v1", "ServiceAccount", "serviceaccounts", "sa", subs="token"),
         _r("v1", "Service", "services", "svc", cats="all", subs="status"),
+        _r(
+            "apiextensions.k8s.io/v1",
+            "CustomResourceDefinition",
+            "customresourcedefinitions",
+            "crd crds",
+            cluster=True,
+            cats="api-extensions",
+            subs="status",
+        ),
         _r("apps/v1", "ControllerRevision", "controllerrevisions"),
         _r("apps/v1", "DaemonSet", "daemonsets", "ds", cats="all", subs="status"),
         _r("apps/v1", "Deployment", "deployments", "deploy", cats="all", subs="status scale"),

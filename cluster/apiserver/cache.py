@@ -17,7 +17,6 @@ from __future__ import annotations
 import bisect
 from collections import deque
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -56,9 +55,10 @@ _ANY = msgspec.json.Decoder()
 
 
 class Entry:
-    """One object at one revision: `raw` is its JSON with resourceVersion in. Facts are decoded once, when asked for."""
+    """One object at one revision: `raw` is its JSON with resourceVersion in. Facts are decoded once, when asked for.
+    `form` is what another version of a custom resource shows of it (`versions.py`)."""
 
-    __slots__ = ("_meta", "_node", "_obj", "key", "raw", "revision")
+    __slots__ = ("_meta", "_node", "_obj", "form", "key", "raw", "revision")
 
     def __init__(self, key: bytes, raw: bytes, revision: int) -> None:
         self.key = key
@@ -67,6 +67,7 @@ class Entry:
         self._meta: _Meta | None = None
         self._node: str | None = None
         self._obj: dict[str, Any] | None = None
+        self.form: tuple[object, Entry] | None = None
 
     @property
     def meta(self) -> _Meta:
@@ -139,13 +140,14 @@ def event_line(kind: str, raw: bytes) -> bytes:
 
 
 class Table:
-    """All objects of one resource, and the window of its recent events."""
+    """All objects of one resource, and the window of its recent events. `name` is `pods`, `deployments.apps`."""
 
-    __slots__ = ("_bytes", "changed", "entries", "info", "keys", "prefix", "window", "window_start")
+    __slots__ = ("_bytes", "changed", "entries", "keys", "name", "prefix", "window", "window_start")
 
-    def __init__(self, info: ResourceInfo, start: int) -> None:
-        self.info = info
-        self.prefix = resource_prefix(info)
+    def __init__(self, prefix: bytes, start: int) -> None:
+        self.prefix = prefix
+        _, _, group, plural, _ = prefix.decode().split("/")
+        self.name = plural if group == "core" else f"{plural}.{group}"
         self.keys: list[bytes] = []
         self.entries: dict[bytes, Entry] = {}
         self.window: deque[CacheEvent] = deque()
@@ -222,7 +224,7 @@ class Snapshot:
 
 
 class Cache:
-    """The tables of all known resources.
+    """The tables of all resources, also of those that no definition serves (yet).
 
     `decode(key, value, mod_revision)` gives the JSON to serve. `sink` is called once per resource and batch, after the
     batch is applied.
@@ -245,7 +247,7 @@ class Cache:
         prefix = resource_prefix(info)
         table = self._tables.get(prefix)
         if table is None:
-            table = self._tables[prefix] = Table(info, self._start)
+            table = self._tables[prefix] = Table(prefix, self._start)
         return table
 
     def get(self, info: ResourceInfo, namespace: str, name: str) -> Entry | None:
@@ -290,19 +292,12 @@ class Cache:
 
 
 def _table_of(tables: dict[bytes, Table], key: bytes, start: int) -> Table | None:
-    """The table a store key belongs to; None for keys that hold no object of a known kind."""
+    """The table a store key belongs to; None for keys that hold no object."""
     if not key.startswith(REGISTRY):
         return None
     end = key.find(b"/", key.find(b"/", len(REGISTRY)) + 1) + 1
     prefix = key[:end]
     table = tables.get(prefix)
-    if table is None:
-        info = _known().get(prefix)
-        if info is not None:
-            table = tables[prefix] = Table(info, start)
+    if table is None and prefix.count(b"/") == 4:
+        table = tables[prefix] = Table(prefix, start)
     return table
-
-
-@lru_cache(maxsize=1)
-def _known() -> dict[bytes, ResourceInfo]:
-    return {resource_prefix(i): i for i in SCHEME.all()}

@@ -8,8 +8,6 @@ of a second, and kept as bytes.
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -18,10 +16,11 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from cluster.api import errors, openapi, openapi_v2
+from cluster.api import errors
 from cluster.apiserver import negotiate
+from cluster.apiserver.apidocs import ApiDocuments, v2_form
 from cluster.apiserver.call import Call, Reply
-from cluster.apiserver.discovery import Discovery, Document
+from cluster.apiserver.discovery import Document
 from cluster.apiserver.tokens import TokenVerifier
 
 VERSION = {
@@ -46,13 +45,12 @@ _OWN_PATHS = ("/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", _J
 class DocumentServer:
     """Answers GET on non-resource paths."""
 
-    def __init__(self, discovery: Discovery, verifier: TokenVerifier, issuer: str) -> None:
-        self._discovery = discovery
+    def __init__(self, docs: ApiDocuments, verifier: TokenVerifier, issuer: str) -> None:
+        self._docs = docs
         self._verifier = verifier
         self._issuer = issuer
-        self._openapi: dict[str, asyncio.Task[Document]] = {}
         self._fixed: dict[str, Callable[[], Reply]] = {
-            "/": lambda: Reply(obj={"paths": sorted([*self._discovery.paths(), *_OWN_PATHS])}),
+            "/": lambda: Reply(obj={"paths": sorted([*self._docs.discovery.paths(), *_OWN_PATHS])}),
             "/version": lambda: Reply(obj=VERSION),
             "/metrics": lambda: Reply(raw=generate_latest(), content_type=CONTENT_TYPE_LATEST),
             "/.well-known/openid-configuration": lambda: Reply(obj=self._openid()),
@@ -69,25 +67,16 @@ class DocumentServer:
         fixed = self._fixed.get(path)
         if fixed is not None:
             return fixed()
+        await self._docs.refresh()
         if path == "/openapi/v2":
-            return _conditional(call, await self._openapi_document(_v2_form(call.headers.get("Accept", ""))))
+            return _conditional(call, await self._docs.openapi(v2_form(call.headers.get("Accept", ""))))
         if path == "/openapi/v3" or path.startswith("/openapi/v3/"):
-            return _conditional(call, await self._openapi_document(path.removeprefix("/openapi/v3").strip("/")))
+            return _conditional(call, await self._docs.openapi(path.removeprefix("/openapi/v3").strip("/")))
         accept = call.headers.get("Accept", "")
-        found = self._discovery.find(path, aggregated=negotiate.wants_aggregated_discovery(accept))
+        found = self._docs.discovery.find(path, aggregated=negotiate.wants_aggregated_discovery(accept))
         if found is None:
             raise errors.path_not_found()
         return _conditional(call, found)
-
-    async def _openapi_document(self, which: str) -> Document:
-        task = self._openapi.get(which)
-        if task is None:
-            task = self._openapi[which] = asyncio.create_task(asyncio.to_thread(_openapi, which))
-        try:
-            return await asyncio.shield(task)
-        except errors.ApiError:
-            self._openapi.pop(which, None)
-            raise
 
     def _openid(self) -> dict[str, Any]:
         algorithms = sorted({a for _, a, _ in self._verifier.public_keys()})
@@ -116,50 +105,6 @@ class DocumentServer:
                     {**jwt.algorithms.ECAlgorithm.to_jwk(key, as_dict=True), "kid": kid, "alg": algorithm, "use": "sig"}
                 )
         return {"keys": keys}
-
-
-_V2_JSON, _V2_PROTOBUF = "v2 json", "v2 protobuf"
-# Clients write the type with @ or, since that is no token of RFC 9110, with a dot.
-_V2_PROTOBUF_TYPES = frozenset({openapi_v2.PROTOBUF, openapi_v2.PROTOBUF.replace("@", ".")})
-
-
-def _v2_form(accept: str) -> str:
-    """JSON or protobuf, whichever the client names first; raises ApiError 406 when it wants neither."""
-    for member in negotiate.parse_media_types(accept):
-        if member.type in _V2_PROTOBUF_TYPES:
-            return _V2_PROTOBUF
-        if member.type in ("application/json", "application/*", "*/*"):
-            return _V2_JSON
-    if accept:
-        raise errors.not_acceptable(("application/json", openapi_v2.PROTOBUF))
-    return _V2_JSON
-
-
-def _openapi(which: str) -> Document:
-    """Runs in a thread. `which` is "" for the index, `api/v1` or `apis/<group>/<version>`, or one of v2's forms."""
-    parts = which.split("/")
-    content_type = "application/json"
-    if which == _V2_JSON:
-        body = orjson.dumps(openapi.document_v2())
-    elif which == _V2_PROTOBUF:
-        body = openapi_v2.protobuf(openapi.document_v2())
-        content_type = openapi_v2.PROTOBUF.replace("@", ".")
-    elif not which:
-        body = orjson.dumps(openapi.index())
-    elif len(parts) == 2 and parts[0] == "api":
-        body = _group_version("", parts[1])
-    elif len(parts) == 3 and parts[0] == "apis":
-        body = _group_version(parts[1], parts[2])
-    else:
-        raise errors.path_not_found()
-    return Document(body, '"' + hashlib.sha256(body).hexdigest().upper() + '"', content_type)
-
-
-def _group_version(group: str, version: str) -> bytes:
-    try:
-        return openapi.document_bytes(group, version)
-    except KeyError:
-        raise errors.path_not_found() from None
 
 
 def _conditional(call: Call, document: Document) -> Reply:

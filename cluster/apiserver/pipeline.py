@@ -33,6 +33,7 @@ from cluster.apiserver.limits import Inflight
 from cluster.apiserver.requestinfo import RequestInfo
 from cluster.apiserver.router import Answer, Router
 from cluster.apiserver.storeerrors import translated
+from cluster.registry.catalog import Catalog
 from cluster.registry.context import UserInfo
 from cluster.registry.types import Authorizer
 
@@ -51,6 +52,7 @@ class Pipeline:
         authorizer: Authorizer,
         router: Router,
         documents: DocumentServer,
+        catalog: Catalog,
         health: HealthServer,
         audit: AuditLog | None = None,
     ) -> None:
@@ -59,6 +61,7 @@ class Pipeline:
         self._authorizer = authorizer
         self._router = router
         self._documents = documents
+        self._catalog = catalog
         self._health = health
         self._audit = audit
         self.inflight = Inflight(
@@ -120,7 +123,9 @@ class Pipeline:
         user = await self._authorized(user, info, params, work)
         accept = negotiate.negotiate(request.headers.get("Accept", ""))
         if info.is_resource:
-            work.resource = discovery.resource(info.group, info.version, info.resource)
+            work.resource = discovery.resource(info.group, info.version, info.resource) or await self._catalog.find(
+                info.group, info.version, info.resource
+            )
             if accept is None:
                 raise errors.not_acceptable((negotiate.JSON, negotiate.YAML))
         work.accept = accept or negotiate.Accept()

@@ -26,6 +26,7 @@ from cluster.apiserver.cache import Cache, Entry
 from cluster.apiserver.call import Call, Reply
 from cluster.apiserver.feed import CacheFeed
 from cluster.apiserver.selection import Selection
+from cluster.apiserver.versions import Versions
 from cluster.registry.reading import parse_resource_version
 from cluster.registry.registry import Registry
 
@@ -48,8 +49,11 @@ def decode_continue(token: str) -> tuple[int, bytes]:
 class CacheReader:
     """Serves GET and LIST."""
 
-    def __init__(self, cache: Cache, feed: CacheFeed, registry: Registry, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, cache: Cache, feed: CacheFeed, registry: Registry, versions: Versions, clock: Callable[[], float]
+    ) -> None:
         self._cache = cache
+        self._versions = versions
         self._feed = feed
         self._registry = registry
         self._clock = clock
@@ -76,6 +80,8 @@ class CacheReader:
         entry = self._cache.get(info, call.namespace, call.info.name)
         if entry is None:
             raise errors.not_found(info, call.info.name)
+        if info.custom is not None:
+            entry = await self._versions.one(info, entry)
         if not call.accept.transform:
             return Reply(raw=views.shown(info, entry.raw))
         include = views.include_of(call.params.get("includeObject", ""))
@@ -89,7 +95,7 @@ class CacheReader:
         token = params.get("continue", "")
         options.check_list(params)
         exact = match == "Exact" or (limit > 0 and not match and version not in ("", "0"))
-        items: Sequence[views.Source]
+        items: Sequence[Entry]
         if token:
             revision, start = decode_continue(token)
             await self._feed.loaded()
@@ -103,6 +109,8 @@ class CacheReader:
             revision = self._cache.revision
             items, more, remaining = self._page(info, chosen, limit, b"")
         meta = views.list_meta(revision, encode_continue(revision, more) if more else "", remaining)
+        if info.custom is not None:
+            items = await self._versions.entries(info, items)
         return await self._reply(call, items, meta)
 
     async def _reply(self, call: Call, items: Sequence[views.Source], meta: dict[str, object]) -> Reply:

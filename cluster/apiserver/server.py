@@ -19,6 +19,7 @@ from functools import partial
 
 from cluster.api import errors
 from cluster.apiserver import edge, metrics
+from cluster.apiserver.apidocs import ApiDocuments
 from cluster.apiserver.audit import load_policy
 from cluster.apiserver.auditlog import AuditLog, RotatingFile
 from cluster.apiserver.authn import Authenticator, load_token_file
@@ -26,7 +27,6 @@ from cluster.apiserver.bootstraptokens import BootstrapTokens
 from cluster.apiserver.cache import Cache
 from cluster.apiserver.config import ApiServerConfig
 from cluster.apiserver.connection import ConnectionServer
-from cluster.apiserver.discovery import Discovery
 from cluster.apiserver.documents import DocumentServer
 from cluster.apiserver.endpoints import EndpointReconciler
 from cluster.apiserver.feed import CacheFeed
@@ -42,6 +42,7 @@ from cluster.apiserver.rules import RuleLister
 from cluster.apiserver.storeerrors import translated
 from cluster.apiserver.streams import StreamServer
 from cluster.apiserver.tokens import TokenSigner, TokenVerifier
+from cluster.apiserver.versions import Versions
 from cluster.apiserver.watch import WatchServer
 from cluster.apiserver.watchers import Watcher, WatchHub
 from cluster.apiserver.writes import WriteServer
@@ -99,13 +100,15 @@ class ApiServer:
         self._kubelets = KubeletClient(config, self._cache)
         self._proxy = ProxyServer(self._kubelets, self._cache, self._feed)
         components = edge.ComponentStatuses(store)
-        reader = CacheReader(self._cache, self._feed, registry, clock)
+        forms = Versions(registry.converter)
+        reader = CacheReader(self._cache, self._feed, registry, forms, clock)
         router = Router(
             reader,
             WatchServer(
                 self._cache,
                 self._hub,
                 reader,
+                forms,
                 clock,
                 bookmark_period_s=config.bookmark_period_s,
                 min_timeout_s=config.min_request_timeout_s,
@@ -122,10 +125,10 @@ class ApiServer:
                 ("componentstatuses", "list"): components.list,
             },
         )
-        documents = DocumentServer(Discovery(), verifier, config.service_account_issuer)
+        documents = DocumentServer(ApiDocuments(registry.catalog), verifier, config.service_account_issuer)
         self._audit = _audit_log(config, clock)
         self._pipeline = Pipeline(
-            config, authenticator, authorizer, router, documents, self._health_server(), self._audit
+            config, authenticator, authorizer, router, documents, registry.catalog, self._health_server(), self._audit
         )
         self._store = store
         self._stopping = False

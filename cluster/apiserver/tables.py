@@ -81,6 +81,10 @@ PRINTERS: dict[str, Printer] = {}
 
 def printer_for(info: ResourceInfo) -> Printer:
     """The printer of a resource; loads the printers at first use."""
+    if info.custom is not None:
+        from cluster.apiserver.printers_custom import printer_of
+
+        return printer_of(info.custom)
     if not PRINTERS:
         from cluster.apiserver import printers_apps, printers_core, printers_misc, printers_pods
 

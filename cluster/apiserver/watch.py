@@ -26,6 +26,7 @@ from cluster.apiserver.call import Call
 from cluster.apiserver.connection import on_close
 from cluster.apiserver.reads import CacheReader
 from cluster.apiserver.requestinfo import flag
+from cluster.apiserver.versions import Versions, as_stored
 from cluster.apiserver.watchers import Chunk, Watcher, WatchHub
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class WatchServer:
         cache: Cache,
         hub: WatchHub,
         reader: CacheReader,
+        versions: Versions,
         clock: Callable[[], float],
         *,
         bookmark_period_s: float,
@@ -51,6 +53,7 @@ class WatchServer:
         self._cache = cache
         self._hub = hub
         self._reader = reader
+        self._versions = versions
         self._clock = clock
         self._bookmark_period_s = bookmark_period_s
         self._min_timeout_s = min_timeout_s
@@ -61,7 +64,7 @@ class WatchServer:
         if call.accept.media != negotiate.JSON:
             raise errors.not_acceptable((negotiate.JSON,))
         initial, watcher, failure = await self._subscribe(call)
-        stream = _Stream(call, self._clock)
+        stream = _Stream(call, self._versions, self._clock)
         try:
             if watcher is not None:
                 on_close(call.request, watcher.stop)
@@ -70,6 +73,9 @@ class WatchServer:
                 await stream.error(failure)
             elif watcher is not None:
                 await self._run(call, stream, watcher, initial)
+            await stream.end()
+        except errors.ApiError as e:  # a conversion webhook failed under way
+            await stream.error(e)
             await stream.end()
         except ConnectionError:
             log.debug("watch of %s: the client went away", call.kind.name)
@@ -139,8 +145,9 @@ def _timeout_s(text: str, minimum_s: float) -> float:
 class _Stream:
     """Writes watch events in the asked form."""
 
-    def __init__(self, call: Call, clock: Callable[[], float]) -> None:
+    def __init__(self, call: Call, versions: Versions, clock: Callable[[], float]) -> None:
         self._call = call
+        self._versions = versions
         self._clock = clock
         self._first = True
         self._include = views.include_of(call.params.get("includeObject", ""))
@@ -161,14 +168,27 @@ class _Stream:
         await self.response.write_eof()
 
     async def objects(self, entries: Iterable[Entry]) -> None:
-        await self._write(("ADDED", e.raw) for e in entries)
+        found = list(entries)
+        if self._call.kind.custom is not None:
+            found = list(await self._versions.entries(self._call.kind, found))
+        await self._write(("ADDED", e.raw) for e in found)
 
     async def events(self, chunks: list[Chunk]) -> None:
+        if self._call.kind.custom is not None and not self._plain(chunks):
+            shown = [e.last if k == "DELETED" or e.entry is None else e.entry for k, e in chunks]
+            forms = await self._versions.entries(self._call.kind, shown)
+            await self._write((kind, form.raw) for (kind, _), form in zip(chunks, forms, strict=True))
+            return
         if self._call.accept.transform or self._call.kind.view_of:
             await self._write((kind, _shown(kind, event)) for kind, event in chunks)
             return
         self._counter.inc(len(chunks))
         await self._send(event.chunk(kind) for kind, event in chunks)
+
+    def _plain(self, chunks: list[Chunk]) -> bool:
+        """Whether every event can be sent as it is stored, encoded once for all watchers."""
+        entries = [e for _, event in chunks for e in (event.entry or event.prev,) if e is not None]
+        return as_stored(self._call.kind, entries)
 
     async def bookmark(self, revision: int, *, initial_end: bool = False) -> None:
         info = self._call.kind

@@ -157,7 +157,7 @@ class WatchHub:
             index.prune(watcher.selection)
 
     def dispatch(self, table: Table, events: list[CacheEvent]) -> None:
-        index = self._indexes.get(table.info.name)
+        index = self._indexes.get(table.name)
         if index is None:
             return
         offers: dict[int, tuple[Watcher, list[CacheEvent]]] = {}

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from cluster.api import errors
+from cluster.api.patch import CUSTOM_MEDIA_TYPES
 from cluster.api.selectors import parse_field_selector, parse_label_selector
 from cluster.apiserver import negotiate, views
 from cluster.apiserver import options as request_options
@@ -69,8 +70,9 @@ class WriteServer:
 
     async def patch(self, call: Call) -> Reply:
         media = negotiate.content_type(call.headers.get("Content-Type", ""))
-        if media not in PATCH_TYPES:
-            raise errors.unsupported_media_type(PATCH_TYPES)
+        accepted = PATCH_TYPES if call.kind.custom is None else CUSTOM_MEDIA_TYPES
+        if media not in accepted:
+            raise errors.unsupported_media_type(accepted)
         apply = media == APPLY_YAML
         force = flag(call.params, "force")
         if force and not apply:

@@ -7,9 +7,11 @@ works only in `run()`, so that a standby is warm: its queues already hold every 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from cluster.api.scheme import SCHEME, ResourceInfo
 from cluster.controllers.config import ControllerConfig
 from cluster.machinery.client import Client
 from cluster.machinery.clock import Clock, monotonic
@@ -25,9 +27,33 @@ class QuotaCounter(Protocol):
     async def recount(self, namespace: str, name: str) -> None: ...
 
 
+class Resources(Protocol):
+    """What is defined, now; `cluster.registry.catalog.Catalog` fulfils it."""
+
+    def all(self) -> list[ResourceInfo]: ...
+    def for_kind(self, group: str, version: str, kind: str) -> ResourceInfo | None: ...
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """`listener` is called on the loop after each change."""
+        ...
+
+
+class BuiltIn:
+    """The resources of a process that follows no definitions."""
+
+    def all(self) -> list[ResourceInfo]:
+        return SCHEME.all()
+
+    def for_kind(self, group: str, version: str, kind: str) -> ResourceInfo | None:
+        return SCHEME.for_kind(group, version, kind)
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Env:
-    """`client` writes through to `informers`; `recorder(component)` makes Events' sources.
+    """`client` writes through to `informers`; `resources` says what there is; `recorder(component)` makes the
+    sources of Events.
 
     `clock` is wall time, for what users read; durations and silences are measured by `monotonic`, which no step of the
     wall clock moves.
@@ -42,6 +68,7 @@ class Env:
     monotonic: Clock = monotonic
     metrics: PodMetrics | None = None
     quotas: QuotaCounter | None = None
+    resources: Resources = field(default_factory=BuiltIn)
 
     def informer(self, resource: str) -> Informer:
         return self.informers.of(resource)

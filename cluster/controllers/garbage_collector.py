@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 
 from cluster.api.errors import ApiError
-from cluster.api.scheme import SCHEME, ResourceInfo
+from cluster.api.scheme import ResourceInfo
 from cluster.controllers import garbage_collector_core as core
 from cluster.controllers.env import Env
 from cluster.controllers.garbage_collector_core import OwnerState
@@ -32,13 +32,21 @@ class GarbageCollector:
         self.reconciler = Reconciler(self.name, self._reconcile, workers=env.config.concurrent_gc_syncs)
         self._informers: dict[str, Informer] = {}
         self._absent: dict[str, None] = {}
-        for info in SCHEME.all():
-            if info.name in _IGNORED or "delete" not in info.verbs or "watch" not in info.verbs:
-                continue
-            informer = env.informer(info.name)
+        self._follow()
+        env.resources.on_change(self._follow)
+
+    def _follow(self) -> None:
+        """One informer for each resource there is; those of definitions come and go."""
+        infos = [i for i in self._env.resources.all() if i.name not in _IGNORED]
+        wanted = {i.name for i in infos if "delete" in i.verbs and "watch" in i.verbs}
+        for name in [n for n in self._informers if n not in wanted]:
+            del self._informers[name]
+            self._env.informers.drop(name)
+        for name in sorted(wanted - self._informers.keys()):
+            informer = self._env.informer(name)
             informer.add_index("owners", owner_uids)
-            informer.add_handler(_Listener(self, info.name))
-            self._informers[info.name] = informer
+            self._informers[name] = informer
+            informer.add_handler(_Listener(self, name))
 
     async def run(self) -> None:
         await self.reconciler.run()
@@ -65,7 +73,7 @@ class GarbageCollector:
 
     def changed_owners(self, obj: Obj) -> None:
         for ref in obj["metadata"].get("ownerReferences") or []:
-            info = _info_of(ref)
+            info = self._info_of(ref)
             if info is not None and info.name in self._informers:
                 namespace = obj["metadata"].get("namespace", "") if info.namespaced else ""
                 owner = self._informers[info.name].get(namespace, ref["name"])
@@ -76,7 +84,8 @@ class GarbageCollector:
 
     async def _reconcile(self, key: str) -> Result | None:
         resource, namespace, name = key.split("|")
-        obj = self._informers[resource].get(namespace, name)
+        informer = self._informers.get(resource)
+        obj = informer.get(namespace, name) if informer is not None else None
         if obj is None:
             return None
         if core.is_orphaning(obj):
@@ -101,7 +110,7 @@ class GarbageCollector:
         uid = ref["uid"]
         if uid in self._absent:
             return OwnerState.ABSENT
-        info = _info_of(ref)
+        info = self._info_of(ref)
         if info is None:
             return OwnerState.SOLID  # a kind we do not serve: never delete on its account
         namespace = obj["metadata"].get("namespace", "") if info.namespaced else ""
@@ -122,6 +131,10 @@ class GarbageCollector:
             self._absent[uid] = None
             return OwnerState.ABSENT
         return OwnerState.WAITING if core.is_foreground(owner) else OwnerState.SOLID
+
+    def _info_of(self, ref: Obj) -> ResourceInfo | None:
+        group, _, version = ref["apiVersion"].rpartition("/")
+        return self._env.resources.for_kind(group, version, ref["kind"])
 
     async def _live(self, info: ResourceInfo, namespace: str, name: str) -> Obj | None:
         try:
@@ -208,8 +221,3 @@ def _shape(obj: Obj) -> tuple[object, ...]:
 def owner_uids(obj: Obj) -> list[str]:
     """Index: the uids of all owners."""
     return [r["uid"] for r in obj["metadata"].get("ownerReferences") or []]
-
-
-def _info_of(ref: Obj) -> ResourceInfo | None:
-    group, _, version = ref["apiVersion"].rpartition("/")
-    return SCHEME.for_kind(group, version, ref["kind"])

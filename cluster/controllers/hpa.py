@@ -15,7 +15,6 @@ from cluster.api.errors import ApiError
 from cluster.api.meta import rfc3339, set_condition
 from cluster.api.pods import amount
 from cluster.api.quantity import format_quantity
-from cluster.api.scheme import SCHEME
 from cluster.api.selectors import from_label_selector
 from cluster.controllers import hpa_core as core
 from cluster.controllers.env import Env
@@ -128,7 +127,7 @@ class HpaController:
     async def _target(self, hpa: Obj, status: Obj, now: float) -> tuple[str, Obj]:
         ref, namespace = hpa["spec"]["scaleTargetRef"], hpa["metadata"]["namespace"]
         group, _, version = str(ref.get("apiVersion") or "").rpartition("/")
-        info = SCHEME.for_kind(group, version, ref["kind"])
+        info = self._env.resources.for_kind(group, version, ref["kind"])
         why = f'no matches for kind "{ref["kind"]}" in group "{group}"'
         if info is not None and "scale" in info.subresources:
             try:

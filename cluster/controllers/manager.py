@@ -21,6 +21,7 @@ from cluster.controllers.clusterrole_aggregation import ClusterRoleAggregationCo
 from cluster.controllers.config import ControllerConfig
 from cluster.controllers.cronjob import CronJobController
 from cluster.controllers.daemonset import DaemonSetController
+from cluster.controllers.definitions import DefinitionController
 from cluster.controllers.deployment import DeploymentController
 from cluster.controllers.disruption import DisruptionController
 from cluster.controllers.endpoints import EndpointsController, EndpointSliceController
@@ -73,6 +74,7 @@ CONTROLLERS: tuple[Callable[[Env], Controller], ...] = (
     ServiceAccountController,
     RootCaPublisher,
     NamespaceController,
+    DefinitionController,
     GarbageCollector,
     PodGcController,
     DisruptionController,
@@ -113,7 +115,17 @@ class ControllerManager:
         self._client: Client = counter
         self._informers = Informers(self._client, rng=rng)
         client = WriteThrough(self._client, self._informers)
-        self._env = Env(client, self._informers, config, clock, rng, provider, metrics=metrics, quotas=counter)
+        self._env = Env(
+            client,
+            self._informers,
+            config,
+            clock,
+            rng,
+            provider,
+            metrics=metrics,
+            quotas=counter,
+            resources=registry.catalog,
+        )
         self._controllers = build(self._env)
 
     async def run(self) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from cluster.api.errors import ApiError
 from cluster.api.meta import rfc3339
-from cluster.api.scheme import SCHEME, ResourceInfo
+from cluster.api.scheme import ResourceInfo
 from cluster.controllers.env import Env
 from cluster.machinery.client import Obj, clone, is_not_found
 from cluster.machinery.reconciler import Reconciler, Result
@@ -136,7 +136,7 @@ class NamespaceController:
 
     async def _clear(self, name: str) -> Remaining:
         remaining = Remaining()
-        infos = [i for i in SCHEME.all() if i.namespaced and "delete" in i.verbs]
+        infos = [i for i in self._env.resources.all() if i.namespaced and "delete" in i.verbs]
         pods = next(i for i in infos if i.name == "pods")
         await self._clear_resource(pods, name, remaining)
         await asyncio.gather(*(self._clear_resource(i, name, remaining) for i in infos if i is not pods))

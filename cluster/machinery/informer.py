@@ -236,6 +236,7 @@ class Informers:
         self._client = client
         self._rng = rng or random.Random(0)
         self._informers: dict[str, Informer] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
 
     def of(self, resource: str) -> Informer:
@@ -244,8 +245,18 @@ class Informers:
         if informer is None:
             informer = self._informers[resource] = Informer(self._client, resource, rng=self._rng)
             if self._group is not None:
-                self._group.create_task(informer.run(), name=f"informer-{resource}")
+                self._start(self._group, resource, informer)
         return informer
+
+    def drop(self, resource: str) -> None:
+        """Stop and forget the informer of a resource that is no longer defined."""
+        self._informers.pop(resource, None)
+        task = self._tasks.pop(resource, None)
+        if task is not None:
+            task.cancel()
+
+    def _start(self, group: asyncio.TaskGroup, resource: str, informer: Informer) -> None:
+        self._tasks[resource] = group.create_task(informer.run(), name=f"informer-{resource}")
 
     def observe(self, resource: str, obj: Obj) -> None:
         informer = self._informers.get(resource)
@@ -264,7 +275,7 @@ class Informers:
         async with asyncio.TaskGroup() as group:
             self._group = group
             for resource, informer in self._informers.items():
-                group.create_task(informer.run(), name=f"informer-{resource}")
+                self._start(group, resource, informer)
 
 
 def _key(obj: Obj) -> _Key:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from cluster.api.scheme import SCHEME
+from cluster.api import errors
+from cluster.api.scheme import ResourceInfo
 from cluster.api.selectors import FieldSelector, LabelSelector, parse_field_selector, parse_label_selector
 from cluster.machinery.client import PATCH_MEDIA_TYPES, Binding, BindOutcomes, Obj, ObjectList, PatchKind, WatchEvent
 from cluster.registry import types
@@ -27,8 +28,15 @@ class RegistryClient:
         self._registry = registry
         self._ctx = ctx_factory
 
+    def _info(self, resource: str) -> ResourceInfo:
+        """A custom resource in its storage version. Raises ApiError 404 for what is not defined (any more)."""
+        try:
+            return self._registry.catalog.named(resource)
+        except KeyError:
+            raise errors.path_not_found() from None
+
     async def get(self, resource: str, name: str, namespace: str = "") -> Obj:
-        stored = await self._registry.get(self._ctx(), SCHEME.named(resource), namespace, name)
+        stored = await self._registry.get(self._ctx(), self._info(resource), namespace, name)
         return stored.obj
 
     async def list(
@@ -36,7 +44,7 @@ class RegistryClient:
     ) -> ObjectList:
         result = await self._registry.list(
             self._ctx(),
-            SCHEME.named(resource),
+            self._info(resource),
             namespace,
             label_selector=_labels(label_selector),
             field_selector=_fields(field_selector),
@@ -54,7 +62,7 @@ class RegistryClient:
     ) -> AsyncIterator[WatchEvent]:
         stream = self._registry.watch(
             self._ctx(),
-            SCHEME.named(resource),
+            self._info(resource),
             namespace,
             revision=int(resource_version or 0),
             label_selector=_labels(label_selector),
@@ -71,7 +79,7 @@ class RegistryClient:
     ) -> Obj:
         namespace = namespace or obj.get("metadata", {}).get("namespace", "")
         stored = await self._registry.create(
-            self._ctx(), SCHEME.named(resource), namespace, obj, subresource=subresource, name=name
+            self._ctx(), self._info(resource), namespace, obj, subresource=subresource, name=name
         )
         return stored.obj
 
@@ -79,7 +87,7 @@ class RegistryClient:
         meta = obj["metadata"]
         stored = await self._registry.update(
             self._ctx(),
-            SCHEME.named(resource),
+            self._info(resource),
             meta.get("namespace", ""),
             meta["name"],
             obj,
@@ -99,7 +107,7 @@ class RegistryClient:
     ) -> Obj:
         stored = await self._registry.patch(
             self._ctx(),
-            SCHEME.named(resource),
+            self._info(resource),
             namespace,
             name,
             PATCH_MEDIA_TYPES[kind],
@@ -120,7 +128,7 @@ class RegistryClient:
         propagation: str = "",
     ) -> None:
         options = types.DeleteOptions(uid=uid, grace_period_s=grace_period_s, propagation=propagation)
-        await self._registry.delete(self._ctx(), SCHEME.named(resource), namespace, name, options)
+        await self._registry.delete(self._ctx(), self._info(resource), namespace, name, options)
 
     async def recount(self, namespace: str, name: str) -> None:
         """QuotaCounter of the controllers: a ResourceQuota's status, from what is stored."""

@@ -20,6 +20,7 @@ from cluster.api.scheme import ResourceInfo
 from cluster.registry import keys
 from cluster.registry.codec import Codec
 from cluster.registry.context import RequestContext
+from cluster.registry.conversion import Converter
 from cluster.registry.store import Compare, KeyValue, Op, RangeResult, Store, TxnResult, get
 from cluster.registry.types import Attributes, Authorizer, RegistryConfig, Stored
 
@@ -89,6 +90,11 @@ class Core:
         self.rng = rng
         self.authorizer = authorizer
         self.codec = Codec(config.encryption_keys)
+        self.converter = Converter()
+
+    async def served(self, info: ResourceInfo, stored: Stored) -> Stored:
+        """A stored object as `info`'s version serves it."""
+        return stored if info.custom is None else await self.converter.one(info.custom, stored)
 
     async def authorize(
         self,

@@ -103,9 +103,12 @@ class Deleter:
         """The object marked for deletion, or None when it can go at once."""
         obj, now = current.fresh(), self._core.clock()
         metadata = obj["metadata"]
+        if "deletionTimestamp" not in metadata:
+            strategy.on_delete(obj, now)
         finalizers = self._finalizers(metadata.get("finalizers") or [], options.propagation)
         grace = self._grace(obj, options, strategy)
-        waits = bool(finalizers or grace or (obj.get("spec") or {}).get("finalizers"))
+        held = not strategy.custom and (obj.get("spec") or {}).get("finalizers")
+        waits = bool(finalizers or grace or held)
         if not waits:
             return None
         if "deletionTimestamp" not in metadata:

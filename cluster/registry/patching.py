@@ -41,6 +41,10 @@ class Patcher:
             wish = self._scale(ctx, body)
             return await self._rescale(ctx, info, namespace, name, lambda _: wish)
         self._check_target(info, namespace, name, body)
+        if info.custom is not None and not body["metadata"].get("resourceVersion"):
+            why = "Invalid value: 0: must be specified for an update"
+            cause = errors.Cause("FieldValueInvalid", why, "metadata.resourceVersion")
+            raise errors.invalid(info.kind, info.group, name, [cause])
 
         def make(current: Object) -> Object:
             return self._clean(ctx, info, body)
@@ -77,8 +81,9 @@ class Patcher:
         force: bool,
     ) -> Stored:
         media_type = media_type.split(";")[0].strip()
-        if media_type not in patch.MEDIA_TYPES:
-            raise errors.unsupported_media_type(patch.MEDIA_TYPES)
+        accepted = patch.MEDIA_TYPES if info.custom is None else patch.CUSTOM_MEDIA_TYPES
+        if media_type not in accepted:
+            raise errors.unsupported_media_type(accepted)
         wish = parse_body(body, media_type)
         if media_type == patch.APPLY_PATCH:
             return await self._apply(ctx, info, namespace, name, wish, subresource, force)
@@ -118,7 +123,7 @@ class Patcher:
         if scale.is_scale(info, subresource):
             return await self._rescale(ctx, info, namespace, name, lambda _: self._scale(ctx, wish))
         clean = self._applied(ctx, info, namespace, name, wish)
-        node = schema.node_for(info.group, info.version, info.kind)
+        node = schema.node_of(info)
         try:
             return await self._apply_existing(ctx, info, namespace, name, clean, subresource, force)
         except errors.ApiError as e:
@@ -161,7 +166,7 @@ class Patcher:
         subresource: str,
         force: bool,
     ) -> Stored:
-        node = schema.node_for(info.group, info.version, info.kind)
+        node = schema.node_of(info)
         entries: list[Object] = []
 
         def make(current: Object) -> Object:
@@ -172,10 +177,14 @@ class Patcher:
                 node, current, clean, ctx.field_manager, force=force, subresource=subresource, now=now
             )
             entries[:] = applied.entries
-            merged = typecheck.prune(node, applied.obj)[0]
+            merged: Object
+            if info.custom is not None:
+                merged = info.custom.decode(applied.obj, "")[0]
+            else:
+                merged = typecheck.prune(node, applied.obj)[0]
             if wanted:
                 merged["metadata"]["resourceVersion"] = wanted
-            return merged  # type: ignore[no-any-return]
+            return merged
 
         def own(new: Object, old: Object) -> None:
             new["metadata"]["managedFields"] = list(entries)
@@ -186,7 +195,7 @@ class Patcher:
 
     async def _rescale(self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, fn: Make) -> Stored:
         def make(current: Object) -> Object | None:
-            before = scale.from_workload(current)
+            before = scale.of(info, current)
             wish = fn(before)
             if wish is None:
                 return None
@@ -203,11 +212,11 @@ class Patcher:
             current["metadata"].pop("resourceVersion", None)
             if wanted and wanted != before["metadata"].get("resourceVersion"):
                 current["metadata"]["resourceVersion"] = wanted
-            scale.into_workload(clean, current)
+            scale.into(info, clean, current)
             return current
 
         stored = await self._writer.change(ctx, info, namespace, name, make, subresource="scale")
-        return Stored.of(stored.key, scale.from_workload(stored.obj), stored.revision, stored.uid)
+        return Stored.of(stored.key, scale.of(info, stored.obj), stored.revision, stored.uid)
 
     @staticmethod
     def _scale(ctx: RequestContext, body: Any) -> Object:

@@ -49,7 +49,7 @@ def check_fields(info: ResourceInfo, selector: FieldSelector | None) -> None:
     """Raises 400 for a field this resource does not select on."""
     if selector is None:
         return
-    allowed = _FIELDS.get(info.name, frozenset())
+    allowed = _FIELDS.get(info.name, frozenset()) if info.custom is None else frozenset(info.custom.selectable)
     for term in selector.terms:
         if term.path == "metadata.name" or (term.path == "metadata.namespace" and info.namespaced):
             continue

@@ -12,6 +12,7 @@ managed fields are inside, so a controller in process passes the same rules as a
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
@@ -24,7 +25,9 @@ from cluster.api.selectors import FieldSelector, LabelSelector
 from cluster.registry import patching, scale, viewing
 from cluster.registry.admission import Admission
 from cluster.registry.binding import Binder
+from cluster.registry.catalog import Catalog
 from cluster.registry.context import RequestContext
+from cluster.registry.conversion import Converter
 from cluster.registry.core import Core
 from cluster.registry.deletion import Deleter
 from cluster.registry.eviction import Evictor
@@ -52,8 +55,9 @@ class Registry:
     ) -> None:
         self._core = Core(store, config, clock, rng, authorizer)
         self._admission = admission = Admission(self._core)
+        self.catalog = Catalog(self._core)
         self._reader = Reader(self._core)
-        self._writer = Writer(self._core, admission)
+        self._writer = Writer(self._core, admission, self.catalog)
         self._deleter = Deleter(self._core, self._writer, admission)
         self._binder = Binder(self._core)
         self._patcher = patching.Patcher(self._core, self._writer)
@@ -67,9 +71,15 @@ class Registry:
     def store(self) -> Store:
         return self._core.store
 
+    @property
+    def converter(self) -> Converter:
+        return self._core.converter
+
     async def run(self) -> None:
         """Follow what admission decides by; a registry that is not run reads it for each request."""
-        await self._admission.view.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._admission.view.run())
+            group.create_task(self.catalog.run())
 
     # --- reads
 
@@ -78,8 +88,8 @@ class Registry:
     ) -> Stored:
         await self._core.authorize(ctx, "get", info, namespace, name, subresource)
         stored = await self._reader.get(scheme.SCHEME.hub(info), namespace, name, deadline=ctx.deadline)
-        stored = viewing.shown(info, stored)
-        return scaled(stored) if scale.is_scale(info, subresource) else stored
+        stored = await self._core.served(info, viewing.shown(info, stored))
+        return scaled(info, stored) if scale.is_scale(info, subresource) else stored
 
     async def list(
         self,
@@ -100,6 +110,8 @@ class Registry:
         where = Filter(label_selector, field_selector)
         options = (limit, continue_token, resource_version, resource_version_match)
         found = await self._reader.list(hub, namespace, where, *options, deadline=ctx.deadline)
+        if info.custom is not None:
+            found.items = await self._core.converter.served(info.custom, found.items)
         return viewing.shown_list(info, found)
 
     async def watch(
@@ -119,6 +131,8 @@ class Registry:
         where = Filter(label_selector, field_selector)
         async with aclosing(self._reader.watch(hub, namespace, revision, where)) as events:
             async for event in events:
+                if info.custom is not None and event.type != "BOOKMARK":
+                    event = WatchEvent(event.type, await self._core.served(info, event.stored))
                 yield viewing.shown_event(info, event)
 
     # --- writes
@@ -207,7 +221,7 @@ class Registry:
         """The object as it now is; with `.removed` set, as it last was."""
         await self._core.authorize(ctx, "delete", info, namespace, name)
         stored = await self._deleter.delete(ctx, scheme.SCHEME.hub(info), namespace, name, options)
-        return viewing.shown(info, stored)
+        return await self._core.served(info, viewing.shown(info, stored))
 
     async def delete_collection(
         self,
@@ -235,7 +249,7 @@ class Registry:
                 if e.reason != "NotFound":
                     raise
                 continue
-            out.items.append(viewing.shown(info, gone))
+            out.items.append(await self._core.served(info, viewing.shown(info, gone)))
         return out
 
     # --- pods
@@ -278,5 +292,5 @@ class Registry:
         return clean
 
 
-def scaled(stored: Stored) -> Stored:
-    return Stored.of(stored.key, scale.from_workload(stored.obj), stored.revision, stored.uid)
+def scaled(info: ResourceInfo, stored: Stored) -> Stored:
+    return Stored.of(stored.key, scale.of(info, stored.obj), stored.revision, stored.uid)

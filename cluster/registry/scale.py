@@ -33,5 +33,21 @@ def into_workload(scale: Object, workload: Object) -> None:
     workload["spec"]["replicas"] = (scale.get("spec") or {}).get("replicas", 0)
 
 
+def of(info: ResourceInfo, obj: Object) -> Object:
+    """The Scale of an object of any kind that has one."""
+    if info.custom is not None:
+        scale: Object = info.custom.to_scale(obj)
+        return scale
+    return from_workload(obj)
+
+
+def into(info: ResourceInfo, scale: Object, obj: Object) -> None:
+    """Put the wish of `scale` into `obj`, in place."""
+    if info.custom is not None:
+        info.custom.from_scale(scale, obj)
+    else:
+        into_workload(scale, obj)
+
+
 def is_scale(info: ResourceInfo, subresource: str) -> bool:
     return subresource == "scale" and "scale" in info.subresources

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.api import meta, pods
+from cluster.api.crd import definition
 from cluster.api.scheme import ResourceInfo
 from cluster.registry import csr, podparts
 from cluster.registry.context import UserInfo
@@ -45,6 +46,8 @@ class Strategy:
     """`has_status`: status is its own subresource. `generation`: counts changes of spec. `unconditional`: updates
     without a resourceVersion are allowed. `status_labels`: a status write may change labels. `ttl_s`: objects
     expire. `on_status` says what a write of status (or approval) may change in it; `asked_by` notes who creates.
+    `custom`: a custom resource, whose status write touches nothing but status. `on_delete`: what the first
+    deletion does to the object, which may make it wait.
     """
 
     has_status: bool = False
@@ -53,10 +56,12 @@ class Strategy:
     status_labels: bool = False
     ttl_s: int = 0
     graceful: bool = False
+    custom: bool = False
     on_create: Create = _no_create
     on_update: Update = _no_update
     on_status: StatusUpdate = _no_status
     asked_by: Asked = _nobody
+    on_delete: Create = _no_create
 
 
 def _pod_create(pod: Object, now: float) -> None:
@@ -139,7 +144,15 @@ def _attachment_create(obj: Object, now: float) -> None:
     obj["status"] = {"attached": False}
 
 
+def _custom_create(obj: Object, now: float) -> None:
+    obj.pop("status", None)
+
+
 _PLAIN = Strategy()
+_CUSTOM = Strategy(generation=True, unconditional=False, custom=True)
+_CUSTOM_WITH_STATUS = Strategy(
+    has_status=True, generation=True, unconditional=False, custom=True, on_create=_custom_create
+)
 _BY_NAME = {
     "pods": Strategy(has_status=True, generation=True, status_labels=True, graceful=True, on_create=_pod_create),
     "services": Strategy(has_status=True, status_labels=True, on_create=_service_create, on_update=inherit),
@@ -161,6 +174,13 @@ _BY_NAME = {
     "cronjobs.batch": Strategy(has_status=True, generation=True, on_create=_empty_status_create),
     "poddisruptionbudgets.policy": Strategy(has_status=True, generation=True, on_create=_budget_create),
     "volumeattachments.storage.k8s.io": Strategy(has_status=True, on_create=_attachment_create),
+    "customresourcedefinitions.apiextensions.k8s.io": Strategy(
+        has_status=True,
+        generation=True,
+        on_create=definition.on_create,
+        on_update=definition.on_update,
+        on_delete=definition.on_delete,
+    ),
     "endpointslices.discovery.k8s.io": Strategy(generation=True),
     "replicationcontrollers": Strategy(has_status=True, generation=True, on_create=_replica_set_create),
     "podtemplates": Strategy(generation=True),
@@ -184,6 +204,8 @@ _BY_NAME = {
 
 
 def strategy_for(info: ResourceInfo) -> Strategy:
+    if info.custom is not None:
+        return _CUSTOM_WITH_STATUS if info.custom.has_status else _CUSTOM
     return _BY_NAME.get(info.name, _PLAIN)
 
 
@@ -233,6 +255,12 @@ def merge_for_update(new: Object, old: Object, subresource: str, strategy: Strat
         for key, value in old.items():
             if key not in ("metadata", "status", "kind", "apiVersion"):
                 new[key] = value
+        if strategy.custom:
+            mine = new["metadata"].get("managedFields")
+            new["metadata"] = {k: v for k, v in old["metadata"].items() if k != "resourceVersion"}
+            if mine is not None:
+                new["metadata"]["managedFields"] = mine
+            return
         _keep_metadata(new, old, labels=not strategy.status_labels)
         strategy.on_status(new, old, subresource)
         return
@@ -263,8 +291,7 @@ def bump_generation(new: Object, old: Object, strategy: Strategy) -> None:
     """A change outside metadata and status is a new generation."""
     if not strategy.generation:
         return
-    changed = any(
-        new.get(k) != old.get(k) for k in {**new, **old} if k not in ("metadata", "status", "kind", "apiVersion")
-    )
+    aside = {"metadata", "kind", "apiVersion"} | ({"status"} if strategy.has_status or not strategy.custom else set())
+    changed = any(new.get(k) != old.get(k) for k in {**new, **old} if k not in aside)
     generation = old["metadata"].get("generation", 0)
     new["metadata"]["generation"] = generation + 1 if changed else generation or 1

@@ -17,13 +17,16 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+import orjson
+
 from cluster.api import defaults, errors, managed, schema, typecheck, validation
 from cluster.api.errors import ApiError
 from cluster.api.scheme import ResourceInfo
 from cluster.registry import keys
 from cluster.registry.admission import Admission, Request
 from cluster.registry.allocate import ServiceAllocator
-from cluster.registry.codec import splice
+from cluster.registry.catalog import Catalog, terminating
+from cluster.registry.codec import body_of, splice
 from cluster.registry.context import RequestContext
 from cluster.registry.core import LEASE_NOT_FOUND, Core, Guard, Plan, Stale, namespace_guard
 from cluster.registry.expiry import Expiry
@@ -43,8 +46,9 @@ _MAX_PREFIX = 58
 class Writer:
     """`create` and `change`; Registry's create, update, modify and patch are these with different makers."""
 
-    def __init__(self, core: Core, admission: Admission) -> None:
+    def __init__(self, core: Core, admission: Admission, catalog: Catalog) -> None:
         self._core = core
+        self._catalog = catalog
         self._admission = admission
         self._services = ServiceAllocator(core)
         self._expiry = Expiry(core)
@@ -64,6 +68,8 @@ class Writer:
         """`manage` sets managedFields in place of the plain creator's (server-side apply)."""
         if "create" not in info.verbs:
             raise errors.method_not_supported(info, "create")
+        if info.custom is not None and info.custom.terminating:
+            raise terminating(info)
         clean = self._decode(ctx, info, body)
         self._address(info, namespace, clean)
         generated = clean["metadata"].get("generateName", "") if not clean["metadata"].get("name") else ""
@@ -107,13 +113,15 @@ class Writer:
         if manage is not None:
             manage(obj)
         else:
-            managed.on_create(schema.node_for(info.group, info.version, info.kind), obj, _manager(ctx), now)
+            managed.on_create(schema.node_of(info), obj, _manager(ctx), now)
         key = keys.object_key(info, namespace, name)
 
         def exists(kv: KeyValue | None) -> ApiError:
             return errors.already_exists(info, name)
 
         plan.guards.insert(0, Guard((key, "create", "=", 0), exists))
+        if info.custom is not None:
+            plan.guards.insert(0, self._catalog.exists(info))
         if info.namespaced:
             plan.guards.insert(0, namespace_guard(info, namespace, name))
         elif info.name == "namespaces":
@@ -149,11 +157,13 @@ class Writer:
             current = await self._core.read(key, deadline=ctx.deadline)
             if current is None:
                 raise errors.not_found(info, name)
+            outdated = info.custom is not None and _outdated(info, current)
+            current = await self._core.served(info, current)
             new = make(current.fresh())
             if new is None:
                 return current
             try:
-                return await self._change_once(ctx, info, current, new, subresource, attempt, manage)
+                return await self._change_once(ctx, info, current, new, subresource, attempt, manage, outdated)
             except Stale:
                 await asyncio.sleep(0)
         raise errors.conflict(info, name)
@@ -167,7 +177,9 @@ class Writer:
         subresource: str,
         attempt: int,
         manage: Callable[[Object, Object], None] | None,
+        outdated: bool,
     ) -> Stored:
+        """`outdated`: stored in a version that is no longer the storage version, so written even if unchanged."""
         core, strategy, old = self._core, strategy_for(info), current.obj
         metadata = new["metadata"]
         name, namespace = old["metadata"]["name"], old["metadata"].get("namespace", "")
@@ -191,9 +203,9 @@ class Writer:
         if manage is not None:
             manage(new, old)
         else:
-            node = schema.node_for(info.group, info.version, info.kind)
+            node = schema.node_of(info)
             managed.on_update(node, new, old, _manager(ctx), subresource, core.clock())
-        if unchanged_object(new, old):
+        if unchanged_object(new, old) and not outdated:
             return current
         plan.guards.insert(0, Guard(unchanged(current.key, current.revision), _gone_or_stale(info, name, bool(wanted))))
         if _finished(new, strategy):
@@ -223,7 +235,8 @@ class Writer:
         current: Stored | None = None,
     ) -> Stored:
         core = self._core
-        value, body, offset = core.codec.encode(key, obj, encrypt=core.encrypts(info), cause=ctx.cause_id)
+        kept = obj if info.custom is None else await self._stored_form(info, obj)
+        value, body, offset = core.codec.encode(key, kept, encrypt=core.encrypts(info), cause=ctx.cause_id)
         if len(body) > core.config.max_object_bytes:
             raise errors.too_large(f"limit is {core.config.max_object_bytes}")
         lease = await self._expiry.lease(strategy.ttl_s) if strategy.ttl_s and not ctx.dry_run else 0
@@ -235,10 +248,19 @@ class Writer:
                 self._expiry.forget()
                 raise Stale from e
             raise
+        if kept is not obj:
+            body, offset = body_of(obj)
         uid = obj["metadata"].get("uid", "")
         if ctx.dry_run:  # what is answered has the revision it had; a new object has none
             return Stored(key, splice(body, offset, current.revision) if current else body, revision, uid)
         return Stored(key, splice(body, offset, revision), revision, uid)
+
+    async def _stored_form(self, info: ResourceInfo, obj: Object) -> Object:
+        """A custom object in its storage version."""
+        if info.version == info.custom.storage:
+            return obj
+        stored = self._catalog.named(info.name).custom
+        return (await self._core.converter.convert(stored, [orjson.loads(orjson.dumps(obj))]))[0]
 
     async def _remove(self, ctx: RequestContext, info: ResourceInfo, current: Stored, plan: Plan) -> Stored:
         """The last finalizer is gone: the update is the deletion."""
@@ -280,8 +302,11 @@ class Writer:
                 f'{kind or info.kind} in version "{version or info.api_version}" cannot be handled as a {info.kind}: '
                 f'no kind "{kind}" is registered for version "{version}" in scheme'
             )
-        node = schema.node_for(info.group, info.version, info.kind)
-        clean, warnings = typecheck.decode(node, body, info.version, info.kind, field_validation)
+        if info.custom is not None:
+            clean, warnings = info.custom.decode(body, field_validation)
+        else:
+            node = schema.node_for(info.group, info.version, info.kind)
+            clean, warnings = typecheck.decode(node, body, info.version, info.kind, field_validation)
         ctx.warnings.extend(warnings)
         return clean
 
@@ -303,6 +328,10 @@ def check_namespace(info: ResourceInfo, namespace: str, metadata: Object) -> Non
         raise errors.bad_request(
             "the namespace of the provided object does not match the namespace sent on the request"
         )
+
+
+def _outdated(info: ResourceInfo, stored: Stored) -> bool:
+    return bool(stored.obj["apiVersion"] != f"{info.group}/{info.custom.storage}")
 
 
 def unchanged_object(new: Object, old: Object) -> bool:
@@ -328,7 +357,7 @@ def _finished(obj: Object, strategy: Strategy) -> bool:
     metadata = obj["metadata"]
     if "deletionTimestamp" not in metadata or metadata.get("finalizers"):
         return False
-    if (obj.get("spec") or {}).get("finalizers"):
+    if not strategy.custom and (obj.get("spec") or {}).get("finalizers"):
         return False
     return not strategy.graceful or not metadata.get("deletionGracePeriodSeconds")
 

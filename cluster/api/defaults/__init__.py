@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cluster.api.crd import definition
 from cluster.api.defaults import batch, cluster, limits, networking, pods, services, storage, workloads
 from cluster.api.scheme import ResourceInfo
 
@@ -37,6 +38,7 @@ _BY_NAME = {
     "flowschemas.flowcontrol.apiserver.k8s.io": cluster.default_flow_schema,
     "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io": cluster.default_priority_level,
     "namespaces": workloads.default_namespace,
+    "customresourcedefinitions.apiextensions.k8s.io": definition.default,
     "nodes": workloads.default_node,
     "rolebindings.rbac.authorization.k8s.io": workloads.default_role_binding,
     "clusterrolebindings.rbac.authorization.k8s.io": workloads.default_role_binding,
@@ -45,6 +47,9 @@ _BY_NAME = {
 
 
 def apply(info: ResourceInfo, obj: dict[str, Any]) -> None:
+    if info.custom is not None:
+        info.custom.default(obj)
+        return
     fn = _BY_NAME.get(info.name)
     if fn is not None:
         fn(obj)

@@ -62,6 +62,7 @@ _CREATE: dict[str, OnCreate] = {
     "leases.coordination.k8s.io": cluster_kinds.validate_lease,
     "events": cluster_kinds.validate_event,
     "nodes": cluster_kinds.validate_node,
+    "customresourcedefinitions.apiextensions.k8s.io": cluster_kinds.validate_definition,
     "resourcequotas": limits.validate_quota,
     "limitranges": limits.validate_limit_range,
     "replicationcontrollers": workloads.validate_replication_controller,
@@ -99,6 +100,7 @@ _UPDATE: dict[str, OnUpdate] = {
     "clusterrolebindings.rbac.authorization.k8s.io": cluster_kinds.validate_binding_update,
     "priorityclasses.scheduling.k8s.io": cluster_kinds.validate_priority_class_update,
     "nodes": cluster_kinds.validate_node_update,
+    "customresourcedefinitions.apiextensions.k8s.io": cluster_kinds.validate_definition_update,
     "resourcequotas": limits.validate_quota_update,
     "ingressclasses.networking.k8s.io": networking.validate_ingress_class_update,
     "csidrivers.storage.k8s.io": csi.validate_driver_update,
@@ -111,6 +113,7 @@ _UPDATE: dict[str, OnUpdate] = {
 _STATUS: dict[str, OnUpdate] = {
     "resourcequotas": limits.validate_quota_status,
     "certificatesigningrequests.certificates.k8s.io": certificates.validate_status,
+    "customresourcedefinitions.apiextensions.k8s.io": cluster_kinds.validate_definition_status,
 }
 
 
@@ -123,6 +126,8 @@ _PARTS: dict[tuple[str, str], OnUpdate] = {
 def create(info: ResourceInfo, obj: Object) -> list[Cause]:
     faults = Faults()
     metadata.validate(faults, info, obj["metadata"])
+    if info.custom is not None:
+        return [*faults.causes, *info.custom.validate(obj)]
     if info.name == "pods" and (obj.get("spec") or {}).get("ephemeralContainers"):
         faults.forbidden("spec.ephemeralContainers", "cannot be set on create")
     fn = _CREATE.get(info.name)
@@ -135,6 +140,8 @@ def update(info: ResourceInfo, new: Object, old: Object, subresource: str = "") 
     """A status write is checked for its metadata, and where the kind asks for it, its status."""
     faults = Faults()
     metadata.validate_update(faults, info, new["metadata"], old["metadata"])
+    if info.custom is not None:
+        return [*faults.causes, *info.custom.validate(new, old)]
     if subresource in ("status", "approval", "finalize"):
         status = _STATUS.get(info.name)
         if status is not None:

@@ -144,3 +144,21 @@ def validate_node_update(faults: Faults, new: Object, old: Object) -> None:
         faults.forbidden("spec.podCIDRs", 'node updates may not change podCIDR except from "" to valid')
     if b.get("providerID") and a.get("providerID") != b.get("providerID"):
         faults.forbidden("spec.providerID", 'node updates may not change providerID except from "" to valid')
+
+
+def validate_definition(faults: Faults, crd: Object) -> None:
+    from cluster.api.crd import definition  # which validates schemas with the functions of this package
+
+    definition.validate(faults, crd)
+
+
+def validate_definition_update(faults: Faults, new: Object, old: Object) -> None:
+    from cluster.api.crd import definition
+
+    definition.validate_update(faults, new, old)
+
+
+def validate_definition_status(faults: Faults, new: Object, old: Object) -> None:
+    from cluster.api.crd import definition
+
+    definition.check_stored(faults, new)

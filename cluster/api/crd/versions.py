@@ -1,0 +1,177 @@
+"""One served version of a definition, ready for use: what the registry and the API server ask of a custom resource.
+
+Pure. Built once per version and definition change, and never changed; the expensive parts (schema, node) are made at
+first use, so that a cluster with a thousand definitions starts as fast as one with none.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from typing import Any
+
+from cluster.api import errors, typecheck
+from cluster.api.crd import definition, instances, jsonpath, nodes, pruning, rules
+from cluster.api.crd.structural import Schema, compile_schema
+from cluster.api.errors import Cause
+from cluster.api.schema import Node
+from cluster.api.scheme import ALL_VERBS, ResourceInfo
+
+Object = dict[str, Any]
+
+_VERSION = re.compile(r"v(\d+)(?:(alpha|beta)(\d+))?", re.ASCII)
+
+
+def priority(version: str) -> tuple[Any, ...]:
+    """Sorts a list of versions as Kubernetes prefers them: v2, v1, v1beta1, v1alpha1, then others by name."""
+    m = _VERSION.fullmatch(version)
+    if m is None:
+        return (1, version)
+    stage = {None: 0, "beta": 1, "alpha": 2}[m.group(2)]
+    return (0, stage, -int(m.group(1)), -int(m.group(3) or 0))
+
+
+class CustomVersion:
+    """`storage` is the version objects are stored in; `conversion` the definition's conversion, as written;
+    `head` how stored bytes of this version begin; `crd_revision` the definition's revision, last seen."""
+
+    def __init__(self, crd: Object, version: Object) -> None:
+        spec = crd["spec"]
+        names = (crd.get("status") or {}).get("acceptedNames") or spec["names"]
+        sub = version.get("subresources") or {}
+        self.definition: str = crd["metadata"]["name"]
+        self.uid: str = crd["metadata"].get("uid", "")
+        self.group: str = spec["group"]
+        self.version: str = version["name"]
+        self.kind: str = names.get("kind") or spec["names"]["kind"]
+        self.list_kind: str = names.get("listKind") or self.kind + "List"
+        self.storage: str = definition.storage_version(crd)
+        self.versions: tuple[str, ...] = tuple(v["name"] for v in spec["versions"])
+        self.conversion: Object = spec.get("conversion") or {"strategy": "None"}
+        self.crd_revision = int(crd["metadata"].get("resourceVersion") or 0)
+        self.terminating = definition.is_terminating(crd)
+        self.has_status = "status" in sub
+        self.scale: Object | None = sub.get("scale")
+        self.head = b'{"kind":"%b","apiVersion":"%b/%b",' % (
+            self.kind.encode(),
+            self.group.encode(),
+            self.version.encode(),
+        )
+        self.columns: list[Object] = list(version.get("additionalPrinterColumns") or ())
+        self.selectable = tuple(f["jsonPath"].removeprefix(".") for f in version.get("selectableFields") or ())
+        self.raw_schema: Object = (version.get("schema") or {}).get("openAPIV3Schema") or {"type": "object"}
+        self.warning = ""
+        if version.get("deprecated"):
+            fallback = f"{self.group}/{self.version} {self.kind} is deprecated"
+            self.warning = version.get("deprecationWarning") or fallback
+        self._names = {**spec["names"], **names}
+        self._namespaced = spec["scope"] == "Namespaced"
+
+    @cached_property
+    def schema(self) -> Schema:
+        return compile_schema(self.raw_schema)
+
+    @cached_property
+    def node(self) -> Node:
+        """For field ownership and server-side apply."""
+        return nodes.root_node(self.schema, self.kind)
+
+    @cached_property
+    def trivial(self) -> bool:
+        """Stored bytes can be served as they are: this is the storage version, and no default might be missing."""
+        return self.version == self.storage and not self.schema.has_defaults
+
+    @cached_property
+    def info(self) -> ResourceInfo:
+        names = self._names
+        subresources = (*(["status"] if self.has_status else []), *(["scale"] if self.scale else []))
+        return ResourceInfo(
+            self.group,
+            self.version,
+            self.kind,
+            names["plural"],
+            names.get("singular") or self.kind.lower(),
+            self._namespaced,
+            tuple(names.get("shortNames") or ()),
+            tuple(names.get("categories") or ()),
+            ALL_VERBS,
+            tuple(subresources),
+            deprecated=self.warning,
+            custom=self,
+        )
+
+    # --- objects
+
+    def decode(self, obj: Any, validation: str) -> tuple[Object, list[str]]:
+        """A pruned copy without forgotten nulls, and warnings about unknown fields. Raises ApiError 400."""
+        head = f'{self.kind} in version "{self.version}" cannot be handled as a {self.kind}: '
+        clean: Object = _copied(obj)
+        try:
+            unknown = pruning.prune(self.schema, clean)
+        except typecheck.DecodeError as e:
+            raise errors.bad_request(head + str(e)) from e
+        pruning.drop_nulls(self.schema, clean)
+        if not unknown or validation in ("", "Ignore"):
+            return clean, []
+        if validation == "Strict":
+            raise errors.bad_request(head + typecheck.strict_message(unknown))
+        return clean, [f'unknown field "{u}"' for u in unknown]
+
+    def default(self, obj: Object) -> bool:
+        """In place; whether anything changed."""
+        return pruning.apply_defaults(self.schema, obj)
+
+    def validate(self, obj: Object, old: Object | None = None) -> list[Cause]:
+        """Causes by the schema, or, if there are none, by the rules."""
+        causes = instances.validate(self.schema, obj, old)
+        return causes or rules.validate(self.schema, obj, old)
+
+    # --- scale
+
+    def to_scale(self, obj: Object) -> Object:
+        """autoscaling/v1 Scale. Raises ApiError 500 for replicas that are no number."""
+        paths = self.scale or {}
+        metadata = obj["metadata"]
+        kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
+        spec = jsonpath.get(paths["specReplicasPath"], obj)
+        if spec is None:
+            what = f'the spec replicas field "{paths["specReplicasPath"]}" does not exist'
+            raise errors.internal(what)
+        status: Object = {"replicas": jsonpath.get(paths["statusReplicasPath"], obj) or 0}
+        selector = jsonpath.get(paths["labelSelectorPath"], obj) if paths.get("labelSelectorPath") else None
+        if selector:
+            status["selector"] = selector
+        return {
+            "kind": "Scale",
+            "apiVersion": "autoscaling/v1",
+            "metadata": {k: metadata[k] for k in kept if k in metadata},
+            "spec": {"replicas": spec},
+            "status": status,
+        }
+
+    def from_scale(self, scale: Object, obj: Object) -> None:
+        """Put the wish of a Scale into `obj`, in place."""
+        *above, last = jsonpath.simple((self.scale or {})["specReplicasPath"])
+        at = obj
+        for key in above:
+            at = at.setdefault(key, {})
+        at[last] = (scale.get("spec") or {}).get("replicas", 0)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _copied(v) for k, v in value.items()}
+    return [_copied(v) for v in value] if isinstance(value, list) else value
+
+
+def served(crd: Object) -> list[CustomVersion]:
+    """The versions that clients may use, the preferred first; none while the names are not accepted."""
+    if not definition.is_established(crd):
+        return []
+    found = [CustomVersion(crd, v) for v in crd["spec"]["versions"] if v.get("served")]
+    return sorted(found, key=lambda v: priority(v.version))
+
+
+def stored(crd: Object) -> CustomVersion:
+    """The storage version, served or not; raises StopIteration for a definition that has none."""
+    return CustomVersion(crd, next(v for v in crd["spec"]["versions"] if v.get("storage")))
