@@ -15,6 +15,7 @@ from prometheus_client import start_http_server
 
 from cluster.machine.config import ClusterConfig, MachineConfig
 from cluster.machinery.http_client import HttpClient, HttpConfig
+from cluster.machinery.webhooks import WebhookClient
 from cluster.registry import admissionconfig
 from cluster.registry.context import CAUSE, RequestContext, UserInfo
 from cluster.registry.rbac import RbacAuthorizer
@@ -64,13 +65,15 @@ def registry_config(cluster: ClusterConfig, machine: MachineConfig) -> RegistryC
 def registry(
     cluster: ClusterConfig, machine: MachineConfig, store: Store, authorizer: RbacAuthorizer | None
 ) -> Registry:
-    return Registry(
+    made = Registry(
         store,
         registry_config(cluster, machine),
         clock=time.time,
         rng=random.Random(),
         authorizer=authorizer,
     )
+    made.converter.call = WebhookClient(made.cluster_ip).convert
+    return made
 
 
 def context_of(user: str, *groups: str, fence: Callable[[], tuple[Compare, ...]]) -> Callable[[], RequestContext]:

@@ -22,7 +22,7 @@ from cluster.api import errors, schema, scheme, typecheck
 from cluster.api.errors import ApiError
 from cluster.api.scheme import ResourceInfo
 from cluster.api.selectors import FieldSelector, LabelSelector
-from cluster.registry import patching, scale, viewing
+from cluster.registry import keys, patching, scale, viewing
 from cluster.registry.admission import Admission
 from cluster.registry.binding import Binder
 from cluster.registry.catalog import Catalog
@@ -70,6 +70,20 @@ class Registry:
     @property
     def store(self) -> Store:
         return self._core.store
+
+    async def cluster_ip(self, namespace: str, name: str) -> str:
+        """Where a Service named by a webhook or an APIService is reached; raises ApiError 503."""
+        key = keys.object_key(scheme.SCHEME.named("services"), namespace, name)
+        stored = await self._core.read(key)
+        if stored is None:
+            raise errors.service_unavailable(f'service "{name}" not found in namespace "{namespace}"')
+        spec = stored.obj.get("spec") or {}
+        if spec.get("type") == "ExternalName":
+            return str(spec.get("externalName") or "")
+        address = spec.get("clusterIP")
+        if not address or address == "None":
+            raise errors.service_unavailable(f'service "{namespace}/{name}" has no cluster IP')
+        return str(address)
 
     @property
     def converter(self) -> Converter:

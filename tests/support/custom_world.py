@@ -130,7 +130,7 @@ def condition(obj: Object, kind: str) -> str:
 async def until(world: Edge, path: str, holds: Callable[[Object], bool], *, code: int = 200) -> Any:
     """Wait until a GET of `path` answers `code` with an object that `holds`."""
     got = await world.call("GET", path)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while got.status != code or not holds(got.json):
             await asyncio.sleep(0.01)
             got = await world.call("GET", path)

@@ -316,4 +316,5 @@ def _default(faults: Faults, path: str, value: Any, schema: Schema) -> None:
     pruning.apply_defaults(holder, wrapped)
     found = [*instances.validate(holder, wrapped)] or rules.validate(holder, wrapped)
     for cause in found:
-        faults.causes.append(replace(cause, field=path + cause.field.removeprefix("value")))
+        message = cause.message.replace(": value in body", f": {path} in body")
+        faults.causes.append(replace(cause, message=message, field=path + cause.field.removeprefix("value")))
