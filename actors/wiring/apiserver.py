@@ -22,6 +22,8 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> ApiServerConfig
         service_account_key_files=(str(pki / "sa.pub"),),
         kubelet_client_certificate=str(pki / "kubelet-client.crt"),
         kubelet_client_key=str(pki / "kubelet-client.key"),
+        proxy_client_cert_file=str(pki / "front-proxy.crt"),
+        proxy_client_key_file=str(pki / "front-proxy.key"),
         kubelet_certificate_authority=str(pki / "ca.crt"),
         bind_address=machine.ip,
         secure_port=cluster.api_port,

@@ -15,6 +15,7 @@ from cluster.api import errors, openapi, openapi_v2
 from cluster.api.crd.versions import priority
 from cluster.api.scheme import EDGE, SCHEME, ResourceInfo
 from cluster.apiserver import negotiate
+from cluster.apiserver.availability import Availability
 from cluster.apiserver.discovery import Discovery, Document
 from cluster.registry.catalog import Catalog
 
@@ -36,9 +37,10 @@ def v2_form(accept: str) -> str:
 
 
 class ApiDocuments:
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, availability: Availability) -> None:
         self._catalog = catalog
-        self._generation = -1
+        self._availability = availability
+        self._generation = (-1, -1)
         self._custom: list[ResourceInfo] = []
         self._builtin_tasks: dict[str, asyncio.Task[Document]] = {}
         self._tasks: dict[str, asyncio.Task[Document]] = {}
@@ -47,11 +49,12 @@ class ApiDocuments:
     async def refresh(self) -> None:
         """Take in what was defined before this call."""
         await self._catalog.fresh()
-        if self._generation == self._catalog.generation:
+        generation = (self._catalog.generation, self._availability.generation)
+        if self._generation == generation:
             return
-        self._generation = self._catalog.generation
+        self._generation = generation
         self._custom = sorted(self._catalog.custom(), key=lambda i: (i.group, priority(i.version), i.plural))
-        self.discovery = Discovery((*SCHEME.served(), *EDGE, *self._custom))
+        self.discovery = Discovery((*SCHEME.served(), *EDGE, *self._custom, *self._availability.resources))
         self._tasks = {}
 
     async def openapi(self, which: str) -> Document:

@@ -32,6 +32,8 @@ class ApiServerConfig:
     kubelet_client_key: str = ""
     kubelet_certificate_authority: str = ""
     kubelet_verify_host_name: bool = True
+    proxy_client_cert_file: str = ""
+    proxy_client_key_file: str = ""
     bind_address: str = "0.0.0.0"
     secure_port: int = 6443
     advertise_address: str = "127.0.0.1"
@@ -88,6 +90,8 @@ class ApiServerConfig:
             "token_auth_file",
             "oidc_ca_file",
             "audit_policy_file",
+            "proxy_client_cert_file",
+            "proxy_client_key_file",
         ):
             self._file(name, str(getattr(self, name)), required=False)
         if bool(self.kubelet_client_certificate) != bool(self.kubelet_client_key):

@@ -20,6 +20,7 @@ from aiohttp import web
 from cluster.api import errors
 from cluster.api.scheme import ResourceInfo
 from cluster.apiserver import authz, discovery, metrics, negotiate, requestinfo
+from cluster.apiserver.aggregation import Aggregator
 from cluster.apiserver.audit import Judgement, Subject
 from cluster.apiserver.auditlog import AuditLog
 from cluster.apiserver.authn import ANONYMOUS, Authenticator
@@ -53,6 +54,7 @@ class Pipeline:
         router: Router,
         documents: DocumentServer,
         catalog: Catalog,
+        aggregator: Aggregator,
         health: HealthServer,
         audit: AuditLog | None = None,
     ) -> None:
@@ -62,6 +64,7 @@ class Pipeline:
         self._router = router
         self._documents = documents
         self._catalog = catalog
+        self._aggregator = aggregator
         self._health = health
         self._audit = audit
         self.inflight = Inflight(
@@ -205,6 +208,9 @@ class Pipeline:
                 return await self._health.serve(info.path, call.params)
             async with self.inflight.slot(call.user.name, mutating=False):
                 return await self._documents.serve(call)
+        remote = self._aggregator.target(info.group, info.version)
+        if remote is not None:
+            return await self._aggregator.proxy(call, remote)
         handler = self._router.handler(call)
         if info.long_running:
             return await handler(call)

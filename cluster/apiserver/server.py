@@ -16,13 +16,17 @@ import ssl
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from cluster.api import errors
+from cluster.api.scheme import SCHEME
 from cluster.apiserver import edge, metrics
+from cluster.apiserver.aggregation import Aggregator
 from cluster.apiserver.apidocs import ApiDocuments
 from cluster.apiserver.audit import load_policy
 from cluster.apiserver.auditlog import AuditLog, RotatingFile
 from cluster.apiserver.authn import Authenticator, load_token_file
+from cluster.apiserver.availability import Availability
 from cluster.apiserver.bootstraptokens import BootstrapTokens
 from cluster.apiserver.cache import Cache
 from cluster.apiserver.config import ApiServerConfig
@@ -48,6 +52,7 @@ from cluster.apiserver.watchers import Watcher, WatchHub
 from cluster.apiserver.writes import WriteServer
 from cluster.registry import bootstrap
 from cluster.registry.codec import Codec
+from cluster.registry.context import internal_context
 from cluster.registry.registry import Registry
 from cluster.registry.store import Store
 from cluster.registry.types import Authorizer
@@ -125,10 +130,21 @@ class ApiServer:
                 ("componentstatuses", "list"): components.list,
             },
         )
-        documents = DocumentServer(ApiDocuments(registry.catalog), verifier, config.service_account_issuer)
+        self._aggregator = Aggregator(self._cache, config, registry.cluster_ip)
+        self._availability = Availability(self._aggregator, registry, self._cache, clock)
+        docs = ApiDocuments(registry.catalog, self._availability)
+        documents = DocumentServer(docs, verifier, config.service_account_issuer)
         self._audit = _audit_log(config, clock)
         self._pipeline = Pipeline(
-            config, authenticator, authorizer, router, documents, registry.catalog, self._health_server(), self._audit
+            config,
+            authenticator,
+            authorizer,
+            router,
+            documents,
+            registry.catalog,
+            self._aggregator,
+            self._health_server(),
+            self._audit,
         )
         self._store = store
         self._stopping = False
@@ -214,6 +230,7 @@ class ApiServer:
         await asyncio.gather(*by_name.values(), return_exceptions=True)
         await self._kubelets.close()
         await self._proxy.close()
+        await self._aggregator.close()
 
     def _tls(self) -> ssl.SSLContext:
         """Client certificates are asked for and checked, not demanded: others come with tokens."""
@@ -230,11 +247,33 @@ class ApiServer:
         while not self._bootstrapped:
             try:
                 await bootstrap.ensure(self._registry, self._registry.config)
+                await self._publish_authentication()
                 self._bootstrapped = True
             except Exception as e:  # noqa: BLE001 - tried again until it works; readiness says so meanwhile
                 log.warning("bootstrap objects not made yet: %s: %s", type(e).__name__, e)
                 await asyncio.sleep(_BOOTSTRAP_RETRY_S)
-        await asyncio.Event().wait()
+        await self._availability.run()
+
+    async def _publish_authentication(self) -> None:
+        """What an aggregated API server reads to know whose identity headers to believe."""
+        ca = await asyncio.to_thread(Path(self._config.client_ca_file).read_text)
+        data = {
+            "client-ca-file": ca,
+            "requestheader-client-ca-file": ca,
+            "requestheader-allowed-names": '["front-proxy-client"]',
+            "requestheader-username-headers": '["X-Remote-User"]',
+            "requestheader-uid-headers": '["X-Remote-Uid"]',
+            "requestheader-group-headers": '["X-Remote-Group"]',
+            "requestheader-extra-headers-prefix": '["X-Remote-Extra-"]',
+        }
+        ctx, info = internal_context("kube-apiserver"), SCHEME.named("configmaps")
+        name = "extension-apiserver-authentication"
+        try:
+            await self._registry.create(ctx, info, "kube-system", {"metadata": {"name": name}, "data": data})
+        except errors.ApiError as e:
+            if e.reason != "AlreadyExists":
+                raise
+            await self._registry.modify(ctx, info, "kube-system", name, lambda o: {**o, "data": data})
 
     async def _observe(self) -> None:
         while True:

@@ -29,7 +29,7 @@ LEAF_DAYS = 365
 _BACKDATE = dt.timedelta(minutes=5)  # clocks of machines differ a little
 
 MACHINE_CERTS = ("node", "proxy")
-CONTROL_PLANE_CERTS = ("apiserver", "kubelet-client", "store-peer", "store-client")
+CONTROL_PLANE_CERTS = ("apiserver", "kubelet-client", "front-proxy", "store-peer", "store-client")
 CONTROL_PLANE_SECRETS = ("sa.key", "sa.pub", "encryption.key")
 
 
@@ -77,6 +77,8 @@ def requirement(name: str, machine: MachineSpec, config: ClusterConfig) -> Subje
             return _apiserver(machine, config)
         case "kubelet-client":
             return Subject("kube-apiserver-kubelet-client", ("sk8:apiservers",))
+        case "front-proxy":
+            return Subject("front-proxy-client")
         case "store-peer":
             return Subject(f"sk8:store:{machine.name}", ("sk8:store-peers",), dns, ips, server=True)
         case _:

@@ -181,6 +181,7 @@ _BY_NAME = {
         on_update=definition.on_update,
         on_delete=definition.on_delete,
     ),
+    "apiservices.apiregistration.k8s.io": Strategy(has_status=True, on_create=_empty_status_create),
     "endpointslices.discovery.k8s.io": Strategy(generation=True),
     "replicationcontrollers": Strategy(has_status=True, generation=True, on_create=_replica_set_create),
     "podtemplates": Strategy(generation=True),

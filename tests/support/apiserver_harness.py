@@ -52,6 +52,7 @@ class Pki:
         self.issue("server", "kube-apiserver", server=True)
         self.issue("admin", "admin", ("system:masters",))
         self.issue("kubelet-client", "kube-apiserver-kubelet-client", ("sk8:apiservers",))
+        self.issue("front-proxy", "front-proxy-client")
         account = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         (root / "sa.key").write_bytes(_pem(account))
         public = account.public_key().public_bytes(
@@ -115,6 +116,8 @@ class Pki:
             kubelet_client_certificate=self.path("kubelet-client.crt"),
             kubelet_client_key=self.path("kubelet-client.key"),
             kubelet_certificate_authority=self.path("ca.crt"),
+            proxy_client_cert_file=self.path("front-proxy.crt"),
+            proxy_client_key_file=self.path("front-proxy.key"),
             bind_address="127.0.0.1",
             secure_port=0,
             advertise_address="10.89.0.11",

@@ -11,6 +11,7 @@ from typing import Any
 from cluster.api.crd import definition
 from cluster.api.defaults import batch, cluster, limits, networking, pods, services, storage, workloads
 from cluster.api.scheme import ResourceInfo
+from cluster.api.validation import apiservices
 
 _BY_NAME = {
     "pods": pods.default_pod,
@@ -39,6 +40,7 @@ _BY_NAME = {
     "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io": cluster.default_priority_level,
     "namespaces": workloads.default_namespace,
     "customresourcedefinitions.apiextensions.k8s.io": definition.default,
+    "apiservices.apiregistration.k8s.io": apiservices.default_api_service,
     "nodes": workloads.default_node,
     "rolebindings.rbac.authorization.k8s.io": workloads.default_role_binding,
     "clusterrolebindings.rbac.authorization.k8s.io": workloads.default_role_binding,

@@ -13,6 +13,7 @@ from typing import Any
 from cluster.api.errors import Cause
 from cluster.api.scheme import ResourceInfo
 from cluster.api.validation import (
+    apiservices,
     autoscaling,
     batch,
     certificates,
@@ -63,6 +64,7 @@ _CREATE: dict[str, OnCreate] = {
     "events": cluster_kinds.validate_event,
     "nodes": cluster_kinds.validate_node,
     "customresourcedefinitions.apiextensions.k8s.io": cluster_kinds.validate_definition,
+    "apiservices.apiregistration.k8s.io": apiservices.validate_api_service,
     "resourcequotas": limits.validate_quota,
     "limitranges": limits.validate_limit_range,
     "replicationcontrollers": workloads.validate_replication_controller,
@@ -101,6 +103,7 @@ _UPDATE: dict[str, OnUpdate] = {
     "priorityclasses.scheduling.k8s.io": cluster_kinds.validate_priority_class_update,
     "nodes": cluster_kinds.validate_node_update,
     "customresourcedefinitions.apiextensions.k8s.io": cluster_kinds.validate_definition_update,
+    "apiservices.apiregistration.k8s.io": apiservices.validate_api_service_update,
     "resourcequotas": limits.validate_quota_update,
     "ingressclasses.networking.k8s.io": networking.validate_ingress_class_update,
     "csidrivers.storage.k8s.io": csi.validate_driver_update,

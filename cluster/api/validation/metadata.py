@@ -24,6 +24,7 @@ Object = dict[str, Any]
 _DNS_1035 = {"services"}
 _LABEL = {"namespaces"}
 _PATH_SEGMENT = {
+    "apiservices.apiregistration.k8s.io",
     "roles.rbac.authorization.k8s.io",
     "clusterroles.rbac.authorization.k8s.io",
     "rolebindings.rbac.authorization.k8s.io",
