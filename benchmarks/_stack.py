@@ -1,0 +1,188 @@
+"""A control plane as plain processes on loopback addresses, for benchmarks: the parts are the shipped ones, wired by
+`actors.wiring`, with mutual TLS, leases and fsync; only Ray, machines and kubelets are missing (said in the reports).
+
+    python -m benchmarks._stack ROLE --machine m1 --base DIR      runs one part in the foreground
+
+Machines m1..m3 are 127.0.9.11 to .13. Nothing outside `base` and these addresses is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import importlib
+import os
+import secrets
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from cluster.machine import identity
+from cluster.machine.config import ClusterConfig, load_cluster, load_machine, save_cluster, save_machine
+
+PAUSE_S = 0.05
+START_TIMEOUT_S = 60.0
+LOCAL_PORTS = ("state_metrics_port", "scheduler_port", "controllers_port")
+
+
+def cluster_of(base: Path, members: int = 3, **settings: Any) -> ClusterConfig:
+    cluster = ClusterConfig.local(
+        members,
+        members,
+        node_cidr="127.0.9.0/24",
+        host_ip="127.0.9.1",
+        base_dir=str(base / "cluster"),
+        run_dir=str(base / "run"),
+        prefix="sk8z",
+        cluster_id=secrets.token_hex(8),
+        disable_admission_plugins=("ServiceAccount", "TaintNodesByCondition"),
+        **settings,
+    )
+    return cluster.validate()
+
+
+def found(cluster: ClusterConfig) -> None:
+    """Certificates and machine directories, as `sk8 up` makes them."""
+    authority = identity.Authority(cluster)
+    cluster.base.mkdir(parents=True)
+    save_cluster(cluster)
+    authority.create()
+    for spec in cluster.machines:
+        machine = cluster.first_machine(spec.name)
+        authority.provision(machine)
+        request = identity.join_request(machine)
+        identity.install(machine, request, authority.admit(spec.name, request.token, request.requests))
+        save_machine(machine)
+
+
+@dataclass(slots=True)
+class Process:
+    """A part, or a peer's server. `cpu_s` is all it has used, its children's included."""
+
+    name: str
+    popen: subprocess.Popen[bytes]
+
+    def cpu_s(self) -> float:
+        try:
+            fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rpartition(")")[2].split()
+        except FileNotFoundError:
+            return 0.0
+        return sum(int(fields[i]) for i in (11, 12)) / os.sysconf("SC_CLK_TCK")
+
+    def pss_mib(self) -> float:
+        try:
+            rollup = Path(f"/proc/{self.popen.pid}/smaps_rollup").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return 0.0
+        return next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) / 1024
+
+
+@dataclass(slots=True)
+class Target:
+    """An API server to load: where it is, how to prove who we are, and the processes behind it."""
+
+    name: str
+    host: str
+    port: int
+    tls: ssl.SSLContext
+    token: str = ""
+    processes: list[Process] = field(default_factory=list)
+
+    def cpu_s(self) -> dict[str, float]:
+        return {p.name: p.cpu_s() for p in self.processes}
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            process.popen.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 10
+        for process in self.processes:
+            try:
+                process.popen.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.popen.kill()
+                process.popen.wait()
+
+
+def start(base: Path, members: int = 3) -> Target:
+    """Three State members, one ApiServer, one Scheduler. Raises RuntimeError with the log of what did not come up."""
+    cluster = cluster_of(base, members)
+    found(cluster)
+    tls = ssl.create_default_context(cafile=str(cluster.pki / "ca.crt"))
+    tls.load_cert_chain(cluster.pki / "admin.crt", cluster.pki / "admin.key")
+    last = cluster.machines[-1]
+    target = Target("sk8", last.ip, cluster.api_port, tls)
+    try:
+        for spec in cluster.machines:
+            _spawn(target, cluster, "state", spec.name)
+        for spec in cluster.machines:
+            wait_port(target, spec.ip, cluster.state_client_port)
+        _spawn(target, cluster, "apiserver", last.name)
+        wait_port(target, last.ip, cluster.api_port)
+        _spawn(target, cluster, "scheduler", last.name)
+    except BaseException:
+        target.stop()
+        raise
+    return target
+
+
+def _spawn(target: Target, cluster: ClusterConfig, role: str, machine: str) -> None:
+    log = cluster.base / f"{role}-{machine}.log"
+    command = [sys.executable, "-m", "benchmarks._stack", role, "--machine", machine, "--base", cluster.base_dir]
+    with log.open("wb") as out:
+        popen = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+    target.processes.append(Process(f"{role} {machine}", popen))
+
+
+def wait_port(target: Target, host: str, port: int) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        for process in target.processes:
+            if process.popen.poll() is not None:
+                raise RuntimeError(f"{process.name} exited with {process.popen.returncode}")
+        try:
+            socket.create_connection((host, port), 1).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"nothing answers on {host}:{port} after {START_TIMEOUT_S:g} s") from None
+            time.sleep(PAUSE_S)
+
+
+async def _run(role: str, cluster: ClusterConfig, name: str) -> None:
+    machine = load_machine(cluster.base, name)
+    build = importlib.import_module(f"actors.wiring.{role}").build
+    part = await build(cluster, machine)
+    gc.collect()
+    gc.freeze()
+    task = asyncio.ensure_future(part.run())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        return
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("role", choices=("state", "apiserver", "scheduler"))
+    parser.add_argument("--machine", required=True)
+    parser.add_argument("--base", type=Path, required=True)
+    args = parser.parse_args()
+    cluster = load_cluster(args.base)
+    index = [m.name for m in cluster.machines].index(args.machine)
+    # Every machine's loopback is its own, but here they share one.
+    cluster = replace(cluster, **{name: getattr(cluster, name) + 1000 * (index + 1) for name in LOCAL_PORTS})
+    uvloop.run(_run(args.role, cluster, args.machine))
+
+
+if __name__ == "__main__":
+    main()
