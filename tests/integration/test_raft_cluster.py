@@ -285,6 +285,6 @@ async def said_after(connection: Connection, data: bytes) -> str:
     connection.on_frame = said.append
     connection.on_closed = closed.set
     connection.send_bytes(data)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await closed.wait()
     return str(said)

@@ -102,7 +102,7 @@ async def test_lost_history_loads_anew_and_says_so():
     feed = CacheFeed(store, cache, wait_s=5.0, on_reset=lambda: resets.append(cache.revision))
     task = asyncio.create_task(feed.run())
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not resets:
                 await asyncio.sleep(0.01)
         await write(store, "b")

@@ -69,7 +69,7 @@ async def test_a_machine_is_not_off_while_its_containers_may_run(config: Cluster
     with pytest.raises(EngineError):
         await made.kill("m1")
     assert made.power("m1") == "unknown" and not engine.killed
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while made.power("m1") != "off":
             await asyncio.sleep(0.01)
     assert engine.killed == ["pod-of-sk8u-m1"] and not (config.run / "m1.json").exists()
@@ -128,7 +128,7 @@ async def test_what_died_unwatched_never_counts_as_running(config: ClusterConfig
     made = machines(config, engine)
     assert await made.adopt() == []
     assert made.power("m1") == "unknown"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while made.power("m1") != "off":
             await asyncio.sleep(0.01)
     assert engine.killed == ["pod-of-sk8u-m1"] and not (config.run / "m1.json").exists()

@@ -118,7 +118,7 @@ async def test_turns_are_given_one_at_a_time_and_end_with_the_connection(tmp_pat
     task = asyncio.create_task(head.run())
     client = rejoin.HeadClient(listen, client_context)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 try:
                     assert await client.status() == rejoin.HeadStatus("e1", True)

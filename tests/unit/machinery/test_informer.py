@@ -47,7 +47,7 @@ class Scripted:
 
 async def run_script(client: Scripted, informer: Informer) -> None:
     task = asyncio.create_task(informer.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while client.watches or client.lists or len(client.asked) == 0:
             await asyncio.sleep(0.005)
         await asyncio.sleep(0.01)

@@ -352,7 +352,7 @@ async def running() -> AsyncIterator[Running]:
         config = DnsConfig(listen_ip="127.0.0.1", port=0, make_link=False, **options)
         server = DnsServer(config, api, registry=CollectorRegistry())  # type: ignore[arg-type]
         tasks.append(asyncio.create_task(server.run()))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not (server.health()["listening"] and (api.down or server.health()["ready"])):
                 await asyncio.sleep(0.005)
         return server
@@ -378,7 +378,7 @@ async def over_udp(server: DnsServer, name: str, qtype: str = "A") -> DNSRecord:
     )
     try:
         transport.sendto(DNSRecord.question(name, qtype).pack())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return DNSRecord.parse(await protocol.answer)
     finally:
         transport.close()

@@ -73,7 +73,7 @@ async def talk(url: str) -> tuple[bytes, str, int | None]:
     """(output, exit code, close code) of an exec that is fed without end."""
     output, code = b"", ""
     async with (
-        asyncio.timeout(5),
+        asyncio.timeout(30),
         aiohttp.ClientSession() as session,
         session.ws_connect(url, protocols=("v5.channel.k8s.io",), max_msg_size=0) as ws,
     ):
