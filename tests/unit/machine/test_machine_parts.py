@@ -54,7 +54,7 @@ async def test_children_end_time_out_and_are_reaped(tmp_path: Path) -> None:
         pid = children.start(["sleep", "60"], os.environ, out)
         ended = children.ended(pid)
         os.kill(pid, signal.SIGKILL)
-        assert await asyncio.wait_for(ended, 5) == -signal.SIGKILL
+        assert await asyncio.wait_for(ended, 30) == -signal.SIGKILL
     finally:
         loop.remove_signal_handler(signal.SIGCHLD)
 
