@@ -20,8 +20,9 @@ from raft.core.types import ConfChange, ConfState, Entry, SnapshotMeta
 from raft.errors import Corrupt, NoSpace, StoreError
 from raft.membership import Members
 from raft.mvcc.backend import Backend
+from raft.mvcc.record import Written
 from raft.mvcc.store import Mvcc
-from raft.mvcc.types import Event, prefix_end
+from raft.mvcc.types import prefix_end
 from raft.proposals import FORMAT
 from raft.wire import pack, unpack
 
@@ -73,10 +74,11 @@ class Applier:
         self,
         backend: Backend,
         clock: Callable[[], float],
-        committed: Callable[[int, list[Event]], None],
+        committed: Callable[[list[list[Written]]], None],
         answered: Callable[[bytes, int, list[Any]], None],
     ) -> None:
-        """``committed(revision, events)`` hears of every revision; ``answered(origin, sequence, results)`` of results.
+        """``committed(writes)`` hears of every revision's writes, those of an entry at once;
+        ``answered(origin, sequence, results)`` of its results.
 
         Raises Corrupt.
         """
@@ -94,8 +96,8 @@ class Applier:
         self.applied = SnapshotMeta(index, term, ConfState.from_wire(unpack(conf)))
         self.alarms: list[list[Any]] = unpack(backend.meta_get(_ALARMS) or b"\x90")
         self.applied_commands = 0
+        self._written: list[list[Written]] = []
         self._commands: dict[str, Callable[..., Any]] = {
-            "txn": self._txn,
             "grant": self._grant,
             "revoke": self._revoke,
             "compact": self._compact,
@@ -113,20 +115,30 @@ class Applier:
             version, origin, sequence, commands = unpack(entry.data)
             if version != FORMAT:
                 raise Corrupt(f"entry {entry.index} has format {version}: this program is too old for its group")
-            results = [self._do(command) for command in commands]
-            self.applied_commands += len(commands)
+            results = self._do_all(commands)
             self._commit_point(entry)
+            if self._written:
+                written, self._written = self._written, []
+                self._committed(written)
             self._answered(origin, sequence, results)
         else:
             self._commit_point(entry)
 
-    def _do(self, command: list[Any]) -> Any:
-        try:
-            return self._commands[command[0]](*command[1:])
-        except Corrupt:
-            raise
-        except StoreError as error:
-            return error
+    def _do_all(self, commands: list[list[Any]]) -> list[Any]:
+        self.applied_commands += len(commands)
+        known, txn = self._commands, self._txn
+        results: list[Any] = []
+        for command in commands:
+            try:
+                if command[0] == "txn":
+                    results.append(txn(command[1], command[2], command[3]))
+                else:
+                    results.append(known[command[0]](*command[1:]))
+            except Corrupt:
+                raise
+            except StoreError as error:
+                results.append(error)
+        return results
 
     def apply_membership(self, entry: Entry, change: ConfChange, conf: ConfState) -> None:
         self.members.apply(change, conf)
@@ -144,9 +156,9 @@ class Applier:
     def _txn(self, compares: list[Any], then: list[Any], otherwise: list[Any]) -> Any:
         if self.alarms and self.out_of_space and any(op[0] == "put" for op in (*then, *otherwise)):
             raise NoSpace
-        result, events = self.store.txn(compares, then, otherwise)
-        if events:
-            self._committed(result.revision, events)
+        result, writes = self.store.txn(compares, then, otherwise)
+        if writes:
+            self._written.append(writes)
         return result
 
     def _grant(self, lease_id: int, ttl_s: int) -> int:
@@ -156,9 +168,9 @@ class Applier:
         return ttl_s
 
     def _revoke(self, lease_id: int) -> int:
-        revision, events = self.store.lease_revoke(lease_id)
-        if events:
-            self._committed(revision, events)
+        revision, writes = self.store.lease_revoke(lease_id)
+        if writes:
+            self._written.append(writes)
         return revision
 
     def _compact(self, revision: int) -> int:

@@ -76,8 +76,8 @@ class StoreClient:
 
     async def connection(self, endpoint: Endpoint) -> ClientConnection:
         """An open one; concurrent callers share the attempt. Raises Unavailable, Invalid."""
-        found = self._connections.get(endpoint)
-        if found is not None and found.open:
+        found = self._ready(endpoint)
+        if found is not None:
             return found
         if self.closed:
             raise Unavailable("this client is closed")
@@ -118,33 +118,39 @@ class StoreClient:
             raise DeadlineExceeded(operation)
         return deadline, True
 
+    async def _open(self, endpoint: Endpoint, until: float) -> ClientConnection:
+        """Raises Unavailable, Invalid; TimeoutError at ``until``."""
+        async with asyncio.timeout_at(until):
+            return await self.connection(endpoint)
+
     async def _read(self, operation: str, *arguments: Any, deadline: float | None = None) -> Any:
         """From any member, repeated until one answers."""
         until, callers = self._until(operation, deadline)
         try:
-            async with asyncio.timeout_at(until):
-                return await self._read_on(operation, arguments)
+            return await self._read_on(operation, arguments, until)
         except TimeoutError as error:
             if callers:
                 raise DeadlineExceeded(operation) from error
             raise Unavailable(f"etcdserver: request timed out ({operation}): no member answered") from error
 
-    async def _read_on(self, operation: str, arguments: tuple[Any, ...]) -> Any:
-        attempt = 0
-        patient_until = asyncio.get_running_loop().time() + PATIENCE_S
+    async def _read_on(self, operation: str, arguments: tuple[Any, ...], until: float) -> Any:
+        attempt, patient_until = 0, 0.0
         while True:
             try:
-                connection = await self.connection(self.nearest_first(attempt))
-                return await connection.call(operation, *arguments)
+                endpoint = self.nearest_first(attempt) if attempt else self._prefer
+                connection = self._ready(endpoint) or await self._open(endpoint, until)
+                return await connection.call(operation, *arguments, until=until)
             except TooManyRequests:
-                if asyncio.get_running_loop().time() > patient_until:
+                now = asyncio.get_running_loop().time()
+                patient_until = patient_until or now + PATIENCE_S
+                if now > patient_until:
                     raise
             except Unavailable:
                 if self.closed:
                     raise
             attempt += 1
             if attempt % len(self.endpoints) == 0:
-                await asyncio.sleep(RETRY_MAX_S / 4)
+                await _pause(RETRY_MAX_S / 4, until)
 
     async def _lead(
         self, operation: str, *arguments: Any, repeatable: bool = False, deadline: float | None = None
@@ -153,23 +159,24 @@ class StoreClient:
         until, callers = self._until(operation, deadline)
         attempt = _Attempt()
         try:
-            async with asyncio.timeout_at(until):
-                return await self._lead_on(operation, arguments, repeatable, attempt)
+            return await self._lead_on(operation, arguments, repeatable, attempt, until)
         except TimeoutError as error:
             text = f"etcdserver: request timed out ({operation}){attempt.refusal}"
             if attempt.sent and not repeatable:
                 raise OutcomeUnknown(text) from error
             raise (DeadlineExceeded(operation, attempt.refusal) if callers else Unavailable(text)) from error
 
-    async def _lead_on(self, operation: str, arguments: tuple[Any, ...], repeatable: bool, attempt: _Attempt) -> Any:
+    async def _lead_on(
+        self, operation: str, arguments: tuple[Any, ...], repeatable: bool, attempt: _Attempt, until: float
+    ) -> Any:
         pause_s = RETRY_MIN_S
-        patient_until = asyncio.get_running_loop().time() + PATIENCE_S
+        patient_until = 0.0
         while True:
             endpoint = self._leader
             try:
-                connection = await self.connection(endpoint)
+                connection = self._ready(endpoint) or await self._open(endpoint, until)
                 attempt.sent = True
-                return await connection.call(operation, *arguments)
+                return await connection.call(operation, *arguments, until=until)
             except Redirect as error:
                 attempt.refused(error)
                 if self._follow(endpoint, error.address) and pause_s == RETRY_MIN_S:
@@ -181,21 +188,24 @@ class StoreClient:
                     raise OutcomeUnknown(f"{operation}: {error}; it may or may not have been done") from error
                 attempt.refused(error)
             except TooManyRequests as error:
-                if asyncio.get_running_loop().time() > patient_until:
+                now = asyncio.get_running_loop().time()
+                patient_until = patient_until or now + PATIENCE_S
+                if now > patient_until:
                     raise
                 attempt.refused(error)
             except Unavailable as error:
                 if self.closed:
                     raise
                 attempt.refused(error)
-                if not self._is_open(endpoint):
+                if self._ready(endpoint) is None:
                     self._next_leader(endpoint)
-            await asyncio.sleep(pause_s)
+            await _pause(pause_s, until)
             pause_s = min(1.5 * pause_s, RETRY_MAX_S)
 
-    def _is_open(self, endpoint: Endpoint) -> bool:
+    def _ready(self, endpoint: Endpoint) -> ClientConnection | None:
+        """The connection there is, without waiting: what nearly every call finds."""
         connection = self._connections.get(endpoint)
-        return connection is not None and connection.open
+        return connection if connection is not None and connection.open else None
 
     def _follow(self, tried: Endpoint, leader: Endpoint | None) -> bool:
         """Where a member pointed. Whether that is somewhere else."""
@@ -246,7 +256,9 @@ class StoreClient:
 
     async def put(self, key: bytes, value: bytes, lease_id: int = 0) -> int:
         """Returns the revision."""
-        return (await self.txn((), (("put", key, value, lease_id),))).revision
+        raw = await self._lead("txn", (), (("put", key, value, lease_id),), ())
+        revision: int = raw[1]
+        return revision
 
     async def delete(self, key: bytes, range_end: bytes | None = None) -> int:
         """How many it deleted."""
@@ -335,6 +347,14 @@ class StoreClient:
                 return await (await self.connection(endpoint)).call(operation, *arguments)
         except TimeoutError as error:
             raise Unavailable(f"{endpoint[0]}:{endpoint[1]} does not answer") from error
+
+
+async def _pause(seconds: float, until: float) -> None:
+    """Raises TimeoutError if ``until`` comes first."""
+    left_s = until - asyncio.get_running_loop().time()
+    await asyncio.sleep(min(seconds, max(left_s, 0.0)))
+    if left_s <= seconds:
+        raise TimeoutError
 
 
 def _members(raw: list[list[Any]]) -> list[tuple[int, Address, bool]]:

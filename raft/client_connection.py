@@ -1,12 +1,14 @@
 """One client connection to one member: many calls at once in few frames, and the watches on it. IO.
 
 Calls made in one turn of the loop leave in one frame; answers come back by request id, in any order. When the
-connection breaks, every call and watch on it learns so at once, and whether its request had left.
+connection breaks, every call and watch on it learns so at once, and whether its request had left. One timer serves the
+deadlines of all calls: it stands at the earliest of them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -49,7 +51,9 @@ class ClientConnection:
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._last_id = 0
-        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._calls: dict[int, tuple[asyncio.Future[Any], float]] = {}
+        self._due = math.inf
+        self._alarm: asyncio.TimerHandle | None = None
         self._queue: list[bytes] = []
         self._watches: dict[int, Callable[[int, Any], None]] = {}
         self._told = ""
@@ -70,19 +74,37 @@ class ClientConnection:
     def open(self) -> bool:
         return not self._connection.closed
 
-    def call(self, operation: str, *arguments: Any) -> asyncio.Future[Any]:
-        """The result. Raises what the member answers, Redirect, ConnectionLost; Unavailable if it never left."""
+    def call(self, operation: str, *arguments: Any, until: float = math.inf) -> asyncio.Future[Any]:
+        """The result. Raises what the member answers, Redirect, ConnectionLost; Unavailable if it never left;
+        TimeoutError at ``until`` (the loop's time).
+        """
         future: asyncio.Future[Any] = self._loop.create_future()
         if self._connection.closed:
             future.set_exception(Unavailable(f"no connection to {self.address[0]}:{self.address[1]}"))
             return future
-        self._last_id += 1
-        item = pack((self._last_id, operation, *arguments))
+        self._last_id = ident = self._last_id + 1
+        item = pack((ident, operation, *arguments))
         if not self._queue:
             self._loop.call_soon(self._flush)
         self._queue.append(item)
-        self._calls[self._last_id] = future
+        self._calls[ident] = (future, until)
+        if until < self._due:
+            self._wait_until(until)
         return future
+
+    def _wait_until(self, due: float) -> None:
+        self._due = due
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = None if due == math.inf else self._loop.call_at(due, self._expire)
+
+    def _expire(self) -> None:
+        now = self._loop.time()
+        for ident in [ident for ident, (_, until) in self._calls.items() if until <= now]:
+            future, _ = self._calls.pop(ident)
+            if not future.done():
+                future.set_exception(TimeoutError())
+        self._wait_until(min((until for _, until in self._calls.values()), default=math.inf))
 
     def _flush(self) -> None:
         items, self._queue = self._queue, []
@@ -128,33 +150,38 @@ class ClientConnection:
         if value and value[0] == "error":
             self._told = f": {value[-1]}"
             return
+        calls = self._calls
         for item in value:
             if item[0] == 0:
                 on_batch = self._watches.get(item[1])
                 if on_batch is not None:
                     on_batch(item[2], item[3])
                 continue
-            future = self._calls.pop(item[0], None)
-            if future is None or future.done():
+            found = calls.pop(item[0], None)
+            if found is None or found[0].done():
                 continue
             if item[1]:
-                future.set_result(item[2])
+                found[0].set_result(item[2])
             else:
-                future.set_exception(decode_error(item[2]))
+                found[0].set_exception(decode_error(item[2]))
 
     def _on_closed(self) -> None:
-        self._pulse.cancel()
+        self._stop_timers()
         error = ConnectionLost(f"the connection to {self.address[0]}:{self.address[1]} broke{self._told}")
         calls, self._calls = self._calls, {}
         watches, self._watches = self._watches, {}
-        for future in calls.values():
+        for future, _ in calls.values():
             if not future.done():
                 future.set_exception(error)
         for on_batch in watches.values():
             on_batch(-2, None)
 
-    def close(self) -> None:
+    def _stop_timers(self) -> None:
         self._pulse.cancel()
+        self._wait_until(math.inf)
+
+    def close(self) -> None:
+        self._stop_timers()
         self._connection.close()
 
 

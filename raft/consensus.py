@@ -43,6 +43,10 @@ from raft.reads import ReadBarrier
 from raft.wal_writer import Log, WalWriter, Write
 
 SLICE_S = 0.003
+ENTRIES_IN_FLIGHT = 2
+"""While so many of our entries wait for a majority, further commands gather for the next. Every entry costs each member
+a message, a sync and an answer: without it, many connections' commands would leave in as many small entries as the loop
+has turns."""
 
 
 @dataclass(slots=True)
@@ -189,7 +193,8 @@ class Consensus:
             self._awake.clear()
             if self.failed.done():
                 self.failed.result()
-            self.proposals.flush()
+            if self.proposals.flying < ENTRIES_IN_FLIGHT or not self.node.is_leader:
+                self.proposals.flush()
             self.reads.start()
             while self.node.has_ready():
                 await self._handle(self.node.ready())
@@ -223,19 +228,19 @@ class Consensus:
         if ready.entries:
             self.storage.append(ready.entries)
             self._remember(ready.entries)
-        if ready.must_sync:
-            self._submit(Write(ready.number, self._unsaved, ready.entries))
-            self._unsaved = None
-        elif not self._in_flight:
+        if not ready.must_sync and not self._in_flight:
             # Nothing in it has to survive (a commit index can be learned again): as good as durable.
             self.node.on_persisted(ready.number)
             self._send_promises(ready.persisted_messages)
             return
         self._unfinished.append(_Unfinished(ready.number, ready.must_sync, ready.persisted_messages))
-
-    def _submit(self, write: Write) -> None:
-        self._in_flight += 1
-        self._writer.submit(write)
+        if ready.must_sync:
+            write, self._unsaved = Write(ready.number, self._unsaved, ready.entries), None
+            self._in_flight += 1
+            if self._writer.write_now(write):
+                self._durable(ready.number)
+            else:
+                self._writer.submit(write)
 
     def _durable(self, number: int) -> None:
         """All Readys up to ``number`` are on disk, and those after it that needed no disk."""
@@ -265,9 +270,10 @@ class Consensus:
         """
         self._to_apply.clear()
         on_disk: asyncio.Future[None] = self._loop.create_future()
-        self._submit(Write(ready.number, self._unsaved, ready.entries, snapshot.meta, release=True))
-        self._unsaved = None
         self._unfinished.append(_Unfinished(ready.number, True, [], on_disk))
+        self._in_flight += 1
+        self._writer.submit(Write(ready.number, self._unsaved, ready.entries, snapshot.meta, release=True))
+        self._unsaved = None
         await asyncio.wait((on_disk, self.failed), return_when=asyncio.FIRST_COMPLETED)
         if self.failed.done():
             self.failed.result()

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from raft.engine import Engine, EngineParts, OpenLog
 from raft.errors import Corrupt, NoSpace, StoreError, Unavailable
 from raft.flusher import Flusher
 from raft.metrics import Metrics
+from raft.mvcc.backend import SUB_BITS
+from raft.mvcc.record import Written, events_of
 from raft.mvcc.store import Mvcc
-from raft.mvcc.types import Event
+from raft.mvcc.types import Op
 from raft.peers import Peers
 from raft.snapshot_stream import SnapshotSender, put_in_place
 from raft.storage.backend_lmdb import LmdbBackend
@@ -164,21 +166,26 @@ class Member:
                 self.metrics.leader_changes.inc()
         self._leader = soft.leader
 
-    def _committed(self, revision: int, events: list[Event]) -> None:
-        self.watches.commit(revision, events)
+    def _committed(self, revisions: list[list[Written]]) -> None:
+        if len(self.watches.hub):
+            for writes in revisions:
+                self.watches.commit(writes[0][0] >> SUB_BITS, events_of(writes))
 
     def _answered(self, origin: bytes, sequence: int, results: list[Any]) -> None:
         self.consensus.answered(origin, sequence, results)
 
     # --- requests
 
-    def admit(self, command: bytes, puts: bool) -> None:
-        """The space quota. Raises NoSpace, and then raises the alarm for the whole group."""
-        if not puts or not self.consensus.is_leader:
+    def admit(self, command: bytes, then: Sequence[Op], otherwise: Sequence[Op]) -> None:
+        """The space quota of a transaction. Raises NoSpace, and then raises the alarm for the whole group."""
+        full = self.store.bytes_in_use + len(command) > self.config.quota_backend_bytes
+        if not (full or self.applier.alarms) or not self.consensus.is_leader:
+            return
+        if not any(op[0] == "put" for op in (*then, *otherwise)):
             return
         if self.applier.out_of_space:
             raise NoSpace
-        if self.store.bytes_in_use + len(command) > self.config.quota_backend_bytes:
+        if full:
             if not self._alarming:
                 self._alarming = True
                 self.propose(pack(("alarm", self.id, NOSPACE, True)), self._alarmed)

@@ -57,6 +57,11 @@ class Proposals:
         self._queue.append((command, waiter))
         self._wake()
 
+    @property
+    def flying(self) -> int:
+        """Entries proposed whose fate is not known yet."""
+        return len(self._flying)
+
     def flush(self) -> None:
         """Propose what has gathered, in entries of bounded size."""
         queue, self._queue = self._queue, []

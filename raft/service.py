@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from raft.admin import Admin
@@ -105,19 +106,18 @@ class ClientSession:
         command = pack(("txn", compares, then, otherwise))
         if len(command) > self.service.config.max_request_bytes:
             raise TooLarge(len(command), self.service.config.max_request_bytes)
-        self.member.admit(command, self._puts(then, otherwise))
+        self.member.admit(command, then, otherwise)
+        self.member.propose(command, partial(self._txn_done, request_id))
 
-        def done(result: TxnResult | StoreError) -> None:
-            if isinstance(result, StoreError):
-                self.fail(request_id, result)
-            else:
+    def _txn_done(self, request_id: int, result: TxnResult | StoreError) -> None:
+        if isinstance(result, StoreError):
+            self.fail(request_id, result)
+            return
+        for response in result.responses:
+            if response[0] == "range":
                 self.ok(request_id, result)
-
-        self.member.propose(command, done)
-
-    @staticmethod
-    def _puts(then: list[Any], otherwise: list[Any]) -> bool:
-        return any(op[0] == "put" for op in then) or any(op[0] == "put" for op in otherwise)
+                return
+        self.out.answer_small(request_id, result)
 
     def range(self, request_id: int, arguments: list[Any]) -> None:
         key, end, limit, revision, serializable, keys_only, count_only = arguments
@@ -162,7 +162,7 @@ class ClientSession:
             self.member.consensus.read(confirmed)
 
     def ping(self, request_id: int, _: list[Any]) -> None:
-        self.ok(request_id, None)
+        self.out.answer_small(request_id, None)
 
     def read_index(self, request_id: int, _: list[Any]) -> None:
         def now() -> None:

@@ -29,10 +29,9 @@ class WatchService:
         self._packed: dict[tuple[int, bool], bytes] | None = None
 
     def commit(self, revision: int, events: list[Event]) -> None:
-        if len(self.hub):
-            self._packed = {}
-            self.hub.commit(revision, events)
-            self._packed = None
+        self._packed = {}
+        self.hub.commit(revision, events)
+        self._packed = None
 
     def watch(
         self, out: Outbox, watch_id: int, key: bytes, end: bytes | None, start_revision: int, prev_kv: bool

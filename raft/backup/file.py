@@ -123,7 +123,7 @@ def _opened(path: Path) -> Iterator[LmdbBackend]:
 
 def _applier(path: Path, backend: LmdbBackend) -> Applier:
     try:
-        return Applier(backend, lambda: 0.0, lambda revision, events: None, lambda origin, sequence, results: None)
+        return Applier(backend, lambda: 0.0, lambda _writes: None, lambda origin, sequence, results: None)
     except (Corrupt, Invalid, lmdb.Error) as error:
         raise Corrupt(f"{path}: {error}") from error
 

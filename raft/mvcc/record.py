@@ -9,8 +9,9 @@ versions are a list that is walked backward from the newest, and memory need onl
 from __future__ import annotations
 
 import struct
-from hashlib import blake2b
+from collections.abc import Iterable
 from typing import NamedTuple
+from zlib import crc32
 
 from raft.mvcc.backend import SUB_BITS
 from raft.mvcc.types import DELETE, PUT, Event, KeyValue
@@ -21,8 +22,16 @@ _HEAD_BYTES = _HEAD.size
 _PREVIOUS = struct.Struct(">q")
 _PREVIOUS_AT = 25
 _KEY_LENGTH_AT = 33
-_POS = struct.Struct(">Q")
 pack_head = _HEAD.pack
+unpack_head = _HEAD.unpack_from
+"""(kind, create revision, version, lease, previous, key length)."""
+
+Written = tuple[int, bytes, int, bytes | None]
+"""What one operation wrote: position and record, and those it superseded (0 and None if nothing)."""
+
+
+_new = tuple.__new__
+"""Half the price of a NamedTuple's own constructor."""
 
 
 class Record(NamedTuple):
@@ -66,13 +75,33 @@ def key_value(pos: int, record: bytes, *, with_value: bool = True) -> KeyValue:
     _, create, version, lease, _, n = _HEAD.unpack_from(record)
     end = _HEAD_BYTES + n
     value = record[end:] if with_value else b""
-    return KeyValue(record[_HEAD_BYTES:end], value, create, pos >> SUB_BITS, version, lease)
+    return _new(KeyValue, (record[_HEAD_BYTES:end], value, create, pos >> SUB_BITS, version, lease))
 
 
 def event(pos: int, record: bytes, prev_kv: KeyValue | None) -> Event:
-    return Event(record[0], key_value(pos, record), prev_kv)
+    return _new(Event, (record[0], key_value(pos, record), prev_kv))
+
+
+def events_of(writes: Iterable[Written]) -> list[Event]:
+    """What watchers are told of them; made only where somebody watches."""
+    return [
+        event(pos, record, None if before is None else key_value(old, before)) for pos, record, old, before in writes
+    ]
+
+
+def field(record: bytes, target: str) -> int | bytes:
+    """What a compare looks at (see types.Compare), but for ``mod``, which the position tells."""
+    _, create, version, lease, _, n = unpack_head(record)
+    if target == "value":
+        return record[_HEAD_BYTES + n :]
+    if target == "version":
+        return int(version)
+    return int(create if target == "create" else lease)
 
 
 def digest(pos: int, record: bytes) -> int:
-    """64 bits that depend on every byte of the record and on its position."""
-    return int.from_bytes(blake2b(record, digest_size=8, salt=_POS.pack(pos)).digest(), "big")
+    """A number that depends on every byte of the record and on its position; a CRC, as in etcd's HashKV.
+
+    Each write costs two of them on every member: cheap matters.
+    """
+    return crc32(record) ^ pos

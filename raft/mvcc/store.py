@@ -14,19 +14,21 @@ One writer; readers on the same thread. Source: etcd's documentation of its data
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 
 from raft.errors import Compacted, Corrupt, FutureRevision, LeaseNotFound
 from raft.mvcc import record as rec
 from raft.mvcc.backend import SUB_BITS, Backend
 from raft.mvcc.keys import SortedKeys
 from raft.mvcc.lease import Leases
+from raft.mvcc.record import Written
 from raft.mvcc.txn import holds
-from raft.mvcc.types import Compare, Event, KeyValue, Op, RangeResult, Response, TxnResult
+from raft.mvcc.types import Compare, KeyValue, Op, RangeResult, Response, TxnResult
 
-_META = b"mvcc"
+_META = b"mvcc/2"
 _STATE = struct.Struct(">QQQQ")
 _SLICE = 500
+_PUT: Response = ("put", None)
 _MASK = (1 << 64) - 1
 
 
@@ -57,24 +59,37 @@ class Mvcc:
         state = self.backend.meta_get(_META)
         if state is not None:
             self.revision, self.compacted, self._scrubbed, expected = _STATE.unpack(state)
+        self._read_records()
+        if self.hash != expected:
+            raise Corrupt(f"the records hash to {self.hash:016x}, {expected:016x} was stored at {self.revision}")
+
+    def _read_records(self) -> None:
+        """Index, hash and leases from all records, oldest first: what a later one supersedes is taken out again."""
+        index, total, digest = self._index, 0, rec.digest
+        leased: dict[bytes, int] = {}
         at = 0
         while chunk := self.backend.scan(at, 1 << 63, 4096):
             for pos, record in chunk:
-                self._index[rec.key_of(record)] = -pos if rec.is_delete(record) else pos
-                self.bytes_in_use += len(record)
+                key = rec.key_of(record)
+                old = index.get(key, 0)
+                if old > 0:
+                    total -= digest(old, self._record(old))
+                    leased.pop(key, None)
+                if rec.is_delete(record):
+                    index[key] = -pos
+                    continue
+                index[key] = pos
+                total += digest(pos, record)
+                lease = rec.unpack_head(record)[3]
+                if lease:
+                    leased[key] = lease
+            self.bytes_in_use += sum([len(record) for _, record in chunk])
             at = chunk[-1][0] + 1
-        live = [key for key, pos in self._index.items() if pos > 0]
-        self._live = SortedKeys(live)
-        self._dead = SortedKeys(key for key, pos in self._index.items() if pos < 0)
-        for key in live:
-            pos = self._index[key]
-            record = self._record(pos)
-            self.hash = (self.hash + rec.digest(pos, record)) & _MASK
-            lease = rec.decode(record).lease
-            if lease:
-                self.leases.attach(lease, key)
-        if self.hash != expected:
-            raise Corrupt(f"the records hash to {self.hash:016x}, {expected:016x} was stored at {self.revision}")
+        self.hash = total & _MASK
+        self._live = SortedKeys(key for key, pos in index.items() if pos > 0)
+        self._dead = SortedKeys(key for key, pos in index.items() if pos < 0)
+        for key, lease in leased.items():
+            self.leases.attach(lease, key)
 
     def save_state(self) -> None:
         """To be called before the backend may cut (after each applied entry)."""
@@ -209,48 +224,106 @@ class Mvcc:
 
     def txn(
         self, compares: Sequence[Compare], then: Sequence[Op], otherwise: Sequence[Op] = ()
-    ) -> tuple[TxnResult, list[Event]]:
-        """Judge, then do; the events are what it wrote, with what was there before. Raises LeaseNotFound, unchanged.
+    ) -> tuple[TxnResult, list[Written]]:
+        """Judge, then do; and what it wrote (see record.events_of). Raises LeaseNotFound, unchanged.
 
         Well-formedness is the proposer's (txn.check_txn).
         """
         succeeded = True
         for compare in compares:
-            kv = self.get(compare[0]) or KeyValue(compare[0], b"", 0, 0, 0, 0)
-            if not holds(compare, kv):
+            if not holds(compare, self._target(compare[0], compare[1])):
                 succeeded = False
                 break
         ops = then if succeeded else otherwise
         for op in ops:
             if op[0] == "put" and op[3] and op[3] not in self.leases:
                 raise LeaseNotFound(op[3])
-        write = _Write(self)
-        responses = [_DO[op[0]](self, write, op) for op in ops]
-        return TxnResult(succeeded, write.finish(), responses), write.events
+        first = (self.revision + 1) << SUB_BITS
+        writes: list[Written] = []
+        responses: list[Response] = []
+        for op in ops:
+            if op[0] == "put":
+                writes.append(self._put(first + len(writes), op[1], op[2], op[3]))
+                responses.append(_PUT)
+            elif op[0] == "delete":
+                responses.append(("delete", self._delete(first, op[1], op[2], writes)))
+            else:
+                responses.append(self._range_inside(op, bool(writes)))
+        if writes:
+            self.revision += 1
+        return tuple.__new__(TxnResult, (succeeded, self.revision, responses)), writes
 
-    def _do_put(self, write: _Write, op: Op) -> Response:
-        write.put(op[1], op[2], op[3])
-        return ("put", None)
+    def _target(self, key: bytes, target: str) -> int | bytes:
+        """What a compare of ``key`` looks at; of an absent key, 0 or an empty value."""
+        pos = self._index.get(key, 0)
+        if pos <= 0:
+            return b"" if target == "value" else 0
+        return pos >> SUB_BITS if target == "mod" else rec.field(self._record(pos), target)
 
-    def _do_delete(self, write: _Write, op: Op) -> Response:
-        return ("delete", write.delete(op[1], op[2]))
-
-    def _do_range(self, write: _Write, op: Op) -> Response:
-        self.revision += bool(write.events)
+    def _range_inside(self, op: Op, wrote: bool) -> Response:
+        """A range of a transaction sees what was written before it."""
+        self.revision += wrote
         try:
             result = self.range(op[1], op[2], limit=op[3])
         finally:
-            self.revision -= bool(write.events)
+            self.revision -= wrote
         return ("range", result.kvs, result.count)
 
-    def lease_revoke(self, lease_id: int) -> tuple[int, list[Event]]:
+    def _put(self, pos: int, key: bytes, value: bytes, lease: int) -> Written:
+        old = self._index.get(key, 0)
+        before: bytes | None = None
+        if old > 0:
+            before = found = self._record(old)
+            _, create, version, held, _, _ = rec.unpack_head(found)
+            record = rec.encode_put(key, value, create, version + 1, lease, old)
+            self.hash = (self.hash + rec.digest(pos, record) - rec.digest(old, found)) & _MASK
+            if held and held != lease:
+                self.leases.detach(held, key)
+        else:
+            record = rec.encode_put(key, value, pos >> SUB_BITS, 1, lease, old)
+            self.hash = (self.hash + rec.digest(pos, record)) & _MASK
+            if old < 0:
+                self._dead.remove(key)
+            self._live.add(key)
+        if lease:
+            self.leases.attach(lease, key)
+        self._index[key] = pos
+        self.backend.put(pos, record)
+        self.bytes_in_use += len(record)
+        return pos, record, old, before
+
+    def _delete(self, first: int, key: bytes, end: bytes | None, writes: list[Written]) -> int:
+        """How many; what it wrote is added to ``writes``, which began at position ``first``."""
+        if end is None:
+            keys = [key] if self._index.get(key, 0) > 0 else []
+        else:
+            keys = self._live.take(key, end, len(self._live))
+        for name in keys:
+            pos, old = first + len(writes), self._index[name]
+            before = self._record(old)
+            self.hash = (self.hash - rec.digest(old, before)) & _MASK
+            held = rec.unpack_head(before)[3]
+            if held:
+                self.leases.detach(held, name)
+            self._live.remove(name)
+            self._dead.add(name)
+            record = rec.encode_delete(name, old)
+            self._index[name] = -pos
+            self.backend.put(pos, record)
+            self.bytes_in_use += len(record)
+            writes.append((pos, record, old, before))
+        return len(keys)
+
+    def lease_revoke(self, lease_id: int) -> tuple[int, list[Written]]:
         """Delete its keys at one revision, and the lease. Raises LeaseNotFound."""
         keys = sorted(self.leases.get(lease_id).keys)
-        write = _Write(self)
+        first = (self.revision + 1) << SUB_BITS
+        writes: list[Written] = []
         for key in keys:
-            write.delete(key, None)
+            self._delete(first, key, None, writes)
         self.leases.remove(lease_id)
-        return write.finish(), write.events
+        self.revision += bool(writes)
+        return self.revision, writes
 
     # --- compaction
 
@@ -314,76 +387,3 @@ class Mvcc:
             return None
         before = self.backend.get(previous)
         return None if before is None else rec.key_value(previous, before)
-
-
-class _Write:
-    """The writes of one revision, which exists once there is one."""
-
-    def __init__(self, store: Mvcc) -> None:
-        self._store = store
-        self._next = (store.revision + 1) << SUB_BITS
-        self.events: list[Event] = []
-
-    def put(self, key: bytes, value: bytes, lease: int) -> None:
-        store, pos = self._store, self._next
-        old = store._index.get(key, 0)
-        revision = pos >> SUB_BITS
-        create, version, prev_kv = revision, 1, None
-        if old > 0:
-            prev_kv = self._retire(old)
-            create, version = prev_kv.create_revision, prev_kv.version + 1
-            if prev_kv.lease and prev_kv.lease != lease:
-                store.leases.detach(prev_kv.lease, key)
-        else:
-            if old < 0:
-                store._dead.remove(key)
-            store._live.add(key)
-        record = rec.encode_put(key, value, create, version, lease, old)
-        store.hash = (store.hash + rec.digest(pos, record)) & _MASK
-        if lease:
-            store.leases.attach(lease, key)
-        self._append(key, pos, record, Event(0, KeyValue(key, value, create, revision, version, lease), prev_kv))
-
-    def delete(self, key: bytes, end: bytes | None) -> int:
-        store = self._store
-        if end is None:
-            keys = [key] if store._index.get(key, 0) > 0 else []
-        else:
-            keys = store._live.take(key, end, len(store._live))
-        for name in keys:
-            old = store._index[name]
-            prev_kv = self._retire(old)
-            if prev_kv.lease:
-                store.leases.detach(prev_kv.lease, name)
-            store._live.remove(name)
-            store._dead.add(name)
-            pos = self._next
-            event = Event(1, KeyValue(name, b"", 0, pos >> SUB_BITS, 0, 0), prev_kv)
-            self._append(name, -pos, rec.encode_delete(name, old), event)
-        return len(keys)
-
-    def _retire(self, pos: int) -> KeyValue:
-        record = self._store._record(pos)
-        self._store.hash = (self._store.hash - rec.digest(pos, record)) & _MASK
-        return rec.key_value(pos, record)
-
-    def _append(self, key: bytes, pos: int, record: bytes, event: Event) -> None:
-        store = self._store
-        store._index[key] = pos
-        store.backend.put(abs(pos), record)
-        store.bytes_in_use += len(record)
-        self.events.append(event)
-        self._next += 1
-
-    def finish(self) -> int:
-        """The store's revision after it."""
-        if self.events:
-            self._store.revision += 1
-        return self._store.revision
-
-
-_DO: dict[str, Callable[[Mvcc, _Write, Op], Response]] = {
-    "put": Mvcc._do_put,
-    "delete": Mvcc._do_delete,
-    "range": Mvcc._do_range,
-}

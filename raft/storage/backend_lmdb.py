@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -111,17 +112,26 @@ class LmdbBackend:
         return found
 
     def _scan_disk(self, start: int, end: int, limit: int) -> list[tuple[int, bytes]]:
-        hidden = [o.records for o in (self._flushing, self._pending) if o is not None]
+        hidden = [o.records for o in (self._flushing, self._pending) if o is not None and o.records]
+        unpack = _POS.unpack
         found: list[tuple[int, bytes]] = []
         with self._read.cursor(db=self._records_db) as cursor:
             if not cursor.set_range(_POS.pack(start)):
-                return found
-            for name, record in cursor:
-                pos = _POS.unpack(name)[0]
-                if pos >= end or len(found) >= limit:
+                return []
+            stored = cursor.iternext(keys=True, values=True)
+            # A batch at a time keeps the loop over a million records out of Python.
+            while len(found) < limit:
+                batch = [(unpack(name)[0], record) for name, record in islice(stored, min(512, limit - len(found)))]
+                if not batch:
                     break
-                if not any(pos in records for records in hidden):
-                    found.append((pos, record))
+                last = batch[-1][0] >= end
+                if last:
+                    batch = batch[: bisect_left(batch, (end,))]
+                if hidden:
+                    batch = [item for item in batch if not any(item[0] in records for records in hidden)]
+                found += batch
+                if last:
+                    break
         return found
 
     # --- named values

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raft.errors import Compacted, FutureRevision, LeaseNotFound, StoreError
+from raft.mvcc.record import events_of
 from raft.mvcc.store import Mvcc
 from raft.mvcc.types import Event, KeyValue, in_range
 from raft.mvcc.watch import Watcher, WatchHub
@@ -170,7 +171,8 @@ class World:
 
     def do_txn(self, compares: Any, then: Any, otherwise: Any) -> None:
         def mine() -> Any:
-            result, events = self.store.txn(compares, then, otherwise)
+            result, writes = self.store.txn(compares, then, otherwise)
+            events = events_of(writes)
             if events:
                 self.hub.commit(result.revision, events)
                 assert events == self.oracle.events[result.revision]
@@ -190,7 +192,7 @@ class World:
         if expected is LeaseNotFound:
             assert got is LeaseNotFound
         elif got[1]:
-            self.hub.commit(*got)
+            self.hub.commit(got[0], events_of(got[1]))
 
     def do_compact(self, back: int) -> None:
         revision = self.oracle.revision - back
