@@ -25,7 +25,7 @@ from typing import Protocol
 
 import uvloop
 
-from actors.observe import LoopWatch
+from actors import observe
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,8 @@ class Host:
         self._task: asyncio.Task[None] | None = None
         self._done = threading.Event()
         self._stopping = False
-        self._watch = LoopWatch(name)
+        self._watch = observe.loop_watch(name)
+        observe.watch_syncs()
         configure_logging(name, log_dir)
         # Ray's workers make uvloop the policy; loops that libraries make for themselves (pyroute2's, over netlink)
         # must be asyncio's own, because uvloop speaks IP and unix sockets alone.

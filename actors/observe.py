@@ -1,70 +1,46 @@
-"""What every actor watches about itself: loop lag, GC pauses, and a stack for every stall. IO: a thread and a log.
+"""What every actor measures of its own process, on its /metrics: loop lag, GC pauses, stalls, disk syncs. IO: none.
 
-A stalled loop cannot report itself, so a thread looks at the loop's heartbeat; when it is overdue the loop thread's
-stack is logged once per stall. Python's collector stops the loop too, so its pauses have a histogram of their own.
+`watch_syncs` replaces os.fsync and os.fdatasync by ones that are timed, because only there every caller, also those in
+libraries, is seen. What LMDB syncs in C is in the store's etcd_disk_backend_commit_duration_seconds.
 """
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import logging
-import sys
-import threading
+import os
 import time
-import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from prometheus_client import Histogram
+from prometheus_client import Counter, Histogram
 
-log = logging.getLogger(__name__)
+from cluster.machine.loop_watch import LoopWatch
+
+if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 5)
 LOOP_LAG = Histogram("sk8_loop_lag_seconds", "How late the event loop ran a timer.", buckets=_SECONDS)
 GC_PAUSE = Histogram("sk8_gc_pause_seconds", "Time the garbage collector held the interpreter.", buckets=_SECONDS)
+STALLS = Counter("sk8_loop_stalls", "Times the event loop was blocked for half a second; the log has the stacks.")
+FSYNC = Histogram("sk8_fsync_seconds", "Time of fsync and fdatasync calls.", buckets=(0.0001, *_SECONDS))
 
-BEAT_S = 0.1
-STALL_S = 0.5
+
+def loop_watch(name: str) -> LoopWatch:
+    return LoopWatch(name, on_lag=LOOP_LAG.observe, on_pause=GC_PAUSE.observe, on_stall=lambda _: STALLS.inc())
 
 
-class LoopWatch:
-    """Run `beat()` on the loop; the watching thread ends with the process."""
+def watch_syncs() -> None:
+    """From now on every sync of this process is measured. To be called once."""
+    os.fsync = _timed(os.fsync)
+    os.fdatasync = _timed(os.fdatasync)
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._last = time.monotonic()
-        self._thread_id = 0
-        self._collecting_since = 0.0
 
-    async def beat(self) -> None:
-        """For ever: measure how late the loop wakes us."""
-        self._thread_id = threading.get_ident()
-        gc.callbacks.append(self._on_gc)
-        threading.Thread(target=self._watch, name="loop-watch", daemon=True).start()
-        while True:
-            before = time.monotonic()
-            await asyncio.sleep(BEAT_S)
-            self._last = time.monotonic()
-            LOOP_LAG.observe(max(self._last - before - BEAT_S, 0.0))
+def _timed(sync: Callable[[FileDescriptorLike], None]) -> Callable[[FileDescriptorLike], None]:
+    def timed(fd: FileDescriptorLike) -> None:
+        began = time.perf_counter()
+        try:
+            sync(fd)
+        finally:
+            FSYNC.observe(time.perf_counter() - began)
 
-    def lag_s(self) -> float:
-        """How overdue the loop's heartbeat is now."""
-        return max(time.monotonic() - self._last - BEAT_S, 0.0)
-
-    def _on_gc(self, phase: str, _info: dict[str, int]) -> None:
-        now = time.perf_counter()
-        if phase == "start":
-            self._collecting_since = now
-        elif self._collecting_since:
-            GC_PAUSE.observe(now - self._collecting_since)
-
-    def _watch(self) -> None:
-        reported = 0.0
-        while True:
-            time.sleep(STALL_S / 2)
-            beat, lag_s = self._last, self.lag_s()
-            if lag_s < STALL_S or beat == reported:
-                continue
-            reported = beat
-            frame = sys._current_frames().get(self._thread_id)
-            stack = "".join(traceback.format_stack(frame)[-8:]) if frame else "(no stack)\n"
-            log.warning("%s: the event loop has been stalled for %.2f s at:\n%s", self._name, lag_s, stack)
+    return timed

@@ -6,12 +6,14 @@ below a shell reads the environment.
 
     SK8_FAULTS="delay:wal.fsync=50ms, fail:wal.fsync@3, crash:wal.after_write@10"
 
-- ``delay:POINT=DURATION``  every hit takes that much longer (``ms`` or ``s``)
+- ``delay:POINT=DURATION``  every hit takes that much longer (``ms`` or ``s``); on an event loop the whole part stalls
 - ``fail:POINT[@N]``        the Nth hit (default: each) raises OSError(EIO), as a failing disk does
 - ``crash:POINT[@N]``       the Nth hit (default: the first) ends the process at once, as a power cut would
 
-Points: wal.write, wal.after_write, wal.fsync, wal.after_fsync, wal.cut, wal.after_cut, wal.release, snapshot.write,
-snapshot.fsync, snapshot.before_rename, snapshot.after_rename, identity.before_rename.
+``POINT~TEXT`` counts only hits that are about something with TEXT in it (a key, a name), where the point says what it
+is about. Points of the store: wal.write, wal.after_write, wal.fsync, wal.after_fsync, wal.cut, wal.after_cut,
+wal.release, snapshot.write, snapshot.fsync, snapshot.before_rename, snapshot.after_rename, identity.before_rename.
+Those of the other parts (``apiserver.after_commit`` and so on) are listed in docs/operations.md.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from dataclasses import dataclass
 CRASH_EXIT_CODE = 86
 
 _RULE = re.compile(
-    r"(?P<what>delay|fail|crash):(?P<point>[a-z_.]+)(@(?P<nth>[0-9]+))?(=(?P<value>[0-9.]+)(?P<unit>ms|s))?"
+    r"(?P<what>delay|fail|crash):(?P<point>[a-z_.]+)(~(?P<about>[^@=,\s]+))?"
+    r"(@(?P<nth>[0-9]+))?(=(?P<value>[0-9.]+)(?P<unit>ms|s))?"
 )
 
 
@@ -39,6 +42,7 @@ class _Rule:
     what: str
     nth: int
     delay_s: float
+    about: str
     hits: int = 0
 
 
@@ -53,35 +57,45 @@ class Faults:
         self._sleep = sleep
 
     @classmethod
-    def parse(cls, spec: str) -> Faults:
+    def parse(cls, spec: str, *, on_crash: Callable[[], None] = _exit) -> Faults:
         """Raises FaultSpecError."""
-        faults = cls()
+        faults = cls(on_crash=on_crash)
         for part in filter(None, (p.strip() for p in spec.split(","))):
             found = _RULE.fullmatch(part)
             if found is None or (found["what"] == "delay") != (found["value"] is not None):
                 raise FaultSpecError(
-                    f"fault {part!r}: must be like delay:wal.fsync=50ms, fail:wal.fsync@3 or crash:wal.after_write@1"
+                    f"fault {part!r}: must be like delay:wal.fsync=50ms, fail:wal.fsync@3, crash:wal.after_write@1 "
+                    "or crash:apiserver.after_commit~configmaps/default/x"
                 )
             scale = 0.001 if found["unit"] == "ms" else 1.0
             delay_s = float(found["value"]) * scale if found["value"] else 0.0
-            faults.add(found["what"], found["point"], nth=int(found["nth"] or 0), delay_s=delay_s)
+            faults.add(
+                found["what"], found["point"], nth=int(found["nth"] or 0), delay_s=delay_s, about=found["about"] or ""
+            )
         return faults
 
-    def add(self, what: str, point: str, *, nth: int = 0, delay_s: float = 0.0) -> None:
+    def add(self, what: str, point: str, *, nth: int = 0, delay_s: float = 0.0, about: str = "") -> None:
         """``what`` is delay, fail or crash; ``nth`` 0 is every hit (crash: the first)."""
-        self._rules.setdefault(point, []).append(_Rule(what, nth, delay_s))
+        self._rules.setdefault(point, []).append(_Rule(what, nth, delay_s, about))
+
+    @property
+    def armed(self) -> bool:
+        """Whether there is a rule at all."""
+        return bool(self._rules)
 
     def clear(self) -> None:
         self._rules.clear()
 
-    def hit(self, point: str) -> None:
+    def hit(self, point: str, about: str = "") -> None:
         """Passed a named point. Raises OSError(EIO) if told to fail."""
         rules = self._rules.get(point)
         if rules:
-            self._act(point, rules)
+            self._act(point, about, rules)
 
-    def _act(self, point: str, rules: list[_Rule]) -> None:
+    def _act(self, point: str, about: str, rules: list[_Rule]) -> None:
         for rule in rules:
+            if rule.about not in about:
+                continue
             rule.hits += 1
             if rule.nth not in (0, rule.hits):
                 continue

@@ -19,6 +19,8 @@ _LAG_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
 class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self.beside: list[CollectorRegistry] = []
+        """Shown too: what the process measures of itself."""
 
         def gauge(name: str, text: str) -> Gauge:
             return Gauge(name, text, registry=registry)
@@ -60,7 +62,7 @@ class Metrics:
         self.gc_pause = histogram("sk8_store_gc_pause_seconds", "Pauses of the garbage collector", _LAG_BUCKETS)
 
     def render(self) -> bytes:
-        return generate_latest(self.registry)
+        return b"".join(generate_latest(registry) for registry in (self.registry, *self.beside))
 
 
 class MetricsServer:

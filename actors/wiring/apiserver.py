@@ -34,6 +34,6 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> ApiServerConfig
 async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
     store = common.store_client(cluster, machine)
     authorizer = RbacAuthorizer(store)
-    registry = common.registry(cluster, machine, store, authorizer)
+    registry = common.registry(cluster, machine, store, authorizer, "apiserver")
     server = ApiServer(config_of(cluster, machine), store, registry, authorizer, clock=time.time)
     return common.Together(server, authorizer, registry, health=server.health)

@@ -6,6 +6,8 @@ Reads keys from the machine's `pki` directory; nothing secret travels in an argu
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import random
 import time
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from typing import Protocol
 
 from prometheus_client import start_http_server
 
+from cluster.api.faults import Hit, no_fault
 from cluster.machine.config import ClusterConfig, MachineConfig
 from cluster.machinery.http_client import HttpClient, HttpConfig
 from cluster.machinery.webhooks import WebhookClient
@@ -24,6 +27,9 @@ from cluster.registry.store import Compare, Store
 from cluster.registry.types import RegistryConfig
 from raft.client import StoreClient
 from raft.config import TlsFiles
+from raft.faults import CRASH_EXIT_CODE, Faults
+
+log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 
@@ -62,15 +68,43 @@ def registry_config(cluster: ClusterConfig, machine: MachineConfig) -> RegistryC
     )
 
 
+def faults_of(machine: MachineConfig, part: str) -> Faults:
+    """Injected faults (syntax in raft/faults.py, points in docs/operations.md) from `<disk>/faults`, else none.
+
+    For chaos tests: nobody but root of the machine can write there, and without the file nothing is injected.
+    """
+    path = machine.disk / "faults"
+    spec = path.read_text().strip() if path.exists() else ""
+    if spec:
+        log.warning("faults are injected into this part (%s): %s", part, spec)
+    return Faults.parse(spec, on_crash=_crash)
+
+
+def _crash() -> None:
+    """As a power cut would, but for the line in the log that says so."""
+    log.warning("an injected fault ends this process now")
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    os._exit(CRASH_EXIT_CODE)
+
+
+def hit_of(machine: MachineConfig, part: str) -> Hit:
+    """The part's fault points, as `<part>.<point>`; costs nothing when nothing is injected."""
+    faults = faults_of(machine, part)
+    return (lambda point, about: faults.hit(f"{part}.{point}", about)) if faults.armed else no_fault
+
+
 def registry(
-    cluster: ClusterConfig, machine: MachineConfig, store: Store, authorizer: RbacAuthorizer | None
+    cluster: ClusterConfig, machine: MachineConfig, store: Store, authorizer: RbacAuthorizer | None, part: str
 ) -> Registry:
+    """`part` names the fault points of what it writes."""
     made = Registry(
         store,
         registry_config(cluster, machine),
         clock=time.time,
         rng=random.Random(),
         authorizer=authorizer,
+        hit=hit_of(machine, part),
     )
     made.converter.call = WebhookClient(made.cluster_ip).convert
     return made

@@ -18,7 +18,7 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
     common.serve_metrics(cluster.controllers_port)
     store = common.store_client(cluster, machine)
     authorizer = RbacAuthorizer(store)
-    registry = common.registry(cluster, machine, store, authorizer)
+    registry = common.registry(cluster, machine, store, authorizer, "controllers")
     config = replace(
         settings.profile(cluster.profile),
         cluster_cidr=cluster.pod_cidr,

@@ -45,4 +45,5 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
         common.http_client(cluster, machine, "node"),
         DockerRuntime(machine.container_label, socket_path=cluster.engine_socket, netns=machine_netns()),
         PodNetwork(str(machine.kubelet_dir / "network")),
+        hit=common.hit_of(machine, "kubelet"),
     )

@@ -35,4 +35,5 @@ def network_config(cluster: ClusterConfig, machine: MachineConfig) -> NetworkCon
 
 
 async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
-    return NetworkAgent(network_config(cluster, machine), common.http_client(cluster, machine, "proxy"))
+    client = common.http_client(cluster, machine, "proxy")
+    return NetworkAgent(network_config(cluster, machine), client, hit=common.hit_of(machine, "proxy"))

@@ -16,7 +16,7 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
     common.serve_metrics(cluster.scheduler_port)
     store = common.store_client(cluster, machine)
     authorizer = RbacAuthorizer(store)
-    registry = common.registry(cluster, machine, store, authorizer)
+    registry = common.registry(cluster, machine, store, authorizer, "scheduler")
     config = SchedulerConfig(identity=machine.name)
     elector = Elector(store, "kube-scheduler", machine.name, config.lease_ttl_s)
     client = RegistryClient(registry, common.context_of("system:kube-scheduler", fence=lambda: elector.fence))

@@ -11,12 +11,13 @@ import asyncio
 import logging
 from pathlib import Path
 
+from prometheus_client import REGISTRY
+
 from actors import members
 from actors.host import Part
 from actors.wiring import common
 from cluster.machine.config import ClusterConfig, MachineConfig
 from raft.config import StateConfig, TlsFiles
-from raft.faults import Faults
 from raft.server import StateServer, create_member, join_member
 from raft.storage.errors import MemberRetired
 
@@ -38,20 +39,8 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> StateConfig:
         peer_tls=files("store-peer"),
         engine=cluster.store_engine,
         raftos_key=pki / "encryption.key" if cluster.store_engine == "raftos" else None,
-        faults=faults_of(machine),
+        faults=common.faults_of(machine, "state"),
     )
-
-
-def faults_of(machine: MachineConfig) -> Faults:
-    """Injected faults (slow or failing fsync, crash points; syntax in raft/faults.py) from `<disk>/faults`, else none.
-
-    For chaos tests: nobody but root of the machine can write there, and without the file nothing is injected.
-    """
-    path = machine.disk / "faults"
-    spec = path.read_text().strip() if path.exists() else ""
-    if spec:
-        log.warning("faults are injected into the store: %s", spec)
-    return Faults.parse(spec)
 
 
 def directory_of(machine: MachineConfig) -> Path:
@@ -74,6 +63,7 @@ class StatePart:
         if not has_member(directory_of(self._machine)):
             await (self._found() if self._machine.state_bootstrap else self._join())
         self._server = StateServer(config_of(self._cluster, self._machine))
+        self._server.metrics.beside.append(REGISTRY)
         try:
             await self._server.run()
         except MemberRetired:

@@ -18,6 +18,7 @@ LEASE_TTL_S = 5
 
 
 async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
+    common.serve_metrics(cluster.supervisor_port)
     store = common.store_client(cluster, machine)
     elector = Elector(store, "sk8-supervisor", machine.name, LEASE_TTL_S)
     return Supervisor(store, elector, cluster.state_peer_port, cluster.state_client_port, keeper_of(cluster, machine))

@@ -33,6 +33,7 @@ from cluster.machine.config import ClusterConfig, ConfigError, load_cluster
 from cluster.machine.files import Lock, make_private_dir
 from cluster.machine.forwarder import Forwarder, ForwarderConfig
 from cluster.machine.identity import Authority
+from cluster.machine.loop_watch import LoopWatch
 from cluster.machine.pki import PkiError
 
 log = logging.getLogger(__name__)
@@ -71,10 +72,11 @@ class HostAgent:
         socket.chmod(0o600)
         forwarder = asyncio.create_task(self._forwarder.run())
         stopped = asyncio.create_task(stop.wait())
+        watch = asyncio.create_task(LoopWatch("host-agent").beat())
         try:
             await asyncio.wait({forwarder, stopped}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (forwarder, stopped):
+            for task in (forwarder, stopped, watch):
                 task.cancel()
             ends = await asyncio.gather(forwarder, stopped, return_exceptions=True)
             self._machines.forget()

@@ -181,6 +181,7 @@ class ClusterConfig:
     kubelet_healthz_port: int = 10248
     scheduler_port: int = 10259
     controllers_port: int = 10257
+    supervisor_port: int = 10261
     proxy_port: int = 10249
     machine_port: int = 6390
 
@@ -270,7 +271,7 @@ class ClusterConfig:
             *(ray.gcs, ray.node_manager, ray.object_manager, ray.runtime_env_agent, ray.agent_grpc, ray.agent_http),
             *(ray.metrics_export, ray.client_server, self.machine_port),
             *(self.kubelet_port, self.kubelet_healthz_port),
-            *(self.scheduler_port, self.controllers_port, self.proxy_port),
+            *(self.scheduler_port, self.controllers_port, self.supervisor_port, self.proxy_port),
         )
 
     def spec(self, name: str) -> MachineSpec:

@@ -23,6 +23,7 @@ from cluster.machine.config import ClusterConfig, MachineConfig, load_machine, s
 from cluster.machine.files import Lock, make_private_dir
 from cluster.machine.forwarder import Forwarder, ForwarderConfig
 from cluster.machine.keeper import RayKeeper
+from cluster.machine.loop_watch import LoopWatch
 from cluster.machine.processes import Children
 from cluster.machine.ray_command import is_head
 from cluster.machine.unix_http import post
@@ -63,7 +64,7 @@ class Machine:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        parts = [asyncio.create_task(part) for part in self._parts()]
+        parts = [asyncio.create_task(part) for part in (*self._parts(), LoopWatch("sk8-machine").beat())]
         stopped = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait({*parts, stopped}, return_when=asyncio.FIRST_COMPLETED)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from prometheus_client import REGISTRY
 from prometheus_client.registry import CollectorRegistry
 
+from cluster.api.faults import Hit, no_fault
 from cluster.machinery.client import Client
 from cluster.machinery.informer import Informers
 from cluster.network import links
@@ -39,13 +40,14 @@ class NetworkAgent:
         *,
         clock: Callable[[], float] = time.time,
         registry: CollectorRegistry = REGISTRY,
+        hit: Hit = no_fault,
     ) -> None:
         config.validate()
         self.informers = Informers(client)
         self.firewall = Firewall(config.firewall, client, informers=self.informers)
         self.policy = PolicyAgent(config.policy, client, informers=self.informers)
         self.routes = RouteManager(config.routes, client, informers=self.informers)
-        self.proxy = ServiceProxy(config.proxy, client, clock=clock, informers=self.informers)
+        self.proxy = ServiceProxy(config.proxy, client, clock=clock, informers=self.informers, hit=hit)
         self.dns = DnsServer(config.dns, client, informers=self.informers, registry=registry)
 
     async def run(self) -> None:

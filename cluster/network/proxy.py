@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from cluster.api.faults import Hit, no_fault
 from cluster.api.meta import parse_time
 from cluster.machinery.client import Client, key_of, split_key
 from cluster.machinery.informer import Informers
@@ -54,10 +55,13 @@ class ServiceProxy:
         clock: Callable[[], float] = time.time,
         informers: Informers | None = None,
         nft: NftRunner | None = None,
+        hit: Hit = no_fault,
     ) -> None:
+        """`hit`: fault points before_rules and after_rules of every transaction, about its reason ("": a change)."""
         config.validate()
         self._config = config
         self._clock = clock
+        self._hit = hit
         self._own_informers = informers is None
         self._informers = informers or Informers(client)
         self._rules = RuleConfig(config.node_name, config.node_ip)
@@ -191,6 +195,7 @@ class ServiceProxy:
         if not (reason or delta):
             return
         started = time.perf_counter()
+        self._hit("before_rules", reason)
         try:
             if reason:
                 await self._replace(reason)
@@ -201,6 +206,7 @@ class ServiceProxy:
         except BaseException:
             self._full_reason = reason or "refused transaction"
             raise
+        self._hit("after_rules", reason)
         metrics.SYNC_SECONDS.observe(time.perf_counter() - started)
         self._syncs += 1
         self._synced_at = self._clock()

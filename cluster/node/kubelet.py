@@ -19,6 +19,7 @@ from typing import Any
 from prometheus_client import Gauge
 
 from cluster.api.errors import ApiError
+from cluster.api.faults import Hit, no_fault
 from cluster.api.meta import parse_time
 from cluster.machinery.client import Client
 from cluster.machinery.clock import monotonic, steady
@@ -60,7 +61,9 @@ class Kubelet:
         network: PodNetwork,
         *,
         clock: Callable[[], float] = time.time,
+        hit: Hit = no_fault,
     ) -> None:
+        """`hit`: fault points after_sandbox, before_container and after_container, about namespace/name of the pod."""
         config.validate()
         self._config = config
         self._client = client
@@ -108,6 +111,7 @@ class Kubelet:
             recorder=self._recorder,
             clock=steady(clock, monotonic),
             wall=clock,
+            hit=hit,
         )
         self._adopter = Adopter(runtime, network, config.node_ip)
         self.server = KubeletServer(

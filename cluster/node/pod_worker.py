@@ -17,7 +17,8 @@ from typing import Any
 from prometheus_client import Histogram
 
 from cluster.api.errors import ApiError
-from cluster.machinery.client import Client, is_not_found
+from cluster.api.faults import Hit
+from cluster.machinery.client import Client, is_not_found, key_of
 from cluster.machinery.events import EventRecorder
 from cluster.node import core_events as ev
 from cluster.node.cni import NetworkFailure, PodNetwork
@@ -61,6 +62,8 @@ class Tools:
     recorder: EventRecorder
     clock: Callable[[], float]  # the cores' time: runs on evenly when the wall clock is set
     wall: Callable[[], float]
+    hit: Hit
+    """Fault points, about namespace/name of the pod."""
 
 
 class PodWorker:
@@ -183,6 +186,7 @@ class PodWorker:
     async def _start_sandbox_task(self, attempt: int) -> None:
         try:
             sandbox_id, netns = await self._tools.runtime.run_sandbox(self._sandbox_config(attempt))
+            self._tools.hit("after_sandbox", key_of(self.pod))
             try:
                 ip = await self._connect(sandbox_id, netns)
             except (NetworkFailure, HostPortFailure):
@@ -266,7 +270,9 @@ class PodWorker:
             volumes=self._volumes,
             running={c.name: c.id for c in self.core.containers.values() if c.phase == "running"},
         )
+        self._tools.hit("before_container", key_of(self.pod))
         outcome = await self._tools.starter.start(action, place, self._emit)
+        self._tools.hit("after_container", key_of(self.pod))
         self.post(outcome)
         hook = (state.spec.get("lifecycle") or {}).get("postStart")
         if hook and isinstance(outcome, ev.ContainerStarted):

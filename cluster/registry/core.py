@@ -16,6 +16,7 @@ from typing import Any
 
 from cluster.api import errors
 from cluster.api.errors import ApiError
+from cluster.api.faults import Hit, no_fault
 from cluster.api.scheme import ResourceInfo
 from cluster.registry import keys
 from cluster.registry.codec import Codec
@@ -82,8 +83,10 @@ class Core:
         clock: Callable[[], float],
         rng: random.Random,
         authorizer: Authorizer | None,
+        hit: Hit = no_fault,
     ) -> None:
         config.validate()
+        self._hit = hit
         self.store = store
         self.config = config
         self.clock = clock
@@ -143,8 +146,11 @@ class Core:
         """Run the plan and the caller's fence; the revision written. Raises Stale, FenceLost, or what a guard says."""
         compares = [*ctx.fence, *(g.compare for g in plan.guards)]
         watched = list(dict.fromkeys(c[0] for c in compares))
+        about = "" if self._hit is no_fault else " ".join(op[1].decode(errors="replace") for op in plan.ops)
+        self._hit("before_commit", about)
         result = await self._traced(ctx, compares, plan.ops, [get(k) for k in watched])
         if result.succeeded:
+            self._hit("after_commit", about)
             return result.revision
         found: dict[bytes, KeyValue | None] = dict.fromkeys(watched)
         for key, response in zip(watched, result.responses, strict=True):

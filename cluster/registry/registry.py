@@ -20,6 +20,7 @@ from typing import Any
 
 from cluster.api import errors, schema, scheme, typecheck
 from cluster.api.errors import ApiError
+from cluster.api.faults import Hit, no_fault
 from cluster.api.scheme import ResourceInfo
 from cluster.api.selectors import FieldSelector, LabelSelector
 from cluster.registry import keys, patching, scale, viewing
@@ -42,7 +43,8 @@ Outcomes = list[ApiError | None]
 
 
 class Registry:
-    """All methods raise ApiError. `authorizer` None trusts the caller (bootstrap and tests)."""
+    """All methods raise ApiError. `authorizer` None trusts the caller (bootstrap and tests). `hit`: fault points
+    before_commit and after_commit of every write, about the keys it writes."""
 
     def __init__(
         self,
@@ -52,8 +54,9 @@ class Registry:
         clock: Callable[[], float],
         rng: random.Random,
         authorizer: Authorizer | None = None,
+        hit: Hit = no_fault,
     ) -> None:
-        self._core = Core(store, config, clock, rng, authorizer)
+        self._core = Core(store, config, clock, rng, authorizer, hit)
         self._admission = admission = Admission(self._core)
         self.catalog = Catalog(self._core)
         self._reader = Reader(self._core)

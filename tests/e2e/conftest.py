@@ -5,6 +5,7 @@ SK8_E2E_REUSE=1 uses the cluster that runs already and leaves it running (for wo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -22,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SK8 = str(ROOT / ".venv" / "bin" / "sk8")
 MACHINES = {"m1": "10.89.0.11", "m2": "10.89.0.12", "m3": "10.89.0.13"}
 NODE_PORT = 30080
+PREFIX = os.environ.get("SK8_E2E_PREFIX", "sk8")
+"""Of namespaces on the box; another one with SK8_E2E_REUSE and a cluster that has it."""
 T = TypeVar("T")
 
 
@@ -130,6 +133,19 @@ def in_machine(machine: str, *argv: str, timeout_s: float = 20) -> str:
     )
     assert done.returncode == 0, f"{machine}: {' '.join(argv)}: {done.stdout}{done.stderr}"
     return done.stdout
+
+
+def actor_pids(actor: str, machine: str) -> set[int]:
+    """Of that class of actor in that machine's network namespace."""
+    found = set()
+    wanted = Path(f"/run/netns/{PREFIX}-{machine}").stat().st_ino
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cmdline").read_bytes().startswith(f"ray::{actor}".encode()) and (
+                process / "ns" / "net"
+            ).stat().st_ino == wanted:
+                found.add(int(process.name))
+    return found
 
 
 @pytest.fixture(scope="session")

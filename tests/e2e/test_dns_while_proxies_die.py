@@ -9,9 +9,8 @@ import json
 import os
 import signal
 import time
-from pathlib import Path
 
-from tests.e2e.conftest import Cluster, eventually
+from tests.e2e.conftest import Cluster, actor_pids, eventually
 
 POD = "dns-loop"
 KILLS = 3
@@ -37,22 +36,7 @@ while True:
 """
 
 
-def proxy_pid(netns: str) -> int:
-    """The Proxy actor in that network namespace; 0 while there is none."""
-    wanted = Path(f"/run/netns/{netns}").stat().st_ino
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if not (process / "cmdline").read_bytes().startswith(b"ray::Proxy"):
-                continue
-            if (process / "ns" / "net").stat().st_ino == wanted:
-                return int(process.name)
-        except OSError:
-            continue
-    return 0
-
-
 def test_no_lookup_fails_or_waits_while_the_proxy_is_killed(cluster: Cluster) -> None:
-    netns = f"{os.environ.get('SK8_E2E_PREFIX', 'sk8')}-m1"
     container = {"name": "main", "image": "mycompany/api:v1.2.3", "command": ["/usr/bin/python3", "-u", "-c", SCRIPT]}
     pod = {
         "apiVersion": "v1",
@@ -66,12 +50,14 @@ def test_no_lookup_fails_or_waits_while_the_proxy_is_killed(cluster: Cluster) ->
     try:
         eventually(lambda: "looping" in cluster.kubectl("logs", POD), within_s=60, what="the pod loops")
         for _ in range(KILLS):
-            victim = eventually(lambda: proxy_pid(netns), within_s=60, what="a Proxy actor on m1")
+            [victim] = eventually(
+                lambda: actor_pids("Proxy", "m1"), lambda pids: len(pids) == 1, within_s=60, what="a Proxy actor on m1"
+            )
             time.sleep(1)  # of lookups that it answers
             asked = _asked(cluster)
             os.kill(victim, signal.SIGKILL)
             eventually(
-                lambda before=victim: proxy_pid(netns) not in (0, before), within_s=60, what="another Proxy on m1"
+                lambda before=victim: actor_pids("Proxy", "m1") - {before}, within_s=60, what="another Proxy on m1"
             )
             eventually(lambda before=asked: _asked(cluster) > before, within_s=30, what="lookups go on")
         cluster.kubectl("exec", POD, "--", "/usr/bin/python3", "-c", "import os; os.kill(1, 15)")

@@ -43,3 +43,11 @@ def test_crash_ends_the_process() -> None:
 def test_unreadable_specs_say_what_would_be_right(spec: str) -> None:
     with pytest.raises(FaultSpecError, match="must be like"):
         Faults.parse(spec)
+
+
+def test_a_rule_may_be_about_one_thing_alone() -> None:
+    faults = Faults.parse("fail:apiserver.after_commit~pods/default/x@2")
+    for about in ("/registry/core/pods/default/x", "/registry/core/pods/default/y", ""):
+        faults.hit("apiserver.after_commit", about)
+    with pytest.raises(OSError, match=r"injected fault at apiserver\.after_commit"):
+        faults.hit("apiserver.after_commit", "/registry/core/pods/default/x")

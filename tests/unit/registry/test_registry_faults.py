@@ -1,0 +1,47 @@
+"""The fault points of a write: what a crash before the commit, or between the commit and the answer, leaves behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cluster.api.errors import ApiError
+from raft.faults import Faults
+
+
+class PowerCut(BaseException):
+    """What ends a process in these tests."""
+
+
+def cut() -> None:
+    raise PowerCut
+
+
+def registry_with(bench: Any, spec: str) -> Any:
+    faults = Faults.parse(spec, on_crash=cut)
+    return bench.another(hit=lambda point, about: faults.hit(f"apiserver.{point}", about))
+
+
+@pytest.mark.parametrize(("point", "stored"), [("before_commit", False), ("after_commit", True)])
+async def test_a_crash_leaves_all_of_a_write_or_nothing(bench: Any, make: Any, point: str, stored: bool) -> None:
+    bench.registry = registry_with(bench, f"crash:apiserver.{point}~services/default/s")
+    await bench.create("configmaps", {"metadata": {"name": "other"}})  # not what the rule is about
+    with pytest.raises(PowerCut):
+        await bench.create("services", make.service(type="NodePort"))
+    bench.registry = bench.another()  # the process that comes back
+    kept = [*bench.keys("/registry/core/services/default/s"), *bench.keys("/sk8/alloc/")]
+    if stored:
+        assert len(kept) == 3, "the Service with its address and its port"
+        with pytest.raises(ApiError, match="already exists"):  # what a client that tries again is told
+            await bench.create("services", make.service(type="NodePort"))
+    else:
+        assert kept == []
+        assert (await bench.create("services", make.service(type="NodePort"))).obj["spec"]["clusterIP"]
+
+
+async def test_a_failure_before_the_commit_changes_nothing(bench: Any) -> None:
+    bench.registry = registry_with(bench, "fail:apiserver.before_commit@1")
+    with pytest.raises(OSError, match="injected fault"):
+        await bench.create("configmaps", {"metadata": {"name": "m"}})
+    await bench.create("configmaps", {"metadata": {"name": "m"}})
