@@ -73,6 +73,22 @@ def _pod(name: str) -> str:
     return json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
 
 
+def _service(name: str, endpoint: str) -> dict[str, object]:
+    """With an endpoint of its own: one without has no rules."""
+    ports = [{"port": 80, "protocol": "TCP"}]
+    labels = {"kubernetes.io/service-name": name}
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"ports": ports}}
+    slice_ = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": name, "labels": labels},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [endpoint]}],
+        "ports": ports,
+    }
+    return {"apiVersion": "v1", "kind": "List", "items": [service, slice_]}
+
+
 def _runs(cluster: Cluster, name: str) -> bool:
     return bool(cluster.get("pod", name)["status"]["phase"] == "Running")
 
@@ -133,11 +149,16 @@ def test_a_kubelet_between_sandbox_and_containers(cluster: Cluster) -> None:
 
 
 def test_a_proxy_between_two_transactions(cluster: Cluster) -> None:
-    _gone(cluster, "service", "crash-rules")
-    with crash("Proxy", "proxy.before_rules@3", lambda: True) as crashed:
-        cluster.kubectl("create", "service", "clusterip", "crash-rules", "--tcp=80:80")
-        for port in range(3):  # each is a transaction, in whatever life
-            cluster.kubectl("create", "service", "clusterip", f"crash-rules-{port}", "--tcp=80:80")
+    _gone(cluster, "service/crash-rules", "endpointslice/crash-rules")
+
+    def first_is_done() -> bool:
+        """The table of the start is in place on every machine."""
+        health = ["curl", "-sf", "http://127.0.0.1:10249/healthz"]
+        enter = [["nsenter", f"--net=/run/netns/{PREFIX}-{machine}", *health] for machine in machines()]
+        return all(subprocess.run(command, capture_output=True, check=False).returncode == 0 for command in enter)
+
+    with crash("Proxy", "proxy.before_rules@2", first_is_done) as crashed:
+        cluster.kubectl("apply", "-f", "-", stdin=json.dumps(_service("crash-rules", "192.0.2.10")))
         crashed()
     address = cluster.get("service", "crash-rules")["spec"]["clusterIP"]
     for machine in machines():
@@ -147,4 +168,4 @@ def test_a_proxy_between_two_transactions(cluster: Cluster) -> None:
             within_s=90,
             what=f"{machine} knows the Service",
         )
-    _gone(cluster, "service", "crash-rules", *(f"crash-rules-{port}" for port in range(3)))
+    _gone(cluster, "service/crash-rules", "endpointslice/crash-rules")
