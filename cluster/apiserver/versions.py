@@ -7,6 +7,7 @@ with the entry.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import orjson
@@ -16,6 +17,8 @@ from cluster.api.scheme import ResourceInfo
 from cluster.apiserver.cache import Entry
 from cluster.registry.conversion import Converter
 from cluster.registry.types import Stored
+
+_SLICE = 500
 
 
 class Versions:
@@ -31,12 +34,14 @@ class Versions:
         if custom is None or as_stored(info, entries):
             return entries
         missing = [e for e in entries if e.form is None or e.form[0] is not custom]
-        stored = [Stored(e.key, e.raw, e.revision) for e in missing]
-        for entry, before, after in zip(
-            missing, stored, await self._converter.served(custom, stored) if stored else (), strict=True
-        ):
-            form = entry if after is before else Entry(entry.key, _with_version(after), entry.revision)
-            entry.form = (custom, form)
+        for start in range(0, len(missing), _SLICE):
+            some = missing[start : start + _SLICE]
+            stored = [Stored(e.key, e.raw, e.revision) for e in some]
+            served = await self._converter.served(custom, stored)
+            for entry, before, after in zip(some, stored, served, strict=True):
+                form = entry if after is before else Entry(entry.key, _with_version(after), entry.revision)
+                entry.form = (custom, form)
+            await asyncio.sleep(0)  # others are served between two slices
         return [e.form[1] if e.form is not None else e for e in entries]
 
 
