@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 from apiserver_harness import Edge, Pki, edge
 
+from cluster.api import schema
 from cluster.controllers.config import ControllerConfig
 from cluster.controllers.definitions import DefinitionController
 from cluster.controllers.env import Env
@@ -166,3 +167,41 @@ async def custom_edge(pki: Pki, *, store: Any = None) -> AsyncIterator[Edge]:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def pod_template_schema() -> Object:
+    """Kubernetes' own PodTemplateSpec as a structural schema, as generators of definitions write it."""
+    return _structural({"$ref": "#/io.k8s.api.core.v1.PodTemplateSpec"}, schema.load_definitions())
+
+
+_INT_OR_STRING: Object = {
+    "x-kubernetes-int-or-string": True,
+    "anyOf": [{"type": "integer"}, {"type": "string"}],
+}
+_OPEN: Object = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+
+
+def _structural(node: Object, definitions: dict[str, Object]) -> Object:
+    if "$ref" in node:
+        name = node["$ref"].rsplit("/", 1)[-1]
+        if name.endswith(("resource.Quantity", "IntOrString")):
+            return copy.deepcopy(_INT_OR_STRING)
+        if name.endswith("v1.Time"):
+            return {"type": "string", "format": "date-time"}
+        return dict(_OPEN) if name.endswith("ObjectMeta") else _structural(definitions[name], definitions)
+    written = node.get("type")
+    kind = next((t for t in written if t != "null"), "") if isinstance(written, list) else written
+    out: Object = {"description": node["description"]} if node.get("description") else {}
+    if kind == "array":
+        items = _structural(node["items"], definitions)
+        keys = node.get("x-kubernetes-list-map-keys") or []
+        if keys:
+            out |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": keys}
+            items["required"] = [*dict.fromkeys([*items.get("required", []), *keys])]
+        return {**out, "type": "array", "items": items}
+    if "properties" in node:
+        out["properties"] = {k: _structural(v, definitions) for k, v in node["properties"].items()}
+        return {**out, "type": "object", "required": node.get("required") or []}
+    if node.get("additionalProperties"):
+        return {**out, "type": "object", "additionalProperties": _structural(node["additionalProperties"], definitions)}
+    return {**out, "type": kind or "object"}

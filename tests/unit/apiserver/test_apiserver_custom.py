@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("cel_expr_python", reason="`make bootstrap` installs it")
 
-from apiserver_harness import Edge, Pki
+from apiserver_harness import Edge, Pki, edge
 from custom_world import (
     CRDS,
     CRONTABS,
@@ -19,9 +19,11 @@ from custom_world import (
     crontab_definition,
     custom_edge,
     established,
+    pod_template_schema,
     until,
     watched,
 )
+from memory_store import MemoryStore
 
 TABLE = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
 CRD = f"{CRDS}/crontabs.stable.example.com"
@@ -327,3 +329,43 @@ async def test_rbac_knows_the_group(crontabs: Edge) -> None:
     await crontabs.create(rbac + "/rolebindings", binding)
     assert (await crontabs.call("GET", CRONTABS, cert="alice")).status == 200
     assert (await crontabs.call("POST", CRONTABS, crontab(), cert="alice")).status == 403
+
+
+async def test_every_api_server_serves_it_at_once(pki: Pki) -> None:
+    store = MemoryStore()
+    async with custom_edge(pki, store=store) as first, edge(pki, store=store) as second:
+        await established(first, crontab_definition())
+        assert (await second.call("GET", CRONTABS)).status == 200
+        await second.create(CRONTABS, crontab())
+        assert (await first.call("GET", CRONTABS + "/one")).status == 200
+        await first.call("DELETE", CRD)
+        await until(first, CRD, lambda o: True, code=404)
+        assert (await second.call("GET", CRONTABS)).status == 404
+
+
+async def test_a_server_that_starts_later_has_the_objects(pki: Pki) -> None:
+    store = MemoryStore()
+    async with custom_edge(pki, store=store) as first:
+        await established(first, crontab_definition())
+        await first.create(CRONTABS, crontab())
+        async with edge(pki, store=store) as second:
+            assert [o["metadata"]["name"] for o in (await second.call("GET", CRONTABS)).json["items"]] == ["one"]
+
+
+async def test_a_schema_of_300_kilobytes(world: Edge) -> None:
+    """As the definitions of monitoring operators have: a whole pod template, with list maps and int-or-string."""
+    template = pod_template_schema()
+    spec = {"type": "object", "properties": {"template": template}}
+    schema = {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}
+    crd = crontab_definition(schema=schema, additionalPrinterColumns=[], subresources={}, selectableFields=[])
+    await established(world, crd)
+    containers = [{"name": "c", "image": "i", "ports": [{"containerPort": 80, "protocol": "TCP"}], "junk": 1}]
+    body = {**crontab(), "spec": {"template": {"spec": {"containers": containers, "terminationGracePeriodSeconds": 5}}}}
+    made = await world.create(CRONTABS, body)
+    assert "junk" not in made["spec"]["template"]["spec"]["containers"][0]
+    body["spec"]["template"]["spec"]["containers"] = [{"image": "i", "ports": [{"containerPort": "80"}]}]
+    body["metadata"]["name"] = "two"
+    refused = await world.call("POST", CRONTABS, body)
+    path = "spec.template.spec.containers[0]"
+    assert f"{path}.name: Required value" in refused.json["message"]
+    assert f"{path}.ports[0].containerPort in body must be of type integer" in refused.json["message"]
