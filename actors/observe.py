@@ -31,8 +31,8 @@ def loop_watch(name: str) -> LoopWatch:
 
 def watch_syncs() -> None:
     """From now on every sync of this process is measured. To be called once."""
-    os.fsync = _timed(os.fsync)
-    os.fdatasync = _timed(os.fdatasync)
+    os.fsync = _timed(os.fsync)  # type: ignore[assignment]  # a replacement need not name its argument
+    os.fdatasync = _timed(os.fdatasync)  # type: ignore[assignment]
 
 
 def _timed(sync: Callable[[FileDescriptorLike], None]) -> Callable[[FileDescriptorLike], None]:
