@@ -172,6 +172,12 @@ def _unowned(dropped: FieldSet, owned: FieldSet) -> FieldSet:
     return out
 
 
+def merge(node: Node, live: Object, wish: Object) -> Object:
+    """`wish` applied to `live`, without owners: structs and maps by field, lists as their type says."""
+    merged: Object = _merge(node, live, wish)
+    return merged
+
+
 def _merge(node: Node | None, live: Any, wish: Any) -> Any:
     if node is None or node.atomic or type(live) is not type(wish):
         return wish

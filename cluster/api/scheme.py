@@ -154,6 +154,7 @@ def _r(
     )
 
 
+_ADMISSION = "admissionregistration.k8s.io/v1"
 _RBAC = "rbac.authorization.k8s.io/v1"
 _STORAGE = "storage.k8s.io/v1"
 _NETWORKING = "networking.k8s.io/v1"
@@ -192,6 +193,43 @@ SCHEME = Scheme(
         _r("v1", "Secret", "secrets"),
         _r("v1", "ServiceAccount", "serviceaccounts", "sa", subs="token"),
         _r("v1", "Service", "services", "svc", cats="all", subs="status"),
+        _r(_ADMISSION, "MutatingAdmissionPolicy", "mutatingadmissionpolicies", cluster=True, cats="api-extensions"),
+        _r(
+            _ADMISSION,
+            "MutatingAdmissionPolicyBinding",
+            "mutatingadmissionpolicybindings",
+            cluster=True,
+            cats="api-extensions",
+        ),
+        _r(
+            _ADMISSION,
+            "MutatingWebhookConfiguration",
+            "mutatingwebhookconfigurations",
+            cluster=True,
+            cats="api-extensions",
+        ),
+        _r(
+            _ADMISSION,
+            "ValidatingAdmissionPolicy",
+            "validatingadmissionpolicies",
+            cluster=True,
+            cats="api-extensions",
+            subs="status",
+        ),
+        _r(
+            _ADMISSION,
+            "ValidatingAdmissionPolicyBinding",
+            "validatingadmissionpolicybindings",
+            cluster=True,
+            cats="api-extensions",
+        ),
+        _r(
+            _ADMISSION,
+            "ValidatingWebhookConfiguration",
+            "validatingwebhookconfigurations",
+            cluster=True,
+            cats="api-extensions",
+        ),
         _r(
             "apiextensions.k8s.io/v1",
             "CustomResourceDefinition",

@@ -5,8 +5,10 @@ Source: Kubernetes pkg/printers/internalversion.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from cluster.api.selectors import from_label_selector
 from cluster.apiserver.tables import (
     AGE,
     CREATED_AT,
@@ -159,6 +161,30 @@ def _csi_driver(o: Object, now: float) -> Cells:
     ]
 
 
+def _webhooks(o: Object, now: float) -> Cells:
+    return [name_of(o), len(o.get("webhooks") or ()), age(o, now)]
+
+
+def _policy(rules: str) -> Callable[[Object, float], Cells]:
+    def cells(o: Object, now: float) -> Cells:
+        spec = o.get("spec") or {}
+        kind = spec.get("paramKind")
+        params = f"{kind.get('apiVersion', '')}/{kind.get('kind', '')}" if kind else "<unset>"
+        return [name_of(o), len(spec.get(rules) or ()), params, age(o, now)]
+
+    return cells
+
+
+def _policy_binding(o: Object, now: float) -> Cells:
+    spec = o.get("spec") or {}
+    ref, params = spec.get("paramRef") or {}, "<unset>"
+    if ref.get("name"):
+        params = f"{ref.get('namespace') or '*'}/{ref['name']}"
+    elif ref.get("selector") is not None:
+        params = str(from_label_selector(ref["selector"]))
+    return [name_of(o), str(spec.get("policyName", "")), params, age(o, now)]
+
+
 def _crd(o: Object, now: float) -> Cells:
     return [name_of(o), at(o, "metadata", "creationTimestamp")]
 
@@ -215,6 +241,24 @@ _RBAC = "rbac.authorization.k8s.io"
 _BOUND = (wide("Users"), wide("Groups"), wide("ServiceAccounts"))
 
 PRINTERS = {
+    "mutatingwebhookconfigurations.admissionregistration.k8s.io": Printer(
+        (NAME, col("Webhooks", "integer"), AGE), _webhooks
+    ),
+    "validatingwebhookconfigurations.admissionregistration.k8s.io": Printer(
+        (NAME, col("Webhooks", "integer"), AGE), _webhooks
+    ),
+    "mutatingadmissionpolicies.admissionregistration.k8s.io": Printer(
+        (NAME, col("Mutations", "integer"), col("ParamKind"), AGE), _policy("mutations")
+    ),
+    "validatingadmissionpolicies.admissionregistration.k8s.io": Printer(
+        (NAME, col("Validations", "integer"), col("ParamKind"), AGE), _policy("validations")
+    ),
+    "mutatingadmissionpolicybindings.admissionregistration.k8s.io": Printer(
+        (NAME, col("PolicyName"), col("ParamRef"), AGE), _policy_binding
+    ),
+    "validatingadmissionpolicybindings.admissionregistration.k8s.io": Printer(
+        (NAME, col("PolicyName"), col("ParamRef"), AGE), _policy_binding
+    ),
     "storageclasses.storage.k8s.io": Printer(
         (NAME, col("Provisioner"), col("ReclaimPolicy"), col("VolumeBindingMode"), col("AllowVolumeExpansion"), AGE),
         _storage_class,

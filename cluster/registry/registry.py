@@ -25,6 +25,7 @@ from cluster.api.scheme import ResourceInfo
 from cluster.api.selectors import FieldSelector, LabelSelector
 from cluster.registry import keys, patching, scale, viewing
 from cluster.registry.admission import Admission
+from cluster.registry.admission.webhooks import WebhookDispatcher
 from cluster.registry.binding import Binder
 from cluster.registry.catalog import Catalog
 from cluster.registry.context import RequestContext
@@ -91,6 +92,11 @@ class Registry:
     @property
     def converter(self) -> Converter:
         return self._core.converter
+
+    @property
+    def webhooks(self) -> WebhookDispatcher:
+        """Where the process's webhook client is put in (`.call`)."""
+        return self._admission.webhooks
 
     async def run(self) -> None:
         """Follow what admission decides by; a registry that is not run reads it for each request."""

@@ -154,6 +154,14 @@ _CUSTOM_WITH_STATUS = Strategy(
     has_status=True, generation=True, unconditional=False, custom=True, on_create=_custom_create
 )
 _BY_NAME = {
+    "mutatingwebhookconfigurations.admissionregistration.k8s.io": Strategy(generation=True),
+    "validatingwebhookconfigurations.admissionregistration.k8s.io": Strategy(generation=True),
+    "mutatingadmissionpolicies.admissionregistration.k8s.io": Strategy(generation=True),
+    "mutatingadmissionpolicybindings.admissionregistration.k8s.io": Strategy(generation=True),
+    "validatingadmissionpolicies.admissionregistration.k8s.io": Strategy(
+        has_status=True, generation=True, on_create=_empty_status_create
+    ),
+    "validatingadmissionpolicybindings.admissionregistration.k8s.io": Strategy(generation=True),
     "pods": Strategy(has_status=True, generation=True, status_labels=True, graceful=True, on_create=_pod_create),
     "services": Strategy(has_status=True, status_labels=True, on_create=_service_create, on_update=inherit),
     "nodes": Strategy(has_status=True, status_labels=True),

@@ -153,6 +153,10 @@ class RuleResolver(Authorizer, Protocol):
         """Of the role a roleRef names; None when there is none."""
         ...
 
+    def allows_now(self, user: UserInfo, attributes: Attributes) -> bool:
+        """From memory, without a look at the store."""
+        ...
+
     async def refresh(self) -> bool:
         """Become as new as the store; False when it already was."""
         ...

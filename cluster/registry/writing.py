@@ -195,6 +195,8 @@ class Writer:
         plan = Plan()
         request = Request(ctx, info, "UPDATE", namespace, name, new, old, plan, subresource)
         await self._admission.mutate(request)
+        if request.renewed:
+            merge_for_update(new, old, subresource, strategy)  # nobody reaches beyond what this write is for
         _refuse(info, new, validation.update(info, new, old, subresource))
         await self._admission.validate(request)
         if info.name == "services" and subresource == "":

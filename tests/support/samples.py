@@ -32,7 +32,34 @@ def signing_request(common_name: str = "jane") -> str:
     return base64.b64encode(csr.public_bytes(serialization.Encoding.PEM)).decode()
 
 
+_ADMISSION = "admissionregistration.k8s.io/v1"
+_RULE: Object = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+_HOOK: Object = {
+    "name": "never.example.com",
+    "clientConfig": {"service": {"namespace": "default", "name": "s"}},
+    "rules": [{**_RULE, "resources": ["bindings"]}],
+    "sideEffects": "None",
+    "admissionReviewVersions": ["v1"],
+}
+_CONSTRAINTS: Object = {"resourceRules": [_RULE]}
+
 _BODIES: dict[str, Object] = {
+    f"mutatingwebhookconfigurations.{_ADMISSION}": {"webhooks": [_HOOK]},
+    f"validatingwebhookconfigurations.{_ADMISSION}": {"webhooks": [_HOOK]},
+    f"validatingadmissionpolicies.{_ADMISSION}": {
+        "spec": {"matchConstraints": _CONSTRAINTS, "validations": [{"expression": "true"}]}
+    },
+    f"validatingadmissionpolicybindings.{_ADMISSION}": {
+        "spec": {"policyName": "nobody", "validationActions": ["Deny"]}
+    },
+    f"mutatingadmissionpolicies.{_ADMISSION}": {
+        "spec": {
+            "matchConstraints": _CONSTRAINTS,
+            "reinvocationPolicy": "Never",
+            "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "[]"}}],
+        }
+    },
+    f"mutatingadmissionpolicybindings.{_ADMISSION}": {"spec": {"policyName": "nobody"}},
     "configmaps/v1": {"data": {"k": "v"}},
     "endpoints/v1": {"subsets": [{"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 80}]}]},
     "events/v1": {"involvedObject": _POD_REF, "reason": "R", "message": "m", "type": "Normal"},

@@ -285,6 +285,7 @@ def declarations(cel: Any) -> list[Any]:
     add("sets.intersects", [any_list, any_list], boolean, lambda a, b: any(x in a for x in b), False)
     add("sets.equivalent", [any_list, any_list], boolean, lambda a, b: _contains(a, b) and _contains(b, a), False)
 
+    add("jsonpatch.escapeKey", [text], text, lambda s: s.replace("~", "~0").replace("/", "~1"), False)
     add("find", [text, text], text, _find)
     add("findAll", [text, text], strings, _find_all)
     add("findAll", [text, text, integer], strings, _find_all)

@@ -9,11 +9,17 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.api.crd import definition
-from cluster.api.defaults import batch, cluster, limits, networking, pods, services, storage, workloads
+from cluster.api.defaults import admission, batch, cluster, limits, networking, pods, services, storage, workloads
 from cluster.api.scheme import ResourceInfo
 from cluster.api.validation import apiservices
 
 _BY_NAME = {
+    "mutatingwebhookconfigurations.admissionregistration.k8s.io": admission.default_mutating_webhooks,
+    "validatingwebhookconfigurations.admissionregistration.k8s.io": admission.default_validating_webhooks,
+    "mutatingadmissionpolicies.admissionregistration.k8s.io": admission.default_policy,
+    "validatingadmissionpolicies.admissionregistration.k8s.io": admission.default_policy,
+    "mutatingadmissionpolicybindings.admissionregistration.k8s.io": admission.default_policy_binding,
+    "validatingadmissionpolicybindings.admissionregistration.k8s.io": admission.default_policy_binding,
     "pods": pods.default_pod,
     "services": services.default_service,
     "endpoints": services.default_endpoints,

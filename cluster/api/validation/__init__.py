@@ -13,6 +13,7 @@ from typing import Any
 from cluster.api.errors import Cause
 from cluster.api.scheme import ResourceInfo
 from cluster.api.validation import (
+    admission,
     apiservices,
     autoscaling,
     batch,
@@ -36,6 +37,12 @@ OnCreate = Callable[[Faults, Object], None]
 OnUpdate = Callable[[Faults, Object, Object], None]
 
 _CREATE: dict[str, OnCreate] = {
+    "mutatingwebhookconfigurations.admissionregistration.k8s.io": admission.validate_mutating_webhooks,
+    "validatingwebhookconfigurations.admissionregistration.k8s.io": admission.validate_validating_webhooks,
+    "mutatingadmissionpolicies.admissionregistration.k8s.io": admission.validate_mutating_policy,
+    "validatingadmissionpolicies.admissionregistration.k8s.io": admission.validate_validating_policy,
+    "mutatingadmissionpolicybindings.admissionregistration.k8s.io": admission.validate_mutating_binding,
+    "validatingadmissionpolicybindings.admissionregistration.k8s.io": admission.validate_validating_binding,
     "pods": pods.validate_pod,
     "deployments.apps": workloads.validate_deployment,
     "replicasets.apps": workloads.validate_replica_set,

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
+from cluster.api import defaults, schema, typecheck
 from cluster.registry.admission import (
     certificates,
     classes,
@@ -26,12 +28,18 @@ from cluster.registry.admission import (
     storage,
 )
 from cluster.registry.admission.limitranger import LimitRanger
+from cluster.registry.admission.mutatingpolicies import MutatingPolicies
 from cluster.registry.admission.podsecurity import TEMPLATES, PodSecurity
+from cluster.registry.admission.policies import PolicyMatcher, ValidatingPolicies
 from cluster.registry.admission.request import Reads, Request
 from cluster.registry.admission.view import PolicyView
+from cluster.registry.admission.webhooks import WebhookDispatcher
 from cluster.registry.core import Core
 
 Run = Callable[[Request], Awaitable[None]]
+Object = dict[str, Any]
+
+_ANY = "CREATE UPDATE DELETE CONNECT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,8 @@ class Admission:
     def __init__(self, core: Core) -> None:
         self._core = core
         self.view = PolicyView(core)
+        self.webhooks = WebhookDispatcher(core, self.view, renew)
+        self.policies = PolicyMatcher(core, self.view)
         enabled = core.config.admission.enabled
         self._mutating = [p for p in self._mutators() if enabled(p.name)]
         self._validating = [p for p in self._validators() if enabled(p.name)]
@@ -110,6 +120,10 @@ class Admission:
             ),
             Plugin("RuntimeClass", _names("pods"), "CREATE", runtime_class),
             Plugin("DefaultIngressClass", _names("ingresses.networking.k8s.io"), "CREATE", ingress_class),
+            Plugin(
+                "MutatingAdmissionPolicy", None, "CREATE UPDATE", MutatingPolicies(self.policies, renew).mutate, True
+            ),
+            Plugin("MutatingAdmissionWebhook", None, _ANY, self.webhooks.mutate, True),
         ]
 
     def _validators(self) -> list[Plugin]:
@@ -144,7 +158,23 @@ class Admission:
             Plugin("CertificateApproval", requests, "UPDATE", approval, True),
             Plugin("CertificateSigning", requests, "UPDATE", signing, True),
             Plugin("CertificateSubjectRestriction", requests, "CREATE", certificates.subject),
+            Plugin("ValidatingAdmissionPolicy", None, _ANY, ValidatingPolicies(self.policies).validate, True),
+            Plugin("ValidatingAdmissionWebhook", None, _ANY, self.webhooks.validate, True),
         ]
+
+
+def renew(request: Request, obj: Object) -> None:
+    """What a webhook or a policy made of an object is decoded like a client's: typed, pruned, defaulted."""
+    info = request.info
+    node = schema.node_for(info.group, info.version, info.kind)
+    clean, _ = typecheck.decode(node, obj, info.version, info.kind, "")
+    clean["kind"], clean["apiVersion"] = info.kind, info.api_version
+    if request.subresource not in ("status", "finalize"):
+        defaults.apply(info, clean)
+    if request.obj is not None:
+        request.obj.clear()
+        request.obj.update(clean)
+        request.renewed = True
 
 
 def _names(*resources: str) -> frozenset[str]:

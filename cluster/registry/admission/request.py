@@ -22,9 +22,10 @@ _LIST_TTL_S = 2.0
 _MAX_REMEMBERED = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
-    """`obj` is the new object (None on delete), `old` the present one (None on create)."""
+    """`obj` is the new object (None on delete), `old` the present one (None on create). `renewed`: a webhook or a
+    policy has made another object of it, which has yet to pass the kind's strategy."""
 
     ctx: RequestContext
     info: ResourceInfo
@@ -35,6 +36,7 @@ class Request:
     old: Object | None
     plan: Plan
     subresource: str = ""
+    renewed: bool = False
 
     def warn(self, text: str) -> None:
         """A Warning header of the answer; a write that is tried again says it once."""

@@ -1,0 +1,102 @@
+"""Which requests a webhook or a policy wants to see: rules, namespaces, objects.
+
+IO only through PolicyView (a namespace's labels). Source: k8s.io/apiserver pkg/admission/plugin/webhook/predicates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from cluster.api import selectors
+from cluster.api.scheme import SCHEME
+from cluster.api.selectors import LabelSelector
+from cluster.registry.admission.request import Request
+from cluster.registry.admission.view import PolicyView
+
+Object = dict[str, Any]
+Rule = Mapping[str, Any]
+
+_GROUP = "admissionregistration.k8s.io"
+
+
+def exempt(request: Request) -> bool:
+    """Nobody's webhook or policy may lock others out of the configuration of webhooks and policies."""
+    return request.info.group == _GROUP
+
+
+def resource_matches(rule: Rule, request: Request, *, exact: bool) -> bool:
+    """Operations, groups, versions, resources, scope and, for policies, names. `exact`: only the version asked in;
+    otherwise any version in which the resource is served."""
+    if not _has(rule.get("operations"), request.operation):
+        return False
+    info = request.info
+    if not _has(rule.get("apiGroups"), info.group):
+        return False
+    versions = {info.version} if exact else _versions(info.group, info.plural) | {info.version}
+    wanted = rule.get("apiVersions") or ()
+    if "*" not in wanted and not versions.intersection(wanted):
+        return False
+    scope = rule.get("scope") or "*"
+    own_scope = "Namespaced" if request.namespace and info.name != "namespaces" else "Cluster"
+    if scope not in ("*", own_scope):
+        return False
+    names = rule.get("resourceNames")
+    if names and request.name not in names:
+        return False
+    return any(_resource(r, info.plural, request.subresource) for r in rule.get("resources") or ())
+
+
+def _has(wanted: Any, value: str) -> bool:
+    return bool(wanted) and ("*" in wanted or value in wanted)
+
+
+def _resource(pattern: str, plural: str, subresource: str) -> bool:
+    """`pods`, `pods/log`, `pods/*`, `*` (no subresources), `*/scale`, `*/*`."""
+    resource, slash, sub = pattern.partition("/")
+    if resource not in ("*", plural):
+        return False
+    return (sub in ("*", subresource)) if slash else not subresource
+
+
+@lru_cache(maxsize=512)
+def _versions(group: str, plural: str) -> frozenset[str]:
+    return frozenset(i.version for i in SCHEME.all() if i.group == group and i.plural == plural)
+
+
+async def namespace_matches(selector: Object | None, request: Request, view: PolicyView) -> bool:
+    """Cluster-scoped objects always match, but a Namespace is judged by its own labels."""
+    if not selector:
+        return True
+    if request.info.name == "namespaces":
+        obj = request.obj if request.obj is not None else request.old
+        labels = ((obj or {}).get("metadata") or {}).get("labels") or {}
+    elif not request.namespace:
+        return True
+    else:
+        labels = await view.labels(request.namespace)
+    return selector_of(selector).matches(labels)
+
+
+def object_matches(selector: Object | None, request: Request) -> bool:
+    """The object as it is or as it was: an update cannot slip out of a selector."""
+    if not selector:
+        return True
+    parsed = selector_of(selector)
+    return any(
+        parsed.matches((o.get("metadata") or {}).get("labels") or {})
+        for o in (request.obj, request.old)
+        if o is not None
+    )
+
+
+def selector_of(selector: Object) -> LabelSelector:
+    return _parsed(orjson.dumps(selector, option=orjson.OPT_SORT_KEYS))
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: bytes) -> LabelSelector:
+    return selectors.from_label_selector(orjson.loads(text))

@@ -1,0 +1,57 @@
+"""The request as webhooks and CEL expressions see it: `AdmissionRequest` of admission.k8s.io/v1.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.api import scheme
+from cluster.registry.admission.request import Request
+from cluster.registry.context import UserInfo
+
+Object = dict[str, Any]
+
+
+def admission_request(request: Request, uid: str) -> Object:
+    """Without `object` and `oldObject`, which are large and variables of their own in CEL."""
+    info = request.info
+    group, version, kind = scheme.subresource_kind(info, request.subresource)
+    what = {"group": group, "version": version, "kind": kind}
+    resource = {"group": info.group, "version": info.version, "resource": info.plural}
+    out: Object = {"uid": uid, "kind": what, "resource": resource}
+    if request.subresource:
+        out["subResource"] = out["requestSubResource"] = request.subresource
+    out |= {"requestKind": what, "requestResource": resource}
+    if request.name:
+        out["name"] = request.name
+    if request.namespace:
+        out["namespace"] = request.namespace
+    out |= {"operation": request.operation, "userInfo": user(request.ctx.user)}
+    out |= {"dryRun": request.ctx.dry_run, "options": options(request)}
+    return out
+
+
+def user(who: UserInfo) -> Object:
+    out: Object = {"username": who.name}
+    if who.uid:
+        out["uid"] = who.uid
+    if who.groups:
+        out["groups"] = list(who.groups)
+    if who.extra:
+        out["extra"] = {k: list(v) for k, v in who.extra.items()}
+    return out
+
+
+def options(request: Request) -> Object:
+    kind = {"CREATE": "CreateOptions", "UPDATE": "UpdateOptions", "DELETE": "DeleteOptions"}[request.operation]
+    out: Object = {"kind": kind, "apiVersion": "meta.k8s.io/v1"}
+    ctx = request.ctx
+    if ctx.dry_run:
+        out["dryRun"] = ["All"]
+    if ctx.field_manager and request.operation != "DELETE":
+        out["fieldManager"] = ctx.field_manager
+    if ctx.field_validation and request.operation != "DELETE":
+        out["fieldValidation"] = ctx.field_validation
+    return out
