@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +86,18 @@ class AuditLog:
             self._add(event | {"responseStatus": {"metadata": {}, "code": 200}})
 
     def complete(
-        self, judgement: Judgement, subject: Subject, code: int, sent: bytes, answered: bytes, *, allowed: bool
+        self,
+        judgement: Judgement,
+        subject: Subject,
+        code: int,
+        sent: bytes,
+        answered: bytes,
+        *,
+        allowed: bool,
+        annotations: Mapping[str, str] | None = None,
     ) -> None:
-        """`sent` and `answered` are bodies, b"" where there is none to note; `allowed`: by the authorizer."""
+        """`sent` and `answered` are bodies, b"" where there is none to note; `allowed`: by the authorizer;
+        `annotations` is what admission has to say."""
         if not judgement.notes(audit.COMPLETE):
             return
         event = audit.event(judgement, subject, audit.COMPLETE, self._clock())
@@ -98,7 +107,8 @@ class AuditLog:
         if judgement.level == audit.REQUEST_RESPONSE and answered:
             event["responseObject"] = audit.noted_object(answered, judgement)
         decision = "allow" if allowed else "forbid"
-        event["annotations"] = {"authorization.k8s.io/decision": decision, "authorization.k8s.io/reason": ""}
+        verdict = {"authorization.k8s.io/decision": decision, "authorization.k8s.io/reason": ""}
+        event["annotations"] = {**(annotations or {}), **verdict}
         self._add(event)
 
     def _add(self, event: dict[str, Any]) -> None:

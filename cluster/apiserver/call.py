@@ -60,6 +60,7 @@ class Call:
     body_timeout_s: float
     resource: ResourceInfo | None = None
     warnings: list[str] = field(default_factory=list)
+    annotations: dict[str, str] = field(default_factory=dict)
     received: bytes = b""
 
     @property
@@ -92,6 +93,7 @@ class Call:
             field_manager=manager,
             field_validation=validation,
             warnings=self.warnings,
+            annotations=self.annotations,
         )
 
     async def body(self) -> bytes:

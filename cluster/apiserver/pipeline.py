@@ -87,7 +87,10 @@ class Pipeline:
                 connection.drop_closers()
         if self._audit is not None and work.noted is not None:
             allowed = work.call is not None
-            self._audit.complete(*work.noted, response.status, work.sent(), work.answered, allowed=allowed)
+            notes = work.call.annotations if work.call is not None else None
+            self._audit.complete(
+                *work.noted, response.status, work.sent(), work.answered, allowed=allowed, annotations=notes
+            )
         metrics.observe(work.info, response.status, time.perf_counter() - start, known=work.resource is not None)
         return response
 

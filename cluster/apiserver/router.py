@@ -8,12 +8,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 from aiohttp import web
 
 from cluster.api import errors
 from cluster.api.scheme import REVIEWS
 from cluster.apiserver.call import Call, Reply
+from cluster.apiserver.connecting import admitted
 from cluster.apiserver.discovery import subresource_verbs_of, subresources
 from cluster.apiserver.proxying import ProxyServer
 from cluster.apiserver.reads import CacheReader
@@ -21,6 +23,7 @@ from cluster.apiserver.reviews import ReviewServer, TokenServer
 from cluster.apiserver.streams import StreamServer
 from cluster.apiserver.watch import WatchServer
 from cluster.apiserver.writes import WriteServer
+from cluster.registry.registry import Registry
 
 Answer = Reply | web.StreamResponse
 Handler = Callable[[Call], Awaitable[Answer]]
@@ -40,8 +43,10 @@ class Router:
         streams: StreamServer,
         proxy: ProxyServer,
         edge: Mapping[tuple[str, str], Handler],
+        registry: Registry,
     ) -> None:
         """`edge`: handlers of kinds that are stored nowhere, by resource name and verb."""
+        connection = partial(admitted, registry)
         self._reviews = reviews
         self._edge = edge
         self._verbs: dict[str, Handler] = {
@@ -56,12 +61,12 @@ class Router:
         }
         self._subresources: dict[tuple[str, str], Handler] = {
             ("pods", "log"): streams.log,
-            ("pods", "exec"): streams.interactive,
-            ("pods", "attach"): streams.interactive,
-            ("pods", "portforward"): streams.port_forward,
-            ("pods", "proxy"): proxy.pod,
-            ("services", "proxy"): proxy.service,
-            ("nodes", "proxy"): proxy.node,
+            ("pods", "exec"): connection(streams.interactive),
+            ("pods", "attach"): connection(streams.interactive),
+            ("pods", "portforward"): connection(streams.port_forward),
+            ("pods", "proxy"): connection(proxy.pod),
+            ("services", "proxy"): connection(proxy.service),
+            ("nodes", "proxy"): connection(proxy.node),
             ("serviceaccounts", "token"): tokens.create,
         }
 

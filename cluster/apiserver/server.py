@@ -129,6 +129,7 @@ class ApiServer:
                 ("componentstatuses", "get"): components.get,
                 ("componentstatuses", "list"): components.list,
             },
+            registry,
         )
         self._aggregator = Aggregator(self._cache, config, registry.cluster_ip)
         self._availability = Availability(self._aggregator, registry, self._cache, clock)

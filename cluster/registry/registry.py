@@ -24,13 +24,13 @@ from cluster.api.faults import Hit, no_fault
 from cluster.api.scheme import ResourceInfo
 from cluster.api.selectors import FieldSelector, LabelSelector
 from cluster.registry import keys, patching, scale, viewing
-from cluster.registry.admission import Admission
+from cluster.registry.admission import Admission, Request
 from cluster.registry.admission.webhooks import WebhookDispatcher
 from cluster.registry.binding import Binder
 from cluster.registry.catalog import Catalog
 from cluster.registry.context import RequestContext
 from cluster.registry.conversion import Converter
-from cluster.registry.core import Core
+from cluster.registry.core import Core, Plan
 from cluster.registry.deletion import Deleter
 from cluster.registry.eviction import Evictor
 from cluster.registry.quota import QUOTAS
@@ -282,7 +282,33 @@ class Registry:
         pods = scheme.SCHEME.named("pods")
         for namespace in dict.fromkeys(b.namespace for b in bindings):
             await self._core.authorize(ctx, "create", pods, namespace, subresource="binding")
-        return await self._binder.bind(ctx, bindings)
+        if await self._admission.quiet():
+            return await self._binder.bind(ctx, bindings)
+        refused = [await self._refused(ctx, pods, b) for b in bindings]
+        admitted = [b for b, why in zip(bindings, refused, strict=True) if why is None]
+        outcomes = iter(await self._binder.bind(ctx, admitted) if admitted else [])
+        return [why if why is not None else next(outcomes) for why in refused]
+
+    async def _refused(self, ctx: RequestContext, info: ResourceInfo, b: Binding) -> ApiError | None:
+        """What policies and webhooks have against a binding."""
+        metadata = {"name": b.name, "namespace": b.namespace, **({"uid": b.uid} if b.uid else {})}
+        target = {"kind": "Node", "name": b.node}
+        obj: Object = {"kind": "Binding", "apiVersion": "v1", "metadata": metadata, "target": target}
+        try:
+            await self._admission.intercept(
+                Request(ctx, info, "CREATE", b.namespace, b.name, obj, None, Plan(), "binding")
+            )
+        except ApiError as e:
+            return e
+        return None
+
+    async def connect(
+        self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, subresource: str, options: Object
+    ) -> None:
+        """What policies and webhooks say of a connection (exec, attach, port-forward, proxy), which the edge makes."""
+        if not await self._admission.quiet():
+            request = Request(ctx, info, "CONNECT", namespace, name, options, None, Plan(), subresource)
+            await self._admission.intercept(request)
 
     async def _bind_one(
         self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, body: Object
@@ -296,13 +322,17 @@ class Registry:
             )
             raise errors.invalid("Binding", "", name, [cause])
         binding = Binding(namespace, name or metadata.get("name", ""), metadata.get("uid", ""), target.get("name", ""))
-        outcome = (await self._binder.bind(ctx, [binding]))[0]
+        outcome = await self._refused(ctx, info, binding) or (await self._binder.bind(ctx, [binding]))[0]
         if outcome is not None:
             raise outcome
         return await self._reader.get(info, namespace, binding.name)
 
     async def _evict(self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, body: Object) -> Stored:
         clean = self._decode_as(ctx, info, "eviction", body)
+        if not await self._admission.quiet():
+            clean |= {"kind": "Eviction", "apiVersion": "policy/v1"}
+            request = Request(ctx, info, "CREATE", namespace, name, clean, None, Plan(), "eviction")
+            await self._admission.intercept(request)
         options = DeleteOptions.from_dict(clean.get("deleteOptions"))
         return await self._evictor.evict(ctx, info, namespace, name, options)
 

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.api import defaults, schema, typecheck
+from cluster.api import defaults, schema, scheme, typecheck
 from cluster.registry.admission import (
     certificates,
     classes,
@@ -24,8 +24,10 @@ from cluster.registry.admission import (
     namespaces,
     nodes,
     pods,
+    policies,
     serviceaccounts,
     storage,
+    webhooks,
 )
 from cluster.registry.admission.limitranger import LimitRanger
 from cluster.registry.admission.mutatingpolicies import MutatingPolicies
@@ -40,6 +42,7 @@ Run = Callable[[Request], Awaitable[None]]
 Object = dict[str, Any]
 
 _ANY = "CREATE UPDATE DELETE CONNECT"
+_INTERCEPTORS = (webhooks.MUTATING, webhooks.VALIDATING, policies.POLICIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class Admission:
         enabled = core.config.admission.enabled
         self._mutating = [p for p in self._mutators() if enabled(p.name)]
         self._validating = [p for p in self._validators() if enabled(p.name)]
+        outer = ("MutatingAdmissionWebhook", "ValidatingAdmissionPolicy", "ValidatingAdmissionWebhook")
+        self._outer = [p.run for p in (*self._mutating, *self._validating) if p.name in outer]
         self._chosen: dict[tuple[str, str, bool], tuple[tuple[Run, ...], tuple[Run, ...]]] = {}
 
     async def mutate(self, request: Request) -> None:
@@ -74,6 +79,19 @@ class Admission:
         """Raises 403 and others; changes nothing."""
         for run in self._plugins(request)[1]:
             await run(request)
+
+    async def intercept(self, request: Request) -> None:
+        """Policies and webhooks alone, for what is asked of an object and not written as one: a binding, an eviction,
+        a connection."""
+        for run in self._outer:
+            await run(request)
+
+    async def quiet(self) -> bool:
+        """Whether there is no policy and no webhook at all."""
+        for resource in _INTERCEPTORS:
+            if not await self.view.empty(resource):
+                return False
+        return True
 
     def _plugins(self, request: Request) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
         key = (request.info.name, request.operation, bool(request.subresource))
@@ -166,10 +184,11 @@ class Admission:
 def renew(request: Request, obj: Object) -> None:
     """What a webhook or a policy made of an object is decoded like a client's: typed, pruned, defaulted."""
     info = request.info
-    node = schema.node_for(info.group, info.version, info.kind)
-    clean, _ = typecheck.decode(node, obj, info.version, info.kind, "")
-    clean["kind"], clean["apiVersion"] = info.kind, info.api_version
-    if request.subresource not in ("status", "finalize"):
+    group, version, kind = scheme.subresource_kind(info, request.subresource)
+    node = schema.node_for(group, version, kind)
+    clean, _ = typecheck.decode(node, obj, version, kind, "")
+    clean["kind"], clean["apiVersion"] = kind, f"{group}/{version}" if group else version
+    if kind == info.kind and request.subresource not in ("status", "finalize"):
         defaults.apply(info, clean)
     if request.obj is not None:
         request.obj.clear()

@@ -29,7 +29,7 @@ class Request:
 
     ctx: RequestContext
     info: ResourceInfo
-    operation: Literal["CREATE", "UPDATE", "DELETE"]
+    operation: Literal["CREATE", "UPDATE", "DELETE", "CONNECT"]
     namespace: str
     name: str
     obj: Object | None

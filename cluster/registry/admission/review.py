@@ -45,6 +45,8 @@ def user(who: UserInfo) -> Object:
 
 
 def options(request: Request) -> Object:
+    if request.operation == "CONNECT":
+        return {}
     kind = {"CREATE": "CreateOptions", "UPDATE": "UpdateOptions", "DELETE": "DeleteOptions"}[request.operation]
     out: Object = {"kind": kind, "apiVersion": "meta.k8s.io/v1"}
     ctx = request.ctx

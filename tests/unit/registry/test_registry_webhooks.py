@@ -11,6 +11,7 @@ import pytest
 
 from cluster.api.errors import ApiError
 from cluster.api.scheme import SCHEME
+from cluster.registry.types import Binding
 
 MUTATING = "mutatingwebhookconfigurations.admissionregistration.k8s.io"
 VALIDATING = "validatingwebhookconfigurations.admissionregistration.k8s.io"
@@ -228,3 +229,21 @@ async def test_configurations_are_validated(bench: Any) -> None:
     stored = (await bench.get(VALIDATING, "c", "")).obj["webhooks"][0]
     assert (stored["failurePolicy"], stored["matchPolicy"], stored["timeoutSeconds"]) == ("Fail", "Equivalent", 10)
     assert stored["rules"][0]["scope"] == "*" and stored["clientConfig"]["service"]["port"] == 443
+
+
+async def test_bindings_evictions_and_connections_are_seen_too(bench: Any, make: Any, server: Server) -> None:
+    everything = [{**PODS, "operations": ["*"], "resources": ["pods/*"]}]
+    await bench.create("pods", make.pod())
+    await configure(bench, VALIDATING, hook(rules=everything))
+    server.answers["/a"] = lambda r: {"allowed": r.get("subResource") not in ("binding", "eviction", "exec")}
+    (outcome,) = await bench.registry.bind(bench.ctx, [Binding("default", "p", "", "n1")])
+    assert "denied the request" in outcome.message
+    assert server.asked[-1]["object"]["target"] == {"kind": "Node", "name": "n1"}
+    eviction = {"metadata": {"name": "p"}}
+    pods = SCHEME.named("pods")
+    await _raises(bench.registry.create(bench.ctx, pods, "default", eviction, subresource="eviction", name="p"))
+    assert server.asked[-1]["kind"] == {"group": "policy", "version": "v1", "kind": "Eviction"}
+    options = {"kind": "PodExecOptions", "apiVersion": "v1", "command": ["sh"]}
+    await _raises(bench.registry.connect(bench.ctx, pods, "default", "p", "exec", options))
+    assert (server.asked[-1]["operation"], server.asked[-1]["object"]["command"]) == ("CONNECT", ["sh"])
+    await bench.registry.connect(bench.ctx, pods, "default", "p", "attach", options)
