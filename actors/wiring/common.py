@@ -106,7 +106,8 @@ def registry(
         authorizer=authorizer,
         hit=hit_of(machine, part),
     )
-    made.converter.call = WebhookClient(made.cluster_ip).convert
+    client = WebhookClient(made.cluster_ip)
+    made.converter.call, made.webhooks.call = client.convert, client.post
     return made
 
 

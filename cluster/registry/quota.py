@@ -23,8 +23,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from cluster.api import amounts, errors, quota
@@ -37,6 +38,7 @@ from cluster.registry.core import Core, Guard, Plan, Stale, verdict
 from cluster.registry.store import Compare, KeyValue, Op, delete, get, prefix_end, put, unchanged
 
 Object = dict[str, Any]
+Resources = Callable[[], Iterable[ResourceInfo]]  # all there are, custom ones too
 
 QUOTAS = SCHEME.named("resourcequotas")
 _BATCH = 64
@@ -105,8 +107,9 @@ class _Item:
 
 
 class QuotaLedger:
-    def __init__(self, core: Core, enabled: bool) -> None:
+    def __init__(self, core: Core, enabled: bool, resources: Resources) -> None:
         self._core = core
+        self._resources = resources
         self._enabled = enabled
         self._books: dict[str, _Book] = {}
 
@@ -143,7 +146,8 @@ class QuotaLedger:
         return await book.submit(ctx, plan, charge)
 
     def _meet(self, namespace: str) -> None:
-        self._books[namespace] = _Book(self._core, namespace, lambda: self._books.pop(namespace, None))
+        close = partial(self._books.pop, namespace, None)
+        self._books[namespace] = _Book(self._core, namespace, self._resources, close)
 
     async def restructure(self, plan: Plan, namespace: str, key: bytes, *, removed: bool) -> None:
         """A quota comes or goes: the namespace's marker with it."""
@@ -163,7 +167,7 @@ class QuotaLedger:
             if not result.kvs:
                 return
             entry = entry_of(self._core, result.kvs[0])
-            counted = await count(self._core, namespace, entry, result.revision)
+            counted = await count(self._core, self._resources(), namespace, entry, result.revision)
             if await self._correct(ctx, entry, counted):
                 return
         raise errors.conflict(QUOTAS, name)
@@ -211,10 +215,12 @@ def corrected(then: _Entry, now: _Entry, counted: dict[str, str]) -> dict[str, s
     return out
 
 
-async def count(core: Core, namespace: str, entry: _Entry, revision: int) -> dict[str, str]:
+async def count(
+    core: Core, resources: Iterable[ResourceInfo], namespace: str, entry: _Entry, revision: int
+) -> dict[str, str]:
     """What the quota's resources amount to at `revision`."""
     total = dict.fromkeys(entry.hard, "0")
-    for info in SCHEME.all():
+    for info in resources:
         if not info.namespaced or not any(quota.tracks(info, r) for r in entry.hard):
             continue
         prefix = keys.namespace_prefix(info, namespace)
@@ -248,8 +254,9 @@ class _Verdicts:
 class _Book:
     """One namespace's quotas and the writes that wait to be charged to them. One task at a time works on it."""
 
-    def __init__(self, core: Core, namespace: str, close: Callable[[], object]) -> None:
+    def __init__(self, core: Core, namespace: str, resources: Resources, close: Callable[[], object]) -> None:
         self._core = core
+        self._resources = resources
         self._namespace = namespace
         self._close = close
         self._marker = keys.quota_marker(namespace)
@@ -416,7 +423,7 @@ class _Book:
         raise errors.server_timeout(QUOTAS, "count")
 
     async def _count(self, ctx: RequestContext, entry: _Entry, revision: int) -> None:
-        counted = await count(self._core, self._namespace, entry, revision)
+        counted = await count(self._core, self._resources(), self._namespace, entry, revision)
         status = {"hard": dict(entry.hard), "used": corrected(entry, entry, counted)}
         guard = Guard(unchanged(entry.key, entry.revision))
         try:

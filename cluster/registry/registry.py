@@ -60,6 +60,7 @@ class Registry:
         self._core = Core(store, config, clock, rng, authorizer, hit)
         self._admission = admission = Admission(self._core)
         self.catalog = Catalog(self._core)
+        admission.policies.find_kind = self._find_kind
         self._reader = Reader(self._core)
         self._writer = Writer(self._core, admission, self.catalog)
         self._deleter = Deleter(self._core, self._writer, admission)
@@ -92,6 +93,14 @@ class Registry:
     @property
     def converter(self) -> Converter:
         return self._core.converter
+
+    async def _find_kind(self, group: str, version: str, kind: str) -> ResourceInfo | None:
+        """Of a policy's parameters; asks the store before it says that there is none."""
+        found = self.catalog.for_kind(group, version, kind)
+        if found is None and "." in group:
+            await self.catalog.fresh()
+            found = self.catalog.for_kind(group, version, kind)
+        return found
 
     @property
     def webhooks(self) -> WebhookDispatcher:

@@ -52,7 +52,7 @@ class Writer:
         self._admission = admission
         self._services = ServiceAllocator(core)
         self._expiry = Expiry(core)
-        self.ledger = QuotaLedger(core, core.config.admission.enabled("ResourceQuota"))
+        self.ledger = QuotaLedger(core, core.config.admission.enabled("ResourceQuota"), catalog.all)
 
     # --- create
 

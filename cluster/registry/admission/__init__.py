@@ -185,8 +185,10 @@ def renew(request: Request, obj: Object) -> None:
     """What a webhook or a policy made of an object is decoded like a client's: typed, pruned, defaulted."""
     info = request.info
     group, version, kind = scheme.subresource_kind(info, request.subresource)
-    node = schema.node_for(group, version, kind)
-    clean, _ = typecheck.decode(node, obj, version, kind, "")
+    if info.custom is not None:
+        clean, _ = info.custom.decode(obj, "")
+    else:
+        clean, _ = typecheck.decode(schema.node_for(group, version, kind), obj, version, kind, "")
     clean["kind"], clean["apiVersion"] = kind, f"{group}/{version}" if group else version
     if kind == info.kind and request.subresource not in ("status", "finalize"):
         defaults.apply(info, clean)

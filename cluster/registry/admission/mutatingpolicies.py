@@ -105,7 +105,5 @@ def _applied(request: Request, current: Object, value: Any) -> Object:
             raise _Failed(f"may not mutate metadata.{field}")
     if "kind" in value or "apiVersion" in value:
         raise _Failed("may not mutate apiVersion and kind")
-    merged: Object = managed.merge(
-        schema.node_for(request.info.group, request.info.version, request.info.kind), current, value
-    )
+    merged: Object = managed.merge(schema.node_of(request.info), current, value)
     return merged
