@@ -50,7 +50,9 @@ class StateConfig:
     map_bytes: int = 16 << 30
     """Address space of the backend's memory map; must exceed the quota, costs neither memory nor disk."""
     snapshot_every: int = 10_000
-    """Entries between two markers in the WAL, before which its segments may go."""
+    snapshot_bytes: int = 64 * MIB
+    """Entries, or bytes of them, between two markers in the WAL. What is before a marker need not be replayed, and its
+    segments may go."""
     keep_entries: int = 5_000
     keep_bytes: int = 32 * MIB
     """What stays in memory behind the applied index, for members that are a little late."""
@@ -83,7 +85,14 @@ class StateConfig:
             found.append(f"election_ticks is {self.election_ticks}: must be at least 5; 10 is usual")
         if self.map_bytes < 2 * self.quota_backend_bytes:
             found.append("map_bytes must be at least twice quota_backend_bytes")
-        for name in ("quota_backend_bytes", "snapshot_every", "keep_entries", "keep_bytes", "max_request_bytes"):
+        for name in (
+            "quota_backend_bytes",
+            "snapshot_every",
+            "snapshot_bytes",
+            "keep_entries",
+            "keep_bytes",
+            "max_request_bytes",
+        ):
             if getattr(self, name) < 1:
                 found.append(f"{name} is {getattr(self, name)}: must be at least 1")
         if self.auto_compaction_retention_s < 0:

@@ -61,9 +61,10 @@ class _Unfinished:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """How much log to keep: markers in the WAL, entries and bytes in memory behind the flushed index."""
+    """How much log to keep: entries or bytes between markers in the WAL, and in memory behind the flushed index."""
 
     marker_every: int
+    marker_bytes: int
     entries: int
     bytes: int
 
@@ -100,6 +101,7 @@ class Consensus:
         self._to_apply: deque[Entry] = deque()
         self._kept: deque[tuple[int, int]] = deque()
         self._kept_bytes = 0
+        self._logged_bytes = 0
         self._applied = self.node.status().applied
         self._marker = storage.first_index() - 1
         if storage.last_index() >= storage.first_index():
@@ -176,6 +178,10 @@ class Consensus:
 
     def unreachable(self, member: int) -> None:
         self.node.report_unreachable(member)
+        self._awake.set()
+
+    def disconnected(self, member: int) -> None:
+        self.node.report_disconnected(member)
         self._awake.set()
 
     def snapshot_sent(self, member: int, ok: bool) -> None:
@@ -319,17 +325,20 @@ class Consensus:
             size = entry_bytes(entry)
             kept.append((entry.index, size))
             self._kept_bytes += size
+            self._logged_bytes += size
 
     def flushed(self, meta: SnapshotMeta) -> None:
         """The state at ``meta`` is durable outside the log: what is far enough behind it may go."""
         self.storage.set_snapshot(Snapshot(meta))
-        if meta.index - self._marker >= self._keep.marker_every:
+        keep = self._keep
+        if meta.index - self._marker >= keep.marker_every or self._logged_bytes >= keep.marker_bytes:
             self._marker = meta.index
+            self._logged_bytes = 0
             self._writer.submit(Write(0, None, [], meta, release=True))
         drop = 0
         kept = self._kept
         while kept and kept[0][0] <= meta.index:
-            if len(kept) <= self._keep.entries and self._kept_bytes <= self._keep.bytes:
+            if len(kept) <= keep.entries and self._kept_bytes <= keep.bytes:
                 break
             drop, size = kept.popleft()
             self._kept_bytes -= size

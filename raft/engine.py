@@ -96,6 +96,9 @@ class Engine(Protocol):
     def unreachable(self, member: int) -> None:
         """A message to it was lost for sure."""
 
+    def disconnected(self, member: int) -> None:
+        """The connection from it broke: if it leads, it has probably ended. A hint, nothing more."""
+
     def snapshot_sent(self, member: int, ok: bool) -> None: ...
 
     def flushed(self, meta: SnapshotMeta) -> None:

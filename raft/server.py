@@ -216,6 +216,7 @@ class StateServer:
             )
         else:
             connection.on_frame = lambda value: self._step(member, hello.member_id, value)
+            connection.on_closed = lambda: member.consensus.disconnected(hello.member_id)
 
     @staticmethod
     def _step(member: Member, sender: int, value: Any) -> None:

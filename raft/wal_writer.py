@@ -52,12 +52,14 @@ class WalWriter:
         done: Callable[[int], None],
         failed: Callable[[BaseException], None],
         observe_sync: Callable[[float], None],
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """``done`` and ``failed`` are called on the writer's thread."""
         self._log = log
         self._done = done
         self._failed = failed
         self._observe_sync = observe_sync
+        self._clock = clock
         self._queue: list[Write] = []
         self._wake = threading.Condition()
         self._stop = False
@@ -122,9 +124,9 @@ class WalWriter:
                 self._log.save_snapshot_marker(write.marker)
             if write.entries or write.hard_state is not None:
                 self._log.save(write.hard_state, write.entries)
-        began = time.perf_counter()
+        began = self._clock()
         self._log.sync()
-        took_s = time.perf_counter() - began
+        took_s = self._clock() - began
         self._observe_sync(took_s)
         self._quick = self._quick + 1 if took_s < QUICK_S else 0
 

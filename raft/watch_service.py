@@ -1,8 +1,8 @@
 """Watches of client connections: from the hub to frames. IO-free but for the connections it is handed.
 
 All that one turn of the loop produces for a connection leaves in as few frames as it takes. A connection that cannot
-be written to blocks its watchers; the hub lets them read history when it can. An event is packed once, however many
-watch it.
+be written to blocks its watchers; the hub lets them read history when it can. Events are packed once for all watchers
+of one range.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class WatchService:
         self.hub: WatchHub[Outbox] = WatchHub(store, self._deliver, self._ended)
         self._schedule = schedule_catch_up
         self._of: dict[int, dict[int, Watcher[Outbox]]] = {}
-        # By identity, so only while the events of one commit are alive.
-        self._packed: dict[tuple[int, bool], bytes] | None = None
+        # Of one commit, by the identity of the list, which is kept here lest another gets the same.
+        self._packed: dict[tuple[int, bool], tuple[list[Event], bytes]] | None = None
 
     def commit(self, revision: int, events: list[Event]) -> None:
         self._packed = {}
@@ -74,20 +74,20 @@ class WatchService:
     # --- what the hub says
 
     def _deliver(self, watcher: Watcher[Outbox], revision: int, events: list[Event]) -> None:
-        parts = [b"\x94\x00", pack(watcher.id), pack(revision), array_header(len(events))]
-        for event in events:
-            parts.append(self._pack(event, watcher.prev_kv))
-        if not watcher.owner.send(b"".join(parts)):
+        item = b"\x94\x00" + pack(watcher.id) + self._pack(revision, events, watcher.prev_kv)
+        if not watcher.owner.send(item):
             self.set_writable(watcher.owner, False)
 
-    def _pack(self, event: Event, prev_kv: bool) -> bytes:
-        ident = (id(event), prev_kv)
-        known = self._packed
+    def _pack(self, revision: int, events: list[Event], prev_kv: bool) -> bytes:
+        """What follows the watcher's id in an item."""
+        known, ident = self._packed, (id(events), prev_kv)
         if known is not None and ident in known:
-            return known[ident]
-        packed = pack(event if prev_kv else (event.type, event.kv, None))
+            return known[ident][1]
+        parts = [pack(revision), array_header(len(events))]
+        parts += [pack(event if prev_kv else (event.type, event.kv, None)) for event in events]
+        packed = b"".join(parts)
         if known is not None:
-            known[ident] = packed
+            known[ident] = (events, packed)
         return packed
 
     def _ended(self, watcher: Watcher[Outbox], error: Compacted) -> None:

@@ -23,6 +23,18 @@ def time_out(r: RaftState) -> None:
     campaign(r, pre_vote=r.config.pre_vote)
 
 
+def suspect(r: RaftState, member: int) -> None:
+    """The connection to ``member`` broke. If it leads, its process has probably ended: do not wait for the time-out.
+
+    The voters left take turns, two ticks apart, so that they do not split the vote. A leader that is well after all
+    is protected as always: those who still hear it refuse the pre-vote, and its next message ends the suspicion.
+    """
+    left = [voter for voter in r.membership.voters() if voter != member]
+    if r.role is Role.FOLLOWER and r.leader == member and r.id in left and r.config.pre_vote:
+        r.leader = NOBODY
+        r.election_elapsed = max(r.election_elapsed, r.timeout_ticks - 1 - 2 * left.index(r.id))
+
+
 def campaign(r: RaftState, *, pre_vote: bool, context: bytes = b"") -> bool:
     """Stand for election. False if this member must not (now)."""
     if r.role is Role.LEADER or not r.promotable() or _has_unapplied_conf_change(r):

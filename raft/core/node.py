@@ -108,6 +108,10 @@ class RawNode:
         """A message to it was lost for sure."""
         replication.report_unreachable(self._r, member)
 
+    def report_disconnected(self, member: int) -> None:
+        """The connection from it broke, which a process that ends does and a slow one does not."""
+        elections.suspect(self._r, member)
+
     def report_snapshot(self, member: int, ok: bool) -> None:
         """The snapshot for it was delivered or failed. Must be called for every SNAPSHOT message sent."""
         replication.report_snapshot(self._r, member, ok)

@@ -46,7 +46,7 @@ class NativeLog:
             self._wal,
             parts.machine,
             parts.send,
-            keep=Keep(config.snapshot_every, config.keep_entries, config.keep_bytes),
+            keep=Keep(config.snapshot_every, config.snapshot_bytes, config.keep_entries, config.keep_bytes),
             origin=parts.id.to_bytes(8, "big") + os.urandom(8),
             max_pending=config.max_pending,
             observe_sync=parts.observe_sync,

@@ -367,6 +367,9 @@ class RaftosEngine:
     def unreachable(self, member: int) -> None:
         """Its own datagrams tell it nothing either."""
 
+    def disconnected(self, member: int) -> None:
+        """It waits for its own time-out."""
+
     def snapshot_sent(self, member: int, ok: bool) -> None:
         raise Corrupt("store engine raftos has no snapshots")
 

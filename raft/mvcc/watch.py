@@ -42,8 +42,22 @@ class Watcher(Generic[Owner]):
         self.blocked = False
 
 
+Place = TypeVar("Place")
+
+
+def _take_out(groups: dict[Place, dict[int, Watcher[Owner]]], place: Place, ident: int) -> None:
+    same = groups.get(place)
+    if same is not None:
+        same.pop(ident, None)
+        if not same:
+            del groups[place]
+
+
 class WatchHub(Generic[Owner]):
-    """Calls ``deliver(watcher, revision, events)``; no events is progress. ``ended(watcher, error)`` ends one."""
+    """Calls ``deliver(watcher, revision, events)``; no events is progress. ``ended(watcher, error)`` ends one.
+
+    Watchers of one range get the same list of events, so that it need be made and packed only once.
+    """
 
     def __init__(
         self,
@@ -55,7 +69,7 @@ class WatchHub(Generic[Owner]):
         self._deliver = deliver
         self._ended = ended
         self._keys: dict[bytes, dict[int, Watcher[Owner]]] = {}
-        self._ranges: dict[int, Watcher[Owner]] = {}
+        self._ranges: dict[tuple[bytes, bytes], dict[int, Watcher[Owner]]] = {}
         self._behind: dict[int, Watcher[Owner]] = {}
         self._all: dict[int, Watcher[Owner]] = {}
 
@@ -100,16 +114,14 @@ class WatchHub(Generic[Owner]):
         if watcher.end is None:
             self._keys.setdefault(watcher.key, {})[id(watcher)] = watcher
         else:
-            self._ranges[id(watcher)] = watcher
+            self._ranges.setdefault((watcher.key, watcher.end), {})[id(watcher)] = watcher
 
     def _unfollow(self, watcher: Watcher[Owner]) -> None:
         watcher.synced = False
-        self._ranges.pop(id(watcher), None)
-        same = self._keys.get(watcher.key)
-        if same is not None:
-            same.pop(id(watcher), None)
-            if not same:
-                del self._keys[watcher.key]
+        if watcher.end is None:
+            _take_out(self._keys, watcher.key, id(watcher))
+        else:
+            _take_out(self._ranges, (watcher.key, watcher.end), id(watcher))
 
     # --- newest revisions
 
@@ -123,11 +135,11 @@ class WatchHub(Generic[Owner]):
                     matched.setdefault(ident, (watcher, []))[1].append(event)
             for watcher, mine in matched.values():
                 self._tell(watcher, revision, mine)
-        for watcher in list(self._ranges.values()):
-            key, end = watcher.key, watcher.end
-            mine = [e for e in events if e.kv.key >= key and (end == b"\0" or e.kv.key < end)]  # type: ignore[operator]
+        for (key, end), watchers in list(self._ranges.items()):
+            mine = [e for e in events if e.kv.key >= key and (end == b"\0" or e.kv.key < end)]
             if mine:
-                self._tell(watcher, revision, mine)
+                for watcher in list(watchers.values()):
+                    self._tell(watcher, revision, mine)
 
     def _tell(self, watcher: Watcher[Owner], revision: int, events: list[Event]) -> None:
         if revision < watcher.next_revision:

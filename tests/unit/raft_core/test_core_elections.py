@@ -183,6 +183,41 @@ def test_a_leader_heard_by_a_quorum_stays() -> None:
     assert net[1].role is Role.LEADER
 
 
+def test_a_broken_connection_from_the_leader_ends_the_wait_and_the_voters_take_turns() -> None:
+    net = Net(3)
+    net.elect(1)
+    net.isolate(1)
+    for follower in (2, 3):
+        net[follower].node.report_disconnected(1)
+    net.tick(1, only=(2, 3))
+    assert net[2].role is Role.LEADER and net[3].node.leader == 2
+
+
+def test_the_second_in_turn_stands_when_the_first_is_gone_too() -> None:
+    net = Net(5)
+    net.elect(1)
+    net.isolate(1, 2)
+    for follower in (3, 4, 5):
+        net[follower].node.report_disconnected(1)
+    net.tick(2, only=(3, 4, 5))
+    assert not any(net[m].role is Role.LEADER for m in (3, 4, 5))
+    net.tick(1, only=(3, 4, 5))
+    assert net[3].role is Role.LEADER
+
+
+def test_who_alone_lost_the_connection_to_a_leader_disturbs_nobody() -> None:
+    net = Net(3)
+    net.elect(1)
+    term = net[1].node.term
+    net[3].node.report_disconnected(1)
+    net[3].node.report_disconnected(2)
+    net.tick(3, only=(3,))
+    assert net[3].role is Role.PRE_CANDIDATE
+    net.tick(2)
+    assert net[1].role is Role.LEADER and net[1].node.term == term
+    assert {host.node.leader for host in net.hosts.values()} == {1}
+
+
 def test_a_new_leader_commits_a_noop() -> None:
     net = Net(3)
     net.elect(2)

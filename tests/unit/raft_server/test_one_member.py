@@ -8,7 +8,7 @@ import socket
 import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -19,6 +19,7 @@ from raft.mvcc.store import Mvcc
 from raft.server import StateConfig, StateServer, create_member
 from raft.storage.backend_lmdb import LmdbBackend
 from raft.storage.errors import DirectoryEmpty, DirectoryLocked, DirectoryNotEmpty
+from raft.storage.wal import Wal
 from raft.wal_writer import WalWriter
 
 
@@ -139,6 +140,23 @@ async def test_space_quota(tmp_path: Path) -> None:
         assert server.member.store.bytes_in_use < 1000
         assert await client.alarm_disarm() == []
         await client.put(b"small", b"")
+
+
+async def test_the_log_to_replay_is_bounded_in_bytes_too(tmp_path: Path) -> None:
+    one = One(tmp_path / "m", snapshot_bytes=200_000, flush_interval_s=0.01)
+    async with serving(one) as server:
+        client = one.client()
+        await client.put(b"serves", b"")
+        assert server.member is not None
+        engine, written = cast(Any, server.member.consensus), 1
+        async with asyncio.timeout(60):
+            while engine._marker == 1:
+                await client.put(b"%d" % written, b"x" * 50_000)
+                written += 1
+    wal, replay = Wal.open(tmp_path / "m" / "wal")
+    wal.close()
+    assert replay.snapshot_marker.index > 1
+    assert len(replay.entries) < written
 
 
 async def test_slow_watchers_catch_up_from_history(tmp_path: Path) -> None:

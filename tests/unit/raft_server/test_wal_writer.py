@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from raft.core.types import ConfState, Entry, EntryKind, HardState, SnapshotMeta
 from raft.storage.wal import Wal, WalMetadata
-from raft.wal_writer import WalWriter, Write
+from raft.wal_writer import QUICK_S, QUICK_SYNCS, WalWriter, Write
 
 
 def entry(term: int, index: int) -> Entry:
@@ -40,3 +43,70 @@ def test_an_entry_synced_with_a_snapshot_survives_a_restart(tmp_path: Path) -> N
     assert replay.snapshot_marker.index == 8
     assert [(e.term, e.index) for e in replay.entries] == [(3, 9)]
     assert replay.hard_state == HardState(3, 2, 8)
+
+
+class Disk:
+    """A log whose syncs take what the test says, by a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.sync_s = 0.0
+        self.broken = False
+        self.saved: list[Entry] = []
+        self.synced = 0
+
+    def save(self, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
+        self.saved += entries
+
+    def save_snapshot_marker(self, meta: SnapshotMeta) -> None: ...
+
+    def sync(self) -> None:
+        if self.broken:
+            raise OSError("no")
+        self.now += self.sync_s
+        self.synced = len(self.saved)
+
+    def release_to(self, index: int) -> int:
+        return 0
+
+    def close(self) -> None: ...
+
+
+def test_the_loop_syncs_itself_only_while_the_disk_is_quick() -> None:
+    disk, done = Disk(), threading.Semaphore(0)
+    writer = WalWriter(disk, lambda _n: done.release(), lambda _e: None, lambda _s: None, lambda: disk.now)
+    writer.start()
+
+    def by_thread(number: int) -> None:
+        assert not writer.write_now(Write(number, None, [entry(1, number)]))
+        writer.submit(Write(number, None, [entry(1, number)]))
+        assert done.acquire(timeout=30)
+
+    for number in range(QUICK_SYNCS):
+        by_thread(number + 1)
+    while not writer.write_now(Write(100, None, [entry(1, 100)])):
+        pass  # the thread is still on its way back to its queue
+    assert disk.synced == len(disk.saved) == QUICK_SYNCS + 1
+
+    disk.sync_s = 2 * QUICK_S
+    assert writer.write_now(Write(101, None, [entry(1, 101)])) and disk.synced == QUICK_SYNCS + 2
+    disk.sync_s = 0.0
+    for number in range(QUICK_SYNCS):
+        by_thread(number + 200)
+    writer.stop()
+    assert disk.synced == len(disk.saved)
+
+
+def test_a_failed_sync_on_the_loop_is_raised_and_nothing_counts_as_durable() -> None:
+    disk, done = Disk(), threading.Semaphore(0)
+    writer = WalWriter(disk, lambda _n: done.release(), lambda _e: None, lambda _s: None, lambda: disk.now)
+    writer.start()
+    for number in range(QUICK_SYNCS):
+        writer.submit(Write(number + 1, None, [entry(1, number)]))
+        assert done.acquire(timeout=30)
+    synced, disk.broken = disk.synced, True
+    with pytest.raises(OSError):
+        while not writer.write_now(Write(100, None, [entry(1, 100)])):
+            pass
+    assert disk.synced == synced and not done.acquire(blocking=False)
+    writer.stop()
