@@ -1,240 +1,356 @@
-"""The store: three members as processes on this machine, mutual TLS, every write on three disks' logs.
+"""The store beside etcd: three members each, the same TLS, disk, sizes and numbers of callers, in one run.
 
-Puts of 256 bytes over 10,000 keys and linearizable reads, at 1, 64 and 256 concurrent callers in one client process;
-then how long writes stand still when the leader is killed, and what a member costs in memory. One disk and all cores
-are shared by members, client and peer. The peer is etcd where it is on PATH: three members, plain HTTP between them,
-driven through its JSON gateway (there is no gRPC client here), which costs it a hop that our own protocol has not.
+Everything shares the cores: members, clients and the peer's. etcd is driven by its own Go client (peer/etcd_load.go),
+ours by raft.client in this process; what one call costs is therefore given in CPU per process, which a busy machine
+distorts less than time. "A connection each": every caller has a client of its own; "one client": all callers share one,
+which sends what they ask in one turn of its loop in one frame (etcd's equivalent is one Go client).
+
+The goals are ratios to what etcd does in the same run. The 2 ms delay of syncs is injected by raft.faults, which etcd
+does not have: those rows have no peer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import contextlib
-import datetime as dt
 import itertools
-import json
-import shutil
-import signal
-import socket
-import subprocess
-import sys
+import resource
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import aiohttp
-import psutil
 import uvloop
 
+from benchmarks._groups import MEMBERS, Etcd, Group, Processes, etcd_is_here, make_tls
 from benchmarks.frame import Bench, main, percentile
-from cluster.machine.pki import Subject, issue, new_ca
 from raft.client import StoreClient
-from raft.config import CLIENT_ROLE, PEER_ROLE, TlsFiles
 from raft.errors import StoreError
 
 KEYS = 10_000
-VALUE = b"v" * 256
-MEMBERS = (1, 2, 3)
 Call = Callable[[int], Awaitable[object]]
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [s.getsockname()[1] for s in sockets]
+GUARD = ((b"/registry/namespaces/default", "mod", "<", 1 << 60),)
 
 
 def key(i: int) -> bytes:
-    return b"/registry/core/pods/default/%06d" % (i % KEYS)
+    """32 bytes, as in peer/etcd_load.go."""
+    return b"/registry/pods/default/%09d" % (i % KEYS)
 
 
-class Group:
-    """Our members, as processes of their own."""
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One workload. ``goal``: how many times the peer's rate (with a connection each) is asked for."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        ca, now = new_ca("bench", dt.datetime.now(dt.UTC)), dt.datetime.now(dt.UTC)
-        (root / "ca.crt").write_bytes(ca.cert)
-        self.tls: dict[str, TlsFiles] = {}
-        for role in (PEER_ROLE, CLIENT_ROLE):
-            files = TlsFiles(root / f"{role}.crt", root / f"{role}.key", root / "ca.crt")
-            pair = issue(ca, Subject("bench", (role,), ips=("127.0.0.1",), server=role == PEER_ROLE), now)
-            files.cert.write_bytes(pair.cert)
-            files.key.write_bytes(pair.key)
-            self.tls[role] = files
-        ports = free_ports(6)
-        self.addresses = {m: ("127.0.0.1", ports[2 * i], ports[2 * i + 1]) for i, m in enumerate(MEMBERS)}
-        self.processes = {m: self._start(m) for m in MEMBERS}
-        self.endpoints = {m: ("127.0.0.1", address[2]) for m, address in self.addresses.items()}
-
-    def _start(self, member: int) -> subprocess.Popen[bytes]:
-        host, peer_port, client_port = self.addresses[member]
-        peer = self.tls[PEER_ROLE]
-        config = {
-            "dir": str(self.root / str(member)),
-            "host": host,
-            "peer_port": peer_port,
-            "client_port": client_port,
-            "metrics": None,
-            "peer_tls": {"cert": str(peer.cert), "key": str(peer.key), "ca": str(peer.ca)},
-            "create": {"cluster_id": "bench", "member_id": member, "members": self.addresses},
-        }
-        path = self.root / f"{member}.json"
-        path.write_text(json.dumps(config))
-        with (self.root / f"{member}.log").open("wb") as log:
-            return subprocess.Popen([sys.executable, "-m", "raft", "--config", str(path)], stderr=log)
-
-    def client(self) -> StoreClient:
-        return StoreClient(list(self.endpoints.values()), self.tls[CLIENT_ROLE])
-
-    def stop(self) -> None:
-        stop(list(self.processes.values()))
+    name: str
+    op: str
+    callers: int
+    calls: int
+    each: bool = False
+    value: int = 256
+    goal: float | None = None
 
 
-def stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+@dataclass(frozen=True, slots=True)
+class Measured:
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    client_us: float
+    leader_us: float
+    follower_us: float
 
 
-async def load(call: Call, callers: int, count: int) -> tuple[float, list[float]]:
+def own_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def split(used: dict[int, float], leader: int) -> tuple[float, float]:
+    """Of the leader, and of a follower on average."""
+    followers = [us for member, us in used.items() if member != leader]
+    return used[leader], sum(followers) / len(followers)
+
+
+async def run_callers(calls: Sequence[Call], count: int) -> tuple[float, list[float]]:
     """(calls a second, milliseconds of each)."""
     numbers = itertools.count()
     took: list[float] = []
 
-    async def caller() -> None:
+    async def caller(call: Call) -> None:
         while (i := next(numbers)) < count:
             began = time.perf_counter()
             await call(i)
             took.append((time.perf_counter() - began) * 1000)
 
     began = time.perf_counter()
-    await asyncio.gather(*(caller() for _ in range(callers)))
+    await asyncio.gather(*(caller(call) for call in calls))
     return count / (time.perf_counter() - began), took
 
 
-def cpu_s(processes: list[subprocess.Popen[bytes]]) -> float:
-    times = [psutil.Process(process.pid).cpu_times() for process in processes]
-    return sum(t.user + t.system for t in times)
+def call_of(load: Load, client: StoreClient) -> Call:
+    value = b"v" * load.value
+    if load.op == "put":
+        return lambda i: client.put(key(i), value)
+    if load.op == "get":
+        return lambda i: client.range(key(i))
+    if load.op == "range":
+        return lambda _: client.range(b"/registry/pods/", b"/registry/pods0")
+    return lambda i: client.txn(GUARD, (("put", key(i), value, 0),))
 
 
-@contextlib.asynccontextmanager
-async def etcd(root: Path) -> AsyncIterator[tuple[Call, Call]]:
-    """(put, get) on a group of etcd."""
-    ports = free_ports(6)
-    urls = [(f"http://127.0.0.1:{ports[2 * i]}", f"http://127.0.0.1:{ports[2 * i + 1]}") for i in range(3)]
-    members = ",".join(f"m{i}={peer}" for i, (peer, _) in enumerate(urls))
-    processes = []
-    for i, (peer, client) in enumerate(urls):
-        command = ["etcd", "--name", f"m{i}", "--data-dir", str(root / f"etcd{i}"), "--initial-cluster", members]
-        command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
-        command += ["--listen-client-urls", client, "--advertise-client-urls", client, "--log-level", "error"]
-        quiet = subprocess.DEVNULL
-        processes.append(subprocess.Popen(command, stdout=quiet, stderr=quiet))  # noqa: ASYNC220 - before the run
-
-    def text(raw: bytes) -> str:
-        return base64.b64encode(raw).decode()
-
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-
-        async def post(path: str, body: dict[str, str]) -> None:
-            async with session.post(urls[0][1] + path, json=body) as answer:
-                await answer.read()
-                answer.raise_for_status()
-
-        async def put(i: int) -> None:
-            await post("/v3/kv/put", {"key": text(key(i)), "value": text(VALUE)})
-
-        async def get(i: int) -> None:
-            await post("/v3/kv/range", {"key": text(key(i))})
-
-        try:
-            async with asyncio.timeout(30):
-                await until_up(put)
-            yield put, get
-        finally:
-            stop(processes)
+async def ours(group: Group, client: StoreClient, load: Load) -> Measured:
+    leader = await group.leader(client)
+    clients = [client]
+    if load.each:
+        clients = [group.client(prefer=group.endpoints[leader]) for _ in range(load.callers)]
+        await asyncio.gather(*(one.range(b"warm") for one in clients))
+    calls = [call_of(load, clients[i % len(clients)]) for i in range(load.callers)]
+    before, own = group.cpu_s(), own_cpu_s()
+    rate, took = await run_callers(calls, load.calls)
+    used = {member: (now - before[member]) / load.calls * 1e6 for member, now in group.cpu_s().items()}
+    leader_us, follower_us = split(used, leader)
+    client_us = (own_cpu_s() - own) / load.calls * 1e6
+    if load.each:
+        await asyncio.gather(*(one.close() for one in clients))
+    return Measured(rate, percentile(took, 50), percentile(took, 99), client_us, leader_us, follower_us)
 
 
-async def until_up(put: Call) -> None:
+async def theirs(etcd: Etcd, load: Load) -> Measured:
+    leader = etcd.leader()
+    said = await asyncio.to_thread(
+        etcd.load, load.op, load.callers, load.calls, value=load.value, connections=0 if load.each else 1
+    )
+    leader_us, follower_us = split(dict(zip(MEMBERS, said["member_us"], strict=True)), leader)
+    return Measured(said["rate"], said["p50_ms"], said["p99_ms"], said["cpu_us"], leader_us, follower_us)
+
+
+def loads(smoke: bool) -> list[Load]:
+    def n(count: int) -> int:
+        return max(1, count // 200) if smoke else count
+
+    return [
+        Load("put, 1 caller", "put", 1, n(2_000)),
+        Load("put, 64 callers, a connection each", "put", 64, n(20_000), each=True),
+        Load("put, 64 callers, one client", "put", 64, n(20_000)),
+        Load("put, 256 callers, a connection each", "put", 256, n(30_000), each=True, goal=1.5),
+        Load("put, 256 callers, one client", "put", 256, n(60_000), goal=2.5),
+        Load("put 4 KB, 256 callers, a connection each", "put", 256, n(10_000), each=True, value=4096),
+        Load("put 4 KB, 256 callers, one client", "put", 256, n(10_000), value=4096),
+        Load("txn (1 compare, 1 put of 2 KB), 64 callers, one client", "txn", 64, n(20_000), value=2048),
+        Load("linearizable get, 1 caller", "get", 1, n(2_000)),
+        Load("linearizable get, 64 callers, a connection each", "get", 64, n(20_000), each=True, goal=1.5),
+        Load("linearizable get, 64 callers, one client", "get", 64, n(40_000), goal=1.5),
+        Load("range of 10,000 keys, 1 caller", "range", 1, n(400)),
+    ]
+
+
+async def throughput(bench: Bench, group: Group, client: StoreClient, etcd: Etcd | None) -> None:
+    put_each: float | None = None
+    for load in loads(bench.smoke):
+        if load.op in ("get", "range") and not bench.smoke:
+            await fill(client, KEYS)
+        mine = await ours(group, client, load)
+        peer = None if etcd is None else await theirs(etcd, load)
+        if peer is not None and load.name == "put, 256 callers, a connection each":
+            put_each = peer.rate
+        base = put_each if load.goal == 2.5 else None if peer is None else peer.rate
+        goal = None if base is None or load.goal is None else round(load.goal * base)
+        row(bench, load, "", mine.rate, "calls/s", None if peer is None else peer.rate, goal)
+        one = load.callers == 1
+        p50_goal = peer.p50_ms if peer is not None and one and load.op == "put" else None
+        p99_goal = peer.p99_ms if peer is not None and load.callers == 256 and load.value == 256 else None
+        row(bench, load, " p50", mine.p50_ms, "ms", None if peer is None else peer.p50_ms, p50_goal)
+        row(bench, load, " p99", mine.p99_ms, "ms", None if peer is None else peer.p99_ms, p99_goal)
+        for where in ("leader", "follower", "client"):
+            other = None if peer is None else getattr(peer, f"{where}_us")
+            row(bench, load, f" CPU, {where}", getattr(mine, f"{where}_us"), "cpu_us", other, None)
+
+
+def row(bench: Bench, load: Load, what: str, value: float, unit: str, peer: float | None, goal: float | None) -> None:
+    bench.add(load.name + what, value, unit, samples=load.calls, peer=peer, goal=goal)
+
+
+async def slow_disk(bench: Bench, root: Path, tls: Any) -> None:
+    group = Group(root / "slow", tls, faults="delay:wal.fsync=2ms")
+    client = group.client()
+    try:
+        await ready(client)
+        for callers, calls in ((1, 500), (256, 20_000)):
+            load = Load(f"put, {callers} callers, one client, syncs delayed by 2 ms", "put", callers, calls)
+            if bench.smoke:
+                load = Load(load.name, "put", callers, callers)
+            mine = await ours(group, client, load)
+            row(bench, load, "", mine.rate, "calls/s", None, None)
+            row(bench, load, " p50", mine.p50_ms, "ms", None, None)
+            row(bench, load, " p99", mine.p99_ms, "ms", None, None)
+    finally:
+        await client.close()
+        group.stop()
+
+
+# --- watches
+
+
+async def fan_out(bench: Bench, group: Group, client: StoreClient, etcd: Etcd | None) -> None:
+    for watchers in (1, 10) if bench.smoke else (1, 100, 1_000):
+        events = 20 if bench.smoke else max(100, min(10_000, 100_000 // watchers))
+        before, own = group.cpu_s(), own_cpu_s()
+        rate, took = await watched(group, client, watchers, events)
+        delivered = events * watchers
+        used = sum(group.cpu_s().values()) - sum(before.values())
+        members_us, client_us = used / delivered * 1e6, (own_cpu_s() - own) / delivered * 1e6
+        peer: dict[str, Any] | None = None
+        if etcd is not None:
+            peer = await asyncio.to_thread(etcd.load, "watch", 16, events, watchers=watchers)
+            peer["members_us"] = sum(peer["member_us"])
+        name = f"watch, {watchers} watchers of one prefix, 16 writers"
+        for what, value, unit, theirs_at in (
+            (": events delivered", rate, "events/s", "rate"),
+            (" p99 from write to watcher", percentile(took, 99), "ms", "p99_ms"),
+            (" CPU of all members an event", members_us, "cpu_us", "members_us"),
+            (" CPU of the client an event", client_us, "cpu_us", "cpu_us"),
+        ):
+            bench.add(name + what, value, unit, samples=delivered, peer=None if peer is None else peer[theirs_at])
+
+
+async def watched(group: Group, client: StoreClient, watchers: int, events: int) -> tuple[float, list[float]]:
+    """(events delivered a second, milliseconds from before the write to the watcher of each)."""
+    clients = [group.client() for _ in range(min(watchers, 16))]
+    written: dict[bytes, float] = {}
+    took: list[float] = []
+    start = (await client.range(b"warm")).revision + 1
+
+    async def watcher(of: StoreClient) -> None:
+        seen = 0
+        async for batch in of.watch(b"/watched/", b"/watched0", start_revision=start):
+            now = time.perf_counter()
+            took.extend([(now - written[event.kv.key]) * 1000 for event in batch.events])
+            seen += len(batch.events)
+            if seen == events:
+                return
+
+    async def put(i: int) -> None:
+        name = b"/watched/%023d" % i
+        written[name] = time.perf_counter()
+        await client.put(name, b"v" * 256)
+
+    tasks = [asyncio.create_task(watcher(clients[i % len(clients)])) for i in range(watchers)]
+    await asyncio.sleep(0.2)
+    began = time.perf_counter()
+    await run_callers([put] * 16, events)
+    await asyncio.gather(*tasks)
+    seconds = time.perf_counter() - began
+    await asyncio.gather(*(one.close() for one in clients))
+    await client.delete(b"/watched/", b"/watched0")
+    return events * watchers / seconds, took
+
+
+# --- failures, size
+
+
+async def ready(client: StoreClient) -> None:
     while True:
         try:
-            await put(0)
+            await client.put(b"warm", b"")
             return
-        except aiohttp.ClientError:
-            await asyncio.sleep(0.1)
+        except StoreError:
+            await asyncio.sleep(0.05)
 
 
-async def stands_still(group: Group, client: StoreClient) -> float:
-    """Seconds without an acknowledged write around the leader's death."""
-    leader = int((await client.status(group.endpoints[1]))["leader"])
-    widest, last, killed_at, i = 0.0, time.perf_counter(), 0.0, 0
-    began = last
-    while not killed_at or time.perf_counter() < killed_at + 4:
-        if not killed_at and time.perf_counter() > began + 0.5:
-            group.processes[leader].send_signal(signal.SIGKILL)
+async def kills(bench: Bench, group: Group, client: StoreClient) -> None:
+    """The longest pause between two acknowledged writes around each SIGKILL of the leader."""
+    gaps: list[float] = []
+    for _ in range(1 if bench.smoke else 50):
+        leader = await group.leader(client)
+        gaps.append(await gap(group, client, leader))
+        group.start(leader)
+        await caught_up(group, client, leader)
+    name = "no writes when the leader is killed"
+    bench.add(f"{name} p50", percentile(gaps, 50), "s", samples=len(gaps))
+    bench.add(f"{name} p99", percentile(gaps, 99), "s", samples=len(gaps), goal=1.0)
+
+
+async def gap(group: Group, client: StoreClient, leader: int) -> float:
+    widest, killed_at, began = 0.0, 0.0, time.perf_counter()
+    last = began
+    while not killed_at or last < killed_at + 0.3:
+        if not killed_at and time.perf_counter() > began + 0.3:
             killed_at = time.perf_counter()
-        i += 1
+            group.kill(leader)
         try:
-            await client.put(key(i), VALUE)
+            await client.put(key(1), b"v" * 256)
         except StoreError:
             continue
         widest, last = max(widest, time.perf_counter() - last), time.perf_counter()
     return widest
 
 
+async def caught_up(group: Group, client: StoreClient, member: int) -> float:
+    """Seconds until ``member`` serves and has applied what was committed when this was called."""
+    began = time.perf_counter()
+    wanted = await client.read_index()
+    while True:
+        try:
+            if (await client.status(group.endpoints[member]))["revision"] >= wanted:
+                return time.perf_counter() - began
+        except StoreError:
+            await asyncio.sleep(0.02)
+
+
+async def fill(client: StoreClient, keys: int) -> None:
+    """Values of 256 bytes, many a transaction."""
+    value, each = b"v" * 256, 250
+
+    async def some(first: int) -> None:
+        ops = [("put", b"/registry/pods/default/%09d" % i, value, 0) for i in range(first, min(first + each, keys))]
+        await client.txn((), ops)
+
+    for start in range(0, keys, each * 16):
+        await asyncio.gather(*(some(first) for first in range(start, min(start + each * 16, keys), each)))
+
+
+async def size(bench: Bench, group: Group, client: StoreClient, keys: int) -> None:
+    await fill(client, keys)
+    await asyncio.sleep(2)
+    big = keys == 1_000_000
+    name = f"{keys:,} keys of 256 B"
+    bench.add(f"{name}: private memory of a member", group.private_mib(), "MiB", samples=3, goal=600 if big else None)
+    leader = await group.leader(client)
+    follower = min(member for member in group.processes if member != leader)
+    group.kill(follower)
+    group.start(follower)
+    took = await caught_up(group, client, follower)
+    bench.add(f"{name}: restart until it serves", took, "s", samples=1, goal=5.0 if big else None)
+
+
 async def measure(bench: Bench, root: Path) -> None:
-    group = Group(root)
+    tls = make_tls(root)
+    group, etcd = Group(root / "sk8", tls), None
     client = group.client()
+    members: list[Processes] = [group]
     try:
-        await client.put(b"warm", b"")
-        async with contextlib.AsyncExitStack() as stack:
-            peer: tuple[Call, Call] | None = None
-            if bench.peer and shutil.which("etcd"):
-                peer = await stack.enter_async_context(etcd(root))
-            elif bench.peer:
-                bench.note("etcd is not on PATH: no peer")
-            await rows(bench, group, client, peer)
-        widest = await stands_still(group, client)
-        bench.add("writes stand still when the leader is killed", widest, "s", samples=1, goal=2.0)
+        await ready(client)
+        if bench.peer:
+            missing = etcd_is_here()
+            if missing:
+                bench.note(f"no peer: {missing}")
+            else:
+                etcd = Etcd(root / "etcd", tls)
+                members.append(etcd)
+        await throughput(bench, group, client, etcd)
+        await fan_out(bench, group, client, etcd)
+        if etcd is not None:
+            etcd.stop()
+        await kills(bench, group, client)
+        for keys in (2_000,) if bench.smoke else (100_000, 1_000_000):
+            await size(bench, group, client, keys)
+        group.stop()
+        await slow_disk(bench, root, tls)
     finally:
         await client.close()
-        group.stop()
-
-
-async def rows(bench: Bench, group: Group, client: StoreClient, peer: tuple[Call, Call] | None) -> None:
-    calls: tuple[tuple[str, Call], ...] = (
-        ("put", lambda i: client.put(key(i), VALUE)),
-        ("linearizable get", lambda i: client.range(key(i))),
-    )
-    members = list(group.processes.values())
-    for which, (name, call) in enumerate(calls):
-        for callers in (1, 16) if bench.smoke else (1, 64, 256):
-            count = 100 if bench.smoke else 1000 if callers == 1 else 20_000
-            before = cpu_s(members)
-            rate, took = await load(call, callers, count)
-            used_us = (cpu_s(members) - before) / count * 1e6
-            theirs = None
-            if peer is not None:
-                theirs = await load(peer[which], callers, max(100, count // 4))
-            title = f"{name}, {callers} callers"
-            goal = 10_000.0 if which == 0 and callers == 256 else None
-            bench.add(title, rate, "txn/s", samples=count, peer=theirs[0] if theirs else None, goal=goal)
-            for percent in (50, 99):
-                other = percentile(theirs[1], percent) if theirs else None
-                bench.add(f"{title} p{percent}", percentile(took, percent), "ms", samples=count, peer=other)
-            bench.add(f"{title}, CPU of all members", used_us, "cpu_us", samples=count)
-    worst = max(psutil.Process(process.pid).memory_full_info().pss for process in members)
-    bench.add("memory of a member (PSS, largest of three)", worst / 2**20, "MiB", samples=3, goal=100.0)
+        for each in members:
+            each.stop()
 
 
 def run(bench: Bench) -> None:
