@@ -6,8 +6,9 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest
 SEEDS ?= 200
+MINUTES ?= 10
 
-.PHONY: help up down demo test check bench fmt bootstrap lint unit sim integration e2e lock
+.PHONY: help up down demo test check bench fmt bootstrap lint unit sim safety chaos-store integration e2e lock
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +46,12 @@ unit: ## Unit tests
 
 sim: ## Seeded simulation of the store; more with SEEDS=10000
 	@SK8_SIM_SEEDS=$(SEEDS) $(PYTEST) -q tests/sim
+
+safety: ## The store's two engines side by side: which of them keeps which rule
+	@$(BIN)/python tests/safety/safety_table.py 2>/dev/null
+
+chaos-store: ## Kill, freeze, cut off and starve a real store while clients record; MINUTES=10 (root)
+	@SK8_CHAOS_MINUTES=$(MINUTES) $(PYTEST) -q -s tests/chaos/test_store_chaos.py
 
 integration: ## Real processes, disks, containers and network namespaces (root)
 	@$(PYTEST) -q tests/integration
