@@ -17,7 +17,7 @@ from typing import Any
 
 from raft.config import Address
 from raft.core.types import ConfChange, ConfState, Entry, SnapshotMeta
-from raft.errors import Corrupt, NoSpace, StoreError
+from raft.errors import Corrupt, CorruptCluster, NoSpace, StoreError
 from raft.membership import Members
 from raft.mvcc.backend import Backend
 from raft.mvcc.record import Written
@@ -108,6 +108,18 @@ class Applier:
     def out_of_space(self) -> bool:
         return any(kind == NOSPACE for _, kind in self.alarms)
 
+    @property
+    def corrupt(self) -> bool:
+        return any(kind == CORRUPT for _, kind in self.alarms)
+
+    def refuse_by_alarm(self, then: Sequence[Any], otherwise: Sequence[Any]) -> None:
+        """Any write while members differ, puts while there is no space. Raises CorruptCluster, NoSpace."""
+        writes = {op[0] for op in (*then, *otherwise)}
+        if self.corrupt and writes & {"put", "delete"}:
+            raise CorruptCluster
+        if self.out_of_space and "put" in writes:
+            raise NoSpace
+
     # --- entries
 
     def apply(self, entry: Entry) -> None:
@@ -154,26 +166,32 @@ class Applier:
     # --- commands
 
     def _txn(self, compares: list[Any], then: list[Any], otherwise: list[Any]) -> Any:
-        if self.alarms and self.out_of_space and any(op[0] == "put" for op in (*then, *otherwise)):
-            raise NoSpace
+        if self.alarms:
+            self.refuse_by_alarm(then, otherwise)
         result, writes = self.store.txn(compares, then, otherwise)
         if writes:
             self._written.append(writes)
         return result
 
     def _grant(self, lease_id: int, ttl_s: int) -> int:
+        if self.corrupt:
+            raise CorruptCluster
         if self.out_of_space:
             raise NoSpace
         self.store.leases.grant(lease_id, ttl_s, self._clock())
         return ttl_s
 
     def _revoke(self, lease_id: int) -> int:
+        if self.corrupt:
+            raise CorruptCluster
         revision, writes = self.store.lease_revoke(lease_id)
         if writes:
             self._written.append(writes)
         return revision
 
     def _compact(self, revision: int) -> int:
+        if self.corrupt:
+            raise CorruptCluster
         self.store.compact(revision)
         return revision
 

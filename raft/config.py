@@ -58,8 +58,12 @@ class StateConfig:
     """What stays in memory behind the applied index, for members that are a little late."""
     flush_interval_s: float = 0.5
     flush_bytes: int = 8 * MIB
-    auto_compaction_retention_s: int = 300
-    """History younger than it can be read and watched from; 0 turns automatic compaction off."""
+    auto_compaction_retention_s: float = 300
+    """History younger than it can be read and watched from; 0: all of it, until somebody compacts."""
+    auto_compaction_revisions: int = 0
+    """Or: so many revisions can be read and watched from, however old they are."""
+    corrupt_check_s: float = 600
+    """How often the leader compares the members' hashes; 0: never."""
     max_request_bytes: int = 3 * MIB // 2
     max_txn_ops: int = 4096
     max_pending: int = 20_000
@@ -95,8 +99,9 @@ class StateConfig:
         ):
             if getattr(self, name) < 1:
                 found.append(f"{name} is {getattr(self, name)}: must be at least 1")
-        if self.auto_compaction_retention_s < 0:
-            found.append("auto_compaction_retention_s must not be negative; 0 turns it off")
+        for name in ("auto_compaction_retention_s", "auto_compaction_revisions", "corrupt_check_s"):
+            if getattr(self, name) < 0:
+                found.append(f"{name} must not be negative; 0 turns it off")
         if self.peer_tls is None and self.host not in ("127.0.0.1", "::1", "localhost"):
             found.append(f"peer_tls is missing: without TLS a member may listen on loopback alone, not on {self.host}")
         if self.engine not in ENGINES:

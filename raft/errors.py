@@ -4,6 +4,7 @@
     ├── Compacted                the revision asked for has been compacted away ("compacted")
     ├── FutureRevision           the revision asked for does not exist yet ("future_revision")
     ├── NoSpace                  the space alarm is on: only deletes and compaction go ("no_space")
+    ├── CorruptCluster           the members differ: no writes until somebody has looked ("corrupt_cluster")
     ├── TooLarge                 request or frame above its limit ("too_large")
     ├── LeaseNotFound            the lease does not exist, or expired ("lease_not_found")
     ├── Invalid                  malformed request, wrong role, refused membership change ("invalid")
@@ -46,6 +47,13 @@ class NoSpace(StoreError):
 
     def __init__(self) -> None:
         super().__init__("etcdserver: mvcc: database space exceeded")
+
+
+class CorruptCluster(StoreError):
+    code = "corrupt_cluster"
+
+    def __init__(self) -> None:
+        super().__init__("etcdserver: corrupt cluster")
 
 
 class TooLarge(StoreError):

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 _FSYNC_BUCKETS = tuple(0.0005 * 2**i for i in range(15))
+_HASH_BUCKETS = tuple(0.01 * 2**i for i in range(15))
 _LAG_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -47,6 +48,8 @@ class Metrics:
         )
         self.db_total = gauge("etcd_mvcc_db_total_size_in_bytes", "Backend file")
         self.db_in_use = gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Records in the backend")
+        self.hash_duration = histogram("etcd_mvcc_hash_rev_duration_seconds", "Hashes of all records", _HASH_BUCKETS)
+        self.leases_expired = counter("etcd_debugging_server_lease_expired", "Leases that were not renewed in time")
         self.keys = gauge("etcd_debugging_mvcc_keys_total", "Live keys")
         self.revision = gauge("etcd_debugging_mvcc_current_revision", "Revision")
         self.compacted = gauge("etcd_debugging_mvcc_compact_revision", "Compacted revision")

@@ -15,7 +15,6 @@ import gc
 import logging
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -23,21 +22,20 @@ from raft.bootstrap import create_member, join_member
 from raft.config import CLIENT_ROLE, PEER_ROLE, StateConfig, TlsFiles
 from raft.core.errors import RaftError
 from raft.core.types import Message
+from raft.corruption import HashService
 from raft.engines import open_log
-from raft.errors import Invalid, StoreError
+from raft.errors import Invalid
 from raft.member import Member, MemberRemoved
 from raft.metrics import Metrics, MetricsServer
 from raft.service import ClientService
 from raft.snapshot_stream import SnapshotReceiver, clean_up
 from raft.storage.identity import StateDirectory
 from raft.transport import Connection, Listener, server_context
-from raft.wire import Hello, pack
+from raft.upkeep import upkeep
+from raft.wire import Hello
 
 __all__ = ["MemberRemoved", "StateConfig", "StateServer", "TlsFiles", "create_member", "join_member"]
 log = logging.getLogger(__name__)
-LEASE_CHECK_S = 0.2
-PROGRESS_S = 1.0
-SCRUB_RECORDS = 200
 HAND_OVER_S = 1.0
 GC_YOUNG = 20_000
 """Objects between two collections (Python: 700). Requests are freed by counting references, cycles are rare."""
@@ -137,10 +135,7 @@ class StateServer:
         work: list[Coroutine[Any, Any, None]] = [
             self._tick(member),
             member.flusher.run(),
-            self._expire_leases(member),
-            self._compact(member),
-            self._scrub(member),
-            self._progress(member),
+            *upkeep(member),
         ]
         tasks = [consensus, *(asyncio.create_task(coroutine) for coroutine in work)]
         try:
@@ -191,7 +186,7 @@ class StateServer:
                 max_connections=config.max_connections,
             )
 
-        self._peers = listener("peer", self._accept_peer, PEER_ROLE, "peer", "snapshot")
+        self._peers = listener("peer", self._accept_peer, PEER_ROLE, "peer", "snapshot", "hash")
         self._clients = listener("client", service.accept, CLIENT_ROLE, "client", "snapshot")
         client_tls = config.client_tls or config.peer_tls
         await self._peers.start(
@@ -214,6 +209,8 @@ class StateServer:
                 member.consensus.step,
                 lambda index: index > member.applier.applied.index,
             )
+        elif hello.purpose == "hash":
+            HashService(connection, member)
         else:
             connection.on_frame = lambda value: self._step(member, hello.member_id, value)
             connection.on_closed = lambda: member.consensus.disconnected(hello.member_id)
@@ -248,52 +245,6 @@ class StateServer:
             self.metrics.loop_lag.observe(max(0.0, self._ticked_at - due))
             member.consensus.tick()
 
-    async def _expire_leases(self, member: Member) -> None:
-        while True:
-            await asyncio.sleep(LEASE_CHECK_S)
-            if member.consensus.is_leader:
-                for lease_id in member.store.leases.expired(time.monotonic(), 256):
-                    self._propose_quietly(member, ("revoke", lease_id))
-
-    async def _compact(self, member: Member) -> None:
-        """Keep about the last ``auto_compaction_retention_s`` of history."""
-        retention_s = self.config.auto_compaction_retention_s
-        if not retention_s:
-            await asyncio.Event().wait()
-        interval_s = max(0.5, retention_s / 10)
-        seen: deque[tuple[float, int]] = deque()
-        while True:
-            seen.append((time.monotonic(), member.store.revision))
-            await asyncio.sleep(interval_s)
-            revision = 0
-            while seen and seen[0][0] <= time.monotonic() - retention_s:
-                revision = seen.popleft()[1]
-            if revision > member.store.compacted and member.consensus.is_leader:
-                self._propose_quietly(member, ("compact", revision))
-
-    @staticmethod
-    def _propose_quietly(member: Member, command: tuple[Any, ...]) -> None:
-        """Its failure is that of a thing that is tried again anyway."""
-
-        def done(result: Any) -> None:
-            if isinstance(result, StoreError):
-                log.info("%s: %s", command[0], result)
-
-        try:
-            member.propose(pack(command), done)
-        except StoreError as error:
-            done(error)
-
-    async def _scrub(self, member: Member) -> None:
-        while True:
-            done = member.store.scrub(SCRUB_RECORDS)
-            await asyncio.sleep(0.2 if done else 0.002)
-
-    async def _progress(self, member: Member) -> None:
-        while True:
-            await asyncio.sleep(PROGRESS_S)
-            member.watches.hub.progress()
-
     # --- metrics
 
     def _refresh_metrics(self) -> None:
@@ -312,7 +263,7 @@ class StateServer:
             (metrics.proposals_failed, member.consensus.refused),
             (metrics.quota, self.config.quota_backend_bytes),
             (metrics.db_total, member.backend.size_bytes()),
-            (metrics.db_in_use, store.bytes_in_use),
+            (metrics.db_in_use, member.space_in_use()),
             (metrics.keys, len(store)),
             (metrics.revision, store.revision),
             (metrics.compacted, store.compacted),

@@ -16,9 +16,11 @@ from prometheus_client import REGISTRY
 from actors import members
 from actors.host import Part
 from actors.wiring import common
+from cluster.machine import store_settings
 from cluster.machine.config import ClusterConfig, MachineConfig
 from raft.config import StateConfig, TlsFiles
 from raft.server import StateServer, create_member, join_member
+from raft.storage.backend_lmdb import DEFAULT_MAP_BYTES
 from raft.storage.errors import MemberRetired
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,7 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> StateConfig:
     def files(name: str) -> TlsFiles:
         return TlsFiles(cert=pki / f"{name}.crt", key=pki / f"{name}.key", ca=pki / "ca.crt")
 
+    settings = store_settings.of(cluster)
     return StateConfig(
         dir=directory_of(machine),
         host=machine.ip,
@@ -39,6 +42,11 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> StateConfig:
         peer_tls=files("store-peer"),
         engine=cluster.store_engine,
         raftos_key=pki / "encryption.key" if cluster.store_engine == "raftos" else None,
+        quota_backend_bytes=settings.quota_backend_bytes,
+        map_bytes=max(DEFAULT_MAP_BYTES, 2 * settings.quota_backend_bytes),
+        auto_compaction_retention_s=settings.auto_compaction_retention_s,
+        auto_compaction_revisions=settings.auto_compaction_revisions,
+        corrupt_check_s=settings.corrupt_check_s,
         faults=common.faults_of(machine, "state"),
     )
 

@@ -60,6 +60,7 @@ _STORE_ERRORS: dict[str, Callable[[str], ApiError]] = {
     "unavailable": lambda m: errors.service_unavailable("the store is not available: " + m),
     "too_large": lambda m: errors.too_large(m or "limit is 3145728"),
     "no_space": lambda m: errors.internal("etcdserver: mvcc: database space exceeded"),
+    "corrupt_cluster": lambda m: errors.internal(m),
     "compacted": lambda m: errors.expired("The resourceVersion for the provided list is too old."),
     "future_revision": lambda m: errors.timeout("Too large resource version", 1),
     "lease_not_found": lambda m: errors.internal(LEASE_NOT_FOUND),

@@ -75,6 +75,8 @@ class LmdbBackend:
         self._flushing: _Overlay | None = None
         self._todo: list[tuple[int, bytes | None]] = []
         self.is_open = True
+        self.used_bytes = self._used_bytes()
+        """Pages that hold something, as of the last flush; the rest of the file is free to be written again."""
 
     # --- records
 
@@ -211,6 +213,7 @@ class LmdbBackend:
         self._read.abort()
         self._read = self._env.begin()
         self._flushing = None
+        self.used_bytes = self._used_bytes()
 
     def flush(self) -> None:
         """All of it at once, on this thread; finishes a flush that was left half-way."""
@@ -231,6 +234,11 @@ class LmdbBackend:
     def copy_to(self, directory: Path) -> None:
         """A compacted copy of what is in LMDB, into an empty directory. Blocks; not while flushing."""
         self._env.copy(str(directory), compact=True)
+
+    def _used_bytes(self) -> int:
+        stats = [self._read.stat(db) for db in (self._records_db, self._meta_db)]
+        pages = sum(stat[kind] for stat in stats for kind in ("branch_pages", "leaf_pages", "overflow_pages"))
+        return int(pages) * self._page_bytes
 
     def size_bytes(self) -> int:
         return (int(self._env.info()["last_pgno"]) + 1) * self._page_bytes

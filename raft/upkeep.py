@@ -1,0 +1,81 @@
+"""What a member does again and again, besides ticking: leases, history, records that nobody can read any more. IO.
+
+Each is a coroutine that runs until it is cancelled. What changes the state goes through the log, by the leader alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from raft.compaction import policy_of
+from raft.corruption import CorruptionCheck
+from raft.errors import StoreError
+from raft.member import Member
+from raft.wire import pack
+
+log = logging.getLogger(__name__)
+LEASE_CHECK_S = 0.2
+LEASES_AT_ONCE = 256
+PROGRESS_S = 1.0
+SCRUB_RECORDS = 200
+
+
+def upkeep(member: Member) -> list[Coroutine[Any, Any, None]]:
+    return [
+        _expire_leases(member),
+        _compact(member),
+        _scrub(member),
+        _progress(member),
+        CorruptionCheck(member, member.config.corrupt_check_s).run(),
+    ]
+
+
+async def _expire_leases(member: Member) -> None:
+    while True:
+        await asyncio.sleep(LEASE_CHECK_S)
+        if member.consensus.is_leader:
+            for lease_id in member.store.leases.expired(time.monotonic(), LEASES_AT_ONCE):
+                member.metrics.leases_expired.inc()
+                _propose_quietly(member, ("revoke", lease_id))
+
+
+async def _compact(member: Member) -> None:
+    config = member.config
+    policy = policy_of(config.auto_compaction_retention_s, config.auto_compaction_revisions)
+    if policy is None:
+        await asyncio.Event().wait()
+        return
+    while True:
+        revision = policy.observe(time.monotonic(), member.store.revision)
+        if revision > member.store.compacted and member.consensus.is_leader:
+            _propose_quietly(member, ("compact", revision))
+        await asyncio.sleep(policy.interval_s)
+
+
+def _propose_quietly(member: Member, command: tuple[Any, ...]) -> None:
+    """Its failure is that of a thing that is tried again anyway."""
+
+    def done(result: Any) -> None:
+        if isinstance(result, StoreError):
+            log.info("%s: %s", command[0], result)
+
+    try:
+        member.propose(pack(command), done)
+    except StoreError as error:
+        done(error)
+
+
+async def _scrub(member: Member) -> None:
+    while True:
+        done = member.store.scrub(SCRUB_RECORDS)
+        await asyncio.sleep(0.2 if done else 0.002)
+
+
+async def _progress(member: Member) -> None:
+    while True:
+        await asyncio.sleep(PROGRESS_S)
+        member.watches.hub.progress()
