@@ -5,6 +5,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 _SUPPORT = str(Path(__file__).parent / "support")
 if _SUPPORT not in sys.path:
     sys.path.insert(0, _SUPPORT)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = (
+        "write what happens into the scripts that say what must happen (tests/unit/raft_core/scripts): review the diff"
+    )
+    parser.addoption("--rewrite", action="store_true", help=text)
