@@ -27,6 +27,13 @@ log = logging.getLogger(__name__)
 CHANGE_S = 10.0
 
 
+def _check_ints(**arguments: Any) -> None:
+    """Before anything gets into the log, where it would have to be understood by every member. Raises Invalid."""
+    for name, value in arguments.items():
+        if type(value) is not int or not 0 <= value < 1 << 63:
+            raise Invalid(f"etcdserver: {name} is {value!r}: must be a number of 63 bits")
+
+
 class Admin:
     def __init__(self, member: Member) -> None:
         self._member = member
@@ -36,17 +43,20 @@ class Admin:
     # --- leases and history
 
     async def lease_grant(self, ttl_s: int, lease_id: int) -> list[int]:
-        if not 0 <= lease_id < 1 << 63 or ttl_s <= 0:
+        _check_ints(ttl_s=ttl_s, lease_id=lease_id)
+        if ttl_s <= 0:
             raise Invalid("etcdserver: a lease needs ttl_s > 0 and an id of 63 bits (0: any)")
         ident = lease_id or secrets.randbits(62) + 1
         return [ident, await self._member.run_command(("grant", ident, ttl_s))]
 
     async def lease_revoke(self, lease_id: int) -> int:
+        _check_ints(lease_id=lease_id)
         revision: int = await self._member.run_command(("revoke", lease_id))
         return revision
 
     async def lease_time_to_live(self, lease_id: int) -> list[Any]:
         """[seconds left by the leader's clock, ttl, keys]."""
+        _check_ints(lease_id=lease_id)
         await self._member.read_barrier()
         self._need_leader()
         leases = self._member.store.leases
@@ -58,6 +68,7 @@ class Admin:
         return self._member.store.leases.ids()
 
     async def compact(self, revision: int) -> int:
+        _check_ints(revision=revision)
         compacted: int = await self._member.run_command(("compact", revision))
         return compacted
 
@@ -70,17 +81,22 @@ class Admin:
 
     async def member_add(self, member_id: int, host: str, peer_port: int, client_port: int) -> list[list[Any]]:
         """As a learner."""
+        _check_ints(member_id=member_id, peer_port=peer_port, client_port=client_port)
+        if not isinstance(host, str):
+            raise Invalid("etcdserver: a member's host must be text")
         await self._leading()
         address: Address = (host, peer_port, client_port)
         self._member.applier.members.check_add(member_id, address, self._member.applier.applied.conf)
         return await self._change(add_learner(member_id, encode_address(address)), member_id, present=True)
 
     async def member_promote(self, member_id: int) -> list[list[Any]]:
+        _check_ints(member_id=member_id)
         await self._leading()
         self._member.applier.members.check_promote(member_id, self._member.consensus.status())
         return await self._change(add_voter(member_id), member_id, present=True, voter=True)
 
     async def member_remove(self, member_id: int) -> list[list[Any]]:
+        _check_ints(member_id=member_id)
         await self._leading()
         self._member.applier.members.check_remove(member_id, self._member.consensus.status())
         return await self._change(remove_member(member_id), member_id, present=False)
@@ -118,6 +134,7 @@ class Admin:
 
     async def transfer_leader(self, to: int) -> int:
         """Returns who leads now."""
+        _check_ints(to=to)
         self._need_leader()
         consensus = self._member.consensus
         try:
@@ -142,8 +159,7 @@ class Admin:
 
     async def hash_kv(self, revision: int) -> list[int]:
         """[hash, revision, compacted revision] of this member's records at ``revision`` (0: now), read again."""
-        if not 0 <= revision < 1 << 43:
-            raise Invalid(f"etcdserver: revision is {revision}: must not be negative")
+        _check_ints(revision=revision)
         return list(await self._member.hash_at(revision))
 
     async def alarm_list(self) -> list[list[Any]]:

@@ -74,13 +74,20 @@ def _records(path: Path, contents: segment.Contents, values: bool) -> Iterator[D
     yield Dumped(path.name, 0, "header", fields)
     for offset, kind, payload in contents.records:
         wire = segment.unpack(path, offset, payload)
-        if kind is Record.ENTRIES:
-            for raw in wire:
-                yield Dumped(path.name, offset, "entry", _entry(Entry(*raw), values))
-        elif kind is Record.HARD_STATE:
-            yield Dumped(path.name, offset, "hard_state", _hard_state(HardState.from_wire(wire)))
-        elif kind is Record.SNAPSHOT_MARKER:
-            yield Dumped(path.name, offset, "marker", _marker(SnapshotMeta.from_wire(wire)))
+        with segment.decoding(path, offset):
+            items = _record(kind, wire, values)
+        for name, shown in items:
+            yield Dumped(path.name, offset, name, shown)
+
+
+def _record(kind: Record, wire: Any, values: bool) -> list[tuple[str, dict[str, Any]]]:
+    if kind is Record.ENTRIES:
+        return [("entry", _entry(Entry(*raw), values)) for raw in wire]
+    if kind is Record.HARD_STATE:
+        return [("hard_state", _hard_state(HardState.from_wire(wire)))]
+    if kind is Record.SNAPSHOT_MARKER:
+        return [("marker", _marker(SnapshotMeta.from_wire(wire)))]
+    return []
 
 
 def _hard_state(state: HardState) -> dict[str, Any]:

@@ -141,7 +141,12 @@ class Snapshot(NamedTuple):
 
     @classmethod
     def from_wire(cls, wire: Sequence[Any]) -> Snapshot:
-        return cls(SnapshotMeta.from_wire(wire[0]), wire[1])
+        """Raises ValueError, TypeError."""
+        meta, data = SnapshotMeta.from_wire(wire[0]), wire[1]
+        ids = (*meta.conf.voters, *meta.conf.learners, *meta.conf.voters_outgoing, *meta.conf.learners_next)
+        if not all(type(n) is int for n in (meta.index, meta.term, *ids)) or type(data) is not bytes:
+            raise ValueError("a snapshot has a field of the wrong type")
+        return cls(meta, data)
 
 
 @dataclass(slots=True)
@@ -187,7 +192,14 @@ class Message:
 
     @classmethod
     def from_wire(cls, wire: Sequence[Any]) -> Message:
+        """Raises ValueError, TypeError: the core would choke on a field of the wrong type half-way."""
         kind, to, sender, term, log_term, index, entries, commit, reject, hint, context, snapshot = wire
+        ints = type(to) is type(sender) is type(term) is type(log_term) is type(index) is type(commit) is type(hint)
+        if not ints or type(hint) is not int or type(context) is not bytes:
+            raise ValueError("a field has the wrong type")
+        for entry in entries:
+            if not (type(entry[0]) is type(entry[1]) is type(entry[2]) is int and type(entry[3]) is bytes):
+                raise ValueError("an entry has a field of the wrong type")
         return cls(
             MessageKind(kind),
             to,

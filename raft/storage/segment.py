@@ -19,6 +19,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,6 +126,15 @@ def unpack(path: Path, offset: int, payload: bytes) -> Any:
         raise WalCorrupt(path, offset, f"the record's checksum is right but it cannot be decoded ({e})") from e
 
 
+@contextmanager
+def decoding(path: Path, offset: int) -> Iterator[None]:
+    """What cannot be understood although its checksum is right. Raises WalCorrupt."""
+    try:
+        yield
+    except (TypeError, ValueError, IndexError, KeyError) as e:
+        raise WalCorrupt(path, offset, f"the record's checksum is right but it makes no sense ({e!r})") from e
+
+
 def read(path: Path, *, last: bool) -> Contents:
     """All records of a segment. Raises WalCorrupt; a torn tail is reported only of the ``last`` segment."""
     return parse(path, path.read_bytes(), last=last)
@@ -153,9 +163,11 @@ def parse(path: Path, data: bytes, *, last: bool) -> Contents:
 
 def _header(path: Path, payload: bytes) -> Header:
     wire = unpack(path, 0, payload)
-    if wire[0] != FORMAT_VERSION:
-        raise WalCorrupt(path, 0, f"format version {wire[0]} is not known here (this version writes {FORMAT_VERSION})")
-    return Header.from_wire(wire)
+    with decoding(path, 0):
+        if wire[0] != FORMAT_VERSION:
+            known = f"this version writes {FORMAT_VERSION}"
+            raise WalCorrupt(path, 0, f"format version {wire[0]} is not known here ({known})")
+        return Header.from_wire(wire)
 
 
 class _Problem(NamedTuple):

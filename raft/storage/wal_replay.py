@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from raft.core.types import Entry, HardState, SnapshotMeta
 from raft.storage.errors import WalCorrupt
-from raft.storage.segment import Contents, Record, WalMetadata, unpack
+from raft.storage.segment import Contents, Record, WalMetadata, decoding, unpack
 
 
 class Replay(NamedTuple):
@@ -47,7 +47,9 @@ class Replayer:
         self._metadata = header.metadata
         self._path = path
         for offset, kind, payload in contents.records:
-            self._record(offset, kind, unpack(path, offset, payload))
+            value = unpack(path, offset, payload)
+            with decoding(path, offset):
+                self._record(offset, kind, value)
         self.crc = contents.crc
 
     def _record(self, offset: int, kind: Record, value: tuple[tuple[int, int, int, bytes], ...]) -> None:
