@@ -110,7 +110,7 @@ log_step = st.one_of(
 
 
 @given(st.lists(log_step, max_size=40), st.integers(0, 1 << 30))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_the_log_is_a_list_of_terms_whatever_is_on_its_way_to_the_disk(steps: list[Any], seed: int) -> None:
     rng = random.Random(seed)
     storage = MemoryStorage.bootstrap(ConfState(voters=(1, 2, 3)))

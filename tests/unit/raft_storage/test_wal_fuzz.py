@@ -88,7 +88,7 @@ def hurt(directory: Path, steps: list[Any]) -> None:
 
 
 @given(steps=damage)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_log_is_refused_or_a_beginning_of_what_was_there(
     steps: list[Any], original: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -123,14 +123,14 @@ def test_a_damaged_log_is_refused_or_a_beginning_of_what_was_there(
 
 
 @given(st.binary(max_size=400), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_bytes_as_a_segment(data: bytes, last: bool) -> None:
     with pytest.raises(WalCorrupt):
         segment.parse(Path("x.wal"), data, last=last)
 
 
 @given(st.lists(st.binary(max_size=60), max_size=4), st.binary(max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_payloads_with_right_checksums(payloads: list[bytes], header: bytes) -> None:
     """Checksums are no proof of sense: what cannot be decoded is corrupt, not a crash."""
     buffer = bytearray()
