@@ -53,12 +53,13 @@ class Group:
                 return server
         raise AssertionError("nobody leads")
 
-    def corrupt(self, member: int) -> None:
+    async def corrupt(self, member: int) -> None:
         """One record of this member reads otherwise from now on."""
         found = self.servers[member].member
         assert found is not None
         backend = found.backend
         assert isinstance(backend, LmdbBackend)
+        await eventually(lambda: bool(backend.scan(0, 1 << 62, 1)))  # it may be a little behind
         pos, record = backend.scan(0, 1 << 62, 1)[0]
         backend.put(pos, record[:-1] + b"X")
 
@@ -108,7 +109,7 @@ async def test_a_member_that_differs_stops_the_writes(tmp_path: Path) -> None:
         leader = group.leader().member
         assert leader is not None
         wrong = next(m for m in group.members if m != leader.id)
-        group.corrupt(wrong)
+        await group.corrupt(wrong)
         hashes = await check(group)
         assert len({hashes[m] for m in hashes if m != wrong}) == 1 != len(set(hashes.values()))
         assert await group.store.alarm_list() == [(wrong, "CORRUPT")]
@@ -139,7 +140,7 @@ async def test_when_no_majority_agrees_everybody_is_suspect(tmp_path: Path) -> N
         assert leader is not None
         gone = next(m for m in group.members if m != leader.id)
         other = next(m for m in group.members if m not in (leader.id, gone))
-        group.corrupt(other)
+        await group.corrupt(other)
         # Two answer, and they differ: which of them is right, nobody can say.
         server = group.servers[gone]
         assert server.member is not None
@@ -153,7 +154,7 @@ async def test_when_no_majority_agrees_everybody_is_suspect(tmp_path: Path) -> N
 async def test_the_leader_looks_by_itself(tmp_path: Path) -> None:
     async with running(tmp_path, corrupt_check_s=0.2) as group:
         await group.store.put(b"k", b"value")
-        group.corrupt(2)
+        await group.corrupt(2)
         member = group.leader().member
         assert member is not None
         await eventually(lambda: bool(member.applier.alarms))
