@@ -198,7 +198,8 @@ class Message:
         if not ints or type(hint) is not int or type(context) is not bytes:
             raise ValueError("a field has the wrong type")
         for entry in entries:
-            if not (type(entry[0]) is type(entry[1]) is type(entry[2]) is int and type(entry[3]) is bytes):
+            ints = type(entry[0]) is type(entry[1]) is int and type(entry[2]) in (int, EntryKind)
+            if not ints or type(entry[3]) is not bytes:
                 raise ValueError("an entry has a field of the wrong type")
         return cls(
             MessageKind(kind),
