@@ -131,15 +131,23 @@ def _remove_rest(config: ClusterConfig, found: Leftovers) -> None:
     switch.remove()
     for family, table in found.tables:
         subprocess.run(["nft", "delete", "table", family, table], check=False, capture_output=True, timeout=30)
+    needed = _shared_by_others(config)
     for path in _shared(config):
-        if path.exists():
+        if path.exists() and path not in needed:
             mounts.unshare(path)
 
 
 def mark_shared(config: ClusterConfig, path: Path) -> None:
-    """Remembers that this cluster made `path` shared, so that its end, and no other cluster's, undoes it."""
-    with _shared_file(config).open("a") as file:
-        file.write(f"{path}\n")
+    """Remembers that this cluster needs `path` shared by an `sk8 up`; the end of the last such cluster undoes it."""
+    if path not in _shared(config):
+        with _shared_file(config).open("a") as file:
+            file.write(f"{path}\n")
+
+
+def _shared_by_others(config: ClusterConfig) -> set[Path]:
+    """What clusters of other run directories beside ours still need: their machines would stop seeing new pods."""
+    files = [f for f in config.run.parent.glob(f"*/{_shared_file(config).name}") if f != _shared_file(config)]
+    return {Path(line) for f in files for line in f.read_text().splitlines() if line}
 
 
 def _shared(config: ClusterConfig) -> list[Path]:

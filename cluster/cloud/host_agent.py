@@ -88,8 +88,11 @@ class HostAgent:
     def _prepare_host(self) -> None:
         """Before machines start, because they copy the mount table of this moment."""
         for path in (self._config.base, ENGINE_NAMESPACES):
-            if mounts.share(path):
-                mark_shared(self._config, path)
+            made = mounts.share(path)
+            table = mounts.mounts()
+            on = mounts.mount_of(path, table)
+            if made or (on is not None and on.path == path and mounts.is_self_bind(on, table)):
+                mark_shared(self._config, path)  # a second cluster on this box may outlive the one that made it
         self._switch.make()
 
     def _bump(self) -> None:

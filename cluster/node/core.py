@@ -398,7 +398,7 @@ class PodCore:
         elif state.waiting_reason == "ErrImagePull" and now >= state.blocked_at + SHOW_ERROR_S:
             state.waiting_reason = "ImagePullBackOff"
             image = state.spec.get("image", "")
-            state.waiting_message = f'Back-off pulling image "{image}": {state.waiting_message}'
+            state.waiting_message = f'Back-off pulling image "{image}": ErrImagePull: {state.waiting_message}'
             self._emit("Normal", "BackOff", f'Back-off pulling image "{image}"', state.name)
 
     def _grace(self) -> float:

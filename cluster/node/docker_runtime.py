@@ -176,7 +176,11 @@ class DockerRuntime:
     async def _entered(self, sandbox: str) -> None:
         """Wait until the sandbox's process is in the machine's network namespace."""
         wanted = f"net:[{os.stat(self._netns).st_ino}]"
-        look = ["/bin/busybox", "readlink", "/proc/1/ns/net"]
+        look = [
+            "/bin/busybox",
+            "readlink",
+            "/proc/self/ns/net",
+        ]  # an exec follows the sandbox; with hostPID 1 is not it
         for delay in (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0):
             await asyncio.sleep(delay)
             if (await self.exec_sync(sandbox, look, 5.0)).output.decode("utf-8", "replace").strip() == wanted:

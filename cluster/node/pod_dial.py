@@ -30,8 +30,13 @@ async def dial(netns: str, port: int) -> tuple[asyncio.StreamReader, asyncio.Str
                 return await asyncio.open_connection(sock=made)
         except (OSError, TimeoutError) as err:
             made.close()
-            reasons.append(f"{name}: dial {host}:{port}: {getattr(err, 'strerror', None) or 'i/o timeout'}")
+            reasons.append(f"{name}: dial {host}:{port}: {_why(err)}")
     raise OSError(f"failed to connect to localhost:{port} inside the pod's network namespace, {', '.join(reasons)}")
+
+
+def _why(err: OSError | TimeoutError) -> str:
+    """asyncio's own text would name the address again."""
+    return os.strerror(err.errno).lower() if err.errno else "i/o timeout"
 
 
 def _socket_in(netns: str, family: socket.AddressFamily) -> socket.socket:

@@ -82,8 +82,16 @@ BUSYBOX_LINKS = {
         "ip",
         "nc",
         "mkdir",
+        "tar",  # kubectl cp runs it
     )
 }
+BUSYBOX_APPLETS = """
+[ arp arping ash awk base64 basename bc chgrp chmod chown chroot clear cmp cp cut dd df diff dirname dmesg
+du echo egrep expr false find free getopt grep gunzip gzip head hexdump httpd ifconfig install kill killall less ln
+logger md5sum mkfifo mknod mktemp more mount mountpoint mv netstat nice nohup nproc nsenter od pgrep pidof ping printf
+pwd readlink realpath renice reset rm rmdir route sed seq setsid sha1sum sha256sum shuf sort split stat strings stty
+sync sysctl tail tee telnet test time timeout top touch tr traceroute true truncate tty umount uname uniq unlink
+unshare uptime usleep vi watch wc which whoami xargs yes zcat"""
 
 IMAGES = (
     Image(
@@ -126,11 +134,7 @@ IMAGES = (
         ("busybox-static",),
         "sk8 demo image: Debian 12's busybox-static",
         ('CMD ["/bin/sh"]',),
-        BUSYBOX_LINKS
-        | {
-            f"bin/{name}": "/bin/busybox"
-            for name in ("echo", "true", "false", "httpd", "tail", "head", "dd", "grep", "touch", "rm", "seq")
-        },
+        BUSYBOX_LINKS | {f"bin/{name}": "/bin/busybox" for name in BUSYBOX_APPLETS.split()},
     ),
 )
 
