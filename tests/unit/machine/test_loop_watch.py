@@ -34,7 +34,7 @@ async def test_a_stall_is_reported_with_its_stack(caplog: Any) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert "blocks_the_loop" in caplog.text and "part: the event loop" in caplog.text
-    assert len(stalls) == 1 and stalls[0] >= 0.5
+    assert stalls and min(stalls) >= 0.5  # a starved box may have a second one, real too
     assert max(lags) >= 0.4, "the histogram shows it too"
     assert pauses and min(pauses) >= 0
     assert watch._on_gc not in gc.callbacks
