@@ -27,7 +27,8 @@ Definition = dict[str, Any]
 
 
 class Kind(IntEnum):
-    """What a value is, once decoded; the last seven are leaves with a format of their own."""
+    """What a value is, once decoded. Those from QUANTITY on are leaves with a format of their own; the last is a JSON
+    schema, a list of them, or a boolean (`elem` is the schema's struct)."""
 
     STRUCT = 0
     MAP = 1
@@ -43,6 +44,7 @@ class Kind(IntEnum):
     TIME = 11
     MICRO_TIME = 12
     BYTES = 13
+    SCHEMA = 14
 
 
 class Node:
@@ -71,6 +73,8 @@ class Node:
         self.defaults: dict[str, Any] = {}
 
     def child(self, key: str) -> Node | None:
+        if self.kind is Kind.SCHEMA and self.elem is not None:
+            return self.elem.fields.get(key)
         return self.fields.get(key) if self.kind is Kind.STRUCT else self.elem
 
     def __repr__(self) -> str:
@@ -83,6 +87,8 @@ _SPECIAL = {
     "io.k8s.apimachinery.pkg.apis.meta.v1.Time": (Kind.TIME, "v1.Time"),
     "io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime": (Kind.MICRO_TIME, "v1.MicroTime"),
 }
+_PACKAGE = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1."
+_SCHEMAS = frozenset(_PACKAGE + n for n in ("JSONSchemaPropsOrArray", "JSONSchemaPropsOrBool"))
 _SCALARS = {
     ("string", ""): (Kind.STRING, "string"),
     ("string", "byte"): (Kind.BYTES, "[]uint8"),
@@ -158,6 +164,10 @@ class _Compiler:
             return _LEAVES[_SPECIAL[name]]
         node = self.nodes.get(name)
         if node is not None:
+            return node
+        if name in _SCHEMAS:
+            node = self.nodes[name] = Node(Kind.SCHEMA, "v1.JSONSchemaProps")
+            node.elem = self.definition(_PACKAGE + "JSONSchemaProps")
             return node
         schema = self.definitions[name]
         if "properties" not in schema:

@@ -206,6 +206,17 @@ def _bytes(node: Node, v: Any, path: Path, unknown: list[str]) -> Any:
     return text
 
 
+def _schema(node: Node, v: Any, path: Path, unknown: list[str]) -> Any:
+    elem = node.elem
+    if elem is None:
+        raise RuntimeError(f"schema without a struct: {node}")
+    if type(v) is bool:
+        return v
+    if type(v) is list:
+        return [_struct(elem, x, (path, i), unknown) for i, x in enumerate(v)]
+    return _struct(elem, v, path, unknown)
+
+
 def _bad_base64(text: str) -> int:
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
     body = text.rstrip("=")
@@ -214,7 +225,7 @@ def _bad_base64(text: str) -> int:
 
 _CHECKS: tuple[Callable[[Node, Any, Path, list[str]], Any], ...] = (
     _struct, _map, _list, _any, _string, _bool, _int32, _int64, _float, _quantity, _int_or_string, _time, _micro_time,
-    _bytes,
+    _bytes, _schema,
 )  # fmt: skip
 
 

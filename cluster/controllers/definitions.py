@@ -59,7 +59,8 @@ class DefinitionController:
             crd = self._informer.get("", name) or crd
             changed = clone(crd)
             others = [o for o in self._informer.items() if o["metadata"]["name"] != name]
-            if definition.accept_names(changed, others, self._env.clock()):
+            now = self._env.clock()
+            if definition.accept_names(changed, others, now) | definition.approve(changed, now):
                 await self._write_status(changed)
         return None
 

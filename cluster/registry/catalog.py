@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.api import errors
-from cluster.api.crd import versions
+from cluster.api.crd import definition, versions
 from cluster.api.crd.versions import CustomVersion
 from cluster.api.errors import ApiError
 from cluster.api.scheme import SCHEME, ResourceInfo
@@ -42,7 +42,7 @@ class _Definition:
         self.served = versions.served(crd)
         kept = [v for v in self.served if v.version == v.storage]
         self.stored: CustomVersion | None = None
-        if self.served:
+        if definition.is_established(crd):
             self.stored = kept[0] if kept else versions.stored(crd)
 
 

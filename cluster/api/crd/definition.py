@@ -95,8 +95,7 @@ def _group(faults: Faults, metadata: Object, group: str) -> None:
         faults.invalid("spec.group", group, why)
     elif "." not in group:
         faults.invalid("spec.group", group, "should be a domain with at least one dot")
-    protected = group.endswith((".k8s.io", ".kubernetes.io")) or group in ("k8s.io", "kubernetes.io")
-    if protected and not (metadata.get("annotations") or {}).get(_APPROVED):
+    if _protected(group) and not (metadata.get("annotations") or {}).get(_APPROVED):
         why = f'protected groups must have approval annotation "{_APPROVED}", see https://github.com/kubernetes/enhancements/pull/1111'
         faults.required(f"metadata.annotations[{_APPROVED}]", why)
 
@@ -309,6 +308,22 @@ def accept_names(crd: Object, others: Iterable[Object], now: float) -> bool:
         message = "not all names are accepted"
         changed |= set_condition(crd, "Established", False, "NotAccepted", message, now)
     return changed
+
+
+def approve(crd: Object, now: float) -> bool:
+    """The condition of groups that belong to Kubernetes; whether it changed, in place."""
+    group, annotation = crd["spec"]["group"], (crd["metadata"].get("annotations") or {}).get(_APPROVED, "")
+    if not _protected(group):
+        return False
+    kind = "KubernetesAPIApprovalPolicyConformant"
+    if annotation.startswith("unapproved"):
+        message = f'not approved: "{annotation}"'
+        return set_condition(crd, kind, False, "UnapprovedAnnotation", message, now)
+    return set_condition(crd, kind, True, "ApprovedAnnotation", f"approved in {annotation}", now)
+
+
+def _protected(group: str) -> bool:
+    return group.endswith((".k8s.io", ".kubernetes.io")) or group in ("k8s.io", "kubernetes.io")
 
 
 def _taken(others: Iterable[Object]) -> dict[str, set[str]]:

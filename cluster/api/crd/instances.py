@@ -23,9 +23,21 @@ Json = dict[str, Any]
 def validate(schema: Schema, obj: Json, old: Json | None = None) -> list[Cause]:
     """Causes for an object without its apiVersion, kind and metadata, which are not the schema's to judge."""
     faults = Faults()
+    _identity(faults, schema, obj.get("metadata") or {}, old)
     before = MISSING if old is None else _content(old)
     _value(faults, "", schema, _content(obj), before, root=True)
     return faults.causes
+
+
+def _identity(faults: Faults, schema: Schema, metadata: Json, old: Json | None) -> None:
+    """Of the metadata, a schema may restrict the name and the prefix of generated names."""
+    known = schema.properties.get("metadata")
+    if known is None or old is not None:
+        return
+    for field in ("name", "generateName"):
+        sub = known.properties.get(field)
+        if sub is not None and metadata.get(field):
+            _value(faults, f"metadata.{field}", sub, metadata[field], MISSING)
 
 
 def _content(obj: Json) -> Json:
