@@ -107,7 +107,7 @@ class Aggregator:
                 await response.write_eof()
                 return response
         except (aiohttp.ClientError, TimeoutError, ssl.SSLError) as e:
-            raise errors.service_unavailable(f"error trying to reach service: {e}") from e
+            raise errors.service_unavailable(f"error trying to reach service: {getattr(e, 'os_error', e)}") from e
 
     async def ask(
         self,

@@ -153,7 +153,7 @@ class Availability:
             missing = "not found" in e.message
             await self._report(service, False, "ServiceNotFound" if missing else "ServiceAccessError", e.message)
         except (aiohttp.ClientError, TimeoutError, OSError, ssl.SSLError, ValueError) as e:
-            why = f"failing or missing response from {_url(service)}: {e or type(e).__name__}"
+            why = f"failing or missing response from {_url(service)}: {getattr(e, 'os_error', e) or type(e).__name__}"
             await self._report(service, False, "FailedDiscoveryCheck", why)
         else:
             if self._served.get(gv) != infos:

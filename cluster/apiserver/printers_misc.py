@@ -189,6 +189,16 @@ def _crd(o: Object, now: float) -> Cells:
     return [name_of(o), at(o, "metadata", "creationTimestamp")]
 
 
+def _api_service(o: Object, now: float) -> Cells:
+    service = at(o, "spec", "service")
+    where = f"{service.get('namespace')}/{service.get('name')}" if service else "Local"
+    found = [c for c in at(o, "status", "conditions") or () if c.get("type") == "Available"]
+    state = "Unknown" if not found else str(found[0].get("status"))
+    if found and state != "True" and found[0].get("reason"):
+        state += f" ({found[0]['reason']})"
+    return [name_of(o), where, state, age(o, now)]
+
+
 def _flow_schema(o: Object, now: float) -> Cells:
     return [
         name_of(o),
@@ -299,6 +309,7 @@ PRINTERS = {
         (NAME, AGE, col("SignerName"), col("Requestor"), col("RequestedDuration"), col("Condition")), _csr
     ),
     "customresourcedefinitions.apiextensions.k8s.io": Printer((NAME, CREATED_AT), _crd),
+    "apiservices.apiregistration.k8s.io": Printer((NAME, col("Service"), col("Available"), AGE), _api_service),
     "flowschemas.flowcontrol.apiserver.k8s.io": Printer(
         (
             NAME,

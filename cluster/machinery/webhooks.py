@@ -63,7 +63,7 @@ class WebhookClient:
         except TimeoutError:
             raise _failed(f"{what}: context deadline exceeded") from None
         except (aiohttp.ClientError, OSError, ssl.SSLError) as e:
-            raise _failed(f"{what}: {e}") from e
+            raise _failed(f"{what}: {getattr(e, 'os_error', e)}") from e
         try:
             answer = orjson.loads(raw)
         except orjson.JSONDecodeError as e:

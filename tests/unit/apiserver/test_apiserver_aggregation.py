@@ -128,6 +128,9 @@ async def test_a_server_that_does_not_answer_is_503(world: Edge, remote: Remote)
     assert condition["reason"] == "FailedDiscoveryCheck" and "bad status" in condition["message"]
     got = await world.call("GET", FLUNDERS)
     assert (got.status, got.json["reason"]) == (503, "ServiceUnavailable")
+    headers = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
+    table = (await world.call("GET", f"{SERVICES}/{NAME}", headers=headers)).json
+    assert table["rows"][0]["cells"][:3] == [NAME, "default/api", "False (FailedDiscoveryCheck)"]
 
 
 async def test_a_service_that_is_not_there(world: Edge, remote: Remote) -> None:
