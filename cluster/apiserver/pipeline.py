@@ -110,7 +110,8 @@ class Pipeline:
             )
         reply = error_reply(error)
         work.answered = reply.json()
-        return await response_of(reply, work.request, accept=work.accept, audit_id=work.audit_id)
+        warnings = work.call.warnings if work.call is not None else None
+        return await response_of(reply, work.request, accept=work.accept, audit_id=work.audit_id, warnings=warnings)
 
     async def _answer(self, work: _Work) -> web.StreamResponse:
         request, config = work.request, self._config

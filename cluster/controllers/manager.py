@@ -36,6 +36,7 @@ from cluster.controllers.node_ipam import NodeIpamController
 from cluster.controllers.node_lifecycle import NodeLifecycleController
 from cluster.controllers.persistent_volume import PersistentVolumeController
 from cluster.controllers.pod_gc import PodGcController
+from cluster.controllers.policy_status import PolicyStatusController
 from cluster.controllers.replicaset import ReplicaSetController
 from cluster.controllers.resource_quota import ResourceQuotaController
 from cluster.controllers.statefulset import StatefulSetController
@@ -81,6 +82,7 @@ CONTROLLERS: tuple[Callable[[Env], Controller], ...] = (
     HpaController,
     ResourceQuotaController,
     ClusterRoleAggregationController,
+    PolicyStatusController,
     PersistentVolumeController,
     VolumeProtectionController,
     AttachDetachController,
