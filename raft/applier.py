@@ -97,6 +97,8 @@ class Applier:
         self.alarms: list[list[Any]] = unpack(backend.meta_get(_ALARMS) or b"\x90")
         self.applied_commands = 0
         self._written: list[list[Written]] = []
+        self.puts = self.deletes = self.txns = 0
+        self.leases_granted = self.leases_revoked = 0
         self._commands: dict[str, Callable[..., Any]] = {
             "grant": self._grant,
             "revoke": self._revoke,
@@ -131,6 +133,7 @@ class Applier:
             self._commit_point(entry)
             if self._written:
                 written, self._written = self._written, []
+                self._count(written)
                 self._committed(written)
             self._answered(origin, sequence, results)
         else:
@@ -152,6 +155,15 @@ class Applier:
                 results.append(error)
         return results
 
+    def _count(self, written: list[list[Written]]) -> None:
+        total = deletes = 0
+        for writes in written:
+            total += len(writes)
+            for _, record, _, _ in writes:
+                deletes += record[0]  # PUT is 0, DELETE 1
+        self.puts += total - deletes
+        self.deletes += deletes
+
     def apply_membership(self, entry: Entry, change: ConfChange, conf: ConfState) -> None:
         self.members.apply(change, conf)
         self.applied = self.applied._replace(conf=conf)
@@ -169,6 +181,7 @@ class Applier:
         if self.alarms:
             self.refuse_by_alarm(then, otherwise)
         result, writes = self.store.txn(compares, then, otherwise)
+        self.txns += 1
         if writes:
             self._written.append(writes)
         return result
@@ -179,12 +192,14 @@ class Applier:
         if self.out_of_space:
             raise NoSpace
         self.store.leases.grant(lease_id, ttl_s, self._clock())
+        self.leases_granted += 1
         return ttl_s
 
     def _revoke(self, lease_id: int) -> int:
         if self.corrupt:
             raise CorruptCluster
         revision, writes = self.store.lease_revoke(lease_id)
+        self.leases_revoked += 1
         if writes:
             self._written.append(writes)
         return revision

@@ -26,6 +26,7 @@ class Flusher:
         applied: Callable[[], SnapshotMeta],
         flushed: Callable[[SnapshotMeta], None],
         observe: Callable[[float], None],
+        observe_copy: Callable[[float], None],
         *,
         interval_s: float,
         max_bytes: int,
@@ -34,6 +35,7 @@ class Flusher:
         self._applied = applied
         self._flushed = flushed
         self._observe = observe
+        self._observe_copy = observe_copy
         self._interval_s = interval_s
         self._max_bytes = max_bytes
         self._lock = asyncio.Lock()
@@ -79,7 +81,9 @@ class Flusher:
                 directory.mkdir(mode=0o700, parents=True)
                 backend.copy_to(directory)
 
+            began = time.perf_counter()
             await _finish_in_thread(copy)
+            self._observe_copy(time.perf_counter() - began)
             return meta
 
 

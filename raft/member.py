@@ -64,6 +64,8 @@ class Member:
         self._catching_up = False
         self._alarming = False
         self._leader = 0
+        self.installing = False
+        """A leader's state is being taken over."""
         if opened.received is not None:
             put_in_place(directory.path, directory.backend, opened.received)
         self.backend, self.applier = self._open()
@@ -86,6 +88,7 @@ class Member:
             self._flush_begins,
             self._flush_ended,
             metrics.backend_commit.observe,
+            metrics.backend_snapshots.observe,
             interval_s=config.flush_interval_s,
             max_bytes=config.flush_bytes,
         )
@@ -99,6 +102,7 @@ class Member:
             self._unreachable,
             self._snapshots.send,
             snapshot_lost=lambda member: self._snapshot_sent(member, False),
+            round_trip=lambda member, s: metrics.peer_round_trip.labels(f"{member:x}").observe(s),
         )
         self.peers.set_members(self.applier.members.addresses)
 
@@ -142,6 +146,13 @@ class Member:
         self._loop.call_later(1.0, self.consensus.fail, MemberRemoved(f"member {self.id} was removed from its group"))
 
     async def install(self, meta: SnapshotMeta) -> None:
+        self.installing = True
+        try:
+            await self._install(meta)
+        finally:
+            self.installing = False
+
+    async def _install(self, meta: SnapshotMeta) -> None:
         async with self.flusher.paused():
             self._close_clients()
             self.watches.hub.cancel_all()
@@ -311,6 +322,8 @@ class Member:
         self.consensus.unreachable(member)
 
     def _snapshot_sent(self, member: int, ok: bool) -> None:
+        if not ok:
+            self.metrics.snapshot_send_failures.inc()
         self.consensus.snapshot_sent(member, ok)
 
     def _flush_begins(self) -> SnapshotMeta:

@@ -1,5 +1,7 @@
 """What a member measures, under etcd's names, and the plain HTTP that shows it. IO (the responder).
 
+What it knows without measuring is in member_metrics.py.
+
 A registry of its own per member: several members may live in one process (tests).
 """
 
@@ -9,10 +11,12 @@ import asyncio
 import json
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 _FSYNC_BUCKETS = tuple(0.0005 * 2**i for i in range(15))
+_ROUND_TRIP_BUCKETS = tuple(0.0001 * 2**i for i in range(16))
+_SNAPSHOT_BUCKETS = tuple(0.01 * 2**i for i in range(17))
 _HASH_BUCKETS = tuple(0.01 * 2**i for i in range(15))
 _LAG_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -23,41 +27,31 @@ class Metrics:
         self.beside: list[CollectorRegistry] = []
         """Shown too: what the process measures of itself."""
 
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(name, text, registry=registry)
-
         def counter(name: str, text: str) -> Counter:
             return Counter(name, text, registry=registry)
 
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(name, text, registry=registry, buckets=buckets)
 
-        self.has_leader = gauge("etcd_server_has_leader", "1 if a leader is known")
-        self.is_leader = gauge("etcd_server_is_leader", "1 if this member leads")
-        self.is_learner = gauge("etcd_server_is_learner", "1 if this member is a learner")
         self.leader_changes = counter("etcd_server_leader_changes_seen", "Changes of leader seen")
-        self.proposals_committed = gauge("etcd_server_proposals_committed_total", "Commit index")
-        self.proposals_applied = gauge("etcd_server_proposals_applied_total", "Applied index")
-        self.proposals_pending = gauge("etcd_server_proposals_pending", "Requests that wait for a commit")
-        self.proposals_failed = gauge("etcd_server_proposals_failed_total", "Requests that were refused or lost")
         self.slow_applies = counter("etcd_server_slow_apply", "Requests whose apply took over 100 ms")
-        self.quota = gauge("etcd_server_quota_backend_bytes", "Space quota")
         self.wal_fsync = histogram("etcd_disk_wal_fsync_duration_seconds", "Syncs of the log", _FSYNC_BUCKETS)
         self.backend_commit = histogram(
             "etcd_disk_backend_commit_duration_seconds", "Commits of the backend", _FSYNC_BUCKETS
         )
-        self.db_total = gauge("etcd_mvcc_db_total_size_in_bytes", "Backend file")
-        self.db_in_use = gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Records in the backend")
+        self.peer_round_trip = Histogram(
+            "etcd_network_peer_round_trip_time_seconds",
+            "Round trips to a peer",
+            ["To"],
+            registry=registry,
+            buckets=_ROUND_TRIP_BUCKETS,
+        )
+        self.snapshot_send_failures = counter("etcd_network_snapshot_send_failures", "States that did not arrive")
+        self.backend_snapshots = histogram(
+            "etcd_disk_backend_snapshot_duration_seconds", "Copies of the backend", _SNAPSHOT_BUCKETS
+        )
         self.hash_duration = histogram("etcd_mvcc_hash_rev_duration_seconds", "Hashes of all records", _HASH_BUCKETS)
         self.leases_expired = counter("etcd_debugging_server_lease_expired", "Leases that were not renewed in time")
-        self.keys = gauge("etcd_debugging_mvcc_keys_total", "Live keys")
-        self.revision = gauge("etcd_debugging_mvcc_current_revision", "Revision")
-        self.compacted = gauge("etcd_debugging_mvcc_compact_revision", "Compacted revision")
-        self.watchers = gauge("etcd_debugging_mvcc_watcher_total", "Watchers")
-        self.slow_watchers = gauge("etcd_debugging_mvcc_slow_watcher_total", "Watchers that are behind")
-        self.leases = gauge("etcd_debugging_lease_count", "Leases")
-        self.client_received = gauge("etcd_network_client_grpc_received_bytes_total", "Bytes from clients")
-        self.client_sent = gauge("etcd_network_client_grpc_sent_bytes_total", "Bytes to clients")
         self.refused = Counter(
             "sk8_store_refused", "Connections and frames refused", ["port", "reason"], registry=registry
         )
@@ -71,8 +65,7 @@ class Metrics:
 class MetricsServer:
     """GET /metrics and /health, one request a connection."""
 
-    def __init__(self, refresh: Callable[[], None], metrics: Metrics, health: Callable[[], dict[str, object]]) -> None:
-        self._refresh = refresh
+    def __init__(self, metrics: Metrics, health: Callable[[], dict[str, object]]) -> None:
         self._metrics = metrics
         self._health = health
         self._server: asyncio.Server | None = None
@@ -96,7 +89,6 @@ class MetricsServer:
     def _answer(self, request: list[bytes]) -> tuple[str, str, bytes]:
         path = request[1].split(b"?")[0] if len(request) > 1 else b""
         if path == b"/metrics":
-            self._refresh()
             return "200 OK", CONTENT_TYPE_LATEST, self._metrics.render()
         if path in (b"/health", b"/healthz", b"/readyz", b"/livez"):
             health = self._health()

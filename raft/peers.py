@@ -6,8 +6,10 @@ Raft repeats whatever was lost, so a message for a member that cannot take it no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +20,8 @@ from raft.transport import Connection, dial
 from raft.wire import Hello, frames_of, pack
 
 log = logging.getLogger(__name__)
+PROBE_S = 5.0
+"""How often the round trip is measured."""
 REDIAL_MIN_S = 0.05
 REDIAL_MAX_S = 0.5
 DIAL_S = 1.0
@@ -27,13 +31,24 @@ DIAL_S = 1.0
 class PeerLink:
     """Keeps a connection to one member."""
 
-    def __init__(self, member: int, address: Address, tls: ssl.SSLContext | None, hello: Hello) -> None:
+    def __init__(
+        self,
+        member: int,
+        address: Address,
+        tls: ssl.SSLContext | None,
+        hello: Hello,
+        round_trip: Callable[[int, float], None],
+    ) -> None:
         self.member = member
         self.address = address
         self._tls = tls
         self._hello = hello
         self.connection: Connection | None = None
         self.last_error = ""
+        self.failures = 0
+        self.disconnected = 0
+        self._past_bytes = 0
+        self._round_trip = round_trip
         self._gone = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._keep(), name=f"link-{member}")
 
@@ -58,12 +73,25 @@ class PeerLink:
             connection.on_closed = self._gone.set
             self.connection, self.last_error, pause_s = connection, "", REDIAL_MIN_S
             log.info("member %d: connected at %s:%d", self.member, host, port)
-            await self._gone.wait()
+            while not self._gone.is_set():
+                connection.send(["ping", time.monotonic()])
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._gone.wait(), PROBE_S)
             self.connection = None
+            self.disconnected += 1
+            self._past_bytes += connection.bytes_sent
 
     def _told(self, value: Any) -> None:
-        if isinstance(value, list) and value and value[0] == "error":
+        if not isinstance(value, list) or len(value) < 2:
+            return
+        if value[0] == "pong" and isinstance(value[1], float):
+            self._round_trip(self.member, max(0.0, time.monotonic() - value[1]))
+        elif value[0] == "error":
             log.warning("member %d refused a frame: %s", self.member, value[-1])
+
+    @property
+    def sent_bytes(self) -> int:
+        return self._past_bytes + (self.connection.bytes_sent if self.connection is not None else 0)
 
     async def close(self) -> None:
         self._task.cancel()
@@ -81,6 +109,7 @@ class Peers:
         unreachable: Callable[[int], None],
         send_snapshot: Callable[[Message, Address], None],
         snapshot_lost: Callable[[int], None],
+        round_trip: Callable[[int, float], None],
     ) -> None:
         self._own_id = own_id
         self._tls = tls
@@ -88,6 +117,7 @@ class Peers:
         self._unreachable = unreachable
         self._send_snapshot = send_snapshot
         self._snapshot_lost = snapshot_lost
+        self._round_trip = round_trip
         self._links: dict[int, PeerLink] = {}
         self._closing: dict[asyncio.Task[None], None] = {}
 
@@ -101,7 +131,7 @@ class Peers:
                 task.add_done_callback(lambda t: self._closing.pop(t, None))
         for member, address in addresses.items():
             if member != self._own_id and member not in self._links:
-                self._links[member] = PeerLink(member, address, self._tls, self._hello)
+                self._links[member] = PeerLink(member, address, self._tls, self._hello, self._round_trip)
 
     def send(self, messages: list[Message]) -> None:
         by_member: dict[int, list[bytes]] = {}
@@ -113,7 +143,9 @@ class Peers:
         for member, packed in by_member.items():
             link = self._links.get(member)
             connection = link.connection if link is not None else None
-            if connection is None or not connection.writable:
+            if link is None or connection is None or not connection.writable:
+                if link is not None:
+                    link.failures += 1
                 asyncio.get_running_loop().call_soon(self._unreachable, member)
                 continue
             for data in frames_of(packed):
@@ -125,6 +157,9 @@ class Peers:
             asyncio.get_running_loop().call_soon(self._snapshot_lost, message.to)
         else:
             self._send_snapshot(message, link.address)
+
+    def links(self) -> list[tuple[int, PeerLink]]:
+        return sorted(self._links.items())
 
     def connected(self) -> list[int]:
         return sorted(member for member, link in self._links.items() if link.connection is not None)

@@ -26,6 +26,7 @@ from raft.corruption import HashService
 from raft.engines import open_log
 from raft.errors import Invalid
 from raft.member import Member, MemberRemoved
+from raft.member_metrics import MemberMetrics
 from raft.metrics import Metrics, MetricsServer
 from raft.service import ClientService
 from raft.snapshot_stream import SnapshotReceiver, clean_up
@@ -51,6 +52,7 @@ class StateServer:
         self._ticked_at = 0.0
         self._clients: Listener | None = None
         self._peers: Listener | None = None
+        self._shown: MemberMetrics | None = None
 
     def health(self) -> dict[str, object]:
         """Cheap, from any thread."""
@@ -95,10 +97,11 @@ class StateServer:
             raise
         clean_up(directory.path)
         self._prepare_process()
-        metrics = MetricsServer(self._refresh_metrics, self.metrics, self.health)
+        metrics = MetricsServer(self.metrics, self.health)
         self.member, self._ticked_at = member, time.monotonic()
         try:
-            await self._listen(member)
+            self._shown = await self._listen(member)
+            self.metrics.registry.register(self._shown)
             if self.config.metrics is not None:
                 await metrics.start(*self.config.metrics)
             log.info("member %d of %s serves at %s", member.id, member.applier.cluster_id, self.config.host)
@@ -106,6 +109,9 @@ class StateServer:
         finally:
             gc.callbacks.remove(self._on_gc)
             await metrics.close()
+            if self._shown is not None:
+                self.metrics.registry.unregister(self._shown)
+                self._shown = None
             for listener in (self._clients, self._peers):
                 if listener is not None:
                     await listener.close()
@@ -172,7 +178,7 @@ class StateServer:
 
     # --- listening
 
-    async def _listen(self, member: Member) -> None:
+    async def _listen(self, member: Member) -> MemberMetrics:
         config, service = self.config, ClientService(member, self.config)
 
         def listener(port: str, accept: Callable[[Connection, Hello], None], role: str, *purposes: str) -> Listener:
@@ -195,6 +201,7 @@ class StateServer:
         await self._clients.start(
             config.host, config.client_port, None if client_tls is None else server_context(client_tls)
         )
+        return MemberMetrics(member, service, self._clients, self._peers)
 
     def _accept_peer(self, connection: Connection, hello: Hello) -> None:
         member = self.member
@@ -212,11 +219,14 @@ class StateServer:
         elif hello.purpose == "hash":
             HashService(connection, member)
         else:
-            connection.on_frame = lambda value: self._step(member, hello.member_id, value)
+            connection.on_frame = lambda value: self._step(member, hello.member_id, value, connection)
             connection.on_closed = lambda: member.consensus.disconnected(hello.member_id)
 
     @staticmethod
-    def _step(member: Member, sender: int, value: Any) -> None:
+    def _step(member: Member, sender: int, value: Any, connection: Connection) -> None:
+        if isinstance(value, list) and len(value) == 2 and value[0] == "ping":
+            connection.send(["pong", value[1]])
+            return
         try:
             messages = [Message.from_wire(wire) for wire in value]
         except (TypeError, ValueError, IndexError) as error:
@@ -244,33 +254,3 @@ class StateServer:
             self._ticked_at = time.monotonic()
             self.metrics.loop_lag.observe(max(0.0, self._ticked_at - due))
             member.consensus.tick()
-
-    # --- metrics
-
-    def _refresh_metrics(self) -> None:
-        member = self.member
-        if member is None:
-            return
-        metrics, status, store = self.metrics, member.consensus.status(), member.store
-        received, sent = self._clients.traffic_bytes() if self._clients is not None else (0, 0)
-        for gauge, value in (
-            (metrics.has_leader, bool(status.leader)),
-            (metrics.is_leader, status.leader == member.id),
-            (metrics.is_learner, member.id in status.conf.learners),
-            (metrics.proposals_committed, status.commit),
-            (metrics.proposals_applied, member.applier.applied.index),
-            (metrics.proposals_pending, member.consensus.pending),
-            (metrics.proposals_failed, member.consensus.refused),
-            (metrics.quota, self.config.quota_backend_bytes),
-            (metrics.db_total, member.backend.size_bytes()),
-            (metrics.db_in_use, member.space_in_use()),
-            (metrics.keys, len(store)),
-            (metrics.revision, store.revision),
-            (metrics.compacted, store.compacted),
-            (metrics.watchers, len(member.watches.hub)),
-            (metrics.slow_watchers, member.watches.hub.behind),
-            (metrics.leases, len(store.leases)),
-            (metrics.client_received, received),
-            (metrics.client_sent, sent),
-        ):
-            gauge.set(value)

@@ -61,6 +61,7 @@ class ClientSession:
         try:
             if handler is None:
                 raise Invalid(f"operation {operation!r} is not known here")
+            self.service.started[operation] += 1
             handler(self, request_id, arguments)
         except StoreError as error:
             self.fail(request_id, error)
@@ -227,6 +228,8 @@ class ClientService:
         self.member = member
         self.config = config
         self.admin = Admin(member)
+        self.started = dict.fromkeys(HANDLERS, 0)
+        """Requests by operation."""
 
     def accept(self, connection: Connection, hello: Hello) -> None:
         if hello.purpose == "snapshot":

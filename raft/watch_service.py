@@ -27,6 +27,13 @@ class WatchService:
         self._of: dict[int, dict[int, Watcher[Outbox]]] = {}
         # Of one commit, by the identity of the list, which is kept here lest another gets the same.
         self._packed: dict[tuple[int, bool], tuple[list[Event], bytes]] | None = None
+        self.events = 0
+        """Sent to watchers, ever."""
+
+    @property
+    def streams(self) -> int:
+        """Connections that watch something."""
+        return len(self._of)
 
     def commit(self, revision: int, events: list[Event]) -> None:
         self._packed = {}
@@ -74,6 +81,7 @@ class WatchService:
     # --- what the hub says
 
     def _deliver(self, watcher: Watcher[Outbox], revision: int, events: list[Event]) -> None:
+        self.events += len(events)
         item = b"\x94\x00" + pack(watcher.id) + self._pack(revision, events, watcher.prev_kv)
         if not watcher.owner.send(item):
             self.set_writable(watcher.owner, False)

@@ -6,7 +6,8 @@ A frame is a 4-byte big-endian length and that many bytes of msgpack. The first 
     answerer:  ["sk8-store", PROTOCOL, cluster id, member id]     or  ["error", code, text] and the end
 
 Then, by purpose:
-- peer:      frames of a list of core messages in wire form.
+- peer:      frames of a list of core messages in wire form; ["ping", time], answered by ["pong", time].
+- hash:      [revision]; the answer is [True, hash, revision, compacted] or [False, code, text].
 - client:    callers send lists of [request id, operation, argument...]; members send lists of
              [request id, True, result], [request id, False, [code, text, leader host, leader client port]] and
              [0, watch id, revision, [event...]], [0, watch id, -1, [code, text]] (a watch that ended).

@@ -101,6 +101,27 @@ async def test_members_that_agree_raise_nothing(tmp_path: Path) -> None:
         assert await group.store.alarm_list() == []
 
 
+async def test_members_measure_each_other(tmp_path: Path) -> None:
+    async with running(tmp_path) as group:
+        await group.store.put(b"k", b"value" * 100)
+        server = group.leader()
+        assert server.member is not None
+        links = dict(server.member.peers.links())
+
+        def measured() -> dict[str, float]:
+            families = list(server.metrics.registry.collect())
+            samples = [sample for family in families for sample in family.samples]
+            return {f"{s.name}{sorted(s.labels.items())}": s.value for s in samples}
+
+        def both() -> bool:
+            found = measured()
+            counts = [found.get(f"etcd_network_peer_round_trip_time_seconds_count[('To', '{p:x}')]", 0) for p in links]
+            sent = [found[f"etcd_network_peer_sent_bytes_total[('To', '{p:x}')]"] for p in links]
+            return len(links) == 2 and min(counts) >= 1 and min(sent) > 500
+
+        await eventually(both)
+
+
 async def test_a_member_that_differs_stops_the_writes(tmp_path: Path) -> None:
     async with running(tmp_path) as group:
         lease = await group.store.lease_grant(60)

@@ -250,35 +250,73 @@ async def test_a_saved_snapshot_opens_with_everything_in_it(tmp_path: Path) -> N
     backend.close()
 
 
-async def test_metrics_have_etcds_names(tmp_path: Path) -> None:
+ETCD_NAMES = """
+etcd_server_has_leader etcd_server_is_leader etcd_server_is_learner etcd_server_leader_changes_seen_total
+etcd_server_proposals_committed_total etcd_server_proposals_applied_total etcd_server_proposals_pending
+etcd_server_proposals_failed_total etcd_server_quota_backend_bytes etcd_server_slow_apply_total etcd_server_id
+etcd_server_version etcd_server_snapshot_apply_in_progress_total etcd_debugging_server_lease_expired_total
+etcd_disk_wal_fsync_duration_seconds_bucket etcd_disk_wal_fsync_duration_seconds_count
+etcd_disk_backend_commit_duration_seconds_sum etcd_disk_backend_snapshot_duration_seconds_count
+etcd_mvcc_db_total_size_in_bytes etcd_mvcc_db_total_size_in_use_in_bytes etcd_mvcc_put_total etcd_mvcc_delete_total
+etcd_mvcc_txn_total etcd_mvcc_range_total etcd_mvcc_hash_rev_duration_seconds_count
+etcd_debugging_mvcc_keys_total etcd_debugging_mvcc_current_revision etcd_debugging_mvcc_compact_revision
+etcd_debugging_mvcc_watcher_total etcd_debugging_mvcc_watch_stream_total etcd_debugging_mvcc_slow_watcher_total
+etcd_debugging_mvcc_events_total etcd_debugging_lease_granted_total etcd_debugging_lease_revoked_total
+etcd_debugging_lease_renewed_total etcd_network_client_grpc_received_bytes_total
+etcd_network_client_grpc_sent_bytes_total etcd_network_peer_received_bytes_total grpc_server_started_total
+""".split()  # noqa: SIM905 - forty names are easier to read so
+
+
+def parsed(text: str) -> dict[str, float]:
+    """Value by name and labels."""
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+def fetch(port: int, path: str) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+async def test_metrics_have_etcds_names_and_say_what_happened(tmp_path: Path) -> None:
     port = free_port()
     one = One(tmp_path / "m", metrics=("127.0.0.1", port))
-
-    def fetch(path: str) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-            return str(answer.read().decode())
-
     async with serving(one) as server:
         client = one.client()
-        await client.put(b"k", b"")
-        text = await asyncio.to_thread(fetch, "/metrics")
-        for line in (
-            "etcd_server_has_leader 1.0",
-            "etcd_server_leader_changes_seen_total 1.0",
-            "etcd_server_proposals_pending 0.0",
-            "etcd_debugging_mvcc_keys_total 1.0",
-        ):
-            assert line in text
-        for name in (
-            "etcd_disk_wal_fsync_duration_seconds_bucket",
-            "etcd_mvcc_db_total_size_in_bytes",
-            "etcd_server_proposals_committed_total",
-            "etcd_server_proposals_applied_total",
-            "etcd_server_proposals_failed_total",
-        ):
-            assert name in text
-        assert '"healthy": true' in await asyncio.to_thread(fetch, "/health")
+        lease = await client.lease_grant(60)
+        await client.put(b"k", b"", lease)
+        await client.txn([], [("put", b"a", b"", 0), ("put", b"b", b"", 0)])
+        await client.delete(b"a", b"c")
+        await client.range(b"k")
+        watch = client.watch(b"k", start_revision=1)
+        assert (await anext(watch)).events
+        found = parsed(await asyncio.to_thread(fetch, port, "/metrics"))
+        bare = {name.partition("{")[0] for name in found}
+        assert [name for name in ETCD_NAMES if name not in bare] == []
+        expected = {
+            "etcd_server_has_leader": 1,
+            "etcd_server_is_leader": 1,
+            "etcd_server_leader_changes_seen_total": 1,
+            "etcd_server_proposals_pending": 0,
+            "etcd_server_quota_backend_bytes": 2 << 30,
+            'etcd_server_id{server_id="1"}': 1,
+            "etcd_mvcc_put_total": 3,
+            "etcd_mvcc_delete_total": 2,
+            "etcd_mvcc_txn_total": 3,
+            "etcd_mvcc_range_total": 1,
+            "etcd_debugging_mvcc_keys_total": 1,
+            "etcd_debugging_mvcc_current_revision": 4,
+            "etcd_debugging_mvcc_watcher_total": 1,
+            "etcd_debugging_mvcc_watch_stream_total": 1,
+            "etcd_debugging_mvcc_events_total": 1,
+            "etcd_debugging_lease_granted_total": 1,
+            "etcd_debugging_lease_revoked_total": 0,
+            'grpc_server_started_total{grpc_method="txn"}': 3,
+        }
+        assert {name: found[name] for name in expected} == expected
+        assert '"healthy": true' in await asyncio.to_thread(fetch, port, "/health")
         assert server.health()["healthy"] is True
+        await watch.aclose()  # type: ignore[attr-defined]
 
 
 async def test_a_failing_disk_stops_the_member(tmp_path: Path) -> None:
