@@ -76,7 +76,8 @@ class PeerLink:
             while not self._gone.is_set():
                 connection.send(["ping", time.monotonic()])
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._gone.wait(), PROBE_S)
+                    async with asyncio.timeout(PROBE_S):  # wait_for may swallow a cancellation, and we would go on
+                        await self._gone.wait()
             self.connection = None
             self.disconnected += 1
             self._past_bytes += connection.bytes_sent

@@ -94,8 +94,7 @@ async def check(group: Group) -> dict[int, int]:
 
 async def test_members_that_agree_raise_nothing(tmp_path: Path) -> None:
     async with running(tmp_path) as group:
-        for i in range(700):
-            await group.store.put(b"k/%d" % (i % 600), b"%d" % i)
+        await asyncio.gather(*(group.store.put(b"k/%d" % (i % 600), b"%d" % i) for i in range(700)))
         hashes = await check(group)
         assert set(hashes) == {1, 2, 3} and len(set(hashes.values())) == 1
         assert await group.store.alarm_list() == []
