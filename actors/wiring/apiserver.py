@@ -6,7 +6,7 @@ import time
 
 from actors.host import Part
 from actors.wiring import common
-from cluster.apiserver.config import ApiServerConfig
+from cluster.apiserver.config import ApiServerConfig, with_settings
 from cluster.apiserver.server import ApiServer
 from cluster.machine.config import ClusterConfig, MachineConfig
 from cluster.registry.rbac import RbacAuthorizer
@@ -14,7 +14,7 @@ from cluster.registry.rbac import RbacAuthorizer
 
 def config_of(cluster: ClusterConfig, machine: MachineConfig) -> ApiServerConfig:
     pki = machine.pki
-    return ApiServerConfig(
+    own = ApiServerConfig(
         tls_cert_file=str(pki / "apiserver.crt"),
         tls_private_key_file=str(pki / "apiserver.key"),
         client_ca_file=str(pki / "ca.crt"),
@@ -29,6 +29,7 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> ApiServerConfig
         secure_port=cluster.api_port,
         advertise_address=machine.ip,
     )
+    return with_settings(own, cluster.api_server)
 
 
 async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:

@@ -11,6 +11,7 @@ import os
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from prometheus_client import start_http_server
@@ -51,6 +52,20 @@ def store_tls(machine: MachineConfig) -> TlsFiles:
     return TlsFiles(cert=pki / "store-client.crt", key=pki / "store-client.key", ca=pki / "ca.crt")
 
 
+def encryption_keys(pki: Path) -> dict[str, bytes]:
+    """Keys by id, the one that encrypts first: `encryption.key` is key1, `encryption-<id>.key` any other; the file
+    `encryption.primary` names the one that encrypts (key1 without it). Raises ValueError when it is not there.
+    """
+    keys = {"key1": (pki / "encryption.key").read_bytes()}
+    for path in sorted(pki.glob("encryption-*.key")):
+        keys[path.stem.removeprefix("encryption-")] = path.read_bytes()
+    file = pki / "encryption.primary"
+    primary = file.read_text().strip() if file.exists() else "key1"
+    if primary not in keys:
+        raise ValueError(f"{file} names key {primary!r}, but there is no encryption-{primary}.key beside it")
+    return {primary: keys.pop(primary), **keys}
+
+
 def registry_config(cluster: ClusterConfig, machine: MachineConfig) -> RegistryConfig:
     return RegistryConfig(
         service_cidr=cluster.service_cidr,
@@ -59,7 +74,7 @@ def registry_config(cluster: ClusterConfig, machine: MachineConfig) -> RegistryC
         kubernetes_service_ip=cluster.kubernetes_ip,
         dns_service_ip=cluster.dns_ip,
         api_port=cluster.api_port,
-        encryption_keys={"key1": (machine.pki / "encryption.key").read_bytes()},
+        encryption_keys=encryption_keys(machine.pki),
         admission=admissionconfig.load(
             cluster.admission_control_config_file,
             enable=cluster.enable_admission_plugins,

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 
@@ -142,3 +144,34 @@ class ApiServerConfig:
             return
         if not os.access(path, os.R_OK):
             raise ConfigError(f"{name}: {path} cannot be read; check that it exists and its mode")
+
+
+# What the machine decides, not a user's settings.
+_GIVEN = frozenset(
+    ("tls_cert_file", "tls_private_key_file", "client_ca_file", "service_account_signing_key_file",
+     "service_account_key_files", "kubelet_client_certificate", "kubelet_client_key",
+     "kubelet_certificate_authority", "bind_address", "secure_port", "advertise_address", "endpoint_reconcile")
+)  # fmt: skip
+
+
+def with_settings(config: ApiServerConfig, settings: Mapping[str, Any]) -> ApiServerConfig:
+    """`config` with a user's settings, spelled as here or as flags (`max-requests-inflight`). Raises ConfigError."""
+    return replace(config, **checked_settings(settings))
+
+
+def checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Names and types only: files are on other machines. Raises ConfigError."""
+    known = {f.name: f for f in fields(ApiServerConfig) if f.name not in _GIVEN}
+    out: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise ConfigError(f"api_server: unknown setting {key!r}; known are {', '.join(sorted(known))}")
+        if isinstance(value, list):
+            value = tuple(value)
+        wanted = str(known[name].type)
+        right = {"int": int, "float": int | float, "str": str, "bool": bool}.get(wanted, tuple)
+        if not isinstance(value, right) or (isinstance(value, bool) and wanted != "bool"):
+            raise ConfigError(f"api_server: {key}: {value!r} is not a {wanted}")
+        out[name] = value
+    return out

@@ -22,6 +22,8 @@ from typing import Any
 import psutil
 import yaml
 
+from cluster.apiserver.config import ConfigError as ApiServerConfigError
+from cluster.apiserver.config import checked_settings
 from cluster.cli import agent, kubeconfig, preflight
 from cluster.cli.api import AdminApi, ApiUnavailable
 from cluster.cli.engine import PrivateEngine
@@ -109,8 +111,9 @@ def _new_config(options: UpOptions) -> ClusterConfig:
         config = ClusterConfig.local(count, planes, cluster_id=secrets.token_hex(8), **settings).validate()
         chosen = config.enable_admission_plugins, config.disable_admission_plugins
         admissionconfig.load(config.admission_control_config_file, *chosen).validate()
+        checked_settings(config.api_server)
         return config
-    except (ConfigError, AdmissionConfigError) as e:
+    except (ConfigError, AdmissionConfigError, ApiServerConfigError) as e:
         lines = "".join(f"\n  {line}" for line in str(e).splitlines())
         raise CommandError(f"this cluster cannot work:{lines}") from e
 

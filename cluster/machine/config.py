@@ -210,6 +210,7 @@ class ClusterConfig:
     enable_admission_plugins: tuple[str, ...] = ()
     disable_admission_plugins: tuple[str, ...] = ()
     admission_control_config_file: str = ""  # read on every control plane when its actors start
+    api_server: dict[str, Any] = field(default_factory=dict)  # settings of `ApiServerConfig` by name
 
     # -- derived -------------------------------------------------------------------------------------------------
     @classmethod

@@ -80,6 +80,11 @@ class Codec:
         sealed = self._ciphers[key_id].encrypt(nonce, body, head + key)
         return head + nonce + sealed, body, offset
 
+    @property
+    def primary(self) -> str:
+        """The id of the key that encrypts; "" without keys."""
+        return self._primary
+
     def decode(self, key: bytes, value: bytes, revision: int) -> Stored:
         """The stored object as served at `revision`; raises 500 when it cannot be read."""
         form, gvk_len, key_id_len, uid_len, offset = _HEAD.unpack_from(value)
@@ -97,8 +102,9 @@ class Codec:
         uid = value[at + key_id_len : cause_at].decode()
         cause = value[cause_at:body_at].decode(errors="replace")
         if key_id_len:
-            body = self._open(key, value, value[at : at + key_id_len].decode(), body_at)
-            return Stored(key, splice(body, offset, revision), revision, uid, cause=cause)
+            key_id = value[at : at + key_id_len].decode()
+            body = self._open(key, value, key_id, body_at)
+            return Stored(key, splice(body, offset, revision), revision, uid, cause=cause, key_id=key_id)
         cut = body_at + offset
         raw = b'%b"resourceVersion":"%d",%b' % (value[body_at:cut], revision, value[cut:])
         return Stored(key, raw, revision, uid, cause=cause)

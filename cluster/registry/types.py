@@ -17,9 +17,9 @@ from cluster.registry.context import UserInfo
 
 class Stored:
     """One object at one revision; `removed` on the answer to a delete that took effect at once. `cause`: the cause id
-    of the write that made it so, "" when it is not known."""
+    of the write that made it so, "" when it is not known. `key_id`: the key it is encrypted with, "" when in clear."""
 
-    __slots__ = ("_obj", "cause", "key", "raw", "removed", "revision", "uid")
+    __slots__ = ("_obj", "cause", "key", "key_id", "raw", "removed", "revision", "uid")
 
     def __init__(
         self,
@@ -30,8 +30,10 @@ class Stored:
         obj: dict[str, Any] | None = None,
         removed: bool = False,
         cause: str = "",
+        key_id: str = "",
     ) -> None:
         self.key = key
+        self.key_id = key_id
         self.raw = raw
         self.revision = revision
         self.uid = uid

@@ -207,8 +207,9 @@ class Writer:
         else:
             node = schema.node_of(info)
             managed.on_update(node, new, old, _manager(ctx), subresource, core.clock())
-        if unchanged_object(new, old) and not outdated:
-            return current
+        stale_key = core.encrypts(info) and current.key_id != core.codec.primary
+        if unchanged_object(new, old) and not outdated and not stale_key:
+            return current  # else it is written for the key's sake: that is how a key is rotated
         plan.guards.insert(0, Guard(unchanged(current.key, current.revision), _gone_or_stale(info, name, bool(wanted))))
         if _finished(new, strategy):
             return await self._remove(ctx, info, current, plan)

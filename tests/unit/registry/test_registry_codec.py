@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 import pytest
 
 from cluster.api.errors import ApiError
+from cluster.api.scheme import SCHEME
 from cluster.registry.codec import Codec
+from cluster.registry.types import RegistryConfig
 
 OBJ = {
     "apiVersion": "apps/v1", "kind": "Deployment", "spec": {"x": "ü", "owner": "a Deployment"},
@@ -45,3 +49,16 @@ def test_another_format_is_refused() -> None:
     value, _, _ = Codec().encode(b"/a", OBJ)
     with pytest.raises(ApiError, match="format 9"):
         Codec().decode(b"/a", b"\x09" + value[1:], 1)
+
+
+async def test_a_write_that_changes_nothing_renews_the_key(bench: Any) -> None:
+    """Rotation: new key first, old one still there; rewriting every Secret as it is moves it to the new key."""
+    info = SCHEME.named("secrets")
+    made = await bench.create("secrets", {"metadata": {"name": "s"}, "stringData": {"k": "v"}})
+    keys = {"k2": b"n" * 32, "k1": b"k" * 32}
+    rotated = bench.another(config=RegistryConfig(encryption_keys=keys))
+    again = await rotated.update(bench.ctx, info, "default", "s", made.fresh())
+    assert again.revision > made.revision
+    assert (await rotated.update(bench.ctx, info, "default", "s", again.fresh())).revision == again.revision
+    only_new = bench.another(config=RegistryConfig(encryption_keys={"k2": b"n" * 32}))
+    assert (await only_new.get(bench.ctx, info, "default", "s")).obj["data"] == {"k": "dg=="}
