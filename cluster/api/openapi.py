@@ -16,7 +16,7 @@ import orjson
 
 from cluster.api import openapi_v2, schema
 from cluster.api.crd import models
-from cluster.api.scheme import EDGE, SCHEME, ResourceInfo, subresource_kind, subresource_verbs
+from cluster.api.scheme import EDGE, RELAYED, SCHEME, ResourceInfo, subresource_kind, subresource_verbs
 
 Doc = dict[str, Any]
 
@@ -197,6 +197,18 @@ def _operation(
     return op
 
 
+def _relay_operation(verb: str, gvk: tuple[str, str, str], info: ResourceInfo, sub: str) -> Doc:
+    """What is passed on to a machine: neither body nor answer has a schema."""
+    op = _operation("get", gvk, "", "", info, sub)
+    method = _ACTIONS[verb].capitalize()
+    if sub != "log":
+        op["operationId"] = op["operationId"].replace("read", "connect" + method, 1)
+        op["x-kubernetes-action"] = "connect"
+    op["responses"]["200"]["content"] = {"*/*": {"schema": {"type": "string"}}}
+    op["parameters"] = []
+    return op
+
+
 def _path_parameter(name: str, what: str) -> Doc:
     return {
         "name": name,
@@ -241,6 +253,9 @@ def _resource_paths(info: ResourceInfo, names: dict[schema.Gvk, str]) -> Doc:
         sub_model = names.get(sub_gvk, model)
         item: Doc = {}
         for verb in subresource_verbs(sub):
+            if sub in RELAYED:
+                item[_ACTIONS[verb]] = _relay_operation(verb, sub_gvk, info, sub)
+                continue
             body = sub_model if verb in ("create", "update") else ""
             item[_ACTIONS[verb]] = _operation(verb, sub_gvk, body, sub_model, info, sub)
         out[f"{scope}/{{name}}/{sub}"] = {**item, "parameters": [*common, _NAME]}

@@ -56,6 +56,8 @@ class ResourceInfo:
 
 def subresource_kind(info: ResourceInfo, subresource: str) -> tuple[str, str, str]:
     """Group, version and kind that a subresource speaks."""
+    if subresource == "proxy":
+        return "", "v1", info.kind + "ProxyOptions"
     return {
         "scale": ("autoscaling", "v1", "Scale"),
         "binding": ("", "v1", "Binding"),
@@ -67,6 +69,10 @@ def subresource_kind(info: ResourceInfo, subresource: str) -> tuple[str, str, st
     }.get(subresource, (info.group, info.version, info.kind))
 
 
+# Relayed to a machine or a pod, never stored.
+RELAYED = frozenset(("log", "exec", "attach", "portforward", "proxy"))
+
+
 def subresource_verbs(subresource: str) -> tuple[str, ...]:
     return {
         "binding": ("create",),
@@ -76,6 +82,7 @@ def subresource_verbs(subresource: str) -> tuple[str, ...]:
         "exec": ("create", "get"),
         "attach": ("create", "get"),
         "portforward": ("create", "get"),
+        "proxy": ("create", "delete", "get", "patch", "update"),
         "finalize": ("update",),
     }.get(subresource, STATUS_VERBS)
 
@@ -176,7 +183,7 @@ SCHEME = Scheme(
             subs="status finalize",
             verbs=tuple(v for v in ALL_VERBS if v != "deletecollection"),
         ),
-        _r("v1", "Node", "nodes", "no", cluster=True, subs="status"),
+        _r("v1", "Node", "nodes", "no", cluster=True, subs="status proxy"),
         _r("v1", "PersistentVolumeClaim", "persistentvolumeclaims", "pvc", subs="status"),
         _r("v1", "PersistentVolume", "persistentvolumes", "pv", cluster=True, subs="status"),
         _r(
@@ -185,14 +192,14 @@ SCHEME = Scheme(
             "pods",
             "po",
             cats="all",
-            subs="status binding ephemeralcontainers eviction log exec attach portforward resize",
+            subs="status binding ephemeralcontainers eviction log exec attach portforward proxy resize",
         ),
         _r("v1", "PodTemplate", "podtemplates"),
         _r("v1", "ReplicationController", "replicationcontrollers", "rc", cats="all", subs="status scale"),
         _r("v1", "ResourceQuota", "resourcequotas", "quota", subs="status"),
         _r("v1", "Secret", "secrets"),
         _r("v1", "ServiceAccount", "serviceaccounts", "sa", subs="token"),
-        _r("v1", "Service", "services", "svc", cats="all", subs="status"),
+        _r("v1", "Service", "services", "svc", cats="all", subs="status proxy"),
         _r(_ADMISSION, "MutatingAdmissionPolicy", "mutatingadmissionpolicies", cluster=True, cats="api-extensions"),
         _r(
             _ADMISSION,

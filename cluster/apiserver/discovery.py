@@ -20,9 +20,6 @@ from cluster.api.scheme import EDGE, SCHEME, ResourceInfo, subresource_kind, sub
 
 AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 _BY_RESOURCE = {(r.group, r.version, r.plural): r for r in EDGE}
-# Subresources that exist at the edge only: relayed to a machine, never stored.
-_RELAYED = {"pods": ("log", "exec", "attach", "portforward", "proxy"), "nodes": ("proxy",), "services": ("proxy",)}
-_RELAY_VERBS = {"proxy": ("create", "delete", "get", "patch", "update")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +34,6 @@ class Document:
 def resource(group: str, version: str, plural: str) -> ResourceInfo | None:
     """Any resource this server answers for, stored or not."""
     return SCHEME.resource(group, version, plural) or _BY_RESOURCE.get((group, version, plural))
-
-
-def subresources(info: ResourceInfo) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*info.subresources, *(_RELAYED.get(info.name, ())))))
-
-
-def subresource_verbs_of(subresource: str) -> tuple[str, ...]:
-    return _RELAY_VERBS.get(subresource) or subresource_verbs(subresource)
 
 
 def _document(obj: dict[str, Any], content_type: str = "application/json") -> Document:
@@ -130,24 +119,18 @@ def _legacy_resources(info: ResourceInfo) -> Iterable[dict[str, Any]]:
     if info.categories:
         out["categories"] = list(info.categories)
     yield out
-    for sub in subresources(info):
-        group, version, kind = _kind_of(info, sub)
+    for sub in info.subresources:
+        group, version, kind = subresource_kind(info, sub)
         entry: dict[str, Any] = {
             "name": f"{info.plural}/{sub}",
             "singularName": "",
             "namespaced": info.namespaced,
             "kind": kind,
-            "verbs": list(subresource_verbs_of(sub)),
+            "verbs": list(subresource_verbs(sub)),
         }
         if (group, version) != (info.group, info.version):
             entry |= {"group": group, "version": version}
         yield entry
-
-
-def _kind_of(info: ResourceInfo, sub: str) -> tuple[str, str, str]:
-    if sub == "proxy":
-        return "", "v1", info.kind + "ProxyOptions"
-    return subresource_kind(info, sub)
 
 
 def _aggregated_resource(info: ResourceInfo) -> dict[str, Any]:
@@ -163,13 +146,13 @@ def _aggregated_resource(info: ResourceInfo) -> dict[str, Any]:
     if info.categories:
         out["categories"] = list(info.categories)
     subs = []
-    for sub in subresources(info):
-        group, version, kind = _kind_of(info, sub)
+    for sub in info.subresources:
+        group, version, kind = subresource_kind(info, sub)
         subs.append(
             {
                 "subresource": sub,
                 "responseKind": {"group": group, "version": version, "kind": kind},
-                "verbs": list(subresource_verbs_of(sub)),
+                "verbs": list(subresource_verbs(sub)),
             }
         )
     if subs:

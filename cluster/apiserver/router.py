@@ -13,10 +13,9 @@ from functools import partial
 from aiohttp import web
 
 from cluster.api import errors
-from cluster.api.scheme import REVIEWS
+from cluster.api.scheme import REVIEWS, subresource_verbs
 from cluster.apiserver.call import Call, Reply
 from cluster.apiserver.connecting import admitted
-from cluster.apiserver.discovery import subresource_verbs_of, subresources
 from cluster.apiserver.proxying import ProxyServer
 from cluster.apiserver.reads import CacheReader
 from cluster.apiserver.reviews import ReviewServer, TokenServer
@@ -89,9 +88,9 @@ class Router:
 
     def _subresource(self, call: Call) -> Handler:
         info, asked = call.kind, call.info
-        if asked.subresource not in subresources(info):
+        if asked.subresource not in info.subresources:
             raise errors.path_not_found()
-        if asked.verb not in subresource_verbs_of(asked.subresource):
+        if asked.verb not in subresource_verbs(asked.subresource):
             raise errors.method_not_allowed()
         special = self._subresources.get((info.name, asked.subresource))
         if special is not None:

@@ -61,3 +61,7 @@ def apply(info: ResourceInfo, obj: dict[str, Any]) -> None:
     fn = _BY_NAME.get(info.name)
     if fn is not None:
         fn(obj)
+
+
+def has(info: ResourceInfo) -> bool:
+    return info.name in _BY_NAME

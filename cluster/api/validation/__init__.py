@@ -170,3 +170,8 @@ def update(info: ResourceInfo, new: Object, old: Object, subresource: str = "") 
         if fn is not None and not faults.causes:
             fn(faults, new)
     return faults.causes
+
+
+def has(info: ResourceInfo) -> bool:
+    """Whether the kind has rules of its own."""
+    return info.name in _CREATE or info.name in _UPDATE
