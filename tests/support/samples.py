@@ -145,8 +145,26 @@ _BODIES: dict[str, Object] = {
 }
 
 
+def _definition(name: str) -> Object:
+    """A CRD is named after what it defines."""
+    plural = name.replace(".", "-") + "s"
+    names = {"plural": plural, "singular": plural[:-1], "kind": "X" + plural, "listKind": f"X{plural}List"}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": {"type": "object"}}}
+    spec = {"group": "sample.dev", "scope": "Namespaced", "names": names, "versions": [version]}
+    return {"metadata": {"name": f"{plural}.sample.dev"}, "spec": spec}
+
+
 def sample(info: ResourceInfo, name: str) -> Object:
-    """Raises KeyError for a kind without a sample: a new kind needs one."""
+    """Raises KeyError for a kind without a sample: a new kind needs one. Kinds whose names are not free (CRDs,
+    APIServices) choose theirs by `name`."""
+    if info.kind == "CustomResourceDefinition":
+        return {"kind": info.kind, "apiVersion": info.api_version, **_definition(name)}
+    if info.kind == "APIService":
+        group = name.replace(".", "-") + ".sample.dev"
+        spec = {"group": group, "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 10}
+        spec |= {"service": {"name": "s", "namespace": "default"}, "insecureSkipTLSVerify": True}
+        metadata = {"name": f"v1.{group}"}
+        return {"kind": info.kind, "apiVersion": info.api_version, "metadata": metadata, "spec": spec}
     if info.kind == "CertificateSigningRequest":
         spec = {"request": signing_request(), "signerName": "example.com/s", "usages": ["client auth"]}
         body: Object = {"spec": spec}

@@ -26,12 +26,13 @@ async def test_every_kind_lives(server: Any) -> None:
     for info in SCHEME.served():
         if info.kind in ("CustomResourceDefinition", "APIService"):
             continue  # not free in their names: test_apiserver_custom, test_apiserver_aggregation
-        name = f"x-{info.version}"
-        made = await server.create(path_of(info), sample(info, name))
+        wanted = sample(info, f"x-{info.version}")
+        name = wanted["metadata"]["name"]
+        made = await server.create(path_of(info), wanted)
         assert (made["kind"], made["apiVersion"]) == (info.kind, info.api_version)
         got = await server.call("GET", path_of(info, name))
         assert got.json["metadata"]["uid"] == made["metadata"]["uid"], info
-        again = await server.call("POST", path_of(info), sample(info, name))
+        again = await server.call("POST", path_of(info), wanted)
         assert (again.status, again.json["reason"]) == (409, "AlreadyExists"), info
         table = (await server.call("GET", path_of(info), headers=TABLE)).json
         row = next(r for r in table["rows"] if r["object"]["metadata"]["name"] == name)
