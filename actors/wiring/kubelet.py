@@ -32,6 +32,7 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> KubeletConfig:
         max_pods=cluster.max_pods,
         control_plane=machine.control_plane,
         zone=machine.zone,
+        shares_box=bool(machine_netns()),
         port=cluster.kubelet_port,
         healthz_port=cluster.kubelet_healthz_port,
         node_lease_duration_s=duration_s,

@@ -45,6 +45,8 @@ class KubeletConfig:
     resolv_conf: str = "/etc/resolv.conf"
     hosts_file: str = "/etc/hosts"
     pod_mtu: int = 0
+    shares_box: bool = False  # a local machine: its box has others
+    metering_period_s: float = 10.0
     allowed_unsafe_sysctls: tuple[str, ...] = ()
     allowed_groups: tuple[str, ...] = ("system:masters", "sk8:apiservers")
     node_status_update_frequency_s: float = 10.0

@@ -13,7 +13,8 @@ import json
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -24,6 +25,7 @@ import docker.errors
 import requests.exceptions
 
 from cluster.node import docker_spec as spec
+from cluster.node.cgroups import Cgroups
 from cluster.node.docker_stream import StreamSession, unframe, upgrade
 from cluster.node.runtime import (
     LABEL_CONTAINER,
@@ -48,6 +50,7 @@ _API = "v1.41"
 _CALL_TIMEOUT_S = 120
 _CAP_SYS_RESOURCE = 24
 _EVENTS_RETRY_S = 1.0
+_USAGE_AT_ONCE = 8
 _MAX_EXEC_OUTPUT = 10 * 1024  # what a probe's or hook's output is cut to, as the kubelet's
 
 
@@ -62,6 +65,7 @@ class DockerRuntime:
     ) -> None:
         self._machine = machine
         self._netns = netns
+        self._cgroups = Cgroups(time.time)
         self._oom_floor = lowest_oom_score()
         self._socket = socket_path
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="engine")
@@ -336,7 +340,20 @@ class DockerRuntime:
                 log.warning("the engine's event stream broke: %s", err)
             await asyncio.sleep(_EVENTS_RETRY_S)
 
-    async def usage(self, container_id: str) -> Usage | None:
+    async def usages(self, container_ids: Sequence[str]) -> dict[str, Usage]:
+        """From the control groups in one go; the engine is asked about those whose group is not found."""
+        found = await asyncio.to_thread(lambda: {i: self._cgroups.usage(i) for i in container_ids})
+        limit = asyncio.Semaphore(_USAGE_AT_ONCE)
+
+        async def ask(container_id: str) -> Usage | None:
+            async with limit:
+                return await self._usage(container_id)
+
+        unknown = [i for i, usage in found.items() if usage is None]
+        found.update(zip(unknown, await asyncio.gather(*map(ask, unknown)), strict=True))
+        return {i: usage for i, usage in found.items() if usage is not None}
+
+    async def _usage(self, container_id: str) -> Usage | None:
         query = urlencode({"stream": "false", "one-shot": "true"})
         try:
             answer = await self._json("GET", f"/containers/{container_id}/stats?{query}")

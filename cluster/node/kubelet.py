@@ -33,6 +33,7 @@ from cluster.node.config import KubeletConfig
 from cluster.node.container_start import ContainerStarter
 from cluster.node.core import PodCore
 from cluster.node.host_ports import HostPortFailure, HostPorts, port_mappings
+from cluster.node.metering import Meter
 from cluster.node.node_agent import NodeAgent
 from cluster.node.node_status import allocatable_amounts, capacity, machine_facts
 from cluster.node.object_cache import ObjectCache
@@ -114,9 +115,8 @@ class Kubelet:
             hit=hit,
         )
         self._adopter = Adopter(runtime, network, config.node_ip)
-        self.server = KubeletServer(
-            config, runtime, self, memory_capacity_bytes=self._allocatable["memory"], clock=clock
-        )
+        self._meter = Meter(config, runtime, memory_capacity_bytes=self._allocatable["memory"], clock=clock)
+        self.server = KubeletServer(config, runtime, self, self._meter, clock=clock)
         self._workers: dict[str, PodWorker] = {}
         self._orphans: set[str] = set()
         self._network_error = ""
@@ -141,6 +141,7 @@ class Kubelet:
                 self._drop_missed()
                 group.create_task(self._watch_engine(), name="engine events")
                 group.create_task(self._relist(), name="relist")
+                group.create_task(self._meter.run(), name="metering")
                 group.create_task(self._refresh_volumes(), name="volumes")
         finally:
             await self._close()
@@ -160,6 +161,9 @@ class Kubelet:
             if meta["name"] == name and meta["namespace"] == namespace:
                 return worker.core
         return None
+
+    def sandboxes(self) -> dict[str, str]:
+        return {w.uid: w.core.sandbox.id for w in self._workers.values() if w.core.sandbox.phase == "ready"}
 
     def pods(self) -> list[Obj]:
         return [{**w.pod, "status": {**(w.pod.get("status") or {}), **w.core.status()}} for w in self._workers.values()]

@@ -6,7 +6,7 @@ is a `RuntimeFailure`; a container that is already gone is no failure for stop a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -250,7 +250,9 @@ class Runtime(Protocol):
         """For ever; begins with a resync, and after every interruption."""
         ...
 
-    async def usage(self, container_id: str) -> Usage | None: ...
+    async def usages(self, container_ids: Sequence[str]) -> dict[str, Usage]:
+        """By id; those that do not run are left out."""
+        ...
 
     async def close(self) -> None: ...
 

@@ -11,7 +11,7 @@ import functools
 import json
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,12 +24,12 @@ from cluster.node import exec_stream, logs, pod_dial, port_forward, stats
 from cluster.node.config import KubeletConfig
 from cluster.node.core import PodCore
 from cluster.node.core_status import container_status
-from cluster.node.runtime import ContainerInfo, Runtime, RuntimeFailure, Session, Usage
+from cluster.node.metering import Meter
+from cluster.node.runtime import Runtime, RuntimeFailure, Session
 
 log = logging.getLogger(__name__)
 Obj = dict[str, Any]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-_USAGE_AT_ONCE = 8
 
 
 class Pods(Protocol):
@@ -38,6 +38,10 @@ class Pods(Protocol):
     def core_of(self, namespace: str, name: str) -> PodCore | None: ...
 
     def pods(self) -> list[Obj]: ...
+
+    def sandboxes(self) -> dict[str, str]:
+        """Pod uid -> sandbox id."""
+        ...
 
     def health(self) -> dict[str, object]: ...
 
@@ -55,16 +59,15 @@ class KubeletServer:
         config: KubeletConfig,
         runtime: Runtime,
         pods: Pods,
+        meter: Meter,
         *,
-        memory_capacity_bytes: int,
         clock: Callable[[], float],
     ) -> None:
         self._config = config
         self._runtime = runtime
         self._pods = pods
-        self._memory_bytes = memory_capacity_bytes
+        self._meter = meter
         self._clock = clock
-        self._rates = stats.Rates()
         self._runners: list[web.AppRunner] = []
         self.port = config.port
         self.healthz_port = config.healthz_port
@@ -80,6 +83,7 @@ class KubeletServer:
         app.router.add_get("/pods", self._list_pods)
         app.router.add_get("/stats/summary", self._summary)
         app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/metrics/resource", self._resource_metrics)
         local = web.Application()
         local.router.add_get("/healthz", self._healthz)
         local.router.add_get("/metrics", self._metrics)
@@ -243,22 +247,15 @@ class KubeletServer:
         return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def _summary(self, request: web.Request) -> web.Response:
-        running = [i for i in await self._runtime.containers() if i.state == "running" and not i.is_sandbox]
-        used = await self._usages(running)
         started = {p["metadata"]["uid"]: (p.get("status") or {}).get("startTime", "") for p in self._pods.pods()}
-        machine = await asyncio.to_thread(stats.machine_usage)
-        body = stats.summary(self._config.node_name, machine, self._memory_bytes, used, started, self._rates)
+        sandboxes = self._pods.sandboxes()
+        sample = await self._meter.sample()
+        body = stats.summary(sample, await asyncio.to_thread(self._meter.facts, started, sandboxes))
         return web.Response(text=json.dumps(body), content_type="application/json")
 
-    async def _usages(self, running: Iterable[ContainerInfo]) -> dict[str, tuple[ContainerInfo, Usage]]:
-        limit = asyncio.Semaphore(_USAGE_AT_ONCE)
-
-        async def one(info: ContainerInfo) -> tuple[ContainerInfo, Usage | None]:
-            async with limit:
-                return info, await self._runtime.usage(info.id)
-
-        results = await asyncio.gather(*(one(info) for info in running))
-        return {info.id: (info, usage) for info, usage in results if usage is not None}
+    async def _resource_metrics(self, request: web.Request) -> web.Response:
+        text = stats.resource_metrics(await self._meter.sample())
+        return web.Response(body=text.encode(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
 
 async def _copy(chunks: Any, response: web.StreamResponse) -> None:

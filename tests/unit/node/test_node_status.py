@@ -17,9 +17,7 @@ from cluster.node.logs import LogQuery
 from cluster.node.node_status import Health, MachineFacts, capacity, node_status, without_heartbeats
 from cluster.node.object_cache import ObjectCache
 from cluster.node.prober import port_number
-from cluster.node.runtime import ContainerInfo, PodRef, Usage
 from cluster.node.server import groups_of
-from cluster.node.stats import Rates, summary
 from cluster.node.status_writer import StatusWriter, timed_conditions
 
 FACTS = MachineFacts(4, 8 << 30, 100 << 30, "mid", "uuid", "boot", "6.1", "Debian", "amd64")
@@ -264,17 +262,3 @@ def test_ports_by_name() -> None:
     assert [port_number(p, container) for p in (80, "81", "web")] == [80, 81, 8080]
     with pytest.raises(ValueError, match="couldn't find port"):
         port_number("nope", container)
-
-
-def test_summary_has_rates_from_the_second_sample_on() -> None:
-    def sample(at: float, cpu: int) -> dict[str, tuple[ContainerInfo, Usage]]:
-        info = ContainerInfo("id", PodRef("ns", "p", "u"), "c", 0, "running")
-        return {"id": (info, Usage(at, cpu, 5, 4, 3, 2, 1))}
-
-    machine = Usage(1.0, 1, 1, 1, 1, 0, 0)
-    rates = Rates()
-    first = summary("m1", machine, 100, sample(10.0, 1_000_000_000), {"u": "t"}, rates)
-    assert "usageNanoCores" not in first["pods"][0]["containers"][0]["cpu"]
-    second = summary("m1", machine, 100, sample(12.0, 2_000_000_000), {"u": "t"}, rates)
-    assert second["pods"][0]["cpu"]["usageNanoCores"] == 500_000_000
-    assert second["pods"][0]["memory"]["workingSetBytes"] == 4
