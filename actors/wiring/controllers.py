@@ -11,6 +11,7 @@ from cluster.cloud.local import LocalProvider
 from cluster.controllers import config as settings
 from cluster.controllers.manager import ControllerManager
 from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machinery.kubelet_metrics import KubeletAccess, KubeletPodMetrics
 from cluster.registry.rbac import RbacAuthorizer
 
 
@@ -26,7 +27,20 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
         service_cluster_ip_range=cluster.service_cidr,
         root_ca_file=str(machine.pki / "ca.crt"),
     )
+    pki = machine.pki
+    access = KubeletAccess(
+        port=cluster.kubelet_port,
+        ca_file=str(pki / "ca.crt"),
+        cert_file=str(pki / "kubelet-client.crt"),
+        key_file=str(pki / "kubelet-client.key"),
+    )
     manager = ControllerManager(
-        store, registry, LocalProvider(cluster.host_socket), config, machine.name, rng=random.Random()
+        store,
+        registry,
+        LocalProvider(cluster.host_socket),
+        config,
+        machine.name,
+        rng=random.Random(),
+        metrics=KubeletPodMetrics(access),
     )
     return common.Together(manager, authorizer, registry, health=manager.health)

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from cluster.api.resource_metrics import definitions as metrics_definitions
+
 if TYPE_CHECKING:
     from cluster.api.scheme import ResourceInfo
 
@@ -132,6 +134,7 @@ def load_definitions() -> dict[str, Definition]:
     for name, fields in _DEFAULTS.items():
         for field, value in fields.items():
             definitions[name]["properties"][field]["default"] = value
+    definitions.update(metrics_definitions())
     return definitions
 
 

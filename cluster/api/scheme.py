@@ -331,4 +331,6 @@ EDGE = (
         verbs=("get", "list"),
         deprecated="v1 ComponentStatus is deprecated in v1.19+",
     ),
+    _r("metrics.k8s.io/v1beta1", "NodeMetrics", "nodes", cluster=True, verbs=("get", "list")),
+    _r("metrics.k8s.io/v1beta1", "PodMetrics", "pods", verbs=("get", "list")),
 )

@@ -40,6 +40,7 @@ from cluster.apiserver.oidc import OidcSettings, OidcVerifier
 from cluster.apiserver.pipeline import Pipeline
 from cluster.apiserver.proxying import ProxyServer
 from cluster.apiserver.reads import CacheReader
+from cluster.apiserver.resource_metrics import ResourceMetrics
 from cluster.apiserver.reviews import ReviewServer, TokenServer
 from cluster.apiserver.router import Router
 from cluster.apiserver.rules import RuleLister
@@ -105,6 +106,7 @@ class ApiServer:
         self._kubelets = KubeletClient(config, self._cache)
         self._proxy = ProxyServer(self._kubelets, self._cache, self._feed)
         components = edge.ComponentStatuses(store)
+        usage = ResourceMetrics(self._kubelets, self._cache, self._feed, clock)
         forms = Versions(registry.converter)
         reader = CacheReader(self._cache, self._feed, registry, forms, clock)
         router = Router(
@@ -128,6 +130,10 @@ class ApiServer:
                 ("bindings", "create"): partial(edge.bind, registry),
                 ("componentstatuses", "get"): components.get,
                 ("componentstatuses", "list"): components.list,
+                ("pods.metrics.k8s.io", "get"): usage.get_pod,
+                ("pods.metrics.k8s.io", "list"): usage.list_pods,
+                ("nodes.metrics.k8s.io", "get"): usage.get_node,
+                ("nodes.metrics.k8s.io", "list"): usage.list_nodes,
             },
             registry,
         )

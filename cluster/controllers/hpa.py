@@ -183,7 +183,7 @@ class HpaController:
         field_ = kind[0].lower() + kind[1:]
         source = metric[field_]
         name, container = source["name"], source.get("container", "")
-        usage = await self._usage(namespace, name)
+        usage = await self._usage(namespace, name, pods)
         samples = _samples(pods, usage, name, container)
         groups = core.group(pods, samples, now, cpu=name == "cpu")
         target = source["target"]
@@ -204,13 +204,13 @@ class HpaController:
         entry: Obj = {"name": name, "current": shown} | ({"container": container} if container else {})
         return proposal, {"type": kind, field_: entry}
 
-    async def _usage(self, namespace: str, resource: str) -> Mapping[str, PodUsage]:
+    async def _usage(self, namespace: str, resource: str, pods: list[Obj]) -> Mapping[str, PodUsage]:
         why = f"failed to get {resource} utilization: unable to get metrics for resource {resource}: "
         if self._env.metrics is None:
             why += "unable to fetch metrics from resource metrics API: no source of pod metrics is configured"
             raise Unable("FailedGetResourceMetric", why)
         try:
-            found = await self._env.metrics.of_namespace(namespace)
+            found = await self._env.metrics.of_pods(namespace, pods)
         except ApiError as err:
             raise Unable("FailedGetResourceMetric", why + err.message) from err
         if not found:

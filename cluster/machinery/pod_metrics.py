@@ -1,13 +1,13 @@
 """What pods use, for those who decide by it (the autoscaler): a Protocol.
 
-Pure declarations. In Kubernetes this is the resource metrics API; whoever reads the kubelets' summaries fulfils it.
+Pure declarations. In Kubernetes this is the resource metrics API; `kubelet_metrics.py` reads the kubelets' summaries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class PodUsage:
 
 
 class PodMetrics(Protocol):
-    async def of_namespace(self, namespace: str) -> Mapping[str, PodUsage]:
-        """By pod name; pods without samples are left out. Raises ApiError when nothing is known."""
+    async def of_pods(self, namespace: str, pods: Sequence[dict[str, Any]]) -> Mapping[str, PodUsage]:
+        """By pod name, of pods of one namespace; those without samples are left out (others may be among them). Raises
+        ApiError when nothing is known."""
         ...

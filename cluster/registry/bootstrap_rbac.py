@@ -56,6 +56,7 @@ _VIEW = [
     _rule("apps", _VIEW_APPS, _READ),
     _rule("autoscaling", "horizontalpodautoscalers horizontalpodautoscalers/status", _READ),
     _rule("batch", "cronjobs cronjobs/status jobs jobs/status", _READ),
+    _rule("metrics.k8s.io", "nodes pods", _READ),
     _rule("policy", "poddisruptionbudgets poddisruptionbudgets/status", _READ),
     _rule("networking.k8s.io", "ingresses ingresses/status networkpolicies", _READ),
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,12 +22,12 @@ class Load:
         self.millicores = 0
         self.world: World | None = None
 
-    async def of_namespace(self, namespace: str) -> Mapping[str, PodUsage]:
+    async def of_pods(self, namespace: str, pods: Sequence[dict[str, Any]]) -> Mapping[str, PodUsage]:
         assert self.world is not None
-        pods = [p for p in await self.world.items("pods") if (p.get("status") or {}).get("phase") == "Running"]
+        running = [p for p in pods if (p.get("status") or {}).get("phase") == "Running"]
         now = self.world.clock()
-        each = self.millicores // max(len(pods), 1)
-        return {p["metadata"]["name"]: PodUsage(now, 15.0, {"main": {"cpu": each}}) for p in pods}
+        each = self.millicores // max(len(running), 1)
+        return {p["metadata"]["name"]: PodUsage(now, 15.0, {"main": {"cpu": each}}) for p in running}
 
 
 def metered(load: Load | None) -> Callable[[Env], Controller]:
