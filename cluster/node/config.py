@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster.api.quantity import parse_quantity
@@ -44,6 +44,7 @@ class KubeletConfig:
     pause_image: str = "sk8/pause:1"
     resolv_conf: str = "/etc/resolv.conf"
     hosts_file: str = "/etc/hosts"
+    registry_mirrors: Mapping[str, Sequence[str]] = field(default_factory=dict)
     pod_mtu: int = 0
     shares_box: bool = False  # a local machine: its box has others
     metering_period_s: float = 10.0

@@ -7,6 +7,7 @@ what goes wrong becomes the waiting reason that Kubernetes uses for it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,9 +20,11 @@ from cluster.node.core_events import ContainerBlocked, ContainerExited, Containe
 from cluster.node.object_cache import ObjectCache
 from cluster.node.pod_config import ContainerInputs, DnsSettings, container_config, dns_policy, hosts_file, resolv_conf
 from cluster.node.pod_env import ConfigError, EnvContext, references
+from cluster.node.pull_secrets import credentials, mirrored
 from cluster.node.runtime import ContainerConfig, ImageInfo, Mount, Runtime, RuntimeFailure
 from cluster.node.volumes import MountedVolumes, resolve_subpath
 
+log = logging.getLogger(__name__)
 Obj = dict[str, Any]
 StartOutcome = ContainerBlocked | ContainerStarted | ContainerExited
 Emit = Callable[[str, str, str, str], None]  # type, reason, message, container
@@ -118,13 +121,32 @@ class ContainerStarter:
         emit("Normal", "Pulling", f'Pulling image "{name}"', container)
         began = self._clock()
         try:
-            image = await self._runtime.pull(name)
+            image = await self._pull(name, place.pod)
         except RuntimeFailure as err:
             emit("Warning", "Failed", f'Failed to pull image "{name}": {err}', container)
             emit("Warning", "Failed", "Error: ErrImagePull", container)
             raise _Blocked("ErrImagePull", str(err), pull=True) from err
         emit("Normal", "Pulled", f'Successfully pulled image "{name}" in {self._clock() - began:.3f}s', container)
         return image
+
+    async def _pull(self, name: str, pod: Obj) -> ImageInfo:
+        """From the mirrors, then from the registry itself, with each fitting credential and then without. Raises
+        RuntimeFailure with the registry's own answer to its first credential."""
+        wanted = [ref.get("name", "") for ref in pod["spec"].get("imagePullSecrets") or ()]
+        secrets = await self._cache.get_all("secrets", pod["metadata"]["namespace"], wanted)
+        known = [secret for secret in (secrets.get(n) for n in wanted) if secret is not None]
+        for source in mirrored(name, self._config.registry_mirrors):
+            try:
+                return await self._runtime.pull(name, next(iter(credentials(source, known)), None), source)
+            except RuntimeFailure as err:
+                log.info("mirror %s: %s", source, err)
+        failure: RuntimeFailure | None = None
+        for credential in (*credentials(name, known), None):
+            try:
+                return await self._runtime.pull(name, credential)
+            except RuntimeFailure as err:
+                failure = failure or err
+        raise failure or RuntimeFailure(f"image {name} was not pulled")
 
     # ------------------------------------------------------------ configuration
 

@@ -27,6 +27,7 @@ import requests.exceptions
 from cluster.node import docker_spec as spec
 from cluster.node.cgroups import Cgroups
 from cluster.node.docker_stream import StreamSession, unframe, upgrade
+from cluster.node.pull_secrets import Credential
 from cluster.node.runtime import (
     LABEL_CONTAINER,
     LABEL_MACHINE,
@@ -151,9 +152,19 @@ class DockerRuntime:
             if entry.get("RepoTags")
         ]
 
-    async def pull(self, name: str) -> ImageInfo:
-        repository, tag = _split_image(name)
-        await self._call(lambda api: api.pull(repository, tag=tag))
+    async def pull(self, name: str, credential: Credential | None = None, source: str = "") -> ImageInfo:
+        repository, tag = _split_image(source or name)
+        auth = None if credential is None else {"username": credential.username, "password": credential.password}
+
+        def pull(api: Any) -> None:
+            for line in api.pull(repository, tag=tag, stream=True, decode=True, auth_config=auth):
+                if "error" in line:  # the answer's status was sent before the layers
+                    raise docker.errors.APIError(str(line["error"]), explanation=str(line["error"]))
+            if source and source != name:
+                api.tag(source, *_split_image(name))
+                api.remove_image(source)
+
+        await self._call(pull)
         image = await self.image(name)
         if image is None:
             raise RuntimeFailure(f"image {name} is absent after it was pulled", "ErrImagePull")

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from cluster.node.pull_secrets import Credential
+
 SANDBOX_CONTAINER = "POD"
 
 LABEL_MACHINE = "sk8.machine"
@@ -214,7 +216,9 @@ class Runtime(Protocol):
 
     async def images(self) -> list[ImageEntry]: ...
 
-    async def pull(self, name: str) -> ImageInfo: ...
+    async def pull(self, name: str, credential: Credential | None = None, source: str = "") -> ImageInfo:
+        """From `source` (a mirror's name for it) if given; the image is called `name` afterwards in any case."""
+        ...
 
     async def run_sandbox(self, config: SandboxConfig) -> tuple[str, str]:
         """(id, path of its network namespace); with `host_network` the namespace is the machine's."""
