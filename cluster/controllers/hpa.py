@@ -15,7 +15,7 @@ from cluster.api.errors import ApiError
 from cluster.api.meta import rfc3339, set_condition
 from cluster.api.pods import amount
 from cluster.api.quantity import format_quantity
-from cluster.api.selectors import from_label_selector
+from cluster.api.selectors import LabelSelector, from_label_selector, parse_label_selector
 from cluster.controllers import hpa_core as core
 from cluster.controllers.env import Env
 from cluster.controllers.pod_control import namespace_of
@@ -137,7 +137,7 @@ class HpaController:
             else:
                 text = "the HPA controller was able to get the target's current scale"
                 _set(status, "AbleToScale", "True", "SucceededGetScale", text, now)
-                return info.name, found
+                return info.name, found if info.custom is None else info.custom.to_scale(found)
         text = f"the HPA controller was unable to get the target's current scale: {why}"
         _set(status, "AbleToScale", "False", "FailedGetScale", text, now)
         raise Unable("FailedGetScale", why)
@@ -147,7 +147,7 @@ class HpaController:
     async def _proposal(self, hpa: Obj, target: Obj, current: int, status: Obj, now: float) -> int:
         """The largest proposal. One metric that fails does not keep the others from scaling up, only from scaling
         down."""
-        selector = from_label_selector(target["spec"].get("selector"))
+        selector = selector_of(target)
         namespace = hpa["metadata"]["namespace"]
         pods = [
             p
@@ -281,6 +281,17 @@ def _limited(status: Obj, proposal: int, desired: int, now: float) -> None:
     else:
         text = "the desired replica count is less than the minimum replica count"
         _set(status, "ScalingLimited", "True", "TooFewReplicas", text, now)
+
+
+def selector_of(target: Obj) -> LabelSelector:
+    """Of a workload, or of the Scale that a custom resource shows. Raises Unable where it says none: everything would
+    be counted."""
+    if target.get("kind") != "Scale":
+        return from_label_selector(target["spec"].get("selector"))
+    text = (target.get("status") or {}).get("selector")
+    if not text:
+        raise Unable("InvalidSelector", "the HPA target's scale is missing a selector")
+    return parse_label_selector(text)
 
 
 def _set(status: Obj, type_: str, value: str, reason: str, message: str, now: float) -> None:

@@ -16,6 +16,7 @@ from cluster.api.scheme import ResourceInfo
 from cluster.registry import scale, yaml_input
 from cluster.registry.context import RequestContext
 from cluster.registry.core import Core
+from cluster.registry.strategies import strategy_for
 from cluster.registry.types import Stored
 from cluster.registry.writing import Make, Writer
 
@@ -122,7 +123,7 @@ class Patcher:
             raise errors.invalid("PatchOptions", "meta.k8s.io", "", [cause])
         if scale.is_scale(info, subresource):
             return await self._rescale(ctx, info, namespace, name, lambda _: self._scale(ctx, wish))
-        clean = self._applied(ctx, info, namespace, name, wish)
+        clean = _own_part(info, self._applied(ctx, info, namespace, name, wish), subresource)
         node = schema.node_of(info)
         try:
             return await self._apply_existing(ctx, info, namespace, name, clean, subresource, force)
@@ -260,6 +261,21 @@ def patch_function(info: ResourceInfo, media_type: str, wish: Any, subresource: 
         return lambda obj: patch.merge_patch(obj, wish)
     node = schema.node_for(*scheme.subresource_kind(info, subresource))
     return lambda obj: patch.strategic_merge_patch(node, obj, wish)
+
+
+def _own_part(info: ResourceInfo, clean: Object, subresource: str) -> Object:
+    """What an apply can own: a write of the object never its status, a write of status nothing else (the reset fields
+    of Kubernetes' strategies), so that a whole object that was read before can be applied again."""
+    strategy = strategy_for(info)
+    if not strategy.has_status:
+        return clean
+    if subresource != "status":
+        return {k: v for k, v in clean.items() if k != "status"}
+    kept = {k: v for k, v in clean.items() if k in ("apiVersion", "kind", "metadata", "status")}
+    if strategy.custom:
+        identity = ("name", "namespace", "uid", "resourceVersion")
+        kept["metadata"] = {k: v for k, v in clean["metadata"].items() if k in identity}
+    return kept
 
 
 def parse_body(body: Any, media_type: str) -> Any:

@@ -113,6 +113,7 @@ class World:
             self.provider,
             self.clock,
             quotas=self.client,
+            resources=self.registry.catalog,
         )
         self.controllers = [make(self.env) for make in self._makers]
         self._task = asyncio.create_task(self.informers.run())

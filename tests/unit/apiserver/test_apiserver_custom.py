@@ -181,6 +181,27 @@ async def test_status_is_its_own(crontabs: Edge) -> None:
     assert (await crontabs.call("PUT", CRONTABS + "/one/status", wrong)).status == 422
 
 
+async def test_apply_owns_the_status_only_through_the_status(crontabs: Edge) -> None:
+    headers = {"Content-Type": "application/apply-patch+yaml"}
+    await crontabs.create(CRONTABS, crontab())
+    status = {
+        "status": {"phase": "Up"},
+        "spec": {"cronSpec": "1 * * * *"},
+        "metadata": {"name": "one", "labels": {"a": "b"}},
+    }
+    body = {"apiVersion": "stable.example.com/v1", "kind": "CronTab", **status}
+    got = await crontabs.call("PATCH", CRONTABS + "/one/status?fieldManager=controller", body, headers=headers)
+    assert got.status == 200, got.body
+    assert got.json["status"] == {"phase": "Up"} and got.json["spec"]["cronSpec"] == "* * * * */5"
+    assert "labels" not in got.json["metadata"]
+    mine = next(e for e in got.json["metadata"]["managedFields"] if e["manager"] == "controller")
+    assert mine["subresource"] == "status" and mine["fieldsV1"] == {"f:status": {"f:phase": {}}}
+    whole = {**crontab(replicas=2), "status": {"phase": "Down"}}
+    applied = await crontabs.call("PATCH", CRONTABS + "/one?fieldManager=user", whole, headers=headers)
+    assert applied.status == 200, applied.body
+    assert applied.json["status"] == {"phase": "Up"} and applied.json["spec"]["replicas"] == 2
+
+
 async def test_scale(crontabs: Edge) -> None:
     await crontabs.create(CRONTABS, crontab(replicas=2))
     scale = (await crontabs.call("GET", CRONTABS + "/one/scale")).json

@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from cluster.controllers.definitions import DefinitionController
 from cluster.controllers.deployment import DeploymentController
 from cluster.controllers.env import Controller, Env
 from cluster.controllers.hpa import HpaController
 from cluster.controllers.replicaset import ReplicaSetController
 from cluster.machinery.client import Obj
 from cluster.machinery.pod_metrics import PodUsage
-from tests.support.controller_world import World, deployment
+from tests.support.controller_world import World, deployment, template
 
 
 class Load:
@@ -107,3 +110,46 @@ async def test_a_target_that_is_not_there() -> None:
         ref = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "nobody"}
         await start(w, scaleTargetRef=ref)
         assert conditions(await get(w)) == {"AbleToScale": ("False", "FailedGetScale")}
+
+
+async def test_a_custom_resource_with_scale() -> None:
+    """The HPA sees its replicas and its selector where the definition says they are."""
+    pytest.importorskip("cel_expr_python", reason="`make bootstrap` installs it")
+    load = Load()
+    async with World(DefinitionController, metered(load)) as w:
+        load.world, load.millicores = w, 690
+        await w.create("customresourcedefinitions.apiextensions.k8s.io", fleet_definition())
+        await w.settle()
+        await w.registry.catalog.fresh()
+        await start(w, scaleTargetRef={"apiVersion": "example.com/v1", "kind": "Fleet", "name": "f"})
+        fleet = {"apiVersion": "example.com/v1", "kind": "Fleet", "metadata": {"name": "f", "namespace": "default"}}
+        await w.create("fleets.example.com", {**fleet, "spec": {"size": 3}, "status": {"match": "app=f"}})
+        body = template("f", nodeName="n1")
+        body["spec"]["containers"][0]["resources"] = {"requests": {"cpu": "100m"}}
+        for i in range(3):
+            meta = {"name": f"p{i}", "namespace": "default", "labels": {"app": "f"}}
+            await w.create("pods", {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": body["spec"]})
+        await w.settle_with_kubelet()
+        for _ in range(3):
+            await w.tick(15)
+            await w.settle_with_kubelet()
+        assert conditions(await get(w))["AbleToScale"][0] == "True"
+        assert (await w.client.get("fleets.example.com", "f", "default"))["spec"]["size"] > 3
+
+
+def fleet_definition() -> Obj:
+    scale = {
+        "specReplicasPath": ".spec.size",
+        "statusReplicasPath": ".status.size",
+        "labelSelectorPath": ".status.match",
+    }
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    spec = {
+        "group": "example.com",
+        "scope": "Namespaced",
+        "names": {"plural": "fleets", "kind": "Fleet"},
+        "versions": [{**version, "subresources": {"scale": scale}}],
+    }
+    crd = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition"}
+    return {**crd, "metadata": {"name": "fleets.example.com"}, "spec": spec}
