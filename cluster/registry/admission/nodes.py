@@ -17,6 +17,23 @@ Object = dict[str, Any]
 
 _NOT_READY = {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}
 _PROTECTED_LABEL = "node-restriction.kubernetes.io/"
+_OWN_DOMAINS = ("kubelet.kubernetes.io", "node.kubernetes.io")
+_OWN_LABELS = frozenset(
+    (
+        "kubernetes.io/hostname",
+        "kubernetes.io/os",
+        "kubernetes.io/arch",
+        "beta.kubernetes.io/os",
+        "beta.kubernetes.io/arch",
+        "beta.kubernetes.io/instance-type",
+        "topology.kubernetes.io/zone",
+        "topology.kubernetes.io/region",
+        "failure-domain.beta.kubernetes.io/zone",
+        "failure-domain.beta.kubernetes.io/region",
+        # Kubernetes leaves this one to whoever installs it; here a control plane's kubelet says it when it registers.
+        "node-role.kubernetes.io/control-plane",
+    )
+)
 
 
 async def taint_not_ready(request: Request) -> None:
@@ -36,6 +53,8 @@ async def restrict(request: Request) -> None:
         _own_node(request, node)
     elif resource == "pods":
         _own_pod(request, node)
+    elif resource == "csinodes.storage.k8s.io" and request.name != node:
+        raise request.forbid("can only access CSINode with the same name as the requesting node")
     elif resource == "leases.coordination.k8s.io" and (request.namespace, request.name) != ("kube-node-lease", node):
         raise request.forbid(
             f'can only access leases in the "kube-node-lease" system namespace with the same name as node "{node}"'
@@ -47,17 +66,28 @@ def _own_node(request: Request, node: str) -> None:
         raise request.forbid(f'node "{node}" is not allowed to modify node "{request.name}"')
     if request.operation == "DELETE":
         raise request.forbid(f'node "{node}" is not allowed to delete its own Node')
-    new = _labels(request.obj)
-    old = _labels(request.old)
-    touched = sorted(
-        k for k in {**new, **old} if _PROTECTED_LABEL in k.partition("/")[0] + "/" and new.get(k) != old.get(k)
-    )
+    new, old = _labels(request.obj), _labels(request.old)
+    touched = sorted(k for k in {**new, **old} if new.get(k) != old.get(k) and not _may_label(k))
+    if touched and request.operation == "CREATE":
+        raise request.forbid(f'node "{node}" is not allowed to set the following labels: {", ".join(touched)}')
     if touched:
         raise request.forbid(f"is not allowed to modify labels: {', '.join(touched)}")
     if request.operation == "UPDATE" and not request.subresource:
         before, after = _spec(request.old).get("taints") or [], _spec(request.obj).get("taints") or []
         if before != after:
             raise request.forbid(f'node "{node}" is not allowed to modify taints')
+
+
+def _may_label(label: str) -> bool:
+    """A machine must not steer pods to itself: of Kubernetes' own labels it writes those that describe it."""
+    domain, slash, _ = label.partition("/")
+    if not slash:
+        return True
+    if f"{domain}/".endswith(_PROTECTED_LABEL):
+        return False
+    if not any(domain == d or domain.endswith("." + d) for d in ("kubernetes.io", "k8s.io")):
+        return True
+    return label in _OWN_LABELS or any(domain == d or domain.endswith("." + d) for d in _OWN_DOMAINS)
 
 
 def _own_pod(request: Request, node: str) -> None:

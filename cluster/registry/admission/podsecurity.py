@@ -16,8 +16,10 @@ from cluster.registry.admission.view import PolicyView
 from cluster.registry.admissionconfig import PodSecurityConfig
 from cluster.registry.core import Core
 from cluster.registry.store import prefix_end
+from cluster.registry.types import Stored
 
 Object = dict[str, Any]
+Read = tuple[Policy, list[tuple[str, str, str]]]  # a policy, and the labels that cannot be read
 
 TEMPLATES = frozenset(
     (
@@ -33,6 +35,7 @@ TEMPLATES = frozenset(
 )
 _NOT_THE_SPEC = frozenset(("exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"))
 _MAX_PODS = 3000
+_MAX_KNOWN = 4096
 _NOTE = podsecurity.PREFIX
 
 
@@ -41,6 +44,7 @@ class PodSecurity:
         self._core = core
         self._view = view
         self._config = config
+        self._known: dict[str, tuple[Stored | None, Read]] = {}
 
     async def validate(self, request: Request) -> None:
         if request.info.name == "pods":
@@ -140,8 +144,18 @@ class PodSecurity:
             )
         return out + sorted(_counted(names, reason) for reason, names in by_reason.items())
 
-    async def _policy(self, namespace: str) -> tuple[Policy, list[tuple[str, str, str]]]:
-        return podsecurity.policy_of(await self._view.labels(namespace), self._config.defaults)
+    async def _policy(self, namespace: str) -> Read:
+        """Remembered while the namespace stays the same object: pods are created more often than labels change."""
+        found = await self._view.one("namespaces", "", namespace)
+        known = self._known.get(namespace)
+        if known is not None and known[0] is found:
+            return known[1]
+        labels = found.obj["metadata"].get("labels") if found is not None else None
+        read = podsecurity.policy_of(labels, self._config.defaults)
+        if len(self._known) >= _MAX_KNOWN:
+            self._known.clear()
+        self._known[namespace] = (found, read)
+        return read
 
     # --- exemptions, audit, warnings
 

@@ -112,6 +112,23 @@ async def test_node_restriction(bench: Any, make: Any) -> None:
     await bench.delete("pods", "mine", grace_period_s=0)
 
 
+async def test_a_machine_labels_itself_only_with_what_describes_it(bench: Any) -> None:
+    await bench.create("nodes", {"metadata": {"name": "m1"}}, "")
+    bench.ctx = replace(bench.ctx, user=NODE)
+
+    async def label(key: str) -> None:
+        def change(node: dict[str, Any]) -> dict[str, Any]:
+            return {**node, "metadata": {**node["metadata"], "labels": {key: "x"}}}
+
+        await bench.registry.modify(bench.ctx, SCHEME.named("nodes"), "", "m1", change)
+
+    for fine in ("disk", "example.com/disk", "kubernetes.io/hostname", "node.kubernetes.io/instance-type"):
+        await label(fine)
+    for wrong in ("node-role.kubernetes.io/worker", "node-restriction.kubernetes.io/a", "k8s.io/b"):
+        e = await _raises(label(wrong))
+        assert f"is not allowed to modify labels: {wrong}" in e.message, e.message
+
+
 @pytest.mark.parametrize(
     ("spec", "what"),
     [
