@@ -29,6 +29,7 @@ from raft.core.types import (
     EntryKind,
     HardState,
     Message,
+    MessageKind,
     Proposed,
     Ready,
     Snapshot,
@@ -99,6 +100,7 @@ class Consensus:
         self._unfinished: deque[_Unfinished] = deque()
         self._unsaved: HardState | None = None
         self._to_apply: deque[Entry] = deque()
+        self._after_apply: list[Message] = []
         self._kept: deque[tuple[int, int]] = deque()
         self._kept_bytes = 0
         self._logged_bytes = 0
@@ -204,8 +206,13 @@ class Consensus:
             self.reads.start()
             while self.node.has_ready():
                 await self._handle(self.node.ready())
-            if self._to_apply:
+            apply = bool(self._to_apply)
+            if apply:
                 self._apply_slice()
+            if self._after_apply:
+                messages, self._after_apply = self._after_apply, []
+                self._send(messages)
+            if apply:
                 await asyncio.sleep(0)
 
     def stop(self) -> None:
@@ -216,7 +223,10 @@ class Consensus:
         if ready.soft_state is not None:
             self._machine.led_by(ready.soft_state, self.node.term)
         if ready.messages:
-            self._send(ready.messages)
+            if ready.committed_entries and all(_only_commits(message) for message in ready.messages):
+                self._after_apply += ready.messages
+            else:
+                self._send(ready.messages)
         if ready.hard_state is not None:
             self._unsaved = ready.hard_state
             self.storage.set_hard_state(ready.hard_state)
@@ -344,3 +354,8 @@ class Consensus:
             self._kept_bytes -= size
         if drop:
             self.storage.compact(drop)
+
+
+def _only_commits(message: Message) -> bool:
+    """It tells a follower what is committed, nothing else: whoever waits for the result here comes first."""
+    return message.kind is MessageKind.APPEND and not message.entries

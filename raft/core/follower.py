@@ -6,7 +6,7 @@ Invariant: every acknowledgement goes out by the durable outbox: it says "on my 
 from __future__ import annotations
 
 from raft.core.state import RaftState
-from raft.core.types import Message, MessageKind, ReadState
+from raft.core.types import NO_ANSWER, Message, MessageKind, ReadState
 
 
 def handle_append(r: RaftState, m: Message) -> None:
@@ -20,7 +20,8 @@ def handle_append(r: RaftState, m: Message) -> None:
         _refuse(r, m)
         return
     r.log.commit_to(min(m.commit, last))
-    r.send(Message(MessageKind.APPEND_RESP, m.sender, index=last))
+    if m.hint != NO_ANSWER:
+        r.send(Message(MessageKind.APPEND_RESP, m.sender, index=last))
 
 
 def _refuse(r: RaftState, m: Message) -> None:

@@ -13,6 +13,7 @@ from raft.core.errors import Compacted, ProposalDropped, Unavailable
 from raft.core.progress import Progress, State
 from raft.core.state import RaftState
 from raft.core.types import (
+    NO_ANSWER,
     NOBODY,
     Entry,
     EntryKind,
@@ -46,14 +47,18 @@ def propose(r: RaftState, kind: EntryKind, payloads: Sequence[bytes]) -> Propose
 # --- sending
 
 
-def broadcast_append(r: RaftState) -> None:
+def broadcast_append(r: RaftState, *, quiet: bool = False) -> None:
     for member in r.progress:
         if member != r.id:
-            send_append(r, member)
+            send_append(r, member, quiet=quiet)
 
 
-def send_append(r: RaftState, to: int, *, even_if_empty: bool = True) -> bool:
-    """One APPEND, or a snapshot if the log no longer reaches back far enough. Whether something was sent."""
+def send_append(r: RaftState, to: int, *, even_if_empty: bool = True, quiet: bool = False) -> bool:
+    """One APPEND, or a snapshot if the log no longer reaches back far enough. Whether something was sent.
+
+    ``quiet``: it says only what is committed, so that an empty one needs no answer unless the logs do not match. Lost
+    ones are made up for by the next heartbeat.
+    """
     pr = r.progress[to]
     if pr.is_paused():
         return False
@@ -65,7 +70,11 @@ def send_append(r: RaftState, to: int, *, even_if_empty: bool = True) -> bool:
         return _send_snapshot(r, to, pr)
     if not entries and not even_if_empty:
         return False
-    r.send(Message(MessageKind.APPEND, to, index=prev, log_term=prev_term, entries=entries, commit=r.log.committed))
+    hint = NO_ANSWER if quiet and not entries and pr.state is State.REPLICATE else 0
+    committed = r.log.committed
+    r.send(
+        Message(MessageKind.APPEND, to, index=prev, log_term=prev_term, entries=entries, commit=committed, hint=hint)
+    )
     pr.sent_append(prev + len(entries), len(entries))
     return True
 
@@ -112,7 +121,7 @@ def on_durable(r: RaftState) -> None:
     """The leader's own disk caught up."""
     own = r.progress.get(r.id)
     if own is not None and own.acknowledged(r.log.persisted) and maybe_commit(r):
-        broadcast_append(r)
+        broadcast_append(r, quiet=True)
 
 
 # --- answers
@@ -146,7 +155,7 @@ def _accepted(r: RaftState, m: Message, pr: Progress) -> None:
     if pr.state is State.PROBE or (pr.state is State.SNAPSHOT and pr.match >= pr.pending_snapshot):
         pr.become_replicate()
     if maybe_commit(r):
-        broadcast_append(r)
+        broadcast_append(r, quiet=True)
     elif was_paused:
         send_append(r, m.sender)
     while not pr.is_paused() and send_append(r, m.sender, even_if_empty=False):

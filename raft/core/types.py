@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from raft.core.errors import ConfChangeRefused
 
 NOBODY = 0
+NO_ANSWER = 1
 
 
 class Role(IntEnum):
@@ -153,7 +154,8 @@ class Snapshot(NamedTuple):
 class Message:
     """One message between two members.
 
-    - APPEND: ``index``/``log_term`` are those of the entry before ``entries``; ``commit`` is the leader's.
+    - APPEND: ``index``/``log_term`` are those of the entry before ``entries``; ``commit`` is the leader's. ``hint``
+      NO_ANSWER: only a refusal is answered.
     - APPEND_RESP: ``index`` is the last entry known to match, or (``reject``) the refused ``index``, with the
       follower's best guess in ``hint``/``log_term``.
     - HEARTBEAT(_RESP): ``hint`` is the read sequence that is confirmed by the answer.

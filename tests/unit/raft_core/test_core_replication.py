@@ -8,7 +8,7 @@ from raft_net import Net, entry
 from raft.core.errors import ConfigError, InvariantBroken, NotLeader, ProposalDropped
 from raft.core.memory import MemoryStorage
 from raft.core.node import RawNode
-from raft.core.types import ConfState, HardState, Message, MessageKind, Role
+from raft.core.types import NO_ANSWER, ConfState, HardState, Message, MessageKind, Role
 
 
 def test_an_entry_on_a_majority_is_committed_and_applied_everywhere_in_order() -> None:
@@ -36,6 +36,54 @@ def test_only_the_leader_takes_proposals_and_says_who_it_is() -> None:
     assert e.value.leader == 1
     with pytest.raises(ProposalDropped, match="empty"):
         net[1].node.propose([b""])
+
+
+def commits_alone(net: Net) -> list[Message]:
+    return [m for m in net.sent(MessageKind.APPEND) if m.hint == NO_ANSWER]
+
+
+def test_what_tells_a_commit_alone_is_not_answered() -> None:
+    net = Net(3)
+    net.elect(1)
+    net.log.clear()
+    net.propose(1, b"a")
+    with_entries = [m for m in net.sent(MessageKind.APPEND) if m.entries]
+    assert len(with_entries) == 2 == len(commits_alone(net))
+    assert len(net.sent(MessageKind.APPEND_RESP)) == len(with_entries)
+    assert all(h.data() == [b"a"] for h in net.hosts.values())
+
+
+def test_a_lost_commit_is_told_again_by_the_next_heartbeat() -> None:
+    net = Net(3)
+    net.elect(1)
+    net.lost = lambda m: m.hint == NO_ANSWER
+    net.propose(1, b"a")
+    assert net[1].data() == [b"a"] and net[2].data() == []
+    net.tick(1)
+    assert net[2].data() == [b"a"] == net[3].data()
+
+
+def test_a_lost_acknowledgement_is_asked_for_again() -> None:
+    net = Net(3)
+    net.elect(1)
+    net.isolate(3)
+    net.propose(1, b"a")
+    net.lost = lambda m: 3 in (m.to, m.sender) or m.kind is MessageKind.APPEND_RESP
+    net.propose(1, b"b")
+    assert net[1].data() == [b"a"]
+    net.isolate(3)
+    net.tick(2)
+    assert net[1].data() == [b"a", b"b"] == net[2].data()
+
+
+def test_a_commit_alone_is_refused_where_the_logs_do_not_match() -> None:
+    net = Net(3)
+    net.elect(1)
+    term = net[1].node.term
+    message = Message(MessageKind.APPEND, 2, sender=1, term=term, index=9, log_term=term, commit=9, hint=NO_ANSWER)
+    net[2].node.step(message)
+    [answer] = net[2].drain()
+    assert answer.kind is MessageKind.APPEND_RESP and answer.reject
 
 
 def test_without_a_majority_nothing_is_committed() -> None:
