@@ -177,7 +177,12 @@ async def slow_disk(bench: Bench, root: Path, tls: Any) -> None:
     try:
         await ready(client)
         for callers, calls in ((1, 500), (256, 20_000)):
-            load = Load(f"put, {callers} callers, one client, syncs delayed by 2 ms", "put", callers, calls)
+            load = Load(
+                f"put, {callers} caller{'s' if callers > 1 else ''}, one client, syncs delayed by 2 ms",
+                "put",
+                callers,
+                calls,
+            )
             if bench.smoke:
                 load = Load(load.name, "put", callers, callers)
             mine = await ours(group, client, load)
@@ -322,6 +327,7 @@ async def size(bench: Bench, group: Group, client: StoreClient, keys: int) -> No
     group.start(follower)
     took = await caught_up(group, client, follower)
     bench.add(f"{name}: restart until it serves", took, "s", samples=1, goal=5.0 if big else None)
+    bench.add(f"{name}: CPU of that restart", group.cpu_s()[follower], "s", samples=1)
 
 
 async def measure(bench: Bench, root: Path) -> None:
