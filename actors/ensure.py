@@ -22,6 +22,7 @@ import ray
 
 from actors import ray_nodes
 from actors.part import CLASSES
+from cluster.machine import head
 from cluster.machine.config import ClusterConfig, MachineConfig, load_cluster, load_machine
 from cluster.machine.roles import Role, actor_name, roles_of
 
@@ -105,8 +106,8 @@ def main() -> int:
     parser.add_argument("--stop", action="store_true")
     args = parser.parse_args()
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    cluster = load_cluster(args.base)
     machine = load_machine(args.base, args.machine)
+    cluster = head.current(load_cluster(args.base), machine)
     connect(cluster, machine)
     work = stop if args.stop else ensure
     return 0 if work(cluster, machine) else 1

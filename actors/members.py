@@ -1,5 +1,5 @@
 """Replacing a store member whose disk was lost: the two sides of the request, and the leased Supervisor between them,
-which also takes the store's snapshots on schedule.
+which also takes the store's snapshots on schedule and looks after Ray's head.
 
     State on the wiped machine                        Supervisor (leads by lease)
       put  /sk8/members/request/<host> {nonce}   -->   raft.replacement.next_step, one step at a time:
@@ -19,6 +19,7 @@ from typing import Protocol
 
 import orjson
 
+from actors.ray_head import RayHeadWatch
 from cluster.machinery.election import Elector
 from cluster.registry.keys import LAST_MEMBER_ID as LAST_ID
 from cluster.registry.keys import MEMBER_GRANTS as GRANTS
@@ -71,9 +72,16 @@ class Supervisor:
     """Carries out membership changes; leads by lease, so one at a time in the whole cluster."""
 
     def __init__(
-        self, store: MemberStore, elector: Elector, peer_port: int, client_port: int, keeper: SnapshotKeeper
+        self,
+        store: MemberStore,
+        elector: Elector,
+        peer_port: int,
+        client_port: int,
+        keeper: SnapshotKeeper,
+        ray_head: RayHeadWatch,
     ) -> None:
         self._store = store
+        self._ray_head = ray_head
         self._keeper = keeper
         self._elector = elector
         self._ports = (peer_port, client_port)
@@ -93,6 +101,7 @@ class Supervisor:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._replace_members())
             group.create_task(self._keeper.run())
+            group.create_task(self._ray_head.run())
 
     async def _replace_members(self) -> None:
         """Look whenever a request is written, and again while one is unfinished."""

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from actors.host import Part
 from actors.members import Supervisor
+from actors.ray_head import RayHeadWatch
 from actors.wiring import common
-from cluster.machine import store_settings
+from cluster.machine import rejoin, store_settings
 from cluster.machine.config import ClusterConfig, MachineConfig
 from cluster.machinery.election import Elector
+from cluster.registry.store import Store
 from raft.backup.keeper import KeeperConfig, SnapshotKeeper
 from raft.backup.targets import Access, open_target
 from raft.client_backup import save_from_any
@@ -21,7 +23,21 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
     common.serve_metrics(cluster.supervisor_port)
     store = common.store_client(cluster, machine)
     elector = Elector(store, "sk8-supervisor", machine.name, LEASE_TTL_S)
-    return Supervisor(store, elector, cluster.state_peer_port, cluster.state_client_port, keeper_of(cluster, machine))
+    ports = (cluster.state_peer_port, cluster.state_client_port)
+    watch = ray_head_watch(cluster, machine, store, elector)
+    return Supervisor(store, elector, *ports, keeper_of(cluster, machine), watch)
+
+
+def ray_head_watch(cluster: ClusterConfig, machine: MachineConfig, store: Store, elector: Elector) -> RayHeadWatch:
+    _, context = rejoin.contexts(machine)
+    return RayHeadWatch(
+        store,
+        lambda: elector.fence,
+        {m.name: rejoin.HeadClient((m.ip, cluster.machine_port), context) for m in cluster.machines},
+        [m.name for m in cluster.control_planes],
+        cluster.ray_head,
+        cluster.ray_head_takeover_s,
+    )
 
 
 def keeper_of(cluster: ClusterConfig, machine: MachineConfig) -> SnapshotKeeper:

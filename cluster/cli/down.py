@@ -14,6 +14,7 @@ from cluster.cloud import cleanup
 from cluster.cloud.engine import Engine
 from cluster.cloud.local import LocalProvider
 from cluster.machine.config import ClusterConfig, ConfigError, load_cluster
+from cluster.machine.head import newest
 from cluster.machinery.provider import ProviderError
 
 
@@ -66,9 +67,10 @@ async def _stop_machines(config: ClusterConfig, out: Output) -> None:
     try:
         on = [m.name for m in await provider.machines() if m.state != "off"]
         with out.step(f"machines {', '.join(on) or '(none on)'} stopped"):
-            await asyncio.gather(*(provider.stop(name) for name in on if name != config.ray_head))
-            if config.ray_head in on:
-                await provider.stop(config.ray_head)
+            head = newest(config).machine
+            await asyncio.gather(*(provider.stop(name) for name in on if name != head))
+            if head in on:
+                await provider.stop(head)
     except ProviderError as e:
         out.warn(f"{e.message}; going on without order.")
 

@@ -12,6 +12,7 @@ from cluster.cli.store import NO_STORE, store_status
 from cluster.cloud.local import LocalMachine, LocalProvider
 from cluster.cloud.machines import living
 from cluster.machine.config import ClusterConfig
+from cluster.machine.head import newest
 from cluster.machinery.provider import ProviderError
 
 
@@ -35,7 +36,7 @@ async def show_machines(config: ClusterConfig, out: Output, *, as_json: bool) ->
 
 
 def _row(config: ClusterConfig, machine: LocalMachine) -> dict[str, Any]:
-    head = ",ray-head" if machine.status.name == config.ray_head else ""
+    head = ",ray-head" if machine.status.name == newest(config).machine else ""
     return {
         "name": machine.status.name,
         "state": machine.status.state,

@@ -185,7 +185,8 @@ class ClusterConfig:
     proxy_port: int = 10249
     machine_port: int = 6390
 
-    ray_head: str = "m1"
+    ray_head: str = "m1"  # the first one; see cluster/machine/head.py
+    ray_head_takeover_s: float = 120.0  # so long it may be silent before another control plane follows it; 0: for ever
     ray_ports: RayPorts = field(default_factory=RayPorts)
     ray_num_cpus: int = 2
     ray_object_store_bytes: int = 80_000_000
@@ -394,6 +395,11 @@ class ClusterConfig:
         found = []
         if self.profile not in ("fast", "kubernetes"):
             found.append(f"profile: {self.profile!r}: must be fast or kubernetes")
+        if self.ray_head_takeover_s and self.ray_head_takeover_s < 20:
+            found.append(
+                f"ray_head_takeover_s: {self.ray_head_takeover_s:g}: must be at least 20 s, or 0 for never: a machine "
+                "that only restarts must not lose the role"
+            )
         if not re.fullmatch(r"sk8[a-z0-9]?", self.prefix):
             found.append(f"prefix: {self.prefix!r}: must be sk8, or sk8 and one more letter or digit")
         if not _DOMAIN.fullmatch(self.domain):

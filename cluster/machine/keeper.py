@@ -6,7 +6,9 @@ until something breaks:
  - raylet (or, on the head, the GCS) ended: what is left of Ray here is stopped, and it starts again after a pause;
  - the head runs another epoch (its disk was lost): our raylet spins, so it is frozen with SIGSTOP, which its actors
    do not notice; they go on serving. When the head gives this machine its turn and the other API servers answer, Ray
-   is restarted here. So at most one machine at a time is without its actors.
+   is restarted here. So at most one machine at a time is without its actors;
+ - another machine is the head now (`head.py`): the same, with that one's epoch; if it is this one, Ray starts here as
+   the head at once.
 
 While the head is silent nothing is concluded and nothing is stopped (DESIGN.md, "What is true").
 Invariant: before Ray starts, no process of an earlier start is left (two State actors never meet on one directory).
@@ -18,15 +20,16 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from cluster.machine import rejoin
-from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.config import MachineConfig
 from cluster.machine.forwarder import Probe
+from cluster.machine.head import HeadRecord
 from cluster.machine.processes import Children, ProcessId, Stat, command_line
 from cluster.machine.ray_command import ensure_command, environment, is_head, start_command, stop_command
 
@@ -51,27 +54,29 @@ class KeeperTimes:
 
 
 class RayKeeper:
-    """`run()` returns only by cancellation, which stops Ray on this machine. `head` is None on the head itself."""
+    """`run()` returns only by cancellation, which stops Ray on this machine. `ask` makes the client of another
+    machine's sk8-machine."""
 
     def __init__(
         self,
-        config: ClusterConfig,
+        record: HeadRecord,
         machine: MachineConfig,
         children: Children,
-        head: rejoin.HeadClient | None,
+        ask: Callable[[str], rejoin.HeadClient],
         *,
         python: Path,
         checkout: Path | None,
         times: KeeperTimes | None = None,
     ) -> None:
-        self._config = config
+        self._record = record
         self._machine = machine
         self._children = children
-        self._head = head
+        self._ask = ask
         self._python = python
+        self._checkout = checkout
         self._times = times or KeeperTimes()
-        self._env = environment(config, machine, python, checkout, os.environ)
-        self._epoch = rejoin.current_epoch(machine) if is_head(config, machine) else ""
+        self._epoch = ""
+        self._adopt()
         self._phase: Phase = "stopped"
         self._ensured = asyncio.Event()
         self._starts = 0
@@ -85,9 +90,36 @@ class RayKeeper:
             "ensured": self._ensured.is_set(),
             "ray": self._phase,
             "starts": self._starts,
+            "head": self._record.head.to_json(),
         }
 
+    def _adopt(self) -> None:
+        """Whom the record names as head, from the next start of Ray on."""
+        self._record.changed.clear()
+        self._ensured.clear()
+        config = self._config = self._record.config
+        here = is_head(config, self._machine)
+        self._head = None if here else self._ask(config.ray_head)
+        self._env = environment(config, self._machine, self._python, self._checkout, os.environ)
+        if here:
+            self._epoch = rejoin.current_epoch(self._machine, self._record.head.generation)
+
+    async def _learn_from_others(self) -> None:
+        """At the boot of a head: was another made the head while this machine was off? Silence proves nothing."""
+        if self._head is not None or self._machine.state_bootstrap:
+            return
+
+        async def one(name: str) -> None:
+            try:
+                self._record.learn((await self._ask(name).status(1.0)).head)
+            except rejoin.Unreachable:
+                return
+
+        others = [m.name for m in self._config.control_planes if m.name != self._machine.name]
+        await asyncio.gather(*(one(name) for name in others))
+
     async def run(self) -> None:
+        await self._learn_from_others()
         failures = 0
         turn = AsyncExitStack()
         try:
@@ -116,9 +148,12 @@ class RayKeeper:
 
     # -- start ---------------------------------------------------------------------------------------------------
     async def _start(self) -> None:
+        self._phase = "waiting for the head"
+        self._adopt()
+        while self._head is not None and not (epoch := await self._head_epoch(self._head)):
+            self._adopt()
         if self._head is not None:
-            self._phase = "waiting for the head"
-            self._epoch = await self._head_epoch(self._head)
+            self._epoch = epoch
         self._phase = "starting"
         self._prune_sessions()
         command = start_command(self._config, self._machine, self._python)
@@ -138,9 +173,10 @@ class RayKeeper:
         log.info("Ray runs in epoch %s", self._epoch)
 
     async def _head_epoch(self, head: rejoin.HeadClient) -> str:
-        """Waits as long as it takes until the head's GCS listens; then the epoch it belongs to."""
+        """Waits as long as it takes until the head's GCS listens; then the epoch it belongs to. "": there is another
+        head now."""
         ip, _, port = self._config.gcs_address.rpartition(":")
-        while True:
+        while not self._record.changed.is_set():
             try:
                 async with asyncio.timeout(2):
                     _, writer = await asyncio.open_connection(ip, int(port))
@@ -148,6 +184,7 @@ class RayKeeper:
                 return (await head.status()).epoch
             except (OSError, TimeoutError, rejoin.Unreachable):
                 await asyncio.sleep(0.1)
+        return ""
 
     def _find_daemons(self) -> dict[str, ProcessId]:
         found = {}
@@ -166,7 +203,7 @@ class RayKeeper:
 
     # -- running -------------------------------------------------------------------------------------------------
     async def _run_until_broken(self, turn: AsyncExitStack) -> bool:
-        """True when the head runs another epoch, False when a daemon of ours ended."""
+        """True when the head runs another epoch, or is another; False when a daemon of ours ended."""
         ended = {self._children.ended(p.pid): name for name, p in self._daemons.items()}
         foreign = asyncio.ensure_future(self._until_foreign())
         ensure = asyncio.ensure_future(self._ensure(turn))
@@ -189,13 +226,20 @@ class RayKeeper:
     async def _until_foreign(self) -> None:
         while True:
             await asyncio.sleep(self._times.poll_s)
+            if self._record.changed.is_set():
+                was_head = self._head is None
+                epoch = self._epoch
+                self._adopt()
+                if was_head or self._head is None:
+                    return
+                self._epoch = epoch
             if self._head is None:
                 continue
             try:
                 status = await self._head.status()
             except rejoin.Unreachable:
                 continue
-            if status.epoch != self._epoch:
+            if status.epoch and status.epoch != self._epoch:
                 log.warning("the head runs Ray epoch %s, we are in %s", status.epoch, self._epoch)
                 return
 
@@ -231,23 +275,43 @@ class RayKeeper:
         while not await turn.enter_async_context(self._head.turn(self._machine.name, self._times.turn_s)):
             await turn.aclose()
             await asyncio.sleep(1)
+            if self._record.changed.is_set():
+                self._adopt()
+            if self._head is None:
+                return
         if not self._machine.control_plane:
             return
         deadline = asyncio.get_running_loop().time() + self._times.turn_s
-        while not await self._others_ready():
+        while not (await self._head_complete(self._head) and await self._others_ready()):
             if asyncio.get_running_loop().time() > deadline:
                 log.warning("not all other API servers are ready; rejoining Ray all the same")
                 return
             await asyncio.sleep(1)
 
+    @staticmethod
+    async def _head_complete(head: rejoin.HeadClient) -> bool:
+        """A machine that has just become the head restarts its own actors first."""
+        try:
+            return (await head.status()).ensured
+        except rejoin.Unreachable:
+            return False
+
     async def _others_ready(self) -> bool:
-        others = [m for m in self._config.control_planes if m.name != self._machine.name]
+        others = [m for m in self._config.control_planes if m.name != self._machine.name and await self._is_on(m.name)]
         probes = [Probe((m.ip, self._config.api_port), self._machine.pki / "ca.crt", 2.0) for m in others]
         try:
             return all(await asyncio.gather(*(p.ready() for p in probes)))
         finally:
             for probe in probes:
                 probe.close()
+
+    async def _is_on(self, name: str) -> bool:
+        """A machine that is off is not waited for: it may stay off, which is why there is another head."""
+        try:
+            await self._ask(name).status()
+        except rejoin.Unreachable:
+            return False
+        return True
 
     # -- stop ----------------------------------------------------------------------------------------------------
     async def _stop_actors(self) -> None:

@@ -22,10 +22,10 @@ from cluster.machine import identity, rejoin
 from cluster.machine.config import ClusterConfig, MachineConfig, load_machine, save_machine
 from cluster.machine.files import Lock, make_private_dir
 from cluster.machine.forwarder import Forwarder, ForwarderConfig
+from cluster.machine.head import HeadRecord
 from cluster.machine.keeper import RayKeeper
 from cluster.machine.loop_watch import LoopWatch
 from cluster.machine.processes import Children
-from cluster.machine.ray_command import is_head
 from cluster.machine.unix_http import post
 
 log = logging.getLogger(__name__)
@@ -79,18 +79,26 @@ class Machine:
 
     def _parts(self) -> list[Coroutine[Any, Any, None]]:
         server_context, client_context = rejoin.contexts(self._machine)
-        head = self._config.spec(self._config.ray_head)
-        here = is_head(self._config, self._machine)
-        client = None if here else rejoin.HeadClient((head.ip, self._config.machine_port), client_context)
+        record = HeadRecord(self._config, self._machine)
+
+        def ask(name: str) -> rejoin.HeadClient:
+            return rejoin.HeadClient((self._config.spec(name).ip, self._config.machine_port), client_context)
+
         keeper = RayKeeper(
-            self._config,
+            record,
             self._machine,
             self._children,
-            client,
+            ask,
             python=Path(sys.executable),
             checkout=checkout_dir(),
         )
-        server = rejoin.HeadServer((self._machine.ip, self._config.machine_port), server_context, keeper.status)
+        server = rejoin.HeadServer(
+            (self._machine.ip, self._config.machine_port),
+            server_context,
+            keeper.status,
+            learn=record.learn,
+            planes=[spec.name for spec in self._config.control_planes],
+        )
         return [
             keeper.run(),
             server.run(),

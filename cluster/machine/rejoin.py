@@ -6,7 +6,8 @@ that machine's actors down for some seconds; two at once would cost the store it
 head's sk8-machine, one at a time, and a turn is held by the open connection: whoever dies loses it.
 
  worker                           head
- {"op":"status"}\\n          -->   {"machine","epoch","ensured"}\\n
+ {"op":"status"}\\n          -->   {"machine","epoch","ensured","head"}\\n
+ {"op":"head","head"}\\n     -->   the same; what is newer is believed (head.py), of control planes alone
  {"op":"rejoin","machine"}\\n -->   ... waits its turn ...  {"go":true}\\n      (turn ends when the connection closes)
 
 Mutual TLS with node certificates; one JSON object a line. IO.
@@ -17,8 +18,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import shutil
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +33,7 @@ from cluster.machine.ray_command import gcs_dir
 
 log = logging.getLogger(__name__)
 TURN_S = 300.0
+NODE_USER = "system:node:"
 
 
 class Unreachable(Exception):
@@ -39,18 +42,26 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class HeadStatus:
+    """`head`: what it believes of Ray's head, as it was sent."""
+
     epoch: str
     ensured: bool
+    head: Any = None
 
 
-def current_epoch(machine: MachineConfig) -> str:
-    """The head's epoch: made anew exactly when Ray's metadata is not there. Call before Ray starts."""
+def current_epoch(machine: MachineConfig, generation: int = 0) -> str:
+    """The head's epoch: made anew when Ray's metadata is not there, or is of another time as head. Call before Ray
+    starts. An epoch of generation 0 has no prefix."""
     file = machine.ray_dir / "epoch"
     storage = gcs_dir(machine)
+    prefix = f"{generation}-" if generation else ""
     if file.exists() and storage.is_dir() and any(storage.iterdir()):
-        return file.read_text().strip()
+        epoch = file.read_text().strip()
+        if epoch.rpartition("-")[0] == prefix.rstrip("-"):
+            return epoch
+        shutil.rmtree(storage)
     storage.mkdir(parents=True, exist_ok=True)
-    epoch = secrets.token_hex(8)
+    epoch = prefix + secrets.token_hex(8)
     write_atomic(file, epoch.encode())
     return epoch
 
@@ -69,10 +80,21 @@ def contexts(machine: MachineConfig) -> tuple[ssl.SSLContext, ssl.SSLContext]:
 class HeadServer:
     """The head's side. `status` is asked on every request; at most one machine holds the turn."""
 
-    def __init__(self, listen: tuple[str, int], context: ssl.SSLContext, status: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        listen: tuple[str, int],
+        context: ssl.SSLContext,
+        status: Callable[[], dict[str, Any]],
+        *,
+        learn: Callable[[Any], None] | None = None,
+        planes: Sequence[str] = (),
+    ) -> None:
+        """`learn` takes who is head, from the machines named in `planes`."""
         self._listen = listen
         self._context = context
         self._status = status
+        self._learn = learn
+        self._planes = planes
         self._turn = asyncio.Lock()
 
     async def run(self) -> None:
@@ -83,7 +105,9 @@ class HeadServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             request = orjson.loads(await asyncio.wait_for(reader.readline(), 5))
-            if request.get("op") == "status":
+            if request.get("op") in ("status", "head"):
+                if "head" in request and self._learn is not None and _caller(writer) in self._planes:
+                    self._learn(request["head"])
                 writer.write(orjson.dumps(self._status()) + b"\n")
                 await writer.drain()
             elif request.get("op") == "rejoin":
@@ -112,6 +136,14 @@ class HeadServer:
             waiting.cancel()
 
 
+def _caller(writer: asyncio.StreamWriter) -> str:
+    """The machine on the other side, by its certificate; "" for anybody else."""
+    certificate = writer.get_extra_info("peercert") or {}
+    names = dict(pair for part in certificate.get("subject", ()) for pair in part)
+    user = str(names.get("commonName", ""))
+    return user.removeprefix(NODE_USER) if user.startswith(NODE_USER) else ""
+
+
 class HeadClient:
     """The other machines' side."""
 
@@ -119,17 +151,18 @@ class HeadClient:
         self._endpoint = endpoint
         self._context = context
 
-    async def status(self, timeout_s: float = 2.0) -> HeadStatus:
-        """Raises Unreachable."""
+    async def status(self, timeout_s: float = 2.0, *, tell: Any = None) -> HeadStatus:
+        """`tell`: who is head, for a machine that may not know. Raises Unreachable."""
+        request: dict[str, Any] = {"op": "status"} if tell is None else {"op": "head", "head": tell}
         try:
             async with asyncio.timeout(timeout_s):
                 reader, writer = await asyncio.open_connection(*self._endpoint, ssl=self._context)
                 try:
-                    writer.write(b'{"op":"status"}\n')
+                    writer.write(orjson.dumps(request) + b"\n")
                     raw = orjson.loads(await reader.readline())
                 finally:
                     writer.close()
-            return HeadStatus(str(raw["epoch"]), bool(raw["ensured"]))
+            return HeadStatus(str(raw["epoch"]), bool(raw["ensured"]), raw.get("head"))
         except (OSError, TimeoutError, ValueError, KeyError) as e:
             raise Unreachable(f"{self._endpoint[0]}:{self._endpoint[1]}: {e}") from e
 
