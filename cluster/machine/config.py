@@ -186,7 +186,7 @@ class ClusterConfig:
     machine_port: int = 6390
 
     ray_head: str = "m1"  # the first one; see cluster/machine/head.py
-    ray_head_takeover_s: float = 120.0  # so long it may be silent before another control plane follows it; 0: for ever
+    ray_head_takeover_s: float = 300.0  # so long it may be silent before another control plane follows it; 0: for ever
     ray_ports: RayPorts = field(default_factory=RayPorts)
     ray_num_cpus: int = 2
     ray_object_store_bytes: int = 80_000_000

@@ -76,11 +76,11 @@ class RayKeeper:
         self._checkout = checkout
         self._times = times or KeeperTimes()
         self._epoch = ""
-        self._adopt()
         self._phase: Phase = "stopped"
         self._ensured = asyncio.Event()
         self._starts = 0
         self._daemons: dict[str, ProcessId] = {}
+        self._adopt()
 
     def status(self) -> dict[str, object]:
         """What the head tells the other machines, and what `health` shows."""
