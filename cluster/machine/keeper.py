@@ -270,19 +270,17 @@ class RayKeeper:
         raylet = self._daemons.get("raylet")
         if raylet is not None:
             raylet.signal(signal.SIGSTOP)
-        if self._head is None:
-            return
-        while not await turn.enter_async_context(self._head.turn(self._machine.name, self._times.turn_s)):
+        while (head := self._head) is not None:
+            if await turn.enter_async_context(head.turn(self._machine.name, self._times.turn_s)):
+                break
             await turn.aclose()
             await asyncio.sleep(1)
             if self._record.changed.is_set():
                 self._adopt()
-            if self._head is None:
-                return
-        if not self._machine.control_plane:
+        if head is None or not self._machine.control_plane:
             return
         deadline = asyncio.get_running_loop().time() + self._times.turn_s
-        while not (await self._head_complete(self._head) and await self._others_ready()):
+        while not (await self._head_complete(head) and await self._others_ready()):
             if asyncio.get_running_loop().time() > deadline:
                 log.warning("not all other API servers are ready; rejoining Ray all the same")
                 return
