@@ -39,7 +39,7 @@ def test_the_stores_metrics_show_the_processs_too() -> None:
     assert b"of_the_process" not in metrics.render()
     metrics.beside.append(beside)
     text = metrics.render()
-    assert b"of_the_process 7.0" in text and b"etcd_server_has_leader" in text
+    assert b"of_the_process 7.0" in text and b"etcd_server_leader_changes_seen" in text
 
 
 def machine(tmp_path: Path, spec: str | None) -> Any:
