@@ -44,6 +44,18 @@ async def fetch(address: str, port: int) -> str:
     return data.decode().rpartition("\r\n\r\n")[2].strip()
 
 
+async def serves(world: NodeWorld, port: int) -> None:
+    """Running is not yet listening, and a kubelet that has just started has not yet adopted its pods."""
+
+    async def look() -> bool:
+        try:
+            return await fetch("127.0.0.1", port) == "served"
+        except OSError:
+            return False
+
+    await world.until(look, 20)
+
+
 async def said(world: NodeWorld, name: str) -> str:
     status = await world.status(name, lambda s: s.get("phase") in ("Succeeded", "Failed"))
     return str(status["containerStatuses"][0]["state"]["terminated"].get("message", ""))
@@ -75,12 +87,12 @@ async def test_a_host_port_leads_to_the_pod_also_after_a_restart_of_the_kubelet(
     port = [{"containerPort": 80, "hostPort": 8083}]
     await world.run_pod("web", SERVE.format(port=80), container={"ports": port})
     await world.ready("web")
-    assert await fetch("127.0.0.1", 8083) == "served"
+    await serves(world, 8083)
     await world.stop()
     sh("nft", "delete", "table", "ip", "sk8-hostports")
     await world.start()
     await world.ready("web")
-    assert await fetch("127.0.0.1", 8083) == "served"
+    await serves(world, 8083)
     await world.run_pod("second", container={"ports": port})
     status = await world.status("second", lambda s: s.get("phase") == "Failed")
     assert status["reason"] == "NodePorts"
