@@ -90,10 +90,11 @@ class World:
         config: ControllerConfig | None = None,
         provider: FakeProvider | None = None,
         wrap: Callable[[Client], Client] = lambda c: c,
+        admission: RegistryConfig = NODES_AS_THEY_ARE,
     ) -> None:
         self.clock = clock or FakeClock()
         self.store = store or MemoryStore(self.clock)
-        self.registry = Registry(self.store, NODES_AS_THEY_ARE, clock=self.clock, rng=random.Random(7))
+        self.registry = Registry(self.store, admission, clock=self.clock, rng=random.Random(7))
         self.client = RegistryClient(self.registry, self._context)
         self.provider = provider or FakeProvider()
         self._makers = makers

@@ -13,6 +13,7 @@ from cluster.controllers.node_lifecycle_core import Heartbeat, Verdict
 from cluster.controllers.pod_gc import PodGcController
 from cluster.controllers.taint_eviction import TaintEvictionController
 from cluster.machinery.client import Obj, clone
+from cluster.registry.types import RegistryConfig
 from tests.support.controller_world import World
 from tests.unit.controllers.test_endpoints_world import conditions, pod, service
 
@@ -43,6 +44,16 @@ async def beats(w: World, *names: str, seconds: int = 6) -> None:
         for name in names:
             await w.heartbeat(name)
         await w.tick(0)
+
+
+async def test_a_new_node_takes_no_pods_until_it_is_found_ready() -> None:
+    async with World(NodeLifecycleController, admission=RegistryConfig()) as w:
+        await w.namespace()
+        await w.namespace("kube-node-lease")
+        await w.node("n1")
+        assert taints(await w.client.get("nodes", "n1")) == {("not-ready", "NoSchedule")}
+        await beats(w, "n1", seconds=3)
+        assert taints(await w.client.get("nodes", "n1")) == set()
 
 
 async def test_a_silent_machine_is_tainted_and_its_pods_leave_the_endpoints_but_stay() -> None:
