@@ -8,8 +8,10 @@ Everything has ``name`` in it and is gone after ``remove``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -92,7 +94,20 @@ class Place:
         (self.disk(member) / "balloon").unlink(missing_ok=True)
 
     def remove(self) -> None:
-        for member in self.members:
-            run("umount", "-l", str(self.disk(member)), check=False)
-            run("ip", "netns", "del", self.namespace(member), check=False)
-        run("ip", "netns", "del", self.switch, check=False)
+        clean_up(self.name, self.root)
+
+
+def clean_up(name: str, root: Path) -> None:
+    """Everything of ``name`` is gone, its processes first; also after whoever made it was killed."""
+    namespaces = [line.split()[0] for line in run("ip", "netns", "list", check=False).splitlines()]
+    mine = [namespace for namespace in namespaces if namespace.startswith(f"{name}-")]
+    for namespace in mine:
+        for pid in run("ip", "netns", "pids", namespace, check=False).split():
+            if int(pid) != os.getpid():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+    for disk in root.glob("disk-*"):
+        if os.path.ismount(disk):
+            run("umount", "-l", str(disk), check=False)
+    for namespace in mine:
+        run("ip", "netns", "del", namespace, check=False)

@@ -40,7 +40,7 @@ from raft.errors import StoreError  # noqa: E402
 
 PEER_PORT, CLIENT_PORT = 2380, 2379
 CLIENTS = 8
-LEAST_PER_S = 10
+LEAST_PER_S = 5
 """Acknowledged operations; a run with fewer has not tried anything."""
 
 

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+from chaos_place import clean_up
 
 HERE = Path(__file__).parent
 KINDS = {
@@ -46,8 +47,12 @@ def test_nothing_acknowledged_is_lost_and_every_watch_is_whole(tmp_path: Path) -
 def one_round(root: Path, seed: int, seconds: float) -> dict[str, object]:
     root.mkdir()
     command = [sys.executable, str(HERE / "store_chaos.py"), "--seconds", str(seconds), "--seed", str(seed)]
-    command += ["--root", str(root), "--name", f"sk8x{os.getpid() % 10000}"]
-    done = subprocess.run(command, cwd=HERE.parents[1], capture_output=True, text=True)
+    name = f"sk8x{os.getpid() % 10000}"
+    command += ["--root", str(root), "--name", name]
+    try:
+        done = subprocess.run(command, cwd=HERE.parents[1], capture_output=True, text=True)
+    finally:
+        clean_up(name, root)
     print(done.stderr, done.stdout)
     assert done.stdout.startswith("{"), f"seed {seed}: {done.stderr}"
     report: dict[str, object] = json.loads(done.stdout)

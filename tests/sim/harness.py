@@ -81,7 +81,25 @@ LAG = Profile(
     duplicate=0.2,
     client_ms=(2, 20),
 )
+STOPS = Profile(
+    "stops: syncs that fail, members that sleep, clocks that run apart",
+    (5, 120),
+    {
+        "fail_sync": 4, "pause": 5, "pause_leader": 3, "skew": 3, "partition": 1, "heal": 3, "disturb": 2,
+        "crash_one": 1, "change_membership": 2,
+    },
+    Tuning(pre_vote=True, spread=6),
+    fsync_ms=(0.5, 20),
+    client_ms=(1, 20),
+)  # fmt: skip
 PROFILES = (MIXED, CHURN, MEMBERS, LAG, POWER)
+
+
+def kind_of(seed: int) -> tuple[int, Profile]:
+    """How many members it has, and its weather. (Seeds named in docs/consensus.md keep theirs when a kind is added.)"""
+    if seed % 8 == 7:
+        return (3, 5, 7)[seed // 8 % 3], STOPS
+    return 7 if seed % 8 == 6 else (3, 5)[seed % 2], PROFILES[seed // 2 % len(PROFILES)]
 
 
 @dataclass(frozen=True)
@@ -95,6 +113,27 @@ class Outcome:
     crashes: int
     conf_changes: int
     dropped: int
+
+
+@dataclass
+class Total:
+    """Of all seeds of a test run; the summary shows it."""
+
+    seeds: int = 0
+    events: int = 0
+    cpu_s: float = 0.0
+
+    def add(self, outcome: Outcome, cpu_s: float) -> None:
+        self.seeds += 1
+        self.events += outcome.events
+        self.cpu_s += cpu_s
+
+    def __str__(self) -> str:
+        millions = self.events / max(self.cpu_s, 1e-9) * 3600 / 1e6
+        return f"{self.seeds} seeds, {self.events} events, {self.cpu_s:.0f} CPU seconds: {millions:.0f} million an hour"
+
+
+TOTAL = Total()
 
 
 class Simulation:
@@ -234,6 +273,22 @@ class Simulation:
         member = self.rng.choice(list(self.world.members.values()))
         member.fsync_ms = self.rng.choice(((0.1, 2.0), (0.1, 50.0), (50.0, 300.0)))
 
+    def _fail_sync(self) -> None:
+        member = self.rng.choice(list(self.world.members.values()))
+        if member.up:
+            member.sync_fails = lambda: self._crash(member)
+
+    def _pause(self) -> None:
+        self.rng.choice(list(self.world.members.values())).pause(self.rng.uniform(20, 1500))
+
+    def _pause_leader(self) -> None:
+        for leader in self._leaders():
+            leader.pause(self.rng.uniform(20, 1500))
+
+    def _skew(self) -> None:
+        """Raft's safety must not know what time it is."""
+        self.rng.choice(list(self.world.members.values())).skew(self.rng.choice((0.2, 0.5, 1.0, 2.0, 5.0)))
+
     def _transfer(self) -> None:
         for leader in self._leaders():
             try:
@@ -308,6 +363,9 @@ class Simulation:
         for member in self.world.members.values():
             member.fsync_ms = (0.1, 2.0)
             member.apply_ms = FAST_APPLY_MS
+            member.sync_fails = None
+            member.paused_until_ms = 0.0
+            member.skew(1.0)
             if not member.up:
                 member.start()
 
@@ -344,7 +402,7 @@ class Simulation:
 
 def run(seed: int) -> Outcome:
     """Raises SimFailure with the seed and the virtual time in its message."""
-    simulation = Simulation(seed, (3, 5)[seed % 2], PROFILES[seed // 2 % len(PROFILES)])
+    simulation = Simulation(seed, *kind_of(seed))
     try:
         return simulation.run()
     except Exception as e:

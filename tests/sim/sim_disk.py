@@ -22,6 +22,8 @@ class SimDisk:
         header = Header(self._metadata, 0, hard_state or HardState(), marker or SnapshotMeta())
         self._crc = encode_record(self._data, Record.HEADER, pack(header.to_wire()), 0)
         self._synced = len(self._data)
+        self._marker = header.snapshot_marker.index
+        self._dropped = 1 << 62
         self._snapshots: dict[SnapshotMeta, bytes] = {header.snapshot_marker: b""}
 
     def save(self, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
@@ -34,6 +36,9 @@ class SimDisk:
     def save_snapshot(self, snapshot: Snapshot) -> None:
         """The snapshot file is durable at once (its own fsync); the marker is an ordinary record."""
         self._snapshots[snapshot.meta] = snapshot.data
+        if snapshot.meta.index < self._marker:
+            return  # as Wal.save_snapshot_marker: a state received meanwhile is newer
+        self._marker = snapshot.meta.index
         self._crc = encode_record(self._data, Record.SNAPSHOT_MARKER, pack(snapshot.meta.to_wire()), self._crc)
 
     @property
@@ -43,9 +48,16 @@ class SimDisk:
     def synced_to(self, offset: int) -> None:
         self._synced = max(self._synced, offset)
 
+    def sync_failed(self) -> None:
+        """The kernel drops what it could not write: a later sync that succeeds does not bring it back."""
+        self._dropped = min(self._dropped, self._synced)
+
     def crash(self, rng: random.Random) -> int:
         """Lose some of what was not synced: a cut at any byte, or sectors that never arrived. Returns bytes lost."""
         before = len(self._data)
+        if self._dropped < before:
+            del self._data[self._dropped :]
+            return before - self._dropped
         if before > self._synced:
             del self._data[rng.randint(self._synced, before) :]
             if rng.random() < 0.3:
@@ -71,4 +83,6 @@ class SimDisk:
         replay = replayer.finish()
         self._crc = replayer.crc
         self._synced = len(self._data)
+        self._marker = replay.snapshot_marker.index
+        self._dropped = 1 << 62
         return replay, Snapshot(replay.snapshot_marker, self._snapshots[replay.snapshot_marker])

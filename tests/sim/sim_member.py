@@ -76,6 +76,9 @@ class SimMember:
         self.fsync_ms = (0.1, 2.0)
         self.apply_ms: tuple[float, ...] = (0.0, 5.0, 50.0, 300.0) if world.tuning.slow_apply else FAST_APPLY_MS
         self.up = False
+        self.sync_fails: Callable[[], None] | None = None
+        """Set: the next sync fails, and this is told; a member must stop then."""
+        self.paused_until_ms = 0.0
         self.life = 0
         """Counts starts: what was scheduled in an earlier life is void."""
         marker = bootstrap_meta(founders) if founders else None
@@ -88,6 +91,8 @@ class SimMember:
     def start(self) -> None:
         replay, snapshot = self.disk.recover()
         self.up = True
+        self.sync_fails = None
+        self.paused_until_ms = 0.0
         self.life += 1
         self.storage = MemoryStorage(replay.snapshot_marker, replay.hard_state, replay.entries)
         self.storage.set_snapshot(snapshot)
@@ -130,10 +135,23 @@ class SimMember:
         life = self.life
 
         def run() -> None:
-            if self.up and self.life == life:
+            if not self.up or self.life != life:
+                return
+            rest_ms = self.paused_until_ms - self.world.clock.now_ms
+            if rest_ms > 0:
+                self.world.clock.after(rest_ms, run)
+            else:
                 action()
 
         self.world.clock.after(delay_ms, run)
+
+    def pause(self, ms: float) -> None:
+        """SIGSTOP: nothing runs, and everything that came meanwhile is there afterwards."""
+        self.paused_until_ms = self.world.clock.now_ms + ms
+
+    def skew(self, drift: float) -> None:
+        """Its clock goes that much slower from now on (below 1: faster)."""
+        self._drift = drift
 
     def _tick(self) -> None:
         self.node.tick()
@@ -191,6 +209,10 @@ class SimMember:
         self._later(delay_ms, lambda: self._synced(batch, offset if must_sync else 0))
 
     def _synced(self, batch: list[Ready], offset: int) -> None:
+        if offset and self.sync_fails is not None:
+            self.disk.sync_failed()
+            self.sync_fails()  # nothing more is done or said
+            return
         self.disk.synced_to(offset)
         self.syncing = False
         for ready in batch:
@@ -311,6 +333,8 @@ class SimMember:
         self.pump()
 
     def receive(self, wire: tuple[object, ...]) -> None:
-        if self.up:
+        if self.up and self.paused_until_ms > self.world.clock.now_ms:
+            self._later(0.0, lambda: self.receive(wire))
+        elif self.up:
             self.node.step(Message.from_wire(wire))
             self.pump()

@@ -177,6 +177,33 @@ def heartbeats_carry_the_full_commit(mp: pytest.MonkeyPatch) -> None:
     mp.setattr(replication, "broadcast_heartbeat", broadcast)
 
 
+def applies_twice(mp: pytest.MonkeyPatch) -> None:
+    """Now and then the last entry that was applied is handed out once more."""
+    original = RaftLog.next_committed
+
+    def next_committed(self: RaftLog, max_bytes: int) -> list[Entry]:
+        if self.can_apply() and self.applying % 16 == 0 and self.applying >= self.first_index():
+            self.applying -= 1
+        return original(self, max_bytes)
+
+    mp.setattr(RaftLog, "next_committed", next_committed)
+
+
+def goes_on_after_a_failed_sync(mp: pytest.MonkeyPatch) -> None:
+    """As if a second sync that succeeds said anything about the first."""
+    from sim_member import SimMember
+
+    original = SimMember._synced
+
+    def synced(self: SimMember, batch: list[object], offset: int) -> None:
+        if self.sync_fails is not None and offset:
+            self.sync_fails = None
+            self.disk.sync_failed()
+        original(self, batch, offset)  # type: ignore[arg-type]
+
+    mp.setattr(SimMember, "_synced", synced)
+
+
 def learners_count(mp: pytest.MonkeyPatch) -> None:
     def acked(self: Membership, value: Callable[[int], int]) -> int:
         return confchange.acked_by_quorum(self.incoming | self.learners, self.outgoing, value)
@@ -219,6 +246,8 @@ MUTATIONS: dict[str, Mutation] = {
         claims_survive_truncation,
         replay_keeps_overwritten_entries,
         heartbeats_carry_the_full_commit,
+        applies_twice,
+        goes_on_after_a_failed_sync,
         learners_count,
         forgets_the_snapshots_membership,
     )

@@ -24,6 +24,8 @@ SEEDS = 150
         "claims_survive_truncation",
         "replay_keeps_overwritten_entries",
         "heartbeats_carry_the_full_commit",
+        "applies_twice",
+        "goes_on_after_a_failed_sync",
     ],
 )
 def test_a_broken_rule_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

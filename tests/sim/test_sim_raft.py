@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import harness
 import pytest
@@ -15,7 +16,9 @@ BATCH = 10
 @pytest.mark.parametrize("first", [int(ONE)] if ONE else range(0, SEEDS, BATCH))
 def test_group_survives(first: int) -> None:
     for seed in range(first, first + 1 if ONE else min(first + BATCH, SEEDS)):
+        began = time.process_time()
         outcome = harness.run(seed)
+        harness.TOTAL.add(outcome, time.process_time() - began)
         print(outcome)
 
 
