@@ -29,6 +29,7 @@ from raft_net import Host, Net
 
 from raft.core.errors import RaftError
 from raft.core.types import (
+    NO_ANSWER,
     ConfChange,
     ConfOp,
     Entry,
@@ -288,6 +289,8 @@ def _message(m: Message) -> str:
         parts.append(f"index={m.index}")
     if m.reject:
         parts.append(f"rejected hint={m.hint}/{m.log_term}" if m.kind is MessageKind.APPEND_RESP else "rejected")
+    if m.kind is MessageKind.APPEND and m.hint == NO_ANSWER:
+        parts.append("quiet")
     if m.kind in (MessageKind.APPEND, MessageKind.HEARTBEAT):
         parts.append(f"commit={m.commit}")
     if m.snapshot is not None:
