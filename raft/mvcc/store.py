@@ -68,7 +68,7 @@ class Mvcc:
         index, total, digest = self._index, 0, rec.digest
         leased: dict[bytes, int] = {}
         at = 0
-        while chunk := self.backend.scan(at, 1 << 63, 4096):
+        while chunk := self.backend.scan(at, 1 << 63, 512):
             for pos, record in chunk:
                 key = rec.key_of(record)
                 old = index.get(key, 0)
