@@ -16,6 +16,7 @@ from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from cluster.api import errors
+from cluster.api.bodies import read_at_most
 from cluster.api.scheme import ResourceInfo
 from cluster.apiserver import duplicates, negotiate, options, protobuf
 from cluster.apiserver.requestinfo import RequestInfo
@@ -103,21 +104,17 @@ class Call:
             raise errors.too_large(f"limit is {limit}")
         if self.headers.get("Expect", "").lower() == "100-continue":
             await self.request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        chunks: list[bytes] = []
-        size = 0
         try:
             async with asyncio.timeout(self.body_timeout_s):
-                async for chunk in self.request.content.iter_any():
-                    size += len(chunk)
-                    if size > limit:
-                        raise errors.too_large(f"limit is {limit}")
-                    chunks.append(chunk)
+                body, longer = await read_at_most(self.request.content.iter_any(), limit)
         except TimeoutError:
             raise errors.ApiError(408, "Timeout", "the request's body did not arrive in time") from None
         except (web.HTTPException, ValueError, OSError) as e:
             raise errors.bad_request(f"the request's body cannot be read: {e}") from e
-        self.received = b"".join(chunks)
-        return self.received
+        if longer:
+            raise errors.too_large(f"limit is {limit}")
+        self.received = body
+        return body
 
     async def object(self, *, optional: bool = False) -> dict[str, Any]:
         """The body as one object. Raises ApiError 400, 413, 415; an empty body is {} when optional."""

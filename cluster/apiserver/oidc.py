@@ -20,6 +20,7 @@ import aiohttp
 import jwt
 import orjson
 
+from cluster.api.bodies import read_at_most
 from cluster.apiserver.tokens import InvalidToken
 from cluster.registry.context import UserInfo
 
@@ -158,7 +159,9 @@ class OidcVerifier:
 
 async def _json(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
     async with session.get(url) as response:
-        raw = await response.content.read(_MAX_BYTES)
+        raw, longer = await read_at_most(response.content.iter_any(), _MAX_BYTES)
+        if longer:
+            raise ValueError(f"{url} is larger than {_MAX_BYTES} bytes")
         found = orjson.loads(raw)
         if not isinstance(found, dict):
             raise ValueError(f"{url} is no JSON object")

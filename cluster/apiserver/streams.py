@@ -22,6 +22,7 @@ import orjson
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from cluster.api import errors
+from cluster.api.bodies import read_at_most
 from cluster.apiserver import metrics
 from cluster.apiserver.call import Call
 from cluster.apiserver.connection import on_close
@@ -65,7 +66,8 @@ class StreamServer:
         try:
             async with self._kubelets.session.get(url) as upstream:
                 if upstream.status != 200:
-                    raise _from_kubelet(upstream.status, await upstream.content.read(_CHUNK))
+                    why, _ = await read_at_most(upstream.content.iter_any(), _CHUNK)
+                    raise _from_kubelet(upstream.status, why)
                 return await self._copy(call, upstream)
         except aiohttp.ClientError as e:
             raise _unreachable(target.base_url, e) from e

@@ -20,6 +20,7 @@ import orjson
 import yarl
 
 from cluster.api import errors
+from cluster.api.bodies import read_at_most
 
 Object = dict[str, Any]
 # (namespace, name) -> cluster IP; raises ApiError
@@ -56,7 +57,7 @@ class WebhookClient:
                     server_hostname=server_name,
                     allow_redirects=False,
                 ) as response:
-                    raw = await response.content.read(_MAX_BYTES)
+                    raw, longer = await read_at_most(response.content.iter_any(), _MAX_BYTES)
                     if response.status != 200:
                         text = raw[:256].decode(errors="replace").strip()
                         raise _failed(f"{what}: the server answered {response.status}: {text}")
@@ -64,6 +65,8 @@ class WebhookClient:
             raise _failed(f"{what}: context deadline exceeded") from None
         except (aiohttp.ClientError, OSError, ssl.SSLError) as e:
             raise _failed(f"{what}: {getattr(e, 'os_error', e)}") from e
+        if longer:
+            raise _failed(f"{what}: the answer is larger than {_MAX_BYTES} bytes")
         try:
             answer = orjson.loads(raw)
         except orjson.JSONDecodeError as e:

@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 
+from cluster.api.bodies import read_at_most
 from cluster.node.grpc_probe import grpc_health
 from cluster.node.runtime import Runtime, RuntimeFailure
 
@@ -100,11 +101,13 @@ class Prober:
                 auto_decompress=False,
             )
         limit = aiohttp.ClientTimeout(total=timeout_s)
+        during = "awaiting headers"
         try:
             async with self._http.get(url, headers=headers, timeout=limit, allow_redirects=False) as response:
-                body = await response.content.read(_MAX_BODY)
+                during = "reading body"
+                body, _ = await read_at_most(response.content.iter_any(), _MAX_BODY)
         except TimeoutError:
-            return False, f'Get "{url}": context deadline exceeded (Client.Timeout exceeded while awaiting headers)'
+            return False, f'Get "{url}": context deadline exceeded (Client.Timeout exceeded while {during})'
         except (aiohttp.ClientError, OSError) as err:
             return False, f'Get "{url}": {_os_text(err)}'
         if 200 <= response.status < 400:

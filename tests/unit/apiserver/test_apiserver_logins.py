@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import jwt
 import pytest
 from aiohttp import web
@@ -17,6 +18,7 @@ from apiserver_harness import Edge, Pki, edge
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from cluster.api.meta import rfc3339
+from cluster.apiserver import oidc
 
 REVIEW = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 
@@ -29,6 +31,7 @@ class Issuer:
         self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self.kid = "one"
         self.asked = 0
+        self.extra: list[dict[str, str]] = []  # keys of kinds that nobody reads, before the one that signs
 
     def app(self) -> web.Application:
         async def discovery(request: web.Request) -> web.Response:
@@ -37,7 +40,8 @@ class Issuer:
         async def keys(request: web.Request) -> web.Response:
             self.asked += 1
             key = jwt.algorithms.RSAAlgorithm.to_jwk(self.key.public_key(), as_dict=True)
-            return web.json_response({"keys": [{**key, "kid": self.kid, "alg": "RS256", "use": "sig"}]})
+            own = {**key, "kid": self.kid, "alg": "RS256", "use": "sig"}
+            return web.json_response({"keys": [*self.extra, own]})
 
         app = web.Application()
         app.router.add_get("/.well-known/openid-configuration", discovery)
@@ -86,6 +90,16 @@ async def test_a_token_of_the_issuer(world: tuple[Edge, Issuer]) -> None:
     assert user["groups"] == ["oidc:dev", "oidc:ops", "system:authenticated"]
     assert (await who(server, made.token(groups="dev"))).json["status"]["userInfo"]["groups"][0] == "oidc:dev"
     assert made.asked == 1
+
+
+async def test_a_large_key_set_is_read_to_its_end_but_not_without_limit(world: tuple[Edge, Issuer]) -> None:
+    server, made = world
+    made.extra = [{"kty": "unknown", "kid": str(i), "x": "x" * 1000} for i in range(900)]
+    assert (await who(server, made.token())).status == 201
+    with pytest.raises(ValueError, match="larger than 1048576 bytes"):
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=False)) as session:
+            made.extra *= 2
+            await oidc._json(session, made.url + "/keys")
 
 
 async def test_tokens_that_are_refused(world: tuple[Edge, Issuer]) -> None:

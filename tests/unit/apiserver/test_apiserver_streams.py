@@ -18,6 +18,13 @@ async def kubelet(pki):
 
     async def logs(request: web.Request) -> web.StreamResponse:
         asked.append(request.path_qs)
+        if request.query.get("previous") and request.query.get("tailLines"):  # a Status that comes in pieces
+            response = web.StreamResponse(status=404)
+            await response.prepare(request)
+            for piece in (b'{"kind":"Status","reason":"NotFound",', b'"message":"gone","code":404}'):
+                await response.write(piece)
+                await asyncio.sleep(0.1)
+            return response
         if request.query.get("previous"):
             return web.Response(status=400, text="previous terminated container not found")
         response = web.StreamResponse()
@@ -92,6 +99,8 @@ async def test_logs(world):
     assert asked == ["/containerLogs/default/p/c?follow=true&tailLines=5"]
     got = await server.call("GET", f"{PODS}/p/log?previous=true")
     assert (got.status, got.json["message"]) == (400, "previous terminated container not found")
+    got = await server.call("GET", f"{PODS}/p/log?previous=true&tailLines=1")
+    assert (got.status, got.json["message"]) == (404, "gone")
     got = await server.call("GET", f"{PODS}/p/log?container=nope")
     assert (got.status, got.json["message"]) == (400, "container nope is not valid for pod p")
     assert (await server.call("GET", f"{PODS}/none/log")).status == 404
