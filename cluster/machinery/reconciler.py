@@ -4,7 +4,8 @@ The function gets a key and nothing else; it reads its caches, writes through a 
 (`Result`) or None. Everything else (who may run at once, what happens on errors) is here and never in it.
 Errors: a lost compare-and-swap is retried quietly; other `ApiError`s are logged as warnings; anything else is counted,
 logged with its stack and retried too, so that one bad object never stops a controller. A reconcile runs under the cause
-id of what marked its key, so that what it writes, and what it fails at, can be followed back to it.
+id of what marked its key, so that what it writes, and what it fails at, can be followed back to it; so does a retry.
+A look that only time brings about (`requeue_after_s`) has no cause.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class Reconciler:
             self.queue.forget(key)
             if result is not None and result.requeue_after_s is not None:
                 self._outcomes["requeue_after"].inc()
-                self.queue.add_after(key, result.requeue_after_s)
+                self.queue.add_after(key, result.requeue_after_s, cause="")
             else:
                 self._outcomes["success"].inc()
 

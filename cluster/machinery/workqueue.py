@@ -56,24 +56,32 @@ class WorkQueue:
         return len(self._waiting)
 
     def add(self, key: str) -> None:
+        """Because of what this task does (`CAUSE`)."""
+        self._add(key, CAUSE.get())
+
+    def _add(self, key: str, cause: str) -> None:
         if self._shut_down:
             return
-        if cause := CAUSE.get():
+        if cause:
             self._causes[key] = cause
         if key in self._added_at or key in self._dirty:
-            return
+            return  # also when this add has no cause: the one that waits keeps its own
+        if not cause:
+            self._causes.pop(key, None)
         self._adds.inc()
         if key in self._working:
             self._dirty.add(key)
             return
         self._enqueue(key)
 
-    def add_after(self, key: str, delay_s: float) -> None:
-        """Add once `delay_s` passed; of several delays of one key the earliest counts."""
+    def add_after(self, key: str, delay_s: float, *, cause: str | None = None) -> None:
+        """Add once `delay_s` passed; of several delays of one key the earliest counts. `cause` None is this task's;
+        "" is for what only time brings about."""
         if self._shut_down:
             return
+        why = CAUSE.get() if cause is None else cause
         if delay_s <= 0:
-            self.add(key)
+            self._add(key, why)
             return
         loop = asyncio.get_running_loop()
         when = loop.time() + delay_s
@@ -82,10 +90,10 @@ class WorkQueue:
             if timer.when() <= when:
                 return
             timer.cancel()
-        self._timers[key] = loop.call_at(when, self._fire, key)
+        self._timers[key] = loop.call_at(when, self._fire, key, why)
 
     def add_rate_limited(self, key: str) -> float:
-        """Add after the key's backoff; returns the delay in seconds."""
+        """Add after the key's backoff, for the same cause; returns the delay in seconds."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         delay_s = min(self._base_delay_s * 2.0 ** min(failures, 30), self._max_delay_s)
@@ -125,7 +133,8 @@ class WorkQueue:
         return key
 
     def cause_of(self, key: str) -> str:
-        """Who last added the key that was just handed out (its cause id), asked once; "" when nobody said."""
+        """Why the key that was just handed out was added (the last cause id that was given), asked once; "" when no add
+        of this round had one."""
         return self._causes.pop(key, "")
 
     def done(self, key: str) -> None:
@@ -151,9 +160,9 @@ class WorkQueue:
             if not getter.done():
                 getter.set_result(None)
 
-    def _fire(self, key: str) -> None:
+    def _fire(self, key: str, cause: str) -> None:
         self._timers.pop(key, None)
-        self.add(key)
+        self._add(key, cause)
 
     def _enqueue(self, key: str) -> None:
         self._waiting.append(key)

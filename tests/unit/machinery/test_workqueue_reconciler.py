@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cluster.api.errors import conflict
 from cluster.machinery.reconciler import Reconciler, Result
 from cluster.machinery.workqueue import ShutDown, WorkQueue
+from cluster.registry.context import CAUSE
 
 
 async def test_a_key_waits_once_and_keeps_its_place() -> None:
@@ -137,3 +138,66 @@ async def test_a_result_asks_for_another_look() -> None:
         while len(calls) < 3:
             await r.step()
     assert r.queue.idle()
+
+
+def _add_because_of(queue: WorkQueue, key: str, cause: str) -> None:
+    before = CAUSE.set(cause)
+    queue.add(key)
+    CAUSE.reset(before)
+
+
+async def test_only_the_first_of_periodic_rounds_has_the_users_cause() -> None:
+    causes: list[str] = []
+
+    async def work(key: str) -> Result | None:
+        causes.append(CAUSE.get())
+        return Result(0.001) if len(causes) in (1, 2, 4) else None
+
+    r = Reconciler("periodic", work)
+    _add_because_of(r.queue, "a", "jane's")
+    async with asyncio.timeout(30):
+        for _ in range(3):
+            await r.step()
+        _add_because_of(r.queue, "a", "john's")
+        for _ in range(2):
+            await r.step()
+    assert causes == ["jane's", "", "", "john's", ""]
+    assert r.queue.idle()
+
+
+async def test_a_retry_keeps_the_cause() -> None:
+    causes: list[str] = []
+
+    async def work(key: str) -> Result | None:
+        causes.append(CAUSE.get())
+        if len(causes) == 1:
+            raise conflict("pods", key)
+        if len(causes) == 2:
+            raise RuntimeError("a bug")
+        return None
+
+    r = Reconciler("retries", work)
+    _add_because_of(r.queue, "a", "jane's")
+    async with asyncio.timeout(30):
+        while len(causes) < 3:
+            await r.step()
+    assert causes == ["jane's"] * 3
+
+
+async def test_each_round_of_a_key_has_the_causes_of_its_own_adds() -> None:
+    q = WorkQueue("causes")
+    _add_because_of(q, "a", "jane's")
+    q.add("a")  # joins what waits, for jane
+    assert await q.get() == "a"  # a worker that does not ask
+    q.done("a")
+    q.add("a")
+    assert await q.get() == "a" and q.cause_of("a") == ""
+    _add_because_of(q, "a", "john's")  # while it is worked on
+    q.done("a")
+    assert await q.get() == "a" and q.cause_of("a") == "john's"
+    q.done("a")
+    _add_because_of(q, "a", "jane's")
+    q.add("a")
+    assert await q.get() == "a" and q.cause_of("a") == "jane's"
+    q.done("a")
+    q.shut_down()
