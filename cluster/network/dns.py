@@ -168,6 +168,7 @@ class DnsServer:
         """On sk8-machine's sockets, until it takes them back (a new sk8-machine opens new ones)."""
         try:
             async with borrowed(self._config.handover_socket, self._ready) as (sockets, reader):
+                self._save()  # a new sk8-machine has removed the copy that its predecessor was given
                 await self._answer_on(sockets, lambda: reader.read(1))
             log.warning("sk8-machine took the DNS sockets back; asking for them again")
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as err:

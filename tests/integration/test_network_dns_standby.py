@@ -173,8 +173,16 @@ async def test_when_sk8_machine_starts_again_the_proxy_serves_its_new_sockets(tm
         resolver.start()
         await asyncio.sleep(0.1)
         assert set(await asyncio.to_thread(resolver.stop)) == {"10.96.0.20"}
-    finally:
+        await saved(tmp_path)  # though no name changed since the new sk8-machine removed the copy
         await kill(process)
+        await stands_in(standby, True)
+        resolver = Resolver(standby.port)
+        resolver.start()
+        await asyncio.sleep(0.1)
+        assert set(await asyncio.to_thread(resolver.stop)) == {"10.96.0.20"}
+    finally:
+        if process.returncode is None:
+            await kill(process)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await asyncio.sleep(0)
