@@ -1,11 +1,15 @@
 """Keeps NetworkPolicies in force on one machine. IO shell: watches in, nftables transactions out.
 
-    policy, namespace changed --> a new PolicyTable --> the whole table, atomically
-    pod changed               --> its elements      --> one small transaction
-    somebody else's change    --> the whole table
+    policy changed               --> a new PolicyTable --> the whole table, atomically
+    namespace's labels changed   --> the same, if a policy selects by them
+    pod changed                  --> its elements      --> one small transaction
+    somebody else's change       --> the whole table
 
 Pods and namespaces are watched only once there is a policy. Before the first full list the kernel is left alone: what
 an earlier run put in force stays, and stays when this one stops.
+
+Invariant: of what `_rebuild` and `_dirty` name, the informers are read after these were cleared. So what changes while
+a sync waits (DNS shares its loop, and has turns in between) is marked anew and comes with the next sync.
 """
 
 from __future__ import annotations
@@ -28,6 +32,8 @@ POLICIES = "networkpolicies.networking.k8s.io"
 PODS = "pods"
 NAMESPACES = "namespaces"
 _RETRY_S = 1.0
+_PODS_A_TURN = 200
+"""About 2 ms of work; then the loop has a turn for others."""
 
 
 class PolicyAgent:
@@ -49,6 +55,7 @@ class PolicyAgent:
         self._in_kernel: set[str] = set()
         self._dirty: set[str] = set()
         self._rebuild = True
+        self._by_namespace = True
         self._watching = False
         self._wake = asyncio.Event()
         self._error = ""
@@ -74,7 +81,7 @@ class PolicyAgent:
             self._needs_rebuild()
 
     def _on_namespace(self, old: Obj | None, new: Obj | None) -> None:
-        if _labels(old) != _labels(new):
+        if self._by_namespace and _labels(old) != _labels(new):
             self._needs_rebuild()
 
     def _on_pod(self, old: Obj | None, new: Obj | None) -> None:
@@ -127,8 +134,11 @@ class PolicyAgent:
         self._dirty.clear()
         policies = [p for p in map(_compiled, self._informers.of(POLICIES).items()) if p is not None]
         table = PolicyTable(self._config, policies, self._informers.of(NAMESPACES).items() if self._watching else ())
-        for pod in self._informers.of(PODS).items() if policies else ():
+        self._by_namespace = table.by_namespace
+        for number, pod in enumerate(self._informers.of(PODS).items() if policies else (), 1):
             table.set_pod(pod)
+            if number % _PODS_A_TURN == 0:
+                await asyncio.sleep(0)
         table.take()
         await self._kept.replace(render_full(self._config, table))
         self._table, self._in_kernel = table, set(table.chains)
@@ -138,7 +148,9 @@ class PolicyAgent:
         dirty, self._dirty = self._dirty, set()
         if not table.strict:
             return
-        for key in sorted(dirty):
+        for number, key in enumerate(sorted(dirty), 1):
+            if number % _PODS_A_TURN == 0:
+                await asyncio.sleep(0)
             pod = self._informers.of(PODS).get(*split_key(key))
             if pod is None:
                 table.remove_pod(key)

@@ -60,7 +60,8 @@ class PolicyTable:
     def __init__(
         self, config: PolicyTableConfig, policies: Sequence[Policy] = (), namespaces: Iterable[Obj] = ()
     ) -> None:
-        """Policies and namespaces stay as given: when one changes, make another table. Pods come by `set_pod`."""
+        """Policies and namespaces stay as given: when one changes, make another table; a namespace matters only
+        `by_namespace`. Pods come by `set_pod`."""
         self._config = config
         self._policies = sorted(policies, key=lambda policy: policy.key)
         self._namespaces = {n["metadata"]["name"]: n["metadata"].get("labels") or {} for n in namespaces}
@@ -74,6 +75,11 @@ class PolicyTable:
     @property
     def strict(self) -> bool:
         return bool(self._policies)
+
+    @property
+    def by_namespace(self) -> bool:
+        """Whether a change of a namespace's labels can change a rule's peers."""
+        return any(group.namespaces is not None for group in (*self._groups, *(group for group, _ in self._named)))
 
     @property
     def elements(self) -> Mapping[tuple[str, str], str]:
