@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 from collections.abc import Sequence
 
 import aiohttp
 
+from cluster.machine.config import OTHER_CLUSTER
+
 log = logging.getLogger(__name__)
 
 LABEL = "sk8.machine"
-_OTHER_CLUSTER = re.compile(r"sk8[a-z0-9]-")
 
 
 class EngineError(RuntimeError):
@@ -48,7 +48,7 @@ class Engine:
                 if response.status != 200:
                     raise EngineError(f"listing containers: {response.status} {await response.text()}")
                 found = await response.json()
-                return [str(c["Id"]) for c in found if machine or not _OTHER_CLUSTER.match(c["Labels"][LABEL])]
+                return [str(c["Id"]) for c in found if machine or not OTHER_CLUSTER.match(c["Labels"][LABEL])]
         except (OSError, aiohttp.ClientError, TimeoutError) as e:
             raise EngineError(f"the container engine at {self._socket} does not answer: {e}") from e
 

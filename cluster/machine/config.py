@@ -27,6 +27,8 @@ Profile = Literal["fast", "kubernetes"]
 FORMAT = 1
 DEFAULT_PREFIX = "sk8"
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?")  # a link `sk8x-<name>` must fit IFNAMSIZ (15 bytes)
+OTHER_CLUSTER = re.compile(r"sk8[a-z0-9]-")
+"""How the container labels of a cluster with a prefix of its own begin; the default cluster's must not."""
 _DOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
 
@@ -338,6 +340,11 @@ class ClusterConfig:
                 found.append(
                     f"machines: name {machine.name!r}: must be at most 10 of a-z, 0-9 and '-', "
                     "beginning and ending with a letter or digit, such as m1"
+                )
+            elif self.prefix == DEFAULT_PREFIX and OTHER_CLUSTER.match(machine.name):
+                found.append(
+                    f"machines: name {machine.name!r}: on one box it reads as machine {machine.name[5:]!r} of the "
+                    f"cluster with prefix {machine.name[:4]!r}; use one that does not begin with {machine.name[:5]!r}"
                 )
         names = [m.name for m in self.control_planes]
         if self.ray_head not in names:

@@ -72,6 +72,18 @@ def test_machine_names_are_unique_and_fit_a_link_name() -> None:
     assert any("at most 10" in p for p in long.problems())
 
 
+def test_the_default_clusters_machines_are_not_named_like_another_clusters() -> None:
+    """`sk8a-1` is the label of machine 1's containers in the cluster with prefix sk8a."""
+
+    def named(name: str, prefix: str) -> ClusterConfig:
+        config = ClusterConfig.local(prefix=prefix)
+        return replace(config, machines=(replace(config.machines[0], name=name), *config.machines[1:]), ray_head="m2")
+
+    assert any("'sk8a-1'" in p and "begin with 'sk8a-'" in p for p in named("sk8a-1", "sk8").problems())
+    for name, prefix in (("sk8a-1", "sk8b"), ("sk8-1", "sk8"), ("sk8a1", "sk8"), ("sk8ab-1", "sk8")):
+        assert named(name, prefix).problems() == []
+
+
 def test_json_round_trip(tmp_path: Path) -> None:
     config = ClusterConfig.local(5, 3, base_dir=str(tmp_path / "a"), cluster_id="77", ensure_command=("/bin/true",))
     assert ClusterConfig.from_json(config.to_json()) == config
