@@ -181,6 +181,6 @@ def _clear(url: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except Exception as error:
-        if not (isinstance(error, OSError) or type(error).__module__.startswith(("boto3", "botocore"))):
+        if not (isinstance(error, OSError) or type(error).__module__.startswith(("boto3", "botocore", "s3transfer"))):
             raise
         raise TargetError(f"{url}: {error}") from error

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from raft_backup_store import one, saved
+from s3transfer.exceptions import TransferNotDoneError
 
 from raft.backup import schedule
 from raft.backup.drill import drill
 from raft.backup.file import describe
 from raft.backup.keeper import KeeperConfig, SnapshotKeeper
 from raft.backup.schedule import Taken
-from raft.backup.targets import Directory, TargetError, open_target
+from raft.backup.targets import Directory, TargetError, _clear, open_target
 from raft.client_backup import save_from_any
 from raft.errors import Corrupt, Invalid, Unavailable
 
@@ -116,3 +117,9 @@ def test_targets_that_do_not_work_say_why(tmp_path: Path) -> None:
     for url, match in (("ftp://x/y", "must be a directory, s3"), ("s3:///x", "bucket is missing"), ("x", "absolute")):
         with pytest.raises(Invalid, match=match):
             open_target(url)
+
+
+def test_an_upload_that_fails_is_an_error_of_the_target() -> None:
+    failed = TransferNotDoneError("the upload was broken off")
+    with pytest.raises(TargetError, match="s3://b: the upload was broken off"), _clear("s3://b"):
+        raise failed
