@@ -14,10 +14,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import orjson
+from prometheus_client import Counter
 
 from actors.ray_head import RayHeadWatch
 from cluster.machinery.election import Elector
@@ -33,6 +34,9 @@ from raft.replacement import AddLearner, Done, Grant, Member, Promote, Remove, R
 log = logging.getLogger(__name__)
 
 RETRY_S = 0.5
+FAILURES = Counter(
+    "sk8_supervisor_failures_total", "Unexpected errors of the leader's tasks, each tried again", ["task"]
+)
 
 
 Listed = tuple[int, Address, bool]
@@ -55,7 +59,7 @@ async def ask_to_join(store: MemberStore, host: str) -> tuple[int, Mapping[int, 
     while True:
         try:
             asked = await store.range(request)
-            if not asked.kvs or orjson.loads(asked.kvs[0].value)["nonce"] != nonce:
+            if not asked.kvs or _nonce(asked.kvs[0].value) != nonce:
                 await store.txn([], [put(request, orjson.dumps({"nonce": nonce}))])
             granted = await store.range(grant)
             if granted.kvs and (answer := orjson.loads(granted.kvs[0].value))["nonce"] == nonce:
@@ -65,6 +69,26 @@ async def ask_to_join(store: MemberStore, host: str) -> tuple[int, Mapping[int, 
                     return int(answer["id"]), addresses
         except StoreError as error:
             log.info("asking to join: %s", error)
+        await asyncio.sleep(RETRY_S)
+
+
+def _nonce(request: bytes) -> str:
+    """ "" for what is no request: the machine that waits writes it anew."""
+    try:
+        return str(orjson.loads(request)["nonce"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+async def keep_running(task: str, run: Callable[[], Awaitable[None]]) -> None:
+    """Until cancelled. An error in one of the leader's tasks ends neither the others nor the actor: while Ray's head is
+    away nobody would start it again."""
+    while True:
+        try:
+            await run()
+        except Exception:  # the task's outermost loop
+            FAILURES.labels(task).inc()
+            log.exception("%s: tried again", task)
         await asyncio.sleep(RETRY_S)
 
 
@@ -99,9 +123,9 @@ class Supervisor:
 
     async def _lead(self) -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._replace_members())
-            group.create_task(self._keeper.run())
-            group.create_task(self._ray_head.run())
+            group.create_task(keep_running("members", self._replace_members))
+            group.create_task(keep_running("snapshots", self._keeper.run))
+            group.create_task(keep_running("ray-head", self._ray_head.run))
 
     async def _replace_members(self) -> None:
         """Look whenever a request is written, and again while one is unfinished."""
@@ -110,9 +134,13 @@ class Supervisor:
             if self._pending:
                 await asyncio.sleep(RETRY_S)
                 continue
-            async for batch in self._store.watch(REQUESTS, prefix_end(REQUESTS), start_revision=revision + 1):
-                if batch.events:
-                    break
+            try:
+                async for batch in self._store.watch(REQUESTS, prefix_end(REQUESTS), start_revision=revision + 1):
+                    if batch.events:
+                        break
+            except StoreError as error:  # compacted, for one: everything is read anew
+                log.info("watching for requests: %s", error)
+                await asyncio.sleep(RETRY_S)
 
     async def _handle_all(self) -> int:
         while True:
@@ -122,10 +150,14 @@ class Supervisor:
             except StoreError as error:
                 log.info("looking for requests: %s", error)
                 await asyncio.sleep(RETRY_S)
-        self._pending = [kv.key[len(REQUESTS) :].decode() for kv in found.kvs]
-        for kv, host in zip(found.kvs, list(self._pending), strict=True):
+        asked = [(kv, kv.key[len(REQUESTS) :].decode(), _nonce(kv.value)) for kv in found.kvs]
+        self._pending = [host for _, host, nonce in asked if nonce]
+        for kv, host, nonce in asked:
+            if not nonce:
+                log.warning("replacing the member of %s: its request cannot be read", host)
+                continue
             try:
-                await self._step(Request(host, orjson.loads(kv.value)["nonce"]), kv.mod_revision)
+                await self._step(Request(host, nonce), kv.mod_revision)
             except StoreError as error:
                 log.info("replacing the member of %s: %s", host, error)
         return found.revision
