@@ -27,12 +27,15 @@ from cluster.cloud.machines import living
 from cluster.machine.config import ClusterConfig, MachineConfig, StateMember, load_machine, save_cluster, save_machine
 from cluster.machine.files import make_private_dir, sync_dir
 from cluster.machine.identity import Authority
-from cluster.registry.keys import MEMBER_REQUESTS
+from cluster.registry.keys import MEMBER_REQUESTS, RAY_HEAD
 from raft.backup.file import SnapshotStatus, describe, restore
 from raft.config import Address
 
 BUMP_REVISION = 1_000_000_000
 MEMBER = "member"
+# An unfinished replacement from back then would take a member of the new group for the lost one. Who was Ray's head
+# then is not who it is now, as the machines' disks have it: the Supervisor asks them.
+DROPPED = (MEMBER_REQUESTS, RAY_HEAD)
 
 
 async def run(args: argparse.Namespace, existing: ClusterConfig | None, out: Output) -> None:
@@ -102,8 +105,7 @@ def _restore(
             member.id,
             addresses,
             bump_revision=bump_revision,
-            # An unfinished replacement from back then would take a member of the new group for the lost one.
-            drop=(MEMBER_REQUESTS,),
+            drop=DROPPED,
         )
     aside = [_put_in_place(config, member, members) for member in members]
     for spec in config.machines:

@@ -35,6 +35,9 @@ from cluster.machine.ray_command import ensure_command, environment, is_head, st
 
 log = logging.getLogger(__name__)
 
+NEW_METADATA_AFTER = 5
+"""A head whose Ray did not start so often in a row begins again without Ray's metadata."""
+
 Phase = Literal["waiting for the head", "starting", "running", "frozen", "stopping", "stopped"]
 
 
@@ -51,6 +54,13 @@ class KeeperTimes:
     stop_s: float = 5.0
     stop_actors_s: float = 12.0
     backoff_s: tuple[float, ...] = (0.5, 1, 2, 5, 10, 20)
+
+    @property
+    def longest_turn_s(self) -> float:
+        """How long a machine may hold its turn: the others waited for, Ray stopped, started, and an ensure command that
+        was begun at the last moment; then a little for what lies between. When Ray does not start, it gives it back."""
+        restart_s = 3 * self.stop_s + self.start_s + self.backoff_s[-1]
+        return 1.1 * (self.turn_s + restart_s + self.turn_s + self.ensure_s)
 
 
 class RayKeeper:
@@ -82,6 +92,10 @@ class RayKeeper:
         self._daemons: dict[str, ProcessId] = {}
         self._adopt()
 
+    @property
+    def longest_turn_s(self) -> float:
+        return self._times.longest_turn_s
+
     def status(self) -> dict[str, object]:
         """What the head tells the other machines, and what `health` shows."""
         return {
@@ -98,11 +112,8 @@ class RayKeeper:
         self._record.changed.clear()
         self._ensured.clear()
         config = self._config = self._record.config
-        here = is_head(config, self._machine)
-        self._head = None if here else self._ask(config.ray_head)
+        self._head = None if is_head(config, self._machine) else self._ask(config.ray_head)
         self._env = environment(config, self._machine, self._python, self._checkout, os.environ)
-        if here:
-            self._epoch = rejoin.current_epoch(self._machine, self._record.head.generation)
 
     async def _learn_from_others(self) -> None:
         """At the boot of a head: was another made the head while this machine was off? Silence proves nothing."""
@@ -136,6 +147,9 @@ class RayKeeper:
                 if foreign:
                     await self._take_turn(turn)
                 await self._stop()
+                if failures == NEW_METADATA_AFTER and self._head is None:
+                    log.error("Ray does not start here as the head: its metadata is set aside")
+                    rejoin.set_metadata_aside(self._machine)
                 if not foreign:
                     await asyncio.sleep(self._pause(failures))
         finally:
@@ -152,8 +166,9 @@ class RayKeeper:
         self._adopt()
         while self._head is not None and not (epoch := await self._head_epoch(self._head)):
             self._adopt()
-        if self._head is not None:
-            self._epoch = epoch
+        # Here alone, where no Ray of ours runs: it may remove the directory of Ray's metadata.
+        head = self._record.head
+        self._epoch = epoch if self._head is not None else rejoin.current_epoch(self._machine, head.generation)
         self._phase = "starting"
         self._prune_sessions()
         command = start_command(self._config, self._machine, self._python)
@@ -169,21 +184,23 @@ class RayKeeper:
         if missing:
             raise RayFailed(f"ray start left no {', '.join(sorted(missing))} running; see {self._machine.ray_dir}")
         self._starts += 1
-        self._phase = "running"
+        self._phase = rejoin.RUNNING
         log.info("Ray runs in epoch %s", self._epoch)
 
     async def _head_epoch(self, head: rejoin.HeadClient) -> str:
-        """Waits as long as it takes until the head's GCS listens; then the epoch it belongs to. "": there is another
-        head now."""
+        """Waits as long as it takes until the head's GCS listens and its epoch is known. "": there is
+        another head now."""
         ip, _, port = self._config.gcs_address.rpartition(":")
         while not self._record.changed.is_set():
             try:
                 async with asyncio.timeout(2):
                     _, writer = await asyncio.open_connection(ip, int(port))
                     writer.close()
-                return (await head.status()).epoch
+                if epoch := (await head.status()).epoch:
+                    return epoch
             except (OSError, TimeoutError, rejoin.Unreachable):
-                await asyncio.sleep(0.1)
+                pass
+            await asyncio.sleep(0.1)
         return ""
 
     def _find_daemons(self) -> dict[str, ProcessId]:
@@ -226,22 +243,28 @@ class RayKeeper:
     async def _until_foreign(self) -> None:
         while True:
             await asyncio.sleep(self._times.poll_s)
-            if self._record.changed.is_set():
-                was_head = self._head is None
-                epoch = self._epoch
-                self._adopt()
-                if was_head or self._head is None:
-                    return
-                self._epoch = epoch
-            if self._head is None:
-                continue
             try:
-                status = await self._head.status()
-            except rejoin.Unreachable:
-                continue
-            if status.epoch and status.epoch != self._epoch:
-                log.warning("the head runs Ray epoch %s, we are in %s", status.epoch, self._epoch)
-                return
+                if await self._is_foreign():
+                    return
+            except Exception:  # the outermost loop; what cannot be told restarts nothing
+                log.exception("looking at the head")
+
+    async def _is_foreign(self) -> bool:
+        if self._record.changed.is_set():
+            was_head = self._head is None
+            self._adopt()
+            if was_head or self._head is None:
+                return True
+        if self._head is None:
+            return False
+        try:
+            status = await self._head.status()
+        except rejoin.Unreachable:
+            return False
+        if not status.epoch or status.epoch == self._epoch:
+            return False
+        log.warning("the head runs Ray epoch %s, we are in %s", status.epoch, self._epoch)
+        return True
 
     async def _ensure(self, turn: AsyncExitStack) -> None:
         """Runs the ensure command until it succeeds once; a held turn ends with it, or after `turn_s`."""

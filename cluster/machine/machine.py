@@ -96,6 +96,7 @@ class Machine:
             (self._machine.ip, self._config.machine_port),
             server_context,
             keeper.status,
+            turn_s=keeper.longest_turn_s,
             learn=record.learn,
             planes=[spec.name for spec in self._config.control_planes],
         )

@@ -6,7 +6,7 @@ that machine's actors down for some seconds; two at once would cost the store it
 head's sk8-machine, one at a time, and a turn is held by the open connection: whoever dies loses it.
 
  worker                           head
- {"op":"status"}\\n          -->   {"machine","epoch","ensured","head"}\\n
+ {"op":"status"}\\n          -->   {"machine","epoch","ensured","ray","head"}\\n
  {"op":"head","head"}\\n     -->   the same; what is newer is believed (head.py), of control planes alone
  {"op":"rejoin","machine"}\\n -->   ... waits its turn ...  {"go":true}\\n      (turn ends when the connection closes)
 
@@ -23,7 +23,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -32,7 +32,7 @@ from cluster.machine.files import write_atomic
 from cluster.machine.ray_command import gcs_dir
 
 log = logging.getLogger(__name__)
-TURN_S = 300.0
+RUNNING: Final = "running"
 NODE_USER = "system:node:"
 
 
@@ -42,11 +42,12 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class HeadStatus:
-    """`head`: what it believes of Ray's head, as it was sent."""
+    """`head`: what it believes of Ray's head, as it was sent; `ray`: what Ray does there, RUNNING or another phase."""
 
     epoch: str
     ensured: bool
     head: Any = None
+    ray: str = ""
 
 
 def current_epoch(machine: MachineConfig, generation: int = 0) -> str:
@@ -64,6 +65,15 @@ def current_epoch(machine: MachineConfig, generation: int = 0) -> str:
     epoch = prefix + secrets.token_hex(8)
     write_atomic(file, epoch.encode())
     return epoch
+
+
+def set_metadata_aside(machine: MachineConfig) -> None:
+    """Ray's metadata is disposable: the next start as head is a new epoch. One copy is kept to look at. Call while no
+    Ray of ours runs."""
+    storage, aside = gcs_dir(machine), machine.ray_dir / "gcs.failed"
+    if storage.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        storage.rename(aside)
 
 
 def contexts(machine: MachineConfig) -> tuple[ssl.SSLContext, ssl.SSLContext]:
@@ -86,13 +96,16 @@ class HeadServer:
         context: ssl.SSLContext,
         status: Callable[[], dict[str, Any]],
         *,
+        turn_s: float,
         learn: Callable[[Any], None] | None = None,
         planes: Sequence[str] = (),
     ) -> None:
-        """`learn` takes who is head, from the machines named in `planes`."""
+        """`learn` takes who is head, from the machines named in `planes`. A turn ends after `turn_s`: never sooner than
+        its holder can need, or two machines restart at once."""
         self._listen = listen
         self._context = context
         self._status = status
+        self._turn_s = turn_s
         self._learn = learn
         self._planes = planes
         self._turn = asyncio.Lock()
@@ -128,7 +141,7 @@ class HeadServer:
             writer.write(b'{"go":true}\n')
             await writer.drain()
             # A machine that loses power in its turn never closes the connection: the turn ends by time.
-            await asyncio.wait({closed}, timeout=TURN_S)
+            await asyncio.wait({closed}, timeout=self._turn_s)
         finally:
             closed.cancel()
             if waiting.done() and not waiting.cancelled():
@@ -162,8 +175,8 @@ class HeadClient:
                     raw = orjson.loads(await reader.readline())
                 finally:
                     writer.close()
-            return HeadStatus(str(raw["epoch"]), bool(raw["ensured"]), raw.get("head"))
-        except (OSError, TimeoutError, ValueError, KeyError) as e:
+            return HeadStatus(str(raw["epoch"]), bool(raw["ensured"]), raw.get("head"), str(raw.get("ray", "")))
+        except (OSError, TimeoutError, ValueError, KeyError, TypeError) as e:
             raise Unreachable(f"{self._endpoint[0]}:{self._endpoint[1]}: {e}") from e
 
     @asynccontextmanager

@@ -2,7 +2,8 @@
 
 Pure. Objects at `/registry/<group or core>/<plural>/[<namespace>/]<name>`; the registry's own invariants, one key per
 fact so that a transaction can compare it, under `/sk8/`: a namespace's phase, every allocated cluster IP and node
-port. There, too, machines ask to have their member of the store replaced (`actors/members.py`).
+port. There, too, machines ask to have their member of the store replaced (`actors/members.py`), and it is kept who is
+Ray's head (`actors/ray_head.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ NODE_PORTS = b"/sk8/alloc/nodeports/"
 MEMBER_REQUESTS = b"/sk8/members/request/"
 MEMBER_GRANTS = b"/sk8/members/grant/"
 LAST_MEMBER_ID = b"/sk8/members/last-id"
+
+RAY_HEAD = b"/sk8/ray/head"
 
 
 def resource_prefix(info: ResourceInfo) -> bytes:

@@ -13,7 +13,7 @@ from cluster.cli.keyfile import save_keys
 from cluster.cli.main import main
 from cluster.machine.config import ClusterConfig, load_cluster, load_machine, save_cluster
 from cluster.machine.identity import Authority
-from cluster.registry.keys import MEMBER_REQUESTS
+from cluster.registry.keys import MEMBER_REQUESTS, RAY_HEAD
 from raft.applier import Applier, found_state
 from raft.backup.file import describe
 from raft.core.memory import bootstrap_meta
@@ -36,6 +36,7 @@ def snapshot(tmp_path: Path) -> Path:
     for i in range(20):
         store.txn((), (("put", b"/registry/%d" % i, b"value", 0),))
     store.txn((), (("put", MEMBER_REQUESTS + b"10.89.0.12", b'{"nonce": "old"}', 0),))
+    store.txn((), (("put", RAY_HEAD, b'{"machine": "m1", "generation": 0}', 0),))
     store.save_state()
     backend.flush()
     backend.close()
@@ -84,8 +85,8 @@ def check_restored(config: ClusterConfig, jump: int) -> str:
             applier = Applier(backend, lambda: 0.0, lambda r, e: None, lambda o, s, r: None)
             assert (applier.cluster_id, applier.applied.conf.voters) == (found.cluster_id, (8, 9, 10))
             assert applier.applied.index == 1 and len(applier.store) == 20
-            # 21 puts, the delete of the request that was open, the jump.
-            assert applier.store.revision == 23 + jump
+            # 22 puts, the deletes of the request that was open and of who was Ray's head, the jump.
+            assert applier.store.revision == 25 + jump
             assert sorted(applier.members.removed) == [3, 4, 7]
             backend.close()
     return found.cluster_id
@@ -149,7 +150,7 @@ def test_status_and_list(
 ) -> None:
     assert main(["snapshot", "status", str(snapshot), "-o", "json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["revision"] == 22 and document["members"] == [3, 4, 7]
+    assert document["revision"] == 23 and document["members"] == [3, 4, 7]
     assert document["hash"] == f"{describe(snapshot).hash:016x}"
     assert main(["snapshot", "status", str(snapshot)]) == 0
     assert "TOTAL KEYS" in capsys.readouterr().out
@@ -162,7 +163,7 @@ def test_status_and_list(
     listed = json.loads(capsys.readouterr().out)
     assert [one["revision"] for one in listed] == [7, 22] and listed[1]["taken"] == "2027-01-15T08:00:00Z"
     assert main(["snapshot", "status", "newest", "--base", config.base_dir, "-o", "json"]) == 0
-    assert json.loads(capsys.readouterr().out)["revision"] == 22
+    assert json.loads(capsys.readouterr().out)["revision"] == 23
 
 
 def test_keys_that_cannot_be_used(snapshot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

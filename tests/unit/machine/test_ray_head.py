@@ -10,12 +10,13 @@ from typing import Any
 import orjson
 import pytest
 
-from actors.ray_head import KEY, RayHeadWatch
+from actors.ray_head import STUCK_S, RayHeadWatch
 from cluster.machine import head as heads
 from cluster.machine import rejoin
 from cluster.machine.config import ClusterConfig, ConfigError
 from cluster.machine.head import Head, HeadRecord, successor
 from cluster.machine.rejoin import HeadStatus, Unreachable
+from cluster.registry.keys import RAY_HEAD as KEY
 from cluster.registry.store import put
 from tests.support.memory_store import MemoryStore
 from tests.unit.machine.test_machine_parts import machine_in
@@ -117,7 +118,7 @@ async def test_who_is_head_is_believed_of_control_planes_alone(
     probe.close()
     learnt: list[Any] = []
     status = {"epoch": "e1", "ensured": True, "head": {"machine": "m1", "generation": 0}}
-    server = rejoin.HeadServer(listen, server_context, lambda: status, learn=learnt.append, planes=planes)
+    server = rejoin.HeadServer(listen, server_context, lambda: status, turn_s=60, learn=learnt.append, planes=planes)
     task = asyncio.create_task(server.run())
     client = rejoin.HeadClient(listen, client_context)
     try:
@@ -139,13 +140,14 @@ class FakeMachine:
     def __init__(self) -> None:
         self.on = True
         self.head = Head("m1")
+        self.ray: str = rejoin.RUNNING
 
     async def status(self, timeout_s: float = 2.0, *, tell: Any = None) -> HeadStatus:
         if not self.on:
             raise Unreachable("off")
         if tell is not None:
             self.head = Head(tell["machine"], tell["generation"])
-        return HeadStatus("e", True, self.head.to_json())
+        return HeadStatus("e", True, self.head.to_json(), self.ray)
 
 
 class Group:
@@ -203,12 +205,72 @@ async def test_of_two_decisions_from_one_sight_one_is_made() -> None:
     assert await group.stored() == {"machine": "m2", "generation": 1}
 
 
-async def test_a_new_leader_waits_anew() -> None:
+async def test_a_new_leader_waits_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     group = Group()
     group.machines["m1"].on = False
     watch = await group.watch()
+    group.now += 121  # enough for who was the leader until now
+    looked, look = asyncio.Event(), watch.look
+
+    async def one_look() -> Head:
+        head = await look()
+        looked.set()
+        return head
+
+    monkeypatch.setattr(watch, "look", one_look)
     task = asyncio.create_task(watch.run())
-    await asyncio.sleep(0.05)
+    try:
+        async with asyncio.timeout(30):
+            await looked.wait()
+        assert await group.stored() is None
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_restored_store_learns_from_the_machines_who_is_head() -> None:
+    """What it says is older than what they have on their disks, and they would not believe it."""
+    group = Group()
+    await group.store.txn([], [put(KEY, b'{"machine":"m3","generation":1}')])
+    for name in ("m1", "m2"):
+        group.machines[name].head = Head("m2", 4)
+    watch = await group.watch()
+    assert await watch.look() == Head("m2", 4)
+    assert await group.stored() == {"machine": "m2", "generation": 4}
+    assert await watch.look() == Head("m2", 4)
+    assert group.machines["m3"].head == Head("m2", 4)
+    group.machines["m2"].on = False
+    group.now += 110
+    assert await watch.look() == Head("m2", 4)
+    group.now += 11
+    assert await watch.look() == Head("m3", 5)
+
+
+async def test_what_machines_know_is_written_by_the_leader_alone() -> None:
+    group = Group()
+    group.machines["m2"].head = Head("m2", 4)
+    watch = await group.watch(fence=((b"/sk8/leader/sk8-supervisor", "create", "=", 1),))
+    assert await watch.look() == Head("m1", 0)
     assert await group.stored() is None
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_head_without_ray_is_followed_in_the_end() -> None:
+    group = Group()
+    watch = await group.watch()
+    assert await watch.look() == Head("m1", 0)
+    group.machines["m1"].ray = "starting"
+    for _ in range(int(STUCK_S / 10) - 1):  # it is given time
+        group.now += 10
+        assert await watch.look() == Head("m1", 0)
+    for _ in range(12):
+        group.now += 10
+        await watch.look()
+    group.now += 10
+    assert await watch.look() == Head("m2", 1)
+    assert group.machines["m1"].head == Head("m2", 1), "it answers, so it is told"
+
+
+async def test_a_key_that_cannot_be_read_counts_for_nothing() -> None:
+    group = Group()
+    await group.store.txn([], [put(KEY, b"{")])
+    assert await (await group.watch()).look() == Head("m1", 0)

@@ -1,0 +1,142 @@
+"""RayKeeper's decisions, with processes and a head that the test plays."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from cluster.machine import rejoin
+from cluster.machine.config import ClusterConfig
+from cluster.machine.head import HeadRecord
+from cluster.machine.keeper import NEW_METADATA_AFTER, KeeperTimes, RayKeeper
+from cluster.machine.processes import Children, Stat
+from cluster.machine.rejoin import HeadStatus, Unreachable
+from tests.unit.machine.test_machine_parts import machine_in
+
+TIMES = KeeperTimes(poll_s=0, backoff_s=(0,))
+
+
+class FakeChildren:
+    """Every command ends with `code`; no process ever lives."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        self.commands: list[Sequence[str]] = []
+
+    async def run(self, command: Sequence[str], environment: Mapping[str, str], output: Path, timeout_s: float) -> int:
+        self.commands.append(command)
+        await asyncio.sleep(0)
+        return self.code
+
+    def inherited(self) -> list[Stat]:
+        return []
+
+    def reap(self) -> None:
+        return
+
+
+@dataclass
+class FakeHead:
+    answer: Callable[[], HeadStatus]
+    asked: int = 0
+
+    async def status(self, timeout_s: float = 2.0, *, tell: Any = None) -> HeadStatus:
+        self.asked += 1
+        await asyncio.sleep(0)
+        return self.answer()
+
+
+def make(tmp_path: Path, name: str, children: FakeChildren, head: FakeHead) -> tuple[RayKeeper, HeadRecord]:
+    config = replace(ClusterConfig.local(3), base_dir=str(tmp_path))
+    machine = config.machine(name)
+    machine.ray_dir.mkdir(parents=True)
+    record = HeadRecord(config, machine)
+    keeper = RayKeeper(
+        record,
+        machine,
+        cast(Children, children),
+        lambda _: cast(rejoin.HeadClient, head),
+        python=Path("/venv/bin/python"),
+        checkout=None,
+        times=TIMES,
+    )
+    return keeper, record
+
+
+async def until(condition: Callable[[], bool], task: asyncio.Task[Any]) -> None:
+    try:
+        async with asyncio.timeout(30):
+            while not condition():
+                assert not task.done()
+                await asyncio.sleep(0.001)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def silent() -> HeadStatus:
+    raise Unreachable("off")
+
+
+async def test_a_head_whose_ray_does_not_start_begins_again_without_metadata(tmp_path: Path) -> None:
+    children = FakeChildren(1)
+    keeper, _ = make(tmp_path, "m1", children, FakeHead(silent))
+    ray = ClusterConfig.local(3).machine("m1")
+    ray_dir = replace(ray, base_dir=str(tmp_path)).ray_dir
+    (ray_dir / "gcs").mkdir()
+    (ray_dir / "gcs" / "CURRENT").write_text("damaged")
+    (ray_dir / "epoch").write_text("before")
+    task = asyncio.create_task(keeper.run())
+    await until(lambda: len(children.commands) > NEW_METADATA_AFTER + 2, task)
+    assert (ray_dir / "gcs.failed" / "CURRENT").read_text() == "damaged"
+    assert not (ray_dir / "gcs" / "CURRENT").exists()
+    assert (ray_dir / "epoch").read_text() != "before"
+
+
+async def test_metadata_is_left_alone_while_our_own_gcs_may_run(tmp_path: Path) -> None:
+    keeper, record = make(tmp_path, "m1", FakeChildren(0), FakeHead(silent))
+    gcs = replace(ClusterConfig.local(3), base_dir=str(tmp_path)).machine("m1").ray_dir / "gcs"
+    gcs.mkdir(exist_ok=True)
+    (gcs / "CURRENT").write_text("in use")
+    (gcs.parent / "epoch").write_text("e0")
+    record.learn({"machine": "m1", "generation": 2})
+    async with asyncio.timeout(30):
+        await keeper._until_foreign()
+    assert (gcs / "CURRENT").read_text() == "in use"
+
+
+async def test_an_error_while_looking_at_the_head_restarts_nothing(tmp_path: Path) -> None:
+    def broken() -> HeadStatus:
+        raise RuntimeError("never expected")
+
+    head = FakeHead(broken)
+    keeper, _ = make(tmp_path, "m2", FakeChildren(0), head)
+    await until(lambda: head.asked > 3, asyncio.create_task(keeper._until_foreign()))
+
+
+async def test_an_answer_that_is_no_object_proves_nothing(tmp_path: Path) -> None:
+    server_context, client_context = rejoin.contexts(machine_in(tmp_path))
+    client_context.check_hostname = False  # the certificate names 10.89.0.11; this server is on loopback
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"[]\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_context)
+    async with server:
+        port = int(server.sockets[0].getsockname()[1])
+        with pytest.raises(Unreachable):
+            await rejoin.HeadClient(("127.0.0.1", port), client_context).status(10)
+
+
+def test_a_turn_outlasts_whatever_its_holder_may_do() -> None:
+    times = KeeperTimes()
+    restart_s = times.start_s + times.ensure_s + 3 * times.stop_s
+    assert times.longest_turn_s > times.turn_s + restart_s + times.turn_s + max(times.backoff_s)
