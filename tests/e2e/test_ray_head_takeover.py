@@ -65,12 +65,13 @@ def test_another_control_plane_becomes_rays_head(own: Cluster) -> None:
     before = started(own)
     own.sk8("machine", "kill", "m1")
 
-    eventually(lambda: heads(own), lambda found: found == ["m2"], within_s=120, what="m2 is Ray's head")
+    # The next in the order, or the one after it when that one was slow to answer.
+    eventually(lambda: heads(own), lambda found: found in (["m2"], ["m3"]), within_s=120, what="Ray has another head")
     for name in ("m2", "m3"):  # one after the other, around the new head
         log = Path(f"/var/lib/sk8/machines/{name}/log/machine.log")
         eventually(
             lambda log=log: log.read_text().count("all actors of this machine are there"),
-            lambda times: times == 2,
+            lambda times: times >= 2,
             within_s=240,
             what=f"{name} has its actors in the new Ray",
         )
@@ -78,13 +79,15 @@ def test_another_control_plane_becomes_rays_head(own: Cluster) -> None:
     after = started(own)
     assert {name: after.get(name) for name in before} == before, "pods of the other machines were touched"
 
-    [victim] = actor_pids("Scheduler", "m3")
+    [head] = heads(own)
+    other = "m3" if head == "m2" else "m2"
+    [victim] = actor_pids("Scheduler", other)
     os.kill(victim, signal.SIGKILL)
-    eventually(lambda: actor_pids("Scheduler", "m3") - {victim}, within_s=60, what="the new head starts dead actors")
+    eventually(lambda: actor_pids("Scheduler", other) - {victim}, within_s=60, what="the new head starts dead actors")
 
     own.sk8("machine", "start", "m1", "--wipe")
     eventually(lambda: own.node_ready("m1"), lambda s: s == "True", within_s=240, what="m1 is back")
-    assert heads(own) == ["m2"], "the old head is a worker of Ray now"
+    assert heads(own) == [head], "the old head is a worker of Ray now"
     members = lambda: json.loads(own.sk8("status", "--output", "json"))["store"]["members"]  # noqa: E731
     eventually(
         lambda: sorted(m["name"] for m in members() if not m["learner"]),
