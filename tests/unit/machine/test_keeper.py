@@ -18,26 +18,33 @@ from cluster.machine.processes import Children, Stat
 from cluster.machine.rejoin import HeadStatus, Unreachable
 from tests.unit.machine.test_machine_parts import machine_in
 
+NO_PID = 1 << 30  # above the kernel's greatest
 TIMES = KeeperTimes(poll_s=0, backoff_s=(0,))
 
 
 class FakeChildren:
-    """Every command ends with `code`; no process ever lives."""
+    """Every command ends with `code`; Ray's daemons are two that the box has no pid for, until they are reaped."""
 
     def __init__(self, code: int) -> None:
         self.code = code
+        self.living: list[Stat] = []
         self.commands: list[Sequence[str]] = []
 
     async def run(self, command: Sequence[str], environment: Mapping[str, str], output: Path, timeout_s: float) -> int:
         self.commands.append(command)
         await asyncio.sleep(0)
+        if not self.code and command[0].endswith("/ray"):
+            self.living = [Stat(NO_PID + i, name, "S", 1, 1) for i, name in enumerate(("raylet", "gcs_server"))]
         return self.code
 
     def inherited(self) -> list[Stat]:
-        return []
+        return self.living
+
+    def ended(self, pid: int) -> asyncio.Future[int]:
+        return asyncio.get_running_loop().create_future()
 
     def reap(self) -> None:
-        return
+        self.living = []
 
 
 @dataclass
@@ -140,3 +147,26 @@ def test_a_turn_outlasts_whatever_its_holder_may_do() -> None:
     times = KeeperTimes()
     restart_s = times.start_s + times.ensure_s + 3 * times.stop_s
     assert times.longest_turn_s > times.turn_s + restart_s + times.turn_s + max(times.backoff_s)
+
+
+async def test_a_head_that_hears_of_its_own_new_generation_starts_anew(tmp_path: Path) -> None:
+    children = FakeChildren(0)
+    keeper, record = make(tmp_path, "m1", children, FakeHead(silent))
+    task = asyncio.create_task(keeper.run())
+
+    def runs(starts: int) -> bool:
+        status = keeper.status()
+        return status["ray"] == rejoin.RUNNING and status["ensured"] is True and status["starts"] == starts
+
+    async with asyncio.timeout(30):
+        while not runs(1):
+            await asyncio.sleep(0.001)
+    first = str(keeper.status()["epoch"])
+    record.learn({"machine": "m1", "generation": 2})
+    async with asyncio.timeout(30):
+        while not runs(2):
+            await asyncio.sleep(0.001)
+    second = str(keeper.status()["epoch"])
+    await until(lambda: True, task)
+    assert first and "-" not in first and second.startswith("2-")
+    assert keeper.status()["ray"] == "stopped"
