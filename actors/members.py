@@ -34,6 +34,7 @@ from raft.replacement import AddLearner, Done, Grant, Member, Promote, Remove, R
 log = logging.getLogger(__name__)
 
 RETRY_S = 0.5
+LONGEST_RETRY_S = 60.0
 FAILURES = Counter(
     "sk8_supervisor_failures_total", "Unexpected errors of the leader's tasks, each tried again", ["task"]
 )
@@ -82,14 +83,17 @@ def _nonce(request: bytes) -> str:
 
 async def keep_running(task: str, run: Callable[[], Awaitable[None]]) -> None:
     """Until cancelled. An error in one of the leader's tasks ends neither the others nor the actor: while Ray's head is
-    away nobody would start it again."""
+    away nobody would start it again. It is tried again ever later while it fails soon: a snapshot is work."""
+    loop, pause_s = asyncio.get_running_loop(), RETRY_S
     while True:
+        began = loop.time()
         try:
             await run()
         except Exception:  # the task's outermost loop
             FAILURES.labels(task).inc()
             log.exception("%s: tried again", task)
-        await asyncio.sleep(RETRY_S)
+        pause_s = RETRY_S if loop.time() - began > LONGEST_RETRY_S else min(2 * pause_s, LONGEST_RETRY_S)
+        await asyncio.sleep(pause_s)
 
 
 class Supervisor:
