@@ -104,7 +104,12 @@ async def test_the_socket_is_for_its_owner_alone_and_the_process_keeps_its_umask
 ) -> None:
     masks: list[int] = []
     umask = os.umask
-    monkeypatch.setattr(os, "umask", lambda mask: masks.append(mask) or umask(mask))
+
+    def noted(mask: int) -> int:
+        masks.append(mask)
+        return umask(mask)
+
+    monkeypatch.setattr(os, "umask", noted)
     path, readers = tmp_path / "dns.sock", Readers()
     async with holder(path, readers, 1):
         await reads(readers, ["machine"])

@@ -15,8 +15,8 @@ from cluster.network.policy_table import PolicyTable, PolicyTableConfig
 
 Obj = dict[str, Any]
 COUNT = 1000
-SAME = {"podSelector": {}, "ingress": [{"from": [{"podSelector": {}}]}]}
-BY_NAMESPACE = {"podSelector": {}, "ingress": [{"from": [{"namespaceSelector": {"matchLabels": {"team": "a"}}}]}]}
+SAME: Obj = {"podSelector": {}, "ingress": [{"from": [{"podSelector": {}}]}]}
+BY_NAMESPACE: Obj = {"podSelector": {}, "ingress": [{"from": [{"namespaceSelector": {"matchLabels": {"team": "a"}}}]}]}
 
 
 def obj(name: str, **more: Any) -> Obj:
