@@ -8,7 +8,6 @@ another round trip and cannot be a different one.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,12 +22,8 @@ from cluster.registry.codec import Codec
 from cluster.registry.context import RequestContext
 from cluster.registry.conversion import Converter
 from cluster.registry.store import Compare, KeyValue, Op, RangeResult, Store, TxnResult, get
+from cluster.registry.txn_log import TxnLog
 from cluster.registry.types import Attributes, Authorizer, RegistryConfig, Stored
-
-log = logging.getLogger(__name__)
-
-SLOW_S = 0.5
-"""A transaction that took longer is logged with its cause, as etcd logs what it applied slowly."""
 
 
 class Stale(Exception):
@@ -88,6 +83,7 @@ class Core:
     ) -> None:
         config.validate()
         self._hit = hit
+        self._log = TxnLog()
         self.store = store
         self.config = config
         self.clock = clock
@@ -147,35 +143,36 @@ class Core:
         """Run the plan and the caller's fence; the revision written. Raises Stale, FenceLost, or what a guard says."""
         compares = [*ctx.fence, *(g.compare for g in plan.guards)]
         watched = list(dict.fromkeys(c[0] for c in compares))
-        about = "" if self._hit is no_fault else " ".join(op[1].decode(errors="replace") for op in plan.ops)
-        self._hit("before_commit", about)
-        result = await self._traced(ctx, compares, plan.ops, [get(k) for k in watched])
+        result = await self.write([ctx], compares, plan.ops, [get(k) for k in watched])
         if result.succeeded:
-            self._hit("after_commit", about)
             return result.revision
         found: dict[bytes, KeyValue | None] = dict.fromkeys(watched)
         for key, response in zip(watched, result.responses, strict=True):
             found[key] = response[1][0] if response[1] else None
         raise verdict(ctx, plan, found) or Stale()
 
-    async def _traced(
-        self, ctx: RequestContext, compares: Sequence[Compare], then: Sequence[Op], otherwise: Sequence[Op]
+    async def write(
+        self,
+        callers: Sequence[RequestContext],
+        compares: Sequence[Compare],
+        then: Sequence[Op],
+        otherwise: Sequence[Op],
     ) -> TxnResult:
-        """Within the request's deadline; what fails or is slow is logged with who wanted it."""
+        """What every write goes through: one transaction for all `callers` (one or more), within the last of their
+        deadlines, between the fault points. What fails or is slow is logged with who wanted it."""
+        about = "" if self._hit is no_fault else " ".join(op[1].decode(errors="replace") for op in then)
+        self._hit("before_commit", about)
         clock = asyncio.get_running_loop().time
-        began, what = clock(), "failed"
+        began = clock()
         try:
-            result = await self.txn(compares, then, otherwise, deadline=ctx.deadline)
-            what = "was slow"
-            return result
-        finally:
-            took_s = clock() - began
-            if what == "failed" or took_s > SLOW_S:
-                first = then[0][1].decode(errors="replace") if then else "nothing"
-                log.warning(
-                    "a transaction %s after %.3f s: %d ops, first %s (user %s, request %s, cause %s)",
-                    what, took_s, len(then), first, ctx.user.name, ctx.audit_id or "-", ctx.cause_id or "-",
-                )  # fmt: skip
+            result = await self.txn(compares, then, otherwise, deadline=last_deadline(callers))
+        except BaseException as e:
+            self._log.failed(callers, then, clock() - began, e, clock())
+            raise
+        self._log.done(callers, then, clock() - began, clock())
+        if result.succeeded:
+            self._hit("after_commit", about)
+        return result
 
     async def txn(
         self,
@@ -195,6 +192,12 @@ class Core:
 
     def encrypts(self, info: ResourceInfo) -> bool:
         return bool(self.config.encryption_keys) and info.name in self.config.encrypted_resources
+
+
+def last_deadline(callers: Sequence[RequestContext]) -> float | None:
+    """When nobody wants it any more: each caller keeps its own deadline by giving up its wait. None: never."""
+    known = [c.deadline for c in callers if c.deadline is not None]
+    return max(known) if known and len(known) == len(callers) else None
 
 
 def verdict(ctx: RequestContext, plan: Plan, found: Mapping[bytes, KeyValue | None]) -> Exception | None:

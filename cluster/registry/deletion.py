@@ -71,7 +71,7 @@ class Deleter:
         plan.guards.append(Guard(unchanged(current.key, current.revision)))
         if marked is None:
             plan.ops.append(delete(current.key))
-            charge = await self._writer.release(info, current.obj, plan)
+            charge = await self._writer.release(ctx, info, current.obj, plan)
             revision = await self._writer.finish(ctx, plan, charge)
             gone = current.fresh()
             gone["metadata"]["resourceVersion"] = str(revision)

@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -34,7 +34,7 @@ from cluster.api.quantity import parse_quantity
 from cluster.api.scheme import SCHEME, ResourceInfo
 from cluster.registry import keys
 from cluster.registry.context import RequestContext
-from cluster.registry.core import Core, Guard, Plan, Stale, verdict
+from cluster.registry.core import Core, Guard, Plan, Stale, last_deadline, verdict
 from cluster.registry.store import Compare, KeyValue, Op, delete, get, prefix_end, put, unchanged
 
 Object = dict[str, Any]
@@ -149,10 +149,11 @@ class QuotaLedger:
         close = partial(self._books.pop, namespace, None)
         self._books[namespace] = _Book(self._core, namespace, self._resources, close)
 
-    async def restructure(self, plan: Plan, namespace: str, key: bytes, *, removed: bool) -> None:
+    async def restructure(self, ctx: RequestContext, plan: Plan, namespace: str, key: bytes, *, removed: bool) -> None:
         """A quota comes or goes: the namespace's marker with it."""
         marker, prefix = keys.quota_marker(namespace), keys.namespace_prefix(QUOTAS, namespace)
-        result = await self._core.txn([], [get(marker), get(prefix, prefix_end(prefix))], [])
+        view = [get(marker), get(prefix, prefix_end(prefix))]
+        result = await self._core.txn([], view, [], deadline=ctx.deadline)
         found, quotas = (r[1] for r in result.responses)
         plan.guards.append(Guard(unchanged(marker, found[0].mod_revision if found else 0)))
         last = removed and all(kv.key == key for kv in quotas)
@@ -163,11 +164,11 @@ class QuotaLedger:
         if not self._enabled:
             return
         for _ in range(_ROUNDS):
-            result = await self._core.range(keys.object_key(QUOTAS, namespace, name))
+            result = await self._core.range(keys.object_key(QUOTAS, namespace, name), deadline=ctx.deadline)
             if not result.kvs:
                 return
             entry = entry_of(self._core, result.kvs[0])
-            counted = await count(self._core, self._resources(), namespace, entry, result.revision)
+            counted = await count(self._core, self._resources(), namespace, entry, result.revision, ctx.deadline)
             if await self._correct(ctx, entry, counted):
                 return
         raise errors.conflict(QUOTAS, name)
@@ -175,7 +176,7 @@ class QuotaLedger:
     async def _correct(self, ctx: RequestContext, then: _Entry, counted: dict[str, str]) -> bool:
         """Apply the difference between what was counted and what was in the ledger then to the ledger now."""
         for _ in range(_ROUNDS):
-            stored = await self._core.range(then.key)
+            stored = await self._core.range(then.key, deadline=ctx.deadline)
             if not stored.kvs:
                 return True
             now = entry_of(self._core, stored.kvs[0])
@@ -216,7 +217,12 @@ def corrected(then: _Entry, now: _Entry, counted: dict[str, str]) -> dict[str, s
 
 
 async def count(
-    core: Core, resources: Iterable[ResourceInfo], namespace: str, entry: _Entry, revision: int
+    core: Core,
+    resources: Iterable[ResourceInfo],
+    namespace: str,
+    entry: _Entry,
+    revision: int,
+    deadline: float | None,
 ) -> dict[str, str]:
     """What the quota's resources amount to at `revision`."""
     total = dict.fromkeys(entry.hard, "0")
@@ -226,7 +232,7 @@ async def count(
         prefix = keys.namespace_prefix(info, namespace)
         start, more = prefix, True
         while more:
-            page = await core.range(start, prefix_end(prefix), revision=revision, limit=_PAGE)
+            page = await core.range(start, prefix_end(prefix), revision=revision, limit=_PAGE, deadline=deadline)
             for kv in page.kvs:
                 start = kv.key + b"\0"
                 obj = core.codec.decode(kv.key, kv.value, kv.mod_revision).obj
@@ -295,16 +301,20 @@ class _Book:
 
     async def _round(self) -> None:
         if not self._loaded:
-            await self._load(self._waiting[0].ctx)
+            await self._load(_together(list(self._waiting)))
         items = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
         items = [i for i in items if not i.outcome.done()]
         try:
             left = await self._settle_batch(items)
-        except (ApiError, Stale) as e:
+        except (ApiError, Stale, OSError) as e:
             for item in items:
                 _settle(item, e)
             self._loaded = False
             return
+        except BaseException:
+            for item in items:  # they wait no longer with the others: nobody else would answer them
+                _settle(item, errors.server_timeout(QUOTAS, "charge"))
+            raise
         self._waiting.extendleft(reversed(left))
 
     async def _settle_batch(self, items: list[_Item]) -> list[_Item]:
@@ -313,7 +323,7 @@ class _Book:
         if not seen.accepted:
             if not seen.refused:
                 return seen.deferred
-            await self._load(items[0].ctx)  # only a view of now may refuse
+            await self._load(_together(items))  # only a view of now may refuse
             seen = self._judge(items)
         if seen.accepted:
             again = await self._commit(seen)
@@ -385,7 +395,7 @@ class _Book:
         compares = list(dict.fromkeys(compares))
         watched = list(dict.fromkeys(c[0] for c in compares))
         view = get(self._prefix, prefix_end(self._prefix))
-        result = await core.txn(compares, ops, [view, *(get(k) for k in watched)], deadline=_latest(seen.accepted))
+        result = await core.write([i.ctx for i in seen.accepted], compares, ops, [view, *(get(k) for k in watched)])
         if result.succeeded:
             for item in seen.accepted:
                 _settle(item, result.revision)
@@ -410,7 +420,8 @@ class _Book:
     async def _load(self, ctx: RequestContext) -> None:
         """Marker and quotas at one revision; what is not counted yet is counted."""
         for _ in range(_ROUNDS):
-            result = await self._core.txn([], [get(self._marker), get(self._prefix, prefix_end(self._prefix))], [])
+            view = [get(self._marker), get(self._prefix, prefix_end(self._prefix))]
+            result = await self._core.txn([], view, [], deadline=ctx.deadline)
             found, quotas = (r[1] for r in result.responses)
             self._marked_at = found[0].mod_revision if found else 0
             self._entries = [entry_of(self._core, kv) for kv in quotas] if found else []
@@ -423,7 +434,7 @@ class _Book:
         raise errors.server_timeout(QUOTAS, "count")
 
     async def _count(self, ctx: RequestContext, entry: _Entry, revision: int) -> None:
-        counted = await count(self._core, self._resources(), self._namespace, entry, revision)
+        counted = await count(self._core, self._resources(), self._namespace, entry, revision, ctx.deadline)
         status = {"hard": dict(entry.hard), "used": corrected(entry, entry, counted)}
         guard = Guard(unchanged(entry.key, entry.revision))
         try:
@@ -455,11 +466,10 @@ def _aged(items: list[_Item]) -> list[_Item]:
     return out
 
 
-def _latest(items: list[_Item]) -> float | None:
-    """The last deadline: each writer keeps its own by giving up its wait."""
-    deadlines = [i.ctx.deadline for i in items]
-    known = [d for d in deadlines if d is not None]
-    return max(known) if len(known) == len(deadlines) else None
+def _together(items: Sequence[_Item]) -> RequestContext:
+    """The first's context with the last's deadline: what is read for all must not end with the most hurried."""
+    callers = [i.ctx for i in items]
+    return replace(callers[0], deadline=last_deadline(callers))
 
 
 def _exceeded(entry: _Entry, over: list[str], delta: dict[str, str], used: dict[str, str]) -> str:

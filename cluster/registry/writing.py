@@ -128,7 +128,7 @@ class Writer:
             plan.ops.append(put(keys.namespace_phase(name), keys.ACTIVE))
         charge = self.ledger.charge(info, namespace, name, obj, None)
         if info is QUOTAS:
-            await self.ledger.restructure(plan, namespace, key, removed=False)
+            await self.ledger.restructure(ctx, plan, namespace, key, removed=False)
         stored = await self._put(ctx, info, key, obj, plan, strategy, charge)
         if info is QUOTAS and not ctx.dry_run:
             await self._count(ctx, namespace, name)
@@ -268,15 +268,16 @@ class Writer:
     async def _remove(self, ctx: RequestContext, info: ResourceInfo, current: Stored, plan: Plan) -> Stored:
         """The last finalizer is gone: the update is the deletion."""
         plan.ops.append(delete(current.key))
-        charge = await self.release(info, current.obj, plan)
+        charge = await self.release(ctx, info, current.obj, plan)
         await self.finish(ctx, plan, charge)
         return current
 
-    async def release(self, info: ResourceInfo, obj: Object, plan: Plan) -> Charge | None:
+    async def release(self, ctx: RequestContext, info: ResourceInfo, obj: Object, plan: Plan) -> Charge | None:
         """What the object held outside itself; the answer is what its quotas get back."""
         namespace, name = obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
         if info is QUOTAS:
-            await self.ledger.restructure(plan, namespace, keys.object_key(info, namespace, name), removed=True)
+            key = keys.object_key(info, namespace, name)
+            await self.ledger.restructure(ctx, plan, namespace, key, removed=True)
         elif info.name == "services":
             self._services.release(obj, plan)
         elif info.name == "namespaces":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -38,6 +39,28 @@ async def test_a_crash_leaves_all_of_a_write_or_nothing(bench: Any, make: Any, p
     else:
         assert kept == []
         assert (await bench.create("services", make.service(type="NodePort"))).obj["spec"]["clusterIP"]
+
+
+async def test_writes_that_a_quota_charges_pass_the_fault_points(bench: Any, make: Any) -> None:
+    await bench.create("resourcequotas", {"metadata": {"name": "q"}, "spec": {"hard": {"pods": "5"}}})
+    passed: list[tuple[str, str]] = []
+    bench.registry = bench.another(hit=lambda point, about: passed.append((point, about)))
+    await bench.create("pods", make.pod("a"))
+    written = [(point, about.split()[-1]) for point, about in passed if "/pods/default/a" in about]
+    # the first attempt meets the quota; the second is charged, and is one transaction with the quota's status
+    assert written[-2:] == [(p, "/registry/core/pods/default/a") for p in ("before_commit", "after_commit")]
+    assert "/registry/core/resourcequotas/default/q" in passed[-1][1]
+
+
+async def test_a_failure_of_a_charged_write_is_told_to_its_writer(bench: Any, make: Any) -> None:
+    await bench.create("resourcequotas", {"metadata": {"name": "q"}, "spec": {"hard": {"pods": "5"}}})
+    bench.registry = registry_with(bench, "fail:apiserver.before_commit~resourcequotas/default/q@1")
+    async with asyncio.timeout(60):
+        with pytest.raises(OSError, match="injected fault"):
+            await bench.create("pods", make.pod("a"))
+        assert bench.keys("/registry/core/pods/") == []
+        await bench.create("pods", make.pod("a"))
+    assert (await bench.get("resourcequotas", "q")).obj["status"]["used"] == {"pods": "1"}
 
 
 async def test_a_failure_before_the_commit_changes_nothing(bench: Any) -> None:
