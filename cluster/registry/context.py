@@ -42,9 +42,11 @@ class UserInfo:
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """`deadline`: a moment on the event loop's clock, which no step of the wall clock moves; it bounds every call to
-    the store. `audit_id` names this request, `cause_id` what it was made for (the same for a user's own). `warnings`
-    collects texts for Warning headers of the answer, `annotations` what admission says for the audit event.
+    """`deadline`: a moment on the event loop's clock, which no step of the wall clock moves. It bounds the
+    transactions, leases and reads of what is asked for and of its quotas; what admission, address allocation and the
+    authorizer look up ends with the store client's own time-out, or when the API server gives up the request.
+    `audit_id` names this request, `cause_id` what it was made for (the same for a user's own). `warnings` collects
+    texts for Warning headers of the answer, `annotations` what admission says for the audit event.
     """
 
     user: UserInfo

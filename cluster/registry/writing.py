@@ -242,7 +242,7 @@ class Writer:
         value, body, offset = core.codec.encode(key, kept, encrypt=core.encrypts(info), cause=ctx.cause_id)
         if len(body) > core.config.max_object_bytes:
             raise errors.too_large(f"limit is {core.config.max_object_bytes}")
-        lease = await self._expiry.lease(strategy.ttl_s) if strategy.ttl_s and not ctx.dry_run else 0
+        lease = await self._expiry.lease(strategy.ttl_s, ctx.deadline) if strategy.ttl_s and not ctx.dry_run else 0
         plan.ops.append(put(key, value, lease))
         try:
             revision = await self.finish(ctx, plan, charge)
