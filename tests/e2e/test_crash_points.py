@@ -94,7 +94,15 @@ def _runs(cluster: Cluster, name: str) -> bool:
 
 
 def _gone(cluster: Cluster, *what: str) -> None:
-    cluster.kubectl("delete", *what, "--ignore-not-found", "--grace-period=0", "--force", "--wait=false")
+    """Deleted, with its pods. An API server that just died may have cut a connection: then again."""
+
+    def deleted() -> bool:
+        said = cluster.kubectl("delete", *what, "--ignore-not-found", "--grace-period=0", "--force", ok=False)
+        return "nable to connect" not in said and "refused" not in said and "rror" not in said
+
+    eventually(deleted, within_s=60, what=f"{' '.join(what)} is deleted")
+    mine = lambda: [p for p in cluster.get("pods")["items"] if p["metadata"]["name"].startswith("crash-")]  # noqa: E731
+    eventually(mine, lambda pods: not pods, within_s=60, what="their pods are gone")
 
 
 def test_an_api_server_between_commit_and_answer(cluster: Cluster) -> None:
