@@ -237,6 +237,11 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except (EngineError, network.NetworkError, OSError) as e:
         log.error("%s %s: %s", request.method, request.path, e)
         return _error(503, e, True)
+    except web.HTTPException:
+        raise
+    except Exception as e:  # outermost loop of a request: logged, and told as an answer that can be read
+        log.exception("%s %s failed", request.method, request.path)
+        return _error(500, RuntimeError(f"{type(e).__name__}: {e}"), True)
 
 
 def _error(status: int, error: Exception, retriable: bool) -> web.Response:

@@ -276,7 +276,10 @@ class Machines:
             if left := await wait_gone([slot.record.init], 10):
                 raise MachineError(f"machine {name}: process {left[0].pid} does not die")
         if slot.process is not None:
-            await asyncio.to_thread(slot.process.wait, 10)
+            try:
+                await asyncio.to_thread(slot.process.wait, 10)
+            except subprocess.TimeoutExpired as e:
+                raise MachineError(f"machine {name}: its launcher, process {slot.process.pid}, does not end") from e
             slot.process = None
         ids = await self._containers(name)
         await self._engine.kill(ids)
