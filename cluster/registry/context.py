@@ -13,7 +13,7 @@ it tells its listeners, the queue keeps it with the key, and the reconciler's wo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
@@ -65,6 +65,12 @@ class RequestContext:
 
     def with_fence(self, *fence: Compare) -> RequestContext:
         return replace(self, fence=fence)
+
+
+def last_deadline(callers: Sequence[RequestContext]) -> float | None:
+    """When nobody wants it any more: each caller keeps its own deadline by giving up its wait. None: never."""
+    known = [c.deadline for c in callers if c.deadline is not None]
+    return max(known) if known and len(known) == len(callers) else None
 
 
 MASTERS = UserInfo("system:apiserver", groups=("system:masters", "system:authenticated"))

@@ -19,7 +19,7 @@ from cluster.api.faults import Hit, no_fault
 from cluster.api.scheme import ResourceInfo
 from cluster.registry import keys
 from cluster.registry.codec import Codec
-from cluster.registry.context import RequestContext
+from cluster.registry.context import RequestContext, last_deadline
 from cluster.registry.conversion import Converter
 from cluster.registry.store import Compare, KeyValue, Op, RangeResult, Store, TxnResult, get
 from cluster.registry.txn_log import TxnLog
@@ -192,12 +192,6 @@ class Core:
 
     def encrypts(self, info: ResourceInfo) -> bool:
         return bool(self.config.encryption_keys) and info.name in self.config.encrypted_resources
-
-
-def last_deadline(callers: Sequence[RequestContext]) -> float | None:
-    """When nobody wants it any more: each caller keeps its own deadline by giving up its wait. None: never."""
-    known = [c.deadline for c in callers if c.deadline is not None]
-    return max(known) if known and len(known) == len(callers) else None
 
 
 def verdict(ctx: RequestContext, plan: Plan, found: Mapping[bytes, KeyValue | None]) -> Exception | None:

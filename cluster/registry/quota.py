@@ -33,8 +33,8 @@ from cluster.api.errors import ApiError
 from cluster.api.quantity import parse_quantity
 from cluster.api.scheme import SCHEME, ResourceInfo
 from cluster.registry import keys
-from cluster.registry.context import RequestContext
-from cluster.registry.core import Core, Guard, Plan, Stale, last_deadline, verdict
+from cluster.registry.context import RequestContext, last_deadline
+from cluster.registry.core import Core, Guard, Plan, Stale, verdict
 from cluster.registry.store import Compare, KeyValue, Op, delete, get, prefix_end, put, unchanged
 
 Object = dict[str, Any]

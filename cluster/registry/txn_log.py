@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from prometheus_client import Counter
 
 from cluster.api.errors import ApiError
-from cluster.registry.context import RequestContext
+from cluster.registry.context import RequestContext, last_deadline
 from cluster.registry.store import Op
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ FAILED = Counter("registry_failed_transactions_total", "Transactions of the stor
 
 
 class TxnLog:
-    """`now` in seconds, of any clock that does not go back."""
+    """`now` is on the event loop's clock, as deadlines are."""
 
     def __init__(self) -> None:
         self._tokens = float(_BURST)
@@ -39,7 +39,7 @@ class TxnLog:
     def failed(
         self, callers: Sequence[RequestContext], ops: Sequence[Op], took_s: float, why: BaseException, now: float
     ) -> None:
-        reason = _reason(why)
+        reason = _reason(why, last_deadline(callers), now)
         FAILED.labels(reason).inc()
         if reason not in _QUIET:
             self._say(callers, ops, took_s, "failed", now)
@@ -73,9 +73,9 @@ class TxnLog:
         return True
 
 
-def _reason(why: BaseException) -> str:
-    if isinstance(why, asyncio.CancelledError):
-        return "cancelled"
+def _reason(why: BaseException, deadline: float | None, now: float) -> str:
+    if isinstance(why, asyncio.CancelledError):  # the API server cancels what is past its deadline
+        return "Timeout" if deadline is not None and now >= deadline else "cancelled"
     return why.reason or str(why.code) if isinstance(why, ApiError) else type(why).__name__
 
 

@@ -130,6 +130,7 @@ async def test_a_full_store_and_a_client_that_gave_up_are_counted_and_not_logged
         with pytest.raises(ApiError):
             await bench.create("configmaps", MAP)
         bench.store.txn = stuck
+        bench.ctx = replace(bench.ctx, deadline=asyncio.get_running_loop().time() + 3600)
         writer = asyncio.create_task(bench.create("configmaps", MAP))
         await started.wait()
         writer.cancel()
