@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from actors.host import Part
-from actors.wiring import common
+from actors.wiring import basics, common
 from cluster.apiserver.config import ApiServerConfig, with_settings
 from cluster.apiserver.server import ApiServer
 from cluster.machine.config import ClusterConfig, MachineConfig
@@ -33,7 +33,7 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> ApiServerConfig
 
 
 async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
-    store = common.store_client(cluster, machine)
+    store = basics.store_client(cluster, machine)
     authorizer = RbacAuthorizer(store)
     registry = common.registry(cluster, machine, store, authorizer, "apiserver")
     server = ApiServer(config_of(cluster, machine), store, registry, authorizer, clock=time.time)

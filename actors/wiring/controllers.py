@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 from actors.host import Part
-from actors.wiring import common
+from actors.wiring import basics, common
 from cluster.cloud.local import LocalProvider
 from cluster.controllers import config as settings
 from cluster.controllers.manager import ControllerManager
@@ -16,8 +16,8 @@ from cluster.registry.rbac import RbacAuthorizer
 
 
 async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
-    common.serve_metrics(cluster.controllers_port)
-    store = common.store_client(cluster, machine)
+    basics.serve_metrics(cluster.controllers_port)
+    store = basics.store_client(cluster, machine)
     authorizer = RbacAuthorizer(store)
     registry = common.registry(cluster, machine, store, authorizer, "controllers")
     config = replace(

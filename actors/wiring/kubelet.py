@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actors.host import Part
-from actors.wiring import common
+from actors.wiring import basics, http
 from cluster.machine.config import ClusterConfig, MachineConfig
 from cluster.node.cni import PodNetwork
 from cluster.node.config import KubeletConfig
@@ -43,8 +43,8 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> KubeletConfig:
 async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
     return Kubelet(
         config_of(cluster, machine),
-        common.http_client(cluster, machine, "node"),
+        http.http_client(cluster, machine, "node"),
         DockerRuntime(machine.container_label, socket_path=cluster.engine_socket, netns=machine_netns()),
         PodNetwork(str(machine.kubelet_dir / "network")),
-        hit=common.hit_of(machine, "kubelet"),
+        hit=basics.hit_of(machine, "kubelet"),
     )

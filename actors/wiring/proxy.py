@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actors.host import Part
-from actors.wiring import common
+from actors.wiring import basics, http
 from cluster.machine.config import ClusterConfig, MachineConfig
 from cluster.machine.dns import dns_config
 from cluster.network.agent import NetworkAgent
@@ -19,7 +19,7 @@ def network_config(cluster: ClusterConfig, machine: MachineConfig) -> NetworkCon
             cluster_cidr=cluster.pod_cidr,
             service_cluster_ip_range=cluster.service_cidr,
             local_dns_ip=cluster.dns_ip,
-            metrics_bind_address=f"{common.LOOPBACK}:{cluster.proxy_port}",
+            metrics_bind_address=f"{basics.LOOPBACK}:{cluster.proxy_port}",
         ),
         routes=RouteConfig(node_name=machine.name, cluster_cidr=cluster.pod_cidr),
         dns=dns_config(cluster, machine),
@@ -35,5 +35,5 @@ def network_config(cluster: ClusterConfig, machine: MachineConfig) -> NetworkCon
 
 
 async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
-    client = common.http_client(cluster, machine, "proxy")
-    return NetworkAgent(network_config(cluster, machine), client, hit=common.hit_of(machine, "proxy"))
+    client = http.http_client(cluster, machine, "proxy")
+    return NetworkAgent(network_config(cluster, machine), client, hit=basics.hit_of(machine, "proxy"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actors.host import Part
-from actors.wiring import common
+from actors.wiring import basics, common
 from cluster.machine.config import ClusterConfig, MachineConfig
 from cluster.machinery.election import Elector
 from cluster.machinery.registry_client import RegistryClient
@@ -13,8 +13,8 @@ from cluster.scheduler.scheduler import Scheduler
 
 
 async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
-    common.serve_metrics(cluster.scheduler_port)
-    store = common.store_client(cluster, machine)
+    basics.serve_metrics(cluster.scheduler_port)
+    store = basics.store_client(cluster, machine)
     authorizer = RbacAuthorizer(store)
     registry = common.registry(cluster, machine, store, authorizer, "scheduler")
     config = SchedulerConfig(identity=machine.name)

@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 
 from actors import members
 from actors.host import Part
-from actors.wiring import common
+from actors.wiring import basics
 from cluster.machine import store_settings
 from cluster.machine.config import ClusterConfig, MachineConfig
 from raft.config import StateConfig, TlsFiles
@@ -38,7 +38,7 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> StateConfig:
         host=machine.ip,
         client_port=cluster.state_client_port,
         peer_port=cluster.state_peer_port,
-        metrics=(common.LOOPBACK, cluster.state_metrics_port),
+        metrics=(basics.LOOPBACK, cluster.state_metrics_port),
         peer_tls=files("store-peer"),
         engine=cluster.store_engine,
         raftos_key=pki / "encryption.key" if cluster.store_engine == "raftos" else None,
@@ -47,7 +47,7 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> StateConfig:
         auto_compaction_retention_s=settings.auto_compaction_retention_s,
         auto_compaction_revisions=settings.auto_compaction_revisions,
         corrupt_check_s=settings.corrupt_check_s,
-        faults=common.faults_of(machine, "state"),
+        faults=basics.faults_of(machine, "state"),
     )
 
 
@@ -101,7 +101,7 @@ class StatePart:
         """This machine's disk was lost. The Supervisor replaces its old member; nothing here decides."""
         self._phase = "waiting to be replaced as a member of the store"
         log.warning("the State directory is empty: asking the store's other members for a new identity")
-        store = common.store_client(self._cluster, self._machine)
+        store = basics.store_client(self._cluster, self._machine)
         try:
             member_id, addresses = await members.ask_to_join(store, self._machine.ip)
         finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 from actors.host import Part
 from actors.members import Supervisor
 from actors.ray_head import RayHeadWatch
-from actors.wiring import common
+from actors.wiring import basics
 from cluster.machine import rejoin, store_settings
 from cluster.machine.config import ClusterConfig, MachineConfig
 from cluster.machinery.election import Elector
@@ -20,8 +20,8 @@ LEASE_TTL_S = 5
 
 
 async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
-    common.serve_metrics(cluster.supervisor_port)
-    store = common.store_client(cluster, machine)
+    basics.serve_metrics(cluster.supervisor_port)
+    store = basics.store_client(cluster, machine)
     elector = Elector(store, "sk8-supervisor", machine.name, LEASE_TTL_S)
     ports = (cluster.state_peer_port, cluster.state_client_port)
     watch = ray_head_watch(cluster, machine, store, elector)
@@ -43,7 +43,7 @@ def ray_head_watch(cluster: ClusterConfig, machine: MachineConfig, store: Store,
 def keeper_of(cluster: ClusterConfig, machine: MachineConfig) -> SnapshotKeeper:
     settings = store_settings.of(cluster)
     access = Access(cluster.snapshot_endpoint, cluster.snapshot_credentials)
-    tls = common.store_tls(machine)
+    tls = basics.store_tls(machine)
 
     async def save(path: Path) -> object:
         return await save_from_any(cluster.state_client_endpoints, path, tls)

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 
 from actors import observe
-from actors.wiring import common
+from actors.wiring import basics
 from cluster.api.faults import no_fault
 from raft.metrics import Metrics
 
@@ -57,15 +57,15 @@ def machine(tmp_path: Path, spec: str | None) -> Any:
 
 
 def test_without_the_file_no_fault_is_injected(tmp_path: Path) -> None:
-    assert common.hit_of(machine(tmp_path, None), "kubelet") is no_fault
+    assert basics.hit_of(machine(tmp_path, None), "kubelet") is no_fault
 
 
 def test_a_parts_points_have_its_name_and_may_be_about_one_thing(tmp_path: Path) -> None:
-    hit = common.hit_of(machine(tmp_path, "fail:kubelet.after_sandbox~default/a@2\n"), "kubelet")
+    hit = basics.hit_of(machine(tmp_path, "fail:kubelet.after_sandbox~default/a@2\n"), "kubelet")
     hit("after_sandbox", "default/b")
     hit("after_sandbox", "default/a")
     hit("before_container", "default/a")
     with pytest.raises(OSError, match=r"injected fault at kubelet\.after_sandbox"):
         hit("after_sandbox", "default/a")
-    other = common.hit_of(machine(tmp_path / "other", "fail:kubelet.after_sandbox"), "proxy")
+    other = basics.hit_of(machine(tmp_path / "other", "fail:kubelet.after_sandbox"), "proxy")
     other("after_sandbox", "")
