@@ -33,7 +33,7 @@ test: bootstrap ## Run everything this machine can run (what CI runs)
 
 check: ## The fast loop: lint, types, import rules, unit tests (no root, no containers)
 	@$(MAKE) --no-print-directory lint
-	@$(PYTEST) -q tests/unit
+	@$(PYTEST) -q -n 2 tests/unit
 
 lint: ## Style, types, import rules
 	@$(BIN)/ruff check .
@@ -42,7 +42,7 @@ lint: ## Style, types, import rules
 	@$(BIN)/lint-imports
 
 unit: ## Unit tests
-	@$(PYTEST) -q tests/unit
+	@$(PYTEST) -q -n 2 tests/unit
 
 sim: ## Seeded simulation of the store; more with SEEDS=10000
 	@SK8_SIM_SEEDS=$(SEEDS) $(PYTEST) -q tests/sim
