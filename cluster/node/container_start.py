@@ -223,12 +223,16 @@ def _write_if_changed(path: Path, text: str) -> None:
 
 
 def _with_subpaths(config: ContainerConfig, volumes: MountedVolumes) -> ContainerConfig:
-    """Replace subPaths by what they really are, inside their volume. Raises ConfigError."""
+    """Replace subPaths by what they really are, inside their volume. Raises ConfigError.
+
+    Volumes may lie inside one another (a hostPath of / holds them all): a source is of the innermost.
+    """
     changed = []
     for mount in config.mounts:
         source = mount.source
-        base = next((b for b in volumes.paths.values() if source.startswith(f"{b.rstrip('/')}/")), None)
-        if base is not None:
+        around = [b for b in volumes.paths.values() if source == b or source.startswith(f"{b.rstrip('/')}/")]
+        base = max(around, key=len, default=source)
+        if base != source:
             source = resolve_subpath(base, source)
         changed.append(Mount(source, mount.target, mount.read_only, mount.propagation))
     return ContainerConfig(

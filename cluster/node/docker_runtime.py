@@ -288,7 +288,9 @@ class DockerRuntime:
     async def _resize(self, path: str, height: int, width: int) -> None:
         await self._json("POST", f"{path}?{urlencode({'h': height, 'w': width})}")
 
-    async def attach(self, container_id: str, *, stdin: bool, stdout: bool, stderr: bool, tty: bool) -> StreamSession:
+    async def attach(
+        self, container_id: str, *, stdin: bool, stdout: bool, stderr: bool, tty: bool, stdin_once: bool = False
+    ) -> StreamSession:
         query = {"stream": "1", "stdin": _flag(stdin), "stdout": _flag(stdout), "stderr": _flag(stderr)}
         path = f"/{_API}/containers/{container_id}/attach?{urlencode(query)}"
         reader, writer = await upgrade(self._socket, path)
@@ -302,6 +304,7 @@ class DockerRuntime:
             tty=tty,
             resize=functools.partial(self._resize, f"/containers/{container_id}/resize"),
             exit_code=no_code,
+            passes_eof=stdin_once,
         )
 
     async def _json(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:

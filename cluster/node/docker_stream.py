@@ -78,12 +78,17 @@ class StreamSession:
         tty: bool,
         resize: Callable[[int, int], Awaitable[None]],
         exit_code: Callable[[], Awaitable[int]],
+        passes_eof: bool = True,
     ) -> None:
+        """`passes_eof`: whether the end of input is told. The engine ends an attachment whose input ended, output and
+        all, unless the container's input is to end with it.
+        """
         self._reader = reader
         self._writer = writer
         self._tty = tty
         self._resize = resize
         self._exit_code = exit_code
+        self._passes_eof = passes_eof
         self._input: socket.socket | None = writer.get_extra_info("socket").dup()
         if self._input is not None:
             self._input.setblocking(False)
@@ -113,7 +118,7 @@ class StreamSession:
                 await asyncio.get_running_loop().sock_sendall(self._input, data)
 
     async def close_stdin(self) -> None:
-        if self._input is not None:
+        if self._input is not None and self._passes_eof:
             with contextlib.suppress(OSError):
                 self._input.shutdown(socket.SHUT_WR)
 

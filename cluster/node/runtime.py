@@ -244,7 +244,11 @@ class Runtime(Protocol):
         self, container_id: str, command: list[str], *, stdin: bool, stdout: bool, stderr: bool, tty: bool
     ) -> Session: ...
 
-    async def attach(self, container_id: str, *, stdin: bool, stdout: bool, stderr: bool, tty: bool) -> Session: ...
+    async def attach(
+        self, container_id: str, *, stdin: bool, stdout: bool, stderr: bool, tty: bool, stdin_once: bool = False
+    ) -> Session:
+        """`stdin_once`: the end of the client's input is the container's; without, it only ends this client's."""
+        ...
 
     def logs(self, container_id: str, options: LogOptions) -> AsyncIterator[bytes]:
         """Whole or partial lines, both streams in the order written."""

@@ -224,7 +224,12 @@ class KubeletServer:
             tty = bool(target.spec.get("tty"))
             stdin = wants["stdin"] and bool(target.spec.get("stdin"))
             return await self._runtime.attach(
-                target.id, stdin=stdin, stdout=wants["stdout"], stderr=wants["stderr"], tty=tty
+                target.id,
+                stdin=stdin,
+                stdout=wants["stdout"],
+                stderr=wants["stderr"],
+                tty=tty,
+                stdin_once=bool(target.spec.get("stdinOnce")),
             )
         if not command:
             raise errors.bad_request("you must specify at least one command for the container")

@@ -312,7 +312,7 @@ def resolve_subpath(volume: str, source: str) -> str:
     """The real path of a subPath, made a directory if absent. Raises ConfigError when it leaves the volume."""
     root = os.path.realpath(volume)
     real = os.path.realpath(source)
-    if real != root and not real.startswith(f"{root}/"):
+    if real != root and not real.startswith(f"{root.rstrip('/')}/"):
         raise ConfigError(f"subPath {source[len(volume) :].lstrip('/')!r} leads out of the volume")
     if not os.path.lexists(real):
         mode = stat.S_IMODE(os.stat(root).st_mode) if os.path.isdir(root) else 0o755

@@ -113,6 +113,7 @@ IMAGES = (
         (
             'ENTRYPOINT ["/bin/sh", "/usr/local/bin/docker-entrypoint.sh"]',
             "ENV PATH=/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+            "ENV PSQL_PAGER=cat",
             "EXPOSE 5432/tcp",
         ),
         BUSYBOX_LINKS | {f"bin/{name}": "/bin/busybox" for name in ("chown", "chmod", "rm", "grep")},

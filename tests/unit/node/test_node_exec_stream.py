@@ -25,7 +25,7 @@ def frame(data: bytes) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def kubelet(tmp_path: Path, engine: Engine) -> AsyncIterator[str]:
+async def kubelet(tmp_path: Path, engine: Engine, *, passes_eof: bool = True) -> AsyncIterator[str]:
     """A server with one exec, whose command is played by `engine`; gives its address."""
     path = str(tmp_path / "engine.sock")
 
@@ -44,7 +44,9 @@ async def kubelet(tmp_path: Path, engine: Engine) -> AsyncIterator[str]:
         return 4
 
     async def serve(request: web.Request) -> web.StreamResponse:
-        session = StreamSession(*await upgrade(path, "/exec"), tty=False, resize=resize, exit_code=exit_code)
+        session = StreamSession(
+            *await upgrade(path, "/exec"), tty=False, resize=resize, exit_code=exit_code, passes_eof=passes_eof
+        )
         ws = web.WebSocketResponse(protocols=exec_stream.PROTOCOLS, max_msg_size=0, timeout=exec_stream.CLOSE_S)
         await ws.prepare(request)
         await exec_stream.serve(ws, session, stdin=True)
@@ -123,3 +125,28 @@ async def test_input_that_is_closed_but_not_the_output(tmp_path: Path) -> None:
 
     async with kubelet(tmp_path, engine) as url:
         assert await talk(url) == (b"late", "4", 1000)
+
+
+async def test_an_attachment_whose_input_ended_still_shows_what_comes(tmp_path: Path) -> None:
+    """Regression: `kubectl debug -i </dev/null` ended at once; the engine detaches whoever ends its input."""
+
+    async def engine(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ended = asyncio.create_task(reader.read())
+        await asyncio.wait([ended], timeout=0.3)
+        if not ended.done():  # as dockerd: nothing more for a client whose input ended
+            writer.write(b"\x01\0\0\0\0\0\0\x04late")
+            await writer.drain()
+        ended.cancel()
+
+    async with (
+        asyncio.timeout(30),
+        kubelet(tmp_path, engine, passes_eof=False) as url,
+        aiohttp.ClientSession() as http,
+        http.ws_connect(url, protocols=exec_stream.PROTOCOLS[:1]) as ws,
+    ):
+        await ws.send_bytes(b"\xff\0")  # v5: the client closes its standard input
+        said = b""
+        async for message in ws:
+            if message.type is aiohttp.WSMsgType.BINARY and message.data[:1] == b"\1":
+                said += message.data[1:]
+    assert said == b"late"

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from cluster.node.container_start import _with_subpaths
 from cluster.node.mounts import parse_mountinfo
 from cluster.node.pod_env import ConfigError, EnvContext
+from cluster.node.runtime import ContainerConfig, Mount, PodRef
 from cluster.node.volume_block import VolumeFailure, attachment_name
 from cluster.node.volume_files import FileContent, checked_path, downward_payload, object_payload, write_atomically
-from cluster.node.volumes import check_host_path, resolve_subpath
+from cluster.node.volumes import MountedVolumes, check_host_path, resolve_subpath
 
 
 def test_updates_are_one_rename_and_old_content_goes(tmp_path: Path) -> None:
@@ -78,6 +80,17 @@ def test_sub_paths_are_made_and_kept_inside(tmp_path: Path) -> None:
     (volume / "out").symlink_to("/etc")
     with pytest.raises(ConfigError, match="leads out"):
         resolve_subpath(str(volume), f"{volume}/out/passwd")
+
+
+def test_a_mount_is_of_the_innermost_volume(tmp_path: Path) -> None:
+    """Regression: a hostPath of / (kubectl debug node) took every other volume for one of its subPaths."""
+    token = tmp_path / "token"
+    token.mkdir()
+    volumes = MountedVolumes({"host": "/", "token": str(token)}, frozenset())
+    mounts = (Mount("/", "/host"), Mount(str(token), "/run/token"), Mount(f"{token}/sub", "/sub"))
+    config = ContainerConfig(PodRef("n", "p", "u"), "c", 0, "s", "i", mounts=mounts)
+    assert [m.source for m in _with_subpaths(config, volumes).mounts] == ["/", str(token), f"{token}/sub"]
+    assert resolve_subpath("/", str(token)) == str(token)
 
 
 def test_host_path_types(tmp_path: Path) -> None:
