@@ -150,13 +150,11 @@ def _host_config(config: ContainerConfig, oom_floor: int) -> Obj:
 
 
 def _mount(source: str, target: str, read_only: bool, propagation: str) -> Obj:
-    return {
-        "Type": "bind",
-        "Source": source,
-        "Target": target,
-        "ReadOnly": read_only,
-        "BindOptions": {"Propagation": propagation},
-    }
+    """Private is the engine's default, and is not asked for: a mount that holds the engine's own directory (a hostPath
+    of /) cannot be private, and gets what it can be only when nothing is said.
+    """
+    made: Obj = {"Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only}
+    return made if propagation == "rprivate" else {**made, "BindOptions": {"Propagation": propagation}}
 
 
 def time_of(text: str | None) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.node.container_start import _with_subpaths
+from cluster.node.docker_spec import container_body
 from cluster.node.mounts import parse_mountinfo
 from cluster.node.pod_env import ConfigError, EnvContext
 from cluster.node.runtime import ContainerConfig, Mount, PodRef
@@ -91,6 +92,13 @@ def test_a_mount_is_of_the_innermost_volume(tmp_path: Path) -> None:
     config = ContainerConfig(PodRef("n", "p", "u"), "c", 0, "s", "i", mounts=mounts)
     assert [m.source for m in _with_subpaths(config, volumes).mounts] == ["/", str(token), f"{token}/sub"]
     assert resolve_subpath("/", str(token)) == str(token)
+
+
+def test_only_a_propagation_that_is_not_the_default_is_asked_for() -> None:
+    """Regression: a hostPath of / was refused by the engine, whose own directory lies below it."""
+    mounts = (Mount("/", "/host"), Mount("/mnt", "/mnt", propagation="rslave"))
+    body = container_body("m1", ContainerConfig(PodRef("n", "p", "u"), "c", 0, "s", "i", mounts=mounts))
+    assert [m.get("BindOptions") for m in body["HostConfig"]["Mounts"]] == [None, {"Propagation": "rslave"}]
 
 
 def test_host_path_types(tmp_path: Path) -> None:
