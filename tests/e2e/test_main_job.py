@@ -88,6 +88,7 @@ class TestKubectl:
                 "KUBECONFIG": str(cluster.kubeconfig),
                 "KUBE_EDITOR": str(editor),
                 "PATH": "/usr/bin:/bin:/usr/local/bin",
+                "HOME": str(tmp_path),  # where its cache goes
             },
             check=True,
             capture_output=True,
