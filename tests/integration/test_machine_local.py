@@ -113,7 +113,8 @@ def test_a_switch_carries_packets_until_a_cable_is_cut() -> None:
             assert switch.set_link("t1", up=False)
             assert not connects("t1")
             assert switch.set_link("t1", up=True)
-            assert connects("t1")
+            # The kernel tells of a carrier once a second at most, and a neighbour that failed is asked again later.
+            assert any(connects("t1") for _ in range(30))
         finally:
             server.kill()
             server.communicate()
