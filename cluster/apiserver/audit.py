@@ -169,17 +169,6 @@ class Subject:
     received: float
 
 
-def _user(user: UserInfo) -> Object:
-    out: Object = {"username": user.name}
-    if user.uid:
-        out["uid"] = user.uid
-    if user.groups:
-        out["groups"] = list(user.groups)
-    if user.extra:
-        out["extra"] = {k: list(v) for k, v in user.extra.items()}
-    return out
-
-
 def _object_ref(info: RequestInfo) -> Object:
     parts = {
         "resource": info.resource,
@@ -202,11 +191,11 @@ def event(judgement: Judgement, subject: Subject, stage: str, now: float) -> Obj
         "stage": stage,
         "requestURI": subject.uri,
         "verb": subject.info.verb,
-        "user": _user(subject.user),
+        "user": subject.user.to_dict(),
         "sourceIPs": [subject.source],
     }
     if subject.acting_as is not None:
-        out["impersonatedUser"] = _user(subject.acting_as)
+        out["impersonatedUser"] = subject.acting_as.to_dict()
     if subject.user_agent:
         out["userAgent"] = subject.user_agent
     if subject.info.is_resource:

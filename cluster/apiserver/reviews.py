@@ -28,17 +28,6 @@ Object = dict[str, Any]
 _MIN_SECONDS, _DEFAULT_SECONDS, _MAX_SECONDS = 600, 3600, 1 << 32
 
 
-def user_to_dict(user: UserInfo) -> Object:
-    out: Object = {"username": user.name}
-    if user.uid:
-        out["uid"] = user.uid
-    if user.groups:
-        out["groups"] = list(user.groups)
-    if user.extra:
-        out["extra"] = {k: list(v) for k, v in user.extra.items()}
-    return out
-
-
 def _required(kind: str, group: str, field: str, text: str) -> errors.ApiError:
     return errors.invalid(kind, group, "", [errors.Cause("FieldValueRequired", f"Required value: {text}", field)])
 
@@ -119,7 +108,7 @@ class ReviewServer:
         return await self._decide(user, _attributes(spec, call.kind.kind, call.namespace))
 
     async def _self_subject(self, call: Call, spec: Object) -> Object:
-        return {"userInfo": user_to_dict(call.user)}
+        return {"userInfo": call.user.to_dict()}
 
     async def _self_rules(self, call: Call, spec: Object) -> Object:
         namespace = str(spec.get("namespace", ""))
@@ -136,7 +125,7 @@ class ReviewServer:
             user = await self._authenticator.user_of_token(str(spec["token"]), audiences)
         except InvalidToken as e:
             return {"authenticated": False, "user": {}, "error": str(e)}
-        return {"authenticated": True, "user": user_to_dict(user), "audiences": list(audiences)}
+        return {"authenticated": True, "user": user.to_dict(), "audiences": list(audiences)}
 
 
 class TokenServer:

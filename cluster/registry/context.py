@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from cluster.registry.store import Compare
 
@@ -38,6 +39,17 @@ class UserInfo:
         if self.name.startswith("system:node:") and "system:nodes" in self.groups:
             return self.name.removeprefix("system:node:")
         return ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As authentication.k8s.io/v1 UserInfo; what is empty is left out."""
+        out: dict[str, Any] = {"username": self.name}
+        if self.uid:
+            out["uid"] = self.uid
+        if self.groups:
+            out["groups"] = list(self.groups)
+        if self.extra:
+            out["extra"] = {key: list(values) for key, values in self.extra.items()}
+        return out
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from pathlib import Path
 import aiohttp
 import orjson
 import pytest
-import yaml
 from aiohttp import web
 from apiserver_harness import Pki, edge
+from kubeconfig import write_kubeconfig
 from memory_store import MemoryStore
 
 from cluster.machinery.webhooks import WebhookClient
@@ -44,23 +44,8 @@ class Kubectl:
 
     def __init__(self, servers, root: Path, user: str) -> None:
         self._env = {"PATH": os.environ["PATH"], "HOME": str(root)}
-        self._configs = itertools.cycle([self._config(s, root / f"{user}-{i}", user) for i, s in enumerate(servers)])
-
-    @staticmethod
-    def _config(server, path: Path, user: str) -> str:
-        pki = server.pki
-        cluster = {"server": server.url, "certificate-authority": pki.path("ca.crt")}
-        keys = {"client-certificate": pki.path(f"{user}.crt"), "client-key": pki.path(f"{user}.key")}
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "t", "cluster": cluster}],
-            "users": [{"name": "t", "user": keys}],
-            "contexts": [{"name": "t", "context": {"cluster": "t", "user": "t"}}],
-            "current-context": "t",
-        }
-        path.write_text(yaml.safe_dump(config))
-        return str(path)
+        files = [write_kubeconfig(s, root / f"{user}-{i}", user) for i, s in enumerate(servers)]
+        self._configs = itertools.cycle(map(str, files))
 
     async def __call__(self, *args: str, stdin: str = "", fails: bool = False) -> str:
         pipe = asyncio.subprocess.PIPE

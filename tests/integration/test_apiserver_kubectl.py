@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from apiserver_harness import Pki, edge
+from kubeconfig import write_kubeconfig
 
 _VERSIONED = Path("/usr/lib/google-cloud-sdk/bin/kubectl.1.32")
 KUBECTL = str(_VERSIONED) if _VERSIONED.exists() else shutil.which("kubectl.1.32") or shutil.which("kubectl")
@@ -45,19 +46,7 @@ class Kubectl:
     """Runs kubectl with a kubeconfig and a home of its own."""
 
     def __init__(self, server, root: Path, cert: str = "admin") -> None:
-        pki = server.pki
-        cluster = {"server": server.url, "certificate-authority": pki.path("ca.crt")}
-        user = {"client-certificate": pki.path(f"{cert}.crt"), "client-key": pki.path(f"{cert}.key")}
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "t", "cluster": cluster}],
-            "users": [{"name": "t", "user": user}],
-            "contexts": [{"name": "t", "context": {"cluster": "t", "user": "t"}}],
-            "current-context": "t",
-        }
-        self.kubeconfig = root / f"{cert}.kubeconfig"
-        self.kubeconfig.write_text(yaml.safe_dump(config))
+        self.kubeconfig = write_kubeconfig(server, root / f"{cert}.kubeconfig", cert)
         self.env = {"PATH": os.environ["PATH"], "HOME": str(root), "KUBECONFIG": str(self.kubeconfig)}
 
     async def start(self, *args: str, **env: str) -> asyncio.subprocess.Process:

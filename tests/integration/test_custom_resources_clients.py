@@ -16,6 +16,7 @@ import pytest
 import yaml
 from apiserver_harness import Edge, Pki
 from custom_world import crontab, crontab_definition, custom_edge, established, until
+from kubeconfig import write_kubeconfig
 
 pytest.importorskip("cel_expr_python", reason="`make bootstrap` installs it")
 kopf = pytest.importorskip("kopf", reason="`make bootstrap` installs it")
@@ -35,25 +36,9 @@ async def world(pki: Pki) -> AsyncIterator[Edge]:
         yield running
 
 
-def kubeconfig(world: Edge, root: Path) -> Path:
-    cluster = {"server": world.url, "certificate-authority": world.pki.path("ca.crt")}
-    user = {"client-certificate": world.pki.path("admin.crt"), "client-key": world.pki.path("admin.key")}
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "t", "cluster": cluster}],
-        "users": [{"name": "t", "user": user}],
-        "contexts": [{"name": "t", "context": {"cluster": "t", "user": "t"}}],
-        "current-context": "t",
-    }
-    path = root / "kubeconfig"
-    path.write_text(yaml.safe_dump(config))
-    return path
-
-
 async def test_a_kopf_operator_runs_unmodified(world: Edge, tmp_path: Path) -> None:
     await established(world, yaml.safe_load((OPERATOR / "crd.yaml").read_text()))
-    env = {**os.environ, "KUBECONFIG": str(kubeconfig(world, tmp_path)), "HOME": str(tmp_path)}
+    env = {**os.environ, "KUBECONFIG": str(write_kubeconfig(world, tmp_path / "kubeconfig")), "HOME": str(tmp_path)}
     command = [sys.executable, "-m", "kopf", "run", "--all-namespaces", "--standalone", str(OPERATOR / "operator.py")]
     log = (tmp_path / "operator.log").open("wb")
     operator = await asyncio.create_subprocess_exec(*command, env=env, stdout=log, stderr=log)
@@ -84,7 +69,7 @@ async def test_the_dynamic_client(world: Edge, tmp_path: Path) -> None:
     from kubernetes import config, dynamic
 
     await established(world, crontab_definition())
-    path = str(kubeconfig(world, tmp_path))
+    path = str(write_kubeconfig(world, tmp_path / "kubeconfig"))
 
     def use() -> None:
         with config.new_client_from_config(path) as api:

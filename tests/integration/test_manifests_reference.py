@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from apiserver_harness import Edge, Pki, edge
+from kubeconfig import write_kubeconfig
 
 from cluster.api.scheme import SCHEME
 
@@ -46,18 +47,7 @@ def readme_rows() -> dict[str, str]:
 
 class Kubectl:
     def __init__(self, server: Edge, root: Path) -> None:
-        pki = server.pki
-        user = {"client-certificate": pki.path("admin.crt"), "client-key": pki.path("admin.key")}
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "t", "cluster": {"server": server.url, "certificate-authority": pki.path("ca.crt")}}],
-            "users": [{"name": "t", "user": user}],
-            "contexts": [{"name": "t", "context": {"cluster": "t", "user": "t"}}],
-            "current-context": "t",
-        }
-        path = root / "kubeconfig"
-        path.write_text(yaml.safe_dump(config))
+        path = write_kubeconfig(server, root / "kubeconfig")
         self._env = {"PATH": os.environ["PATH"], "HOME": str(root), "KUBECONFIG": str(path)}
 
     async def __call__(self, *argv: str) -> tuple[int, str]:

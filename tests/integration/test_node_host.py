@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from node_world import NodeWorld, build_image, engine_answers, machine_namespace, remove_image, sh
+from node_world import NODE_TESTS, NodeWorld, machine_namespace, sh
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.engine,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(not engine_answers(), reason="needs a container engine"),
-]
+pytestmark = NODE_TESTS
 SERVE = "mkdir /tmp/w; echo served > /tmp/w/index.html; exec httpd -f -p {port} -h /tmp/w"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def image() -> Iterator[None]:
-    build_image()
-    yield
-    remove_image()
 
 
 @pytest.fixture

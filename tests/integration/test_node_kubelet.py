@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from node_world import IMAGE, NodeWorld, build_image, condition, engine_answers, machine_namespace, remove_image, sh
+from node_world import IMAGE, NODE_TESTS, NodeWorld, condition, machine_namespace, sh
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.engine,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(not engine_answers(), reason="needs a container engine"),
-]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def image() -> Iterator[None]:
-    build_image()
-    yield
-    remove_image()
+pytestmark = NODE_TESTS
 
 
 @pytest.fixture

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from node_world import IMAGE, NodeWorld, build_image, engine_answers, machine_namespace, remove_image, sh
+from node_world import IMAGE, NODE_TESTS, NodeWorld, machine_namespace, sh
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.engine,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(not engine_answers(), reason="needs a container engine"),
-    pytest.mark.skipif(not shutil.which("docker-registry"), reason="needs docker-registry"),
-]
+pytestmark = [*NODE_TESTS, pytest.mark.skipif(not shutil.which("docker-registry"), reason="needs docker-registry")]
 HOST = "127.0.0.1:5998"
 PUSHED = f"{HOST}/team/app:1"
 LOGIN = {"auths": {HOST: {"username": "bob", "password": "geheim"}}}
@@ -32,9 +25,8 @@ auth: {{htpasswd: {{realm: test, path: {root}/htpasswd}}}}
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def registry(tmp_path_factory: pytest.TempPathFactory, node_image: None) -> Iterator[None]:
     """With one image in it, which the engine no longer has."""
-    build_image()
     root = tmp_path_factory.mktemp("registry")
     (root / "htpasswd").write_text(HTPASSWD + "\n")
     (root / "config.yml").write_text(CONFIG.format(root=root, host=HOST))
@@ -52,7 +44,6 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         finally:
             server.terminate()
             sh("docker", "rmi", "-f", PUSHED, check=False)
-            remove_image()
 
 
 @pytest.fixture

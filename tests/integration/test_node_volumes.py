@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import base64
-import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from node_world import NodeWorld, build_image, engine_answers, machine_namespace, remove_image, sh
+from node_world import NODE_TESTS, NodeWorld, machine_namespace, sh
 
 from cluster.node.volume_block import attachment_name
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.engine,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(not engine_answers(), reason="needs a container engine"),
-]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def image() -> Iterator[None]:
-    build_image()
-    yield
-    remove_image()
+pytestmark = NODE_TESTS
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 from apiserver_harness import Pki, edge
+from kubeconfig import write_kubeconfig
 from memory_store import MemoryStore
 
 from cluster.api.errors import ApiError
@@ -58,19 +58,7 @@ class Cluster:
     """kubectl and the played kubelet over one server."""
 
     def __init__(self, server, root: Path) -> None:
-        pki = server.pki
-        cluster = {"server": server.url, "certificate-authority": pki.path("ca.crt")}
-        user = {"client-certificate": pki.path("admin.crt"), "client-key": pki.path("admin.key")}
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "t", "cluster": cluster}],
-            "users": [{"name": "t", "user": user}],
-            "contexts": [{"name": "t", "context": {"cluster": "t", "user": "t"}}],
-            "current-context": "t",
-        }
-        path = root / "kubeconfig"
-        path.write_text(yaml.safe_dump(config))
+        path = write_kubeconfig(server, root / "kubeconfig")
         self._env = {"PATH": os.environ["PATH"], "HOME": str(root), "KUBECONFIG": str(path)}
         self.client = RegistryClient(server.registry, lambda: RequestContext(MASTERS, field_manager="kubelet"))
         self._ip = 1

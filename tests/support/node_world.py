@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from apiserver_harness import Pki, edge
 from memory_store import MemoryStore
 
@@ -40,6 +41,16 @@ Obj = dict[str, Any]
 
 def engine_answers() -> bool:
     return subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
+
+
+# What every module of kubelet tests needs; `node_image` (tests/integration/conftest.py) makes IMAGE.
+NODE_TESTS = [
+    pytest.mark.root,
+    pytest.mark.engine,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(not engine_answers(), reason="needs a container engine"),
+    pytest.mark.usefixtures("node_image"),
+]
 
 
 def sh(*command: str, check: bool = True) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 from cluster.api import scheme
 from cluster.registry.admission.request import Request
-from cluster.registry.context import UserInfo
 
 Object = dict[str, Any]
 
@@ -28,19 +27,8 @@ def admission_request(request: Request, uid: str) -> Object:
         out["name"] = request.name
     if request.namespace:
         out["namespace"] = request.namespace
-    out |= {"operation": request.operation, "userInfo": user(request.ctx.user)}
+    out |= {"operation": request.operation, "userInfo": request.ctx.user.to_dict()}
     out |= {"dryRun": request.ctx.dry_run, "options": options(request)}
-    return out
-
-
-def user(who: UserInfo) -> Object:
-    out: Object = {"username": who.name}
-    if who.uid:
-        out["uid"] = who.uid
-    if who.groups:
-        out["groups"] = list(who.groups)
-    if who.extra:
-        out["extra"] = {k: list(v) for k, v in who.extra.items()}
     return out
 
 
