@@ -22,6 +22,7 @@ from cluster.cloud.disks import loop_devices
 from cluster.cloud.engine import Engine
 from cluster.machine.config import ClusterConfig, container_label
 from cluster.machine.processes import ProcessId, all_processes, command_line, wait_gone
+from cluster.machinery.pod_logs import remove_machine_logs
 
 ENGINE_NAMESPACES = Path("/run/docker/netns")
 _NETNS = Path("/run/netns")
@@ -120,6 +121,8 @@ def _is_ours(mount: mounts.Mount, table: list[mounts.Mount], base: Path) -> bool
 
 
 def _remove_rest(config: ClusterConfig, found: Leftovers) -> None:
+    for machine in config.machines:
+        remove_machine_logs(config.machine(machine.name).kubelet_dir)
     if config.base.exists():
         mounts.unmount_below(config.base)
     for image, device in loop_devices().items():

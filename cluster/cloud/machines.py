@@ -37,6 +37,7 @@ from cluster.machine.config import ClusterConfig, MachineConfig, container_label
 from cluster.machine.files import make_private_dir, write_atomic
 from cluster.machine.machine import checkout_dir
 from cluster.machine.processes import ProcessId, children_of, wait_gone
+from cluster.machinery.pod_logs import remove_machine_logs
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +207,9 @@ class Machines:
         return machine
 
     def _wipe(self, name: str) -> None:
-        disk = self._config.machine(name).disk
+        machine = self._config.machine(name)
+        disk = machine.disk
+        remove_machine_logs(machine.kubelet_dir)
         mounts.unmount_below(disk)
         if disk.exists():
             shutil.rmtree(disk)

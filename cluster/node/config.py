@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster.api.quantity import parse_quantity
+from cluster.machinery.pod_logs import CONTAINER_LOGS, POD_LOGS
 
 _ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -44,6 +45,11 @@ class KubeletConfig:
     pause_image: str = "sk8/pause:1"
     resolv_conf: str = "/etc/resolv.conf"
     hosts_file: str = "/etc/hosts"
+    pod_logs_dir: str = str(POD_LOGS)
+    container_logs_dir: str = str(CONTAINER_LOGS)
+    container_log_max_size: str = "10Mi"
+    container_log_max_files: int = 5
+    container_log_monitor_s: float = 10.0
     registry_mirrors: Mapping[str, Sequence[str]] = field(default_factory=dict)
     pod_mtu: int = 0
     shares_box: bool = False  # a local machine: its box has others
@@ -68,12 +74,15 @@ class KubeletConfig:
                 ipaddress.ip_address(getattr(self, name))
             except ValueError:
                 wrong.append(f"{name}: {getattr(self, name)!r} is not an IP address")
-        if not os.path.isabs(self.root_dir):
-            wrong.append(f"root_dir: {self.root_dir!r} must be an absolute path")
+        for name in ("root_dir", "pod_logs_dir", "container_logs_dir"):
+            if not os.path.isabs(getattr(self, name)):
+                wrong.append(f"{name}: {getattr(self, name)!r} must be an absolute path")
+        if self.container_log_max_files < 2:
+            wrong.append(f"container_log_max_files: {self.container_log_max_files} must be at least 2")
         for name in ("server_cert_file", "server_key_file", "client_ca_file"):
             if not os.path.isfile(getattr(self, name)):
                 wrong.append(f"{name}: {getattr(self, name)!r} is not a file")
-        for name in ("cpu", "memory", "ephemeral_storage"):
+        for name in ("cpu", "memory", "ephemeral_storage", "container_log_max_size"):
             value = getattr(self, name)
             try:
                 if value and parse_quantity(value) <= 0:
@@ -87,7 +96,12 @@ class KubeletConfig:
             wrong.append(f"max_pods: {self.max_pods} must be at least 1")
         if not 0 < self.node_lease_renew_s < self.node_lease_duration_s:
             wrong.append("node_lease_renew_s: must be greater than 0 and less than node_lease_duration_s")
-        for name in ("node_status_update_frequency_s", "volume_refresh_s", "relist_period_s"):
+        for name in (
+            "container_log_monitor_s",
+            "node_status_update_frequency_s",
+            "volume_refresh_s",
+            "relist_period_s",
+        ):
             if getattr(self, name) <= 0:
                 wrong.append(f"{name}: must be greater than 0")
         if wrong:

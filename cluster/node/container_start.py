@@ -17,8 +17,17 @@ from typing import Any
 from cluster.api.errors import ApiError
 from cluster.node.config import KubeletConfig
 from cluster.node.core_events import ContainerBlocked, ContainerExited, ContainerStarted, ExitInfo, StartContainer
+from cluster.node.log_files import LogFiles
 from cluster.node.object_cache import ObjectCache
-from cluster.node.pod_config import ContainerInputs, DnsSettings, container_config, dns_policy, hosts_file, resolv_conf
+from cluster.node.pod_config import (
+    ContainerInputs,
+    DnsSettings,
+    container_config,
+    dns_policy,
+    hosts_file,
+    pod_ref,
+    resolv_conf,
+)
 from cluster.node.pod_env import ConfigError, EnvContext, references
 from cluster.node.pull_secrets import credentials, mirrored
 from cluster.node.runtime import ContainerConfig, ImageInfo, Mount, Runtime, RuntimeFailure
@@ -60,6 +69,7 @@ class ContainerStarter:
         services: Callable[[], list[Obj]],
         allocatable: Mapping[str, int],
         memory_capacity_bytes: int,
+        logs: LogFiles,
         clock: Callable[[], float],
     ) -> None:
         self._config = config
@@ -68,6 +78,7 @@ class ContainerStarter:
         self._services = services
         self._allocatable = allocatable
         self._memory_bytes = memory_capacity_bytes
+        self._logs = logs
         self._clock = clock
 
     async def start(self, action: StartContainer, place: Place, emit: Emit) -> StartOutcome:
@@ -94,8 +105,9 @@ class ContainerStarter:
         except RuntimeFailure as err:
             return ContainerBlocked(action.name, "CreateContainerError", str(err))
         try:
+            await asyncio.to_thread(self._logs.link, config.log_path, config.pod, config.name, container_id)
             await self._runtime.start_container(container_id)
-        except RuntimeFailure as err:
+        except (RuntimeFailure, OSError) as err:
             info = ExitInfo(container_id, 128, "StartError", str(err), began, self._clock())
             return ContainerExited(action.name, info)
         return ContainerStarted(action.name, container_id, image.id, self._clock())
@@ -178,6 +190,7 @@ class ContainerStarter:
             read_only_volumes=place.volumes.read_only,
             etc_mounts=etc,
             message_file=str(message_file),
+            log_path=str(self._logs.path(pod_ref(place.pod), place.spec["name"], action.attempt)),
             pids_of=_target(place),
         )
         config = container_config(place.pod, place.spec, inputs)
@@ -191,6 +204,7 @@ class ContainerStarter:
         host_file = _text_of(self._config.hosts_file) if place.pod["spec"].get("hostNetwork") else ""
         _write_if_changed(etc / "hosts", hosts_file(place.pod, place.ip, self._config.cluster_domain, host_file))
         _write_if_changed(etc / "resolv.conf", resolv_conf(place.pod, dns))
+        self._logs.prepare(pod_ref(place.pod), place.spec["name"])
         message_file.parent.mkdir(parents=True, exist_ok=True)
         message_file.write_bytes(b"")
         message_file.chmod(0o666)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cluster.node.core_events import ExitInfo
+from cluster.node.log_reader import log_tail
 from cluster.node.prober import HookFailure, Prober
-from cluster.node.runtime import ContainerInfo, LogOptions, Runtime, RuntimeFailure
+from cluster.node.runtime import ContainerInfo, Runtime, RuntimeFailure
 
 log = logging.getLogger(__name__)
 Obj = dict[str, Any]
@@ -125,7 +126,7 @@ async def _termination_message(runtime: Runtime, info: ContainerInfo) -> str:
     if info.message_path:
         text = await asyncio.to_thread(_read_message, info.message_path)
     if not text and info.exit_code != 0 and info.message_policy == "FallbackToLogsOnError":
-        text = await _log_tail(runtime.logs(info.id, LogOptions(tail=_LOG_LINES)))
+        text = await _log_end(runtime, info)
     return text or info.error
 
 
@@ -137,11 +138,9 @@ def _read_message(path: str) -> str:
         return ""
 
 
-async def _log_tail(chunks: AsyncIterator[bytes]) -> str:
-    data = b""
+async def _log_end(runtime: Runtime, info: ContainerInfo) -> str:
+    await runtime.log_written(info.id)
     try:
-        async for chunk in chunks:
-            data = (data + chunk)[-_LOG_BYTES:]
-    except RuntimeFailure as err:
+        return await log_tail(info.log_path, _LOG_LINES, _LOG_BYTES)
+    except OSError as err:
         return f"the log could not be read: {err}"
-    return data.decode("utf-8", "replace")

@@ -26,7 +26,8 @@ import requests.exceptions
 
 from cluster.node import docker_spec as spec
 from cluster.node.cgroups import Cgroups
-from cluster.node.docker_stream import StreamSession, unframe, upgrade
+from cluster.node.docker_logs import LogWriters
+from cluster.node.docker_stream import StreamSession, Written, unframe, unlined, upgrade
 from cluster.node.pull_secrets import Credential
 from cluster.node.runtime import (
     LABEL_CONTAINER,
@@ -38,7 +39,6 @@ from cluster.node.runtime import (
     ExecResult,
     ImageEntry,
     ImageInfo,
-    LogOptions,
     RuntimeEvent,
     RuntimeFailure,
     SandboxConfig,
@@ -73,6 +73,8 @@ class DockerRuntime:
         self._api: Any = None
         self._api_lock = threading.Lock()
         self._http: aiohttp.ClientSession | None = None
+        self._logs = LogWriters(self._log_items, self._runs)
+        self._log_paths: dict[str, str] = {}  # of containers that were made and not started yet
 
     # ------------------------------------------------------------ plumbing
 
@@ -108,6 +110,7 @@ class DockerRuntime:
         return f"http://docker/{_API}{path}" + (f"?{urlencode(query)}" if query else "")
 
     async def close(self) -> None:
+        await self._logs.close()
         if self._http is not None:
             await self._http.close()
             self._http = None
@@ -204,7 +207,9 @@ class DockerRuntime:
 
     async def create_container(self, config: ContainerConfig) -> str:
         name = spec.container_name(config.pod, config.name, config.attempt)
-        return await self._create(name, spec.container_body(self._machine, config, self._oom_floor))
+        made = await self._create(name, spec.container_body(self._machine, config, self._oom_floor))
+        self._log_paths[made] = config.log_path
+        return made
 
     async def _create(self, name: str, body: dict[str, Any]) -> str:
         """Our names carry uid and attempt: one that is taken is what an earlier kubelet left half made."""
@@ -223,6 +228,9 @@ class DockerRuntime:
 
     async def start_container(self, container_id: str) -> None:
         await self._call(lambda api: api.start(container_id))
+        path = self._log_paths.pop(container_id, "")
+        if path:
+            self._logs.start(container_id, path)
 
     async def signal(self, container_id: str, signal: str) -> None:
         try:
@@ -232,6 +240,8 @@ class DockerRuntime:
                 raise
 
     async def remove(self, container_id: str) -> None:
+        self._logs.forget(container_id)
+        self._log_paths.pop(container_id, None)
         try:
             await self._call(lambda api: api.remove_container(container_id, force=True, v=True))
         except RuntimeFailure as err:
@@ -321,22 +331,37 @@ class DockerRuntime:
 
     # ------------------------------------------------------------ logs, events, usage
 
-    async def logs(self, container_id: str, options: LogOptions) -> AsyncIterator[bytes]:
+    async def keep_logs(self, containers: Sequence[ContainerInfo]) -> None:
+        for info in containers:
+            if info.log_path and info.state != "created":
+                self._logs.start(info.id, info.log_path)
+
+    async def log_complete(self, container_id: str) -> bool:
+        return self._logs.complete(container_id)
+
+    async def log_written(self, container_id: str) -> None:
+        await self._logs.written(container_id)
+
+    async def reopen_log(self, container_id: str) -> None:
+        self._logs.reopen(container_id)
+
+    async def _runs(self, container_id: str) -> bool:
+        info = await self.inspect(container_id)
+        return info is not None and info.state == "running"
+
+    async def _log_items(self, container_id: str, since: str) -> AsyncIterator[Written]:
         details = await self._json("GET", f"/containers/{container_id}/json")
-        query = {"stdout": "1", "stderr": "1", "follow": _flag(options.follow)}
-        query["timestamps"] = _flag(options.timestamps)
-        query["tail"] = "all" if options.tail is None else str(options.tail)
-        if options.since is not None:
-            query["since"] = f"{options.since:.9f}"
+        query = {"stdout": "1", "stderr": "1", "follow": "1", "timestamps": "1"}
+        if since:
+            query["since"] = since
         try:
             async with self._session().get(self._url(f"/containers/{container_id}/logs", **query)) as response:
                 if response.status >= 400:
-                    raise RuntimeFailure(_body_message(await response.read()))
-                chunks: AsyncIterator[bytes] = response.content.iter_any()
-                if not (details.get("Config") or {}).get("Tty"):
-                    chunks = unframe(chunks)
-                async for chunk in chunks:
-                    yield chunk
+                    reason = "NotFound" if response.status == 404 else ""
+                    raise RuntimeFailure(_body_message(await response.read()), reason)
+                split = unlined if (details.get("Config") or {}).get("Tty") else unframe
+                async for items in split(response.content.iter_any()):
+                    yield items
         except (aiohttp.ClientError, OSError) as err:
             raise RuntimeFailure(f"reading logs: {err}") from err
 

@@ -19,6 +19,7 @@ from cluster.node.pod_config import CPU_PERIOD_US
 from cluster.node.runtime import (
     LABEL_ATTEMPT,
     LABEL_CONTAINER,
+    LABEL_LOG_PATH,
     LABEL_MACHINE,
     LABEL_MESSAGE_PATH,
     LABEL_MESSAGE_POLICY,
@@ -95,6 +96,7 @@ def container_body(machine: str, config: ContainerConfig, oom_floor: int = -1000
     marks[LABEL_SANDBOX] = config.sandbox_id
     marks[LABEL_MESSAGE_PATH] = config.message_path
     marks[LABEL_MESSAGE_POLICY] = config.message_policy
+    marks[LABEL_LOG_PATH] = config.log_path
     body: Obj = {
         "Image": config.image,
         "Env": list(config.env),
@@ -178,6 +180,7 @@ def from_list(entry: Mapping[str, Any]) -> ContainerInfo:
         created_at=float(entry.get("Created") or 0),
         message_path=marks.get(LABEL_MESSAGE_PATH, ""),
         message_policy=marks.get(LABEL_MESSAGE_POLICY, "File"),
+        log_path=marks.get(LABEL_LOG_PATH, ""),
     )
 
 
@@ -201,6 +204,7 @@ def from_inspect(answer: Mapping[str, Any]) -> ContainerInfo:
         netns=str((answer.get("NetworkSettings") or {}).get("SandboxKey") or ""),
         message_path=marks.get(LABEL_MESSAGE_PATH, ""),
         message_policy=marks.get(LABEL_MESSAGE_POLICY, "File"),
+        log_path=marks.get(LABEL_LOG_PATH, ""),
     )
 
 

@@ -138,14 +138,35 @@ class StreamSession:
             await self._writer.wait_closed()
 
 
-async def unframe(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The payloads of a framed stream (logs of a container without a tty)."""
+Written = list[tuple[Stream, bytes]]
+
+
+async def unframe(chunks: AsyncIterator[bytes]) -> AsyncIterator[Written]:
+    """What came in each chunk of a framed stream (logs of a container without a tty): one item per write."""
     buffer = bytearray()
     async for chunk in chunks:
         buffer += chunk
-        while len(buffer) >= _HEADER.size:
-            _, length = _HEADER.unpack_from(buffer)
-            if len(buffer) < _HEADER.size + length:
+        found: Written = []
+        at = 0
+        while len(buffer) - at >= _HEADER.size:
+            stream, length = _HEADER.unpack_from(buffer, at)
+            end = at + _HEADER.size + length
+            if len(buffer) < end:
                 break
-            yield bytes(buffer[_HEADER.size : _HEADER.size + length])
-            del buffer[: _HEADER.size + length]
+            found.append((2 if stream == 2 else 1, bytes(buffer[at + _HEADER.size : end])))
+            at = end
+        del buffer[:at]
+        if found:
+            yield found
+
+
+async def unlined(chunks: AsyncIterator[bytes]) -> AsyncIterator[Written]:
+    """The same of a tty's log, which has no frames: one item per line. (A line of more than 16 KiB comes in pieces that
+    nothing tells apart: its inner times stay in it.)"""
+    rest = b""
+    async for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        if lines:
+            yield [(1, line + b"\n") for line in lines]
+    if rest:
+        yield [(1, rest)]

@@ -14,6 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import Gauge
@@ -21,6 +22,7 @@ from prometheus_client import Gauge
 from cluster.api.errors import ApiError
 from cluster.api.faults import Hit, no_fault
 from cluster.api.meta import parse_time
+from cluster.api.quantity import parse_quantity
 from cluster.machinery.client import Client
 from cluster.machinery.clock import monotonic, steady
 from cluster.machinery.events import EventRecorder
@@ -33,10 +35,13 @@ from cluster.node.config import KubeletConfig
 from cluster.node.container_start import ContainerStarter
 from cluster.node.core import PodCore
 from cluster.node.host_ports import HostPortFailure, HostPorts, port_mappings
+from cluster.node.log_files import LogFiles
+from cluster.node.log_rotation import LogRotation
 from cluster.node.metering import Meter
 from cluster.node.node_agent import NodeAgent
 from cluster.node.node_status import allocatable_amounts, capacity, machine_facts
 from cluster.node.object_cache import ObjectCache
+from cluster.node.pod_config import pod_ref
 from cluster.node.pod_worker import PodWorker, Tools
 from cluster.node.prober import Prober
 from cluster.node.runtime import ContainerInfo, Runtime, RuntimeFailure
@@ -90,6 +95,7 @@ class Kubelet:
         self._statuses = StatusWriter(client, clock)
         self._recorder = EventRecorder(client, "kubelet", config.node_name, clock=clock)
         self._prober = Prober(runtime)
+        self._logs = log_files(config)
         self._host_ports = HostPorts()
         self._tools = Tools(
             config=config,
@@ -98,6 +104,7 @@ class Kubelet:
             network=network,
             host_ports=self._host_ports,
             volumes=self._volumes,
+            logs=self._logs,
             starter=ContainerStarter(
                 config,
                 runtime,
@@ -105,6 +112,7 @@ class Kubelet:
                 services=self._services.items,
                 allocatable=self._allocatable,
                 memory_capacity_bytes=self._allocatable["memory"],
+                logs=self._logs,
                 clock=clock,
             ),
             prober=self._prober,
@@ -117,6 +125,9 @@ class Kubelet:
         self._adopter = Adopter(runtime, network, config.node_ip)
         self._meter = Meter(config, runtime, memory_capacity_bytes=self._allocatable["memory"], clock=clock)
         self.server = KubeletServer(config, runtime, self, self._meter, clock=clock)
+        self._rotation = LogRotation(
+            self._logs, runtime, self._running_logs, period_s=config.container_log_monitor_s, clock=clock
+        )
         self._workers: dict[str, PodWorker] = {}
         self._orphans: set[str] = set()
         self._network_error = ""
@@ -142,6 +153,7 @@ class Kubelet:
                 group.create_task(self._watch_engine(), name="engine events")
                 group.create_task(self._relist(), name="relist")
                 group.create_task(self._meter.run(), name="metering")
+                group.create_task(self._rotation.run(), name="log rotation")
                 group.create_task(self._refresh_volumes(), name="volumes")
         finally:
             await self._close()
@@ -167,6 +179,14 @@ class Kubelet:
 
     def pods(self) -> list[Obj]:
         return [{**w.pod, "status": {**(w.pod.get("status") or {}), **w.core.status()}} for w in self._workers.values()]
+
+    def _running_logs(self) -> list[tuple[str, str]]:
+        return [
+            (c.id, str(self._logs.path(pod_ref(w.pod), c.name, c.attempt)))
+            for w in self._workers.values()
+            for c in w.core.containers.values()
+            if c.phase in ("running", "stopping")
+        ]
 
     # ------------------------------------------------------------ beginning and ending
 
@@ -225,6 +245,7 @@ class Kubelet:
         """Take over what the engine runs, and clear away what no pod of the API owns."""
         await asyncio.to_thread(self._volumes.block.recover)
         found = await self._until_engine_answers()
+        await self._runtime.keep_logs(found)
         by_uid: dict[str, list[ContainerInfo]] = {}
         for info in found:
             by_uid.setdefault(info.pod.uid, []).append(info)
@@ -308,6 +329,7 @@ class Kubelet:
                     await self._network.delete(info.id)
                 await self._runtime.remove(info.id)
             await self._volumes.release(uid)
+            await asyncio.to_thread(self._logs.remove_pod, uid)
             await self._volumes.remove(uid)
         except (RuntimeFailure, NetworkFailure, OSError, ApiError) as err:
             log.warning("clearing away pod %s: %s; trying again later", uid, err)
@@ -365,6 +387,15 @@ class Kubelet:
                     await self._volumes.refresh(worker.pod)
                 except VolumeFailure as err:
                     log.warning("refreshing volumes of %s: %s", worker.pod["metadata"]["name"], err)
+
+
+def log_files(config: KubeletConfig) -> LogFiles:
+    return LogFiles(
+        Path(config.pod_logs_dir),
+        Path(config.container_logs_dir),
+        int(parse_quantity(config.container_log_max_size)),
+        config.container_log_max_files,
+    )
 
 
 def _start_time(pod: Obj) -> float:

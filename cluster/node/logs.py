@@ -1,18 +1,17 @@
 """A container's log as `kubectl logs` asks for it.
 
-`LogQuery.parse` and `run_of` are pure; `stream` reads the engine. Times are RFC 3339 with nanoseconds as the engine
-gives them; `limitBytes` cuts exactly.
+Pure. Times are RFC 3339 with nanoseconds as the runtime gives them; `limitBytes` cuts exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cluster.api.errors import bad_request
 from cluster.api.meta import parse_time
-from cluster.node.runtime import LogOptions, Runtime
+from cluster.node.runtime import LogOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +39,7 @@ class LogQuery:
             timestamps=_flag(query, "timestamps"),
             tail=_number(query, "tailLines", 0),
             since=since,
+            stream=_stream(query),
         )
         return cls(options, _flag(query, "previous"), _number(query, "limitBytes", 1))
 
@@ -61,17 +61,13 @@ def _number(query: Mapping[str, str], name: str, least: int) -> int | None:
     return value
 
 
-async def stream(runtime: Runtime, container_id: str, query: LogQuery) -> AsyncIterator[bytes]:
-    """The log's bytes. Raises RuntimeFailure."""
-    left = query.limit_bytes
-    async for chunk in runtime.logs(container_id, query.options):
-        if left is None:
-            yield chunk
-            continue
-        yield chunk[:left]
-        left -= len(chunk)
-        if left <= 0:
-            return
+def _stream(query: Mapping[str, str]) -> str:
+    name = query.get("stream") or "All"
+    if name not in ("All", "Stdout", "Stderr"):
+        raise bad_request(f'stream: Unsupported value: "{name}": supported values: "All", "Stderr", "Stdout"')
+    if name != "All" and query.get("tailLines"):
+        raise bad_request("tailLines: Forbidden: `tailLines` and specific `stream` are mutually exclusive for now")
+    return "" if name == "All" else name.lower()
 
 
 def run_of(status: Mapping[str, Any], pod: str, *, previous: bool) -> str:

@@ -234,6 +234,7 @@ class ContainerInputs:
     read_only_volumes: frozenset[str] = frozenset()
     etc_mounts: tuple[Mount, ...] = ()
     message_file: str = ""
+    log_path: str = ""
     pids_of: str = ""
 
 
@@ -302,5 +303,6 @@ def container_config(pod: Obj, container: Obj, inputs: ContainerInputs) -> Conta
         host_pids=bool(pod["spec"].get("hostPID")),
         pids_of=inputs.pids_of,
         message_path=inputs.message_file,
+        log_path=inputs.log_path,
         message_policy=str(container.get("terminationMessagePolicy") or "File"),
     )

@@ -27,6 +27,7 @@ from cluster.node.container_start import ContainerStarter, Place
 from cluster.node.container_stop import Stop, exit_info
 from cluster.node.core import PodCore
 from cluster.node.host_ports import HostPortFailure, HostPorts, port_mappings
+from cluster.node.log_files import LogFiles
 from cluster.node.pod_config import pod_ref, uts_name
 from cluster.node.pod_env import ConfigError
 from cluster.node.prober import HookFailure, Prober
@@ -56,6 +57,7 @@ class Tools:
     network: PodNetwork
     host_ports: HostPorts
     volumes: Volumes
+    logs: LogFiles
     starter: ContainerStarter
     prober: Prober
     statuses: StatusWriter
@@ -241,6 +243,7 @@ class PodWorker:
 
     async def _remove_task(self) -> None:
         await self._until_done("removing the containers", self._remove_containers)
+        await asyncio.to_thread(self._tools.logs.remove_pod, self.uid)
         await self._until_done("removing the directory", lambda: self._tools.volumes.remove(self.uid))
         self.post(ev.PodRemoved())
 
@@ -328,9 +331,13 @@ class PodWorker:
         return True
 
     def _remove_container(self, action: ev.RemoveContainer) -> None:
-        self._spawn(
-            self._until_done("removing an old container", lambda: self._tools.runtime.remove(action.id)), "remove old"
-        )
+        self._spawn(self._until_done("removing an old container", lambda: self._remove_run(action.id)), "remove old")
+
+    async def _remove_run(self, container_id: str) -> None:
+        info = await self._tools.runtime.inspect(container_id)
+        await self._tools.runtime.remove(container_id)
+        if info is not None and info.log_path:
+            await asyncio.to_thread(self._tools.logs.remove_run, info.log_path, info.pod, info.name, info.id)
 
     def _probe(self, action: ev.RunProbe) -> None:
         def failed(message: str) -> ev.Event:

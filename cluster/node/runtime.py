@@ -22,6 +22,7 @@ LABEL_CONTAINER = "io.kubernetes.container.name"
 LABEL_ATTEMPT = "io.kubernetes.container.restartCount"
 LABEL_SANDBOX = "io.kubernetes.sandbox.id"
 LABEL_MESSAGE_PATH = "io.kubernetes.container.terminationMessagePath"
+LABEL_LOG_PATH = "io.kubernetes.container.logpath"
 LABEL_MESSAGE_POLICY = "io.kubernetes.container.terminationMessagePolicy"
 
 
@@ -94,6 +95,7 @@ class ContainerConfig:
     pids_of: str = ""  # the container whose processes it shares
     message_path: str = ""
     message_policy: str = "File"
+    log_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class ContainerInfo:
     netns: str = ""
     message_path: str = ""
     message_policy: str = "File"
+    log_path: str = ""
 
     @property
     def is_sandbox(self) -> bool:
@@ -161,6 +164,7 @@ class LogOptions:
     timestamps: bool = False
     tail: int | None = None
     since: float | None = None
+    stream: str = ""  # stdout or stderr alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +254,20 @@ class Runtime(Protocol):
         """`stdin_once`: the end of the client's input is the container's; without, it only ends this client's."""
         ...
 
-    def logs(self, container_id: str, options: LogOptions) -> AsyncIterator[bytes]:
-        """Whole or partial lines, both streams in the order written."""
+    async def keep_logs(self, containers: Sequence[ContainerInfo]) -> None:
+        """Go on writing the log files of containers that an earlier kubelet started."""
+        ...
+
+    async def log_complete(self, container_id: str) -> bool:
+        """Whether nothing more will be written to the container's log file."""
+        ...
+
+    async def log_written(self, container_id: str) -> None:
+        """Return once all that an ended container wrote is in its log file."""
+        ...
+
+    async def reopen_log(self, container_id: str) -> None:
+        """Its log file was renamed: go on in a new one."""
         ...
 
     def events(self) -> AsyncIterator[RuntimeEvent]:

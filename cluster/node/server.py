@@ -10,6 +10,7 @@ import asyncio
 import functools
 import json
 import logging
+import os
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from cluster.node import exec_stream, logs, pod_dial, port_forward, stats
 from cluster.node.config import KubeletConfig
 from cluster.node.core import PodCore
 from cluster.node.core_status import container_status
+from cluster.node.log_reader import read_log
 from cluster.node.metering import Meter
 from cluster.node.runtime import Runtime, RuntimeFailure, Session
 
@@ -146,9 +148,17 @@ class KubeletServer:
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         query = logs.LogQuery.parse(request.query, self._clock())
         target = self._target(request, previous=query.previous)
-        if await self._runtime.inspect(target.id) is None:
+        info = await self._runtime.inspect(target.id)
+        if info is None or not await asyncio.to_thread(os.path.exists, info.log_path):
             raise ApiError(404, "NotFound", f"unable to retrieve container logs for docker://{target.id}")
-        chunks = logs.stream(self._runtime, target.id, query)
+        if info.state != "running":
+            await self._runtime.log_written(target.id)
+        chunks = read_log(
+            info.log_path,
+            query.options,
+            limit_bytes=query.limit_bytes,
+            complete=lambda: self._runtime.log_complete(target.id),
+        )
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         response.enable_chunked_encoding()
         await response.prepare(request)
@@ -162,7 +172,7 @@ class KubeletServer:
             if task.done():
                 await task
                 await response.write_eof()
-        except (RuntimeFailure, ConnectionError) as err:
+        except (RuntimeFailure, OSError) as err:
             # Too late for a status: an unfinished chunked body tells the client that the log broke off.
             log.warning("log of %s broke off: %s", target.id[:12], err)
             response.force_close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import ssl
 from collections.abc import AsyncIterator
@@ -143,6 +144,35 @@ async def test_followed_logs_end_with_the_container(world: NodeWorld) -> None:
     caller = Caller(world)
     try:
         assert (await caller.get("/containerLogs/default/f/app", follow="true"))[1] == "1\n2\n3\n"
+    finally:
+        await caller.session.close()
+
+
+async def test_log_files_are_where_shippers_look_and_survive_rotation_and_a_restart(world: NodeWorld) -> None:
+    """The file has every line once, over a rotation and a kubelet that dies while the container writes."""
+    count = "i=0; while :; do i=$((i+1)); echo line $i; [ $i -lt 50 ] || sleep 0.02; done"
+    await world.run_pod("l", count)
+    status = await world.ready("l")
+    app = status["containerStatuses"][0]
+    meta = (await world.pod("l"))["metadata"]
+    path = world.root / "log" / "pods" / f"default_l_{meta['uid']}" / "app" / "0.log"
+    link = world.root / "log" / "containers" / f"l_default_app-{app['containerID'].removeprefix('docker://')}.log"
+    assert link.resolve() == path
+    first = (await world.until(lambda: path.exists() and path.read_text().splitlines()))[0].split(" ")
+    assert first[0].endswith("Z") and first[1:] == ["stdout", "F", "line", "1"]
+    await world.stop()
+    await world.start()
+    rotation = world.kubelet._rotation
+    rotation._files = dataclasses.replace(rotation._files, max_bytes=100)
+    await rotation.rotate_all()
+    rotated = await world.until(lambda: [p for p in path.parent.iterdir() if p != path] if path.exists() else None)
+    await world.until(lambda: path.read_text().count("\n") > 3)
+    lines = [line.split(" ", 3)[3] for p in (rotated[0], path) for line in p.read_text().splitlines()]
+    assert lines == [f"line {n}" for n in range(1, len(lines) + 1)]
+    caller = Caller(world)
+    try:
+        code, text = await caller.get("/containerLogs/default/l/app")
+        assert code == 200 and text.splitlines()[0] == path.read_text().splitlines()[0].split(" ", 3)[3]
     finally:
         await caller.session.close()
 

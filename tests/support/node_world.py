@@ -135,6 +135,8 @@ class NodeWorld:
             client_ca_file=str(pki / "ca.crt"),
             cpu="2",
             memory="1Gi",
+            pod_logs_dir=str(root / "log" / "pods"),
+            container_logs_dir=str(root / "log" / "containers"),
             **{**fast, **settings},
         )
         self.kubelet: Kubelet | None = None
@@ -282,8 +284,9 @@ class NodeWorld:
         left = sh("docker", "ps", "-aq", "--filter", f"label=sk8.machine={self.name}").split()
         left += [line for line in sh("ip", "-o", "link").splitlines() if "veth" in line]
         left += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(self.root) in line]
-        pods = self.root / "kubelet" / "pods"
-        left += [str(p) for p in pods.iterdir()] if pods.is_dir() else []
+        for directory in ("kubelet/pods", "log/pods", "log/containers"):
+            path = self.root / directory
+            left += [str(p) for p in path.iterdir()] if path.is_dir() else []
         return left
 
 

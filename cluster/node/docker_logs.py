@@ -1,0 +1,159 @@
+"""Writing the log files of Docker's containers, in CRI's format.
+
+IO: the files, and the engine's log stream through what it is given. The engine keeps what containers write; one task
+per container follows it and writes the file. So nothing is lost while no kubelet runs: the next one goes on after the
+last entry of the file (as long as the engine still has it: 30 MB a container).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from cluster.node.cri_log import entry, resume_after
+from cluster.node.docker_stream import Written
+from cluster.node.runtime import RuntimeFailure
+
+log = logging.getLogger(__name__)
+Source = Callable[[str, str], AsyncIterator[Written]]
+_TAIL_BYTES = 1 << 20
+_RETRY_S = (0.1, 5.0)
+
+
+class LogWriters:
+    """`source(id, since)` follows a container's log with the time before every item; `running(id)` looks at it."""
+
+    def __init__(self, source: Source, running: Callable[[str], Awaitable[bool]]) -> None:
+        self._source = source
+        self._running = running
+        self._writers: dict[str, _Writer] = {}
+
+    def start(self, container_id: str, path: str) -> None:
+        """Begin, or go on; returns at once."""
+        if container_id not in self._writers:
+            writer = _Writer(container_id, path)
+            writer.task = asyncio.get_running_loop().create_task(self._follow(writer), name=f"log {container_id[:12]}")
+            self._writers[container_id] = writer
+
+    def complete(self, container_id: str) -> bool:
+        writer = self._writers.get(container_id)
+        return writer is None or writer.task is None or writer.task.done()
+
+    async def written(self, container_id: str) -> None:
+        writer = self._writers.get(container_id)
+        if writer is not None and writer.task is not None:
+            await asyncio.wait([writer.task])
+
+    def reopen(self, container_id: str) -> None:
+        writer = self._writers.get(container_id)
+        if writer is not None:
+            writer.close()
+
+    def forget(self, container_id: str) -> None:
+        writer = self._writers.pop(container_id, None)
+        if writer is not None and writer.task is not None:
+            writer.task.cancel()
+
+    async def close(self) -> None:
+        tasks = [w.task for w in self._writers.values() if w.task is not None]
+        for container_id in list(self._writers):
+            self.forget(container_id)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _follow(self, writer: _Writer) -> None:
+        delay = _RETRY_S[0]
+        try:
+            while True:
+                try:
+                    since = await asyncio.to_thread(writer.resume)
+                    async for items in self._source(writer.id, since):
+                        writer.write(items)
+                        delay = _RETRY_S[0]
+                    if not await self._running(writer.id):
+                        return
+                except RuntimeFailure as err:
+                    if err.reason == "NotFound":
+                        return
+                    log.warning("the log of container %s: %s; trying again", writer.id[:12], err)
+                except OSError as err:
+                    log.error("writing %s: %s; trying again", writer.path, err)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, _RETRY_S[1])
+        finally:
+            writer.close()
+
+
+class _Writer:
+    """One container's file, opened when there is something to write."""
+
+    def __init__(self, container_id: str, path: str) -> None:
+        self.id = container_id
+        self.path = path
+        self.task: asyncio.Task[None] | None = None
+        self._fd = -1
+        self._known: Counter[bytes] = Counter()
+
+    def resume(self) -> str:
+        """The time from which to ask for more. Blocking."""
+        self._fd = self._fd if self._fd >= 0 else self._open()
+        tail = _whole_tail(self._fd, self.path) or _newest_rotated(self.path)
+        found = resume_after(tail)
+        self._known = found.known
+        return found.since
+
+    def write(self, items: Written) -> None:
+        """Append what is new; to the page cache, so it is done on the loop."""
+        lines = []
+        for stream, item in items:
+            stamp, _, data = item.partition(b" ")
+            line = entry(stamp, stream, data)
+            if self._known and self._known.get(line, 0) > 0:
+                self._known[line] -= 1
+            else:
+                lines.append(line)
+        if lines:
+            if self._fd < 0:
+                self._fd = self._open()
+            _write_all(self._fd, b"".join(lines))
+
+    def _open(self) -> int:
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        return os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _whole_tail(fd: int, path: str) -> bytes:
+    """The last whole lines; a torn one at the end (a machine that lost power) is cut off the file."""
+    size = os.fstat(fd).st_size
+    begin = max(size - _TAIL_BYTES, 0)
+    data = os.pread(fd, size - begin, begin)
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+        log.warning("%s ended in half a line, which is cut off", path)
+        os.ftruncate(fd, begin + end)
+    return data[:end] if begin == 0 else data[data.find(b"\n") + 1 : end]
+
+
+def _newest_rotated(path: str) -> bytes:
+    directory, name = os.path.split(path)
+    older = sorted(n for n in os.listdir(directory) if n.startswith(f"{name}.") and not n.endswith((".gz", ".tmp")))
+    if not older:
+        return b""
+    fd = os.open(os.path.join(directory, older[-1]), os.O_RDWR | os.O_CLOEXEC)
+    try:
+        return _whole_tail(fd, older[-1])
+    finally:
+        os.close(fd)
