@@ -37,13 +37,20 @@ _STORED_ELSEWHERE = """
 """
 # Kinds of Kubernetes' stable API that this server does not have, and why. A kind leaves this table by being served.
 _GAPS = {
-    "networking.k8s.io/v1 IPAddress, ServiceCIDR": "Services' addresses are keys of the store, not objects; one range",
-    "resource.k8s.io/v1 (DRA)": "no devices are allocated",
-    "coordination.k8s.io LeaseCandidate, storagemigration.k8s.io": "alpha and beta; off by default in Kubernetes",
+    "resource.k8s.io/v1 DeviceTaintRule": "newer than Kubernetes 1.34; nothing here allocates devices",
+    "certificates.k8s.io/v1 ClusterTrustBundle, PodCertificateRequest": "newer than Kubernetes 1.34",
+    "storagemigration.k8s.io/v1 StorageVersionMigration": "newer than Kubernetes 1.34",
+    "coordination.k8s.io LeaseCandidate, scheduling.k8s.io PodGroup, Workload": "alpha and beta; off by default in "
+    "Kubernetes",
 }
 _WITHOUT_EFFECT = {
     "flowschemas.flowcontrol.apiserver.k8s.io": "stored; requests are shared fairly among users whatever they say",
     "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io": "as FlowSchema",
+    "resourceclaims.resource.k8s.io": "stored; nothing allocates devices, and a pod that names a claim stays Pending "
+    "with the scheduler's reason",
+    "resourceclaimtemplates.resource.k8s.io": "stored; no controller makes claims of them",
+    "deviceclasses.resource.k8s.io": "stored",
+    "resourceslices.resource.k8s.io": "stored",
     "certificatesigningrequests.certificates.k8s.io": "requests, approval and status work; no signer runs here",
     "replicationcontrollers": "stored and scaled; no controller makes their pods: use a Deployment",
     "ingresses.networking.k8s.io": "stored; bring an ingress controller, as with Kubernetes",

@@ -166,6 +166,7 @@ _RBAC = "rbac.authorization.k8s.io/v1"
 _STORAGE = "storage.k8s.io/v1"
 _NETWORKING = "networking.k8s.io/v1"
 _FLOW = "flowcontrol.apiserver.k8s.io/v1"
+_DRA = "resource.k8s.io/v1"
 _SLICES_INSTEAD = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"
 
 SCHEME = Scheme(
@@ -286,13 +287,19 @@ SCHEME = Scheme(
         _r(_FLOW, "PriorityLevelConfiguration", "prioritylevelconfigurations", cluster=True, subs="status"),
         _r(_NETWORKING, "Ingress", "ingresses", "ing", subs="status"),
         _r(_NETWORKING, "IngressClass", "ingressclasses", cluster=True),
+        _r(_NETWORKING, "IPAddress", "ipaddresses", "ip", cluster=True),
         _r(_NETWORKING, "NetworkPolicy", "networkpolicies", "netpol"),
+        _r(_NETWORKING, "ServiceCIDR", "servicecidrs", cluster=True, subs="status"),
         _r("node.k8s.io/v1", "RuntimeClass", "runtimeclasses", cluster=True),
         _r("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", "pdb", subs="status"),
         _r(_RBAC, "ClusterRoleBinding", "clusterrolebindings", cluster=True),
         _r(_RBAC, "ClusterRole", "clusterroles", cluster=True),
         _r(_RBAC, "RoleBinding", "rolebindings"),
         _r(_RBAC, "Role", "roles"),
+        _r(_DRA, "DeviceClass", "deviceclasses", cluster=True),
+        _r(_DRA, "ResourceClaim", "resourceclaims", subs="status"),
+        _r(_DRA, "ResourceClaimTemplate", "resourceclaimtemplates"),
+        _r(_DRA, "ResourceSlice", "resourceslices", cluster=True),
         _r("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses", "pc", cluster=True),
         _r(_STORAGE, "CSIDriver", "csidrivers", cluster=True),
         _r(_STORAGE, "CSINode", "csinodes", cluster=True),

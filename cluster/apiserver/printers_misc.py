@@ -107,6 +107,35 @@ def _priority_class(o: Object, now: float) -> Cells:
     ]
 
 
+def _ip_address(o: Object, now: float) -> Cells:
+    ref = at(o, "spec", "parentRef") or {}
+    kind = ".".join(filter(None, (str(ref.get("resource", "")), str(ref.get("group") or ""))))
+    return [name_of(o), "/".join(filter(None, (kind, ref.get("namespace"), ref.get("name")))), age(o, now)]
+
+
+def _service_cidr(o: Object, now: float) -> Cells:
+    return [name_of(o), ",".join(at(o, "spec", "cidrs") or ()), age(o, now)]
+
+
+def _name_and_age(o: Object, now: float) -> Cells:
+    return [name_of(o), age(o, now)]
+
+
+def _resource_claim(o: Object, now: float) -> Cells:
+    states = ["deleted"] if at(o, "metadata", "deletionTimestamp") else []
+    allocated = at(o, "status", "allocation") is not None
+    states.append("allocated" if allocated else "pending")
+    if at(o, "status", "reservedFor"):
+        states.append("reserved")
+    return [name_of(o), ",".join(states), age(o, now)]
+
+
+def _resource_slice(o: Object, now: float) -> Cells:
+    spec = o.get("spec") or {}
+    pool = (spec.get("pool") or {}).get("name", "")
+    return [name_of(o), str(spec.get("nodeName") or "<unset>"), str(spec.get("driver", "")), pool, age(o, now)]
+
+
 def _network_policy(o: Object, now: float) -> Cells:
     return [name_of(o), format_selector(at(o, "spec", "podSelector")), age(o, now)]
 
@@ -333,6 +362,12 @@ PRINTERS = {
         ),
         _priority_level,
     ),
+    "ipaddresses.networking.k8s.io": Printer((NAME, col("ParentRef"), AGE), _ip_address),
+    "servicecidrs.networking.k8s.io": Printer((NAME, col("CIDRs"), AGE), _service_cidr),
+    "resourceclaims.resource.k8s.io": Printer((NAME, col("State"), AGE), _resource_claim),
+    "resourceclaimtemplates.resource.k8s.io": Printer((NAME, AGE), _name_and_age),
+    "deviceclasses.resource.k8s.io": Printer((NAME, AGE), _name_and_age),
+    "resourceslices.resource.k8s.io": Printer((NAME, col("Node"), col("Driver"), col("Pool"), AGE), _resource_slice),
     "ingressclasses.networking.k8s.io": Printer((NAME, col("Controller"), col("Parameters"), AGE), _ingress_class),
     "runtimeclasses.node.k8s.io": Printer((NAME, col("Handler"), AGE), _runtime_class),
     "csistoragecapacities.storage.k8s.io": Printer((NAME, col("StorageClassName"), col("Capacity")), _storage_capacity),

@@ -39,6 +39,7 @@ from cluster.controllers.pod_gc import PodGcController
 from cluster.controllers.policy_status import PolicyStatusController
 from cluster.controllers.replicaset import ReplicaSetController
 from cluster.controllers.resource_quota import ResourceQuotaController
+from cluster.controllers.service_cidr import ServiceCidrController
 from cluster.controllers.statefulset import StatefulSetController
 from cluster.controllers.taint_eviction import TaintEvictionController
 from cluster.controllers.volume_protection import VolumeProtectionController
@@ -81,6 +82,7 @@ CONTROLLERS: tuple[Callable[[Env], Controller], ...] = (
     DisruptionController,
     HpaController,
     ResourceQuotaController,
+    ServiceCidrController,
     ClusterRoleAggregationController,
     PolicyStatusController,
     PersistentVolumeController,

@@ -1,4 +1,4 @@
-"""Cluster IPs and node ports: allocation as guarded writes of one key per address and port.
+"""Cluster IPs and node ports: allocation as guarded writes of one key per address (`addresses.py`) and port.
 
 Nothing is allocated from memory: each address a Service asks for, or is given at random, is a key that must be absent
 in the transaction that stores the Service, so two API servers cannot hand out the same one. Random choice comes from
@@ -7,23 +7,19 @@ the injected generator; when guesses keep colliding the taken keys are read and 
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
 
 from cluster.api import errors
 from cluster.api.errors import ApiError
 from cluster.api.scheme import ResourceInfo
 from cluster.registry import keys
+from cluster.registry.addresses import Addresses, Range, out_of_range, service_ips
 from cluster.registry.core import Core, Guard, Plan
 from cluster.registry.store import KeyValue, delete, prefix_end, put
 
 Object = dict[str, Any]
 
 _GUESSES = 3
-
-
-def _ips(spec: Object) -> list[str]:
-    return [ip for ip in spec.get("clusterIPs") or [spec.get("clusterIP", "")] if ip and ip != "None"]
 
 
 def _ports(spec: Object) -> list[int]:
@@ -43,68 +39,71 @@ class ServiceAllocator:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._network = ipaddress.ip_network(core.config.service_cidr)
+        self._addresses = Addresses(core)
 
     async def allocate(self, info: ResourceInfo, service: Object, old: Object | None, plan: Plan, attempt: int) -> None:
         """Add to `plan` the claims for what `service` has and `old` had not, and the releases."""
         spec, before = service["spec"], (old or {}).get("spec") or {}
         owner = f"{service['metadata']['namespace']}/{service['metadata']['name']}".encode()
-        chosen_ip = await self._fill_ip(info, service, attempt)
+        had_ips, had_ports = set(service_ips(before)), set(_ports(before))
+        await self._fill_ip(info, service, had_ips, plan, attempt)
         chosen_ports = await self._fill_ports(info, service, attempt)
-        had_ips, had_ports = set(_ips(before)), set(_ports(before))
-        for ip in _ips(spec):
-            if ip not in had_ips:
-                self._claim_ip(info, service, plan, ip, owner, ip == chosen_ip)
         for port in _ports(spec):
             if port not in had_ports:
                 self._claim_port(info, service, plan, port, owner, port in chosen_ports)
-        plan.ops.extend(delete(keys.cluster_ip(ip)) for ip in _ips(before) if ip not in _ips(spec))
+        for ip in had_ips.difference(service_ips(spec)):
+            self._addresses.release(plan, ip)
         plan.ops.extend(delete(keys.node_port(port)) for port in _ports(before) if port not in _ports(spec))
 
     def release(self, service: Object, plan: Plan) -> None:
         spec = service.get("spec") or {}
-        plan.ops.extend(delete(keys.cluster_ip(ip)) for ip in _ips(spec))
+        for ip in service_ips(spec):
+            self._addresses.release(plan, ip)
         plan.ops.extend(delete(keys.node_port(port)) for port in _ports(spec))
+
+    async def renew(self, address: Object, plan: Plan) -> None:
+        """What the removal of an IPAddress becomes while a Service has the address."""
+        await self._addresses.renew(address, plan)
 
     # --- filling in
 
-    async def _fill_ip(self, info: ResourceInfo, service: Object, attempt: int) -> str:
+    async def _fill_ip(self, info: ResourceInfo, service: Object, had: set[str], plan: Plan, attempt: int) -> None:
+        """The address a Service asks for, or a free one; claimed in `plan` unless it is had already."""
         spec = service["spec"]
         if spec["type"] == "ExternalName":
-            return ""
+            return
         ip = spec.get("clusterIP") or next(iter(spec.get("clusterIPs") or ()), "")
-        chosen = ""
         if not ip:
-            ip = chosen = await self._free_ip(info, service, attempt)
-        elif ip != "None":
-            self._check_ip(info, service, ip)
+            ranges = await self._addresses.ranges()
+            ip, drawn = await self._free_ip(ranges, attempt)
+            self._claim_ip(info, service, plan, ip, drawn, guessed=True)
+        elif ip != "None" and ip not in had:
+            ranges = await self._addresses.ranges()
+            inside = next((r for r in ranges if r.holds(ip)), None)
+            if inside is None:
+                raise _invalid(
+                    info, service["metadata"]["name"], "spec.clusterIPs", f'["{ip}"]', out_of_range(ip, ranges)
+                )
+            self._claim_ip(info, service, plan, ip, inside, guessed=False)
         spec["clusterIP"], spec["clusterIPs"] = ip, spec.get("clusterIPs") or [ip]
         spec.setdefault("ipFamilies", ["IPv4"])
         spec.setdefault("ipFamilyPolicy", "SingleStack")
-        return chosen
 
-    def _check_ip(self, info: ResourceInfo, service: Object, ip: str) -> None:
-        try:
-            inside = ipaddress.ip_address(ip) in self._network
-        except ValueError:
-            inside = False
-        if not inside:
-            why = f"failed to allocate IP {ip}: the provided IP ({ip}) is not in the valid range. "
-            why += f"The range of valid IPs is {self._network}"
-            raise _invalid(info, service["metadata"]["name"], "spec.clusterIPs", f'["{ip}"]', why)
-
-    async def _free_ip(self, info: ResourceInfo, service: Object, attempt: int) -> str:
-        """From the upper band, which leaves the first addresses to those who ask for one (KEP-3070)."""
-        size = self._network.num_addresses
-        low = min(max(16, size // 16), 256)
-        if attempt < _GUESSES:
-            return str(self._network[self._core.rng.randrange(low, size - 1)])
-        taken = await self._taken(keys.CLUSTER_IPS)
-        start = self._core.rng.randrange(1, size - 1)
-        for i in range(size - 2):  # the first free one behind a random start: short unless the range is nearly full
-            ip = str(self._network[1 + (start + i) % (size - 2)])
-            if ip.encode() not in taken:
-                return ip
+    async def _free_ip(self, ranges: list[Range], attempt: int) -> tuple[str, Range]:
+        """From the upper band, which leaves the first addresses to those who ask for one (KEP-3070); from another
+        range when the first is full."""
+        rng = self._core.rng
+        if attempt < _GUESSES and ranges and ranges[0].size > 1:
+            size = ranges[0].size
+            low = min(max(16, size // 16), 256) if size > 16 else 0
+            return ranges[0].address(rng.randrange(low, size)), ranges[0]
+        taken = await self._addresses.taken()
+        for r in ranges:
+            start = rng.randrange(r.size) if r.size else 0
+            for i in range(r.size):  # the first free one behind a random start: short unless the range is nearly full
+                ip = r.address((start + i) % r.size)
+                if ip not in taken:
+                    return ip, r
         raise errors.internal("failed to allocate a serviceIP: range is full")
 
     async def _fill_ports(self, info: ResourceInfo, service: Object, attempt: int) -> set[int]:
@@ -144,16 +143,19 @@ class ServiceAllocator:
 
     # --- claiming
 
-    def _claim_ip(self, info: ResourceInfo, service: Object, plan: Plan, ip: str, owner: bytes, guessed: bool) -> None:
+    def _claim_ip(
+        self, info: ResourceInfo, service: Object, plan: Plan, ip: str, drawn: Range, *, guessed: bool
+    ) -> None:
+        metadata = service["metadata"]
+
         def fail(kv: KeyValue | None) -> ApiError | None:
             if guessed:
                 return None
             why = f"failed to allocate IP {ip}: provided IP is already allocated"
-            return _invalid(info, service["metadata"]["name"], "spec.clusterIPs", f'["{ip}"]', why)
+            return _invalid(info, metadata["name"], "spec.clusterIPs", f'["{ip}"]', why)
 
-        key = keys.cluster_ip(ip)
-        plan.guards.append(Guard((key, "create", "=", 0), fail))
-        plan.ops.append(put(key, owner))
+        free = Guard((self._addresses.key(ip), "create", "=", 0), fail)
+        self._addresses.claim(plan, ip, metadata["namespace"], metadata["name"], free, drawn)
 
     def _claim_port(
         self, info: ResourceInfo, service: Object, plan: Plan, port: int, owner: bytes, guessed: bool

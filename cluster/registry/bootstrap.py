@@ -13,7 +13,7 @@ from typing import Any
 
 from cluster.api import errors
 from cluster.api.scheme import SCHEME
-from cluster.registry import bootstrap_rbac
+from cluster.registry import addresses, bootstrap_rbac
 from cluster.registry.context import RequestContext, internal_context
 from cluster.registry.registry import Registry
 from cluster.registry.types import RegistryConfig
@@ -96,7 +96,22 @@ async def ensure(registry: Registry, config: RegistryConfig) -> None:
     for resource, objects in cluster_objects().items():
         await _ensure_all(registry, ctx, resource, [("", o) for o in objects])
     await _ensure_all(registry, ctx, "roles.rbac.authorization.k8s.io", bootstrap_rbac.namespaced_roles())
+    await _ensure_all(registry, ctx, addresses.SERVICE_CIDRS.name, [("", addresses.default_cidr(config.service_cidr))])
+    await registry.modify(
+        ctx, addresses.SERVICE_CIDRS, "", addresses.DEFAULT_CIDR, addresses.ready, subresource="status"
+    )
+    await _ensure_all(registry, ctx, addresses.IP_ADDRESSES.name, await _addresses_in_use(registry, ctx))
     await _ensure_all(registry, ctx, "services", services(config))
+
+
+async def _addresses_in_use(registry: Registry, ctx: RequestContext) -> list[tuple[str, Object]]:
+    """The IPAddress of every Service's address: a store written by a version before them has none."""
+    found = []
+    for stored in (await registry.list(ctx, SCHEME.named("services"))).items:
+        metadata = stored.obj["metadata"]
+        for ip in addresses.service_ips(stored.obj.get("spec") or {}):
+            found.append(("", addresses.ip_address(ip, metadata["namespace"], metadata["name"])))
+    return found
 
 
 async def _ensure_all(registry: Registry, ctx: RequestContext, resource: str, wanted: list[tuple[str, Object]]) -> None:

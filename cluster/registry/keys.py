@@ -1,9 +1,9 @@
 """Where things live in the store.
 
 Pure. Objects at `/registry/<group or core>/<plural>/[<namespace>/]<name>`; the registry's own invariants, one key per
-fact so that a transaction can compare it, under `/sk8/`: a namespace's phase, every allocated cluster IP and node
-port. There, too, machines ask to have their member of the store replaced (`actors/members.py`), and it is kept who is
-Ray's head (`actors/ray_head.py`).
+fact so that a transaction can compare it, under `/sk8/`: a namespace's phase, every allocated node port (a cluster IP
+is claimed by its IPAddress object). There, too, machines ask to have their member of the store replaced
+(`actors/members.py`), and it is kept who is Ray's head (`actors/ray_head.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ PODS = SCHEME.named("pods")
 ACTIVE = b"Active"
 TERMINATING = b"Terminating"
 
-CLUSTER_IPS = b"/sk8/alloc/clusterips/"
 NODE_PORTS = b"/sk8/alloc/nodeports/"
 
 MEMBER_REQUESTS = b"/sk8/members/request/"
@@ -48,10 +47,6 @@ def namespace_phase(namespace: str) -> bytes:
 def quota_marker(namespace: str) -> bytes:
     """Exists while the namespace has a ResourceQuota; rewritten when one comes or goes (quota.py)."""
     return f"/sk8/quota/{namespace}".encode()
-
-
-def cluster_ip(address: str) -> bytes:
-    return CLUSTER_IPS + address.encode()
 
 
 def node_port(port: int) -> bytes:

@@ -196,6 +196,10 @@ _BY_NAME = {
     "networkpolicies.networking.k8s.io": Strategy(generation=True),
     "ingresses.networking.k8s.io": Strategy(has_status=True, generation=True, on_create=_service_create),
     "ingressclasses.networking.k8s.io": Strategy(generation=True),
+    "servicecidrs.networking.k8s.io": Strategy(has_status=True, generation=True, on_create=_empty_status_create),
+    "resourceclaims.resource.k8s.io": Strategy(has_status=True, on_create=_empty_status_create),
+    "deviceclasses.resource.k8s.io": Strategy(generation=True),
+    "resourceslices.resource.k8s.io": Strategy(generation=True),
     "certificatesigningrequests.certificates.k8s.io": Strategy(
         has_status=True,
         on_create=_empty_status_create,

@@ -23,6 +23,7 @@ from cluster.api import defaults, errors, managed, schema, typecheck, validation
 from cluster.api.errors import ApiError
 from cluster.api.scheme import ResourceInfo
 from cluster.registry import keys
+from cluster.registry.addresses import IP_ADDRESSES
 from cluster.registry.admission import Admission, Request
 from cluster.registry.allocate import ServiceAllocator
 from cluster.registry.catalog import Catalog, terminating
@@ -280,6 +281,8 @@ class Writer:
             await self.ledger.restructure(ctx, plan, namespace, key, removed=True)
         elif info.name == "services":
             self._services.release(obj, plan)
+        elif info is IP_ADDRESSES:
+            await self._services.renew(obj, plan)
         elif info.name == "namespaces":
             plan.ops.append(delete(keys.namespace_phase(name)))
         return self.ledger.charge(info, namespace, name, None, obj)

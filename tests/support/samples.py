@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import copy
+import ipaddress
+import zlib
 from typing import Any
 
 from cryptography import x509
@@ -21,6 +23,7 @@ _WORKLOAD = {"selector": {"matchLabels": _LABELS}, "template": _TEMPLATE}
 _JOB = {"template": {"spec": {**_TEMPLATE["spec"], "restartPolicy": "Never"}}}
 _CLAIM = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
 _TARGET = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}
+_DEVICES: Object = {"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "c.example.com"}}]}}
 _POD_REF = {"kind": "Pod", "namespace": "default", "name": "p"}
 
 
@@ -118,6 +121,14 @@ _BODIES: dict[str, Object] = {
         "spec": {"defaultBackend": {"service": {"name": "web", "port": {"number": 80}}}}
     },
     "ingressclasses.networking.k8s.io/v1": {"spec": {"controller": "example.com/ingress"}},
+    "ipaddresses.networking.k8s.io/v1": {"spec": {"parentRef": {"resource": "services", "name": "s"}}},
+    "servicecidrs.networking.k8s.io/v1": {"spec": {"cidrs": ["10.77.0.0/24"]}},
+    "deviceclasses.resource.k8s.io/v1": {"spec": {"selectors": [{"cel": {"expression": "true"}}]}},
+    "resourceclaims.resource.k8s.io/v1": {"spec": _DEVICES},
+    "resourceclaimtemplates.resource.k8s.io/v1": {"spec": {"spec": _DEVICES}},
+    "resourceslices.resource.k8s.io/v1": {
+        "spec": {"driver": "d.example.com", "nodeName": "n", "pool": {"name": "p", "resourceSliceCount": 1}}
+    },
     "networkpolicies.networking.k8s.io/v1": {"spec": {"podSelector": {}}},
     "runtimeclasses.node.k8s.io/v1": {"handler": "runc"},
     "poddisruptionbudgets.policy/v1": {"spec": {"minAvailable": 1, "selector": {"matchLabels": _LABELS}}},
@@ -156,7 +167,7 @@ def _definition(name: str) -> Object:
 
 def sample(info: ResourceInfo, name: str) -> Object:
     """Raises KeyError for a kind without a sample: a new kind needs one. Kinds whose names are not free (CRDs,
-    APIServices) choose theirs by `name`."""
+    APIServices, IPAddresses) choose theirs by `name`."""
     if info.kind == "CustomResourceDefinition":
         return {"kind": info.kind, "apiVersion": info.api_version, **_definition(name)}
     if info.kind == "APIService":
@@ -170,6 +181,8 @@ def sample(info: ResourceInfo, name: str) -> Object:
         body: Object = {"spec": spec}
     else:
         body = copy.deepcopy(_BODIES[f"{info.name}/{info.version}"])
+    if info.kind == "IPAddress":
+        name = str(ipaddress.IPv4Address(0x0A4D0000 + zlib.crc32(name.encode()) % 0xFFFF))
     return {"kind": info.kind, "apiVersion": info.api_version, "metadata": {"name": name}, **body}
 
 

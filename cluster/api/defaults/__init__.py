@@ -9,7 +9,18 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.api.crd import definition
-from cluster.api.defaults import admission, batch, cluster, limits, networking, pods, services, storage, workloads
+from cluster.api.defaults import (
+    admission,
+    batch,
+    cluster,
+    devices,
+    limits,
+    networking,
+    pods,
+    services,
+    storage,
+    workloads,
+)
 from cluster.api.scheme import ResourceInfo
 from cluster.api.validation import apiservices
 
@@ -44,6 +55,8 @@ _BY_NAME = {
     "csidrivers.storage.k8s.io": cluster.default_driver,
     "flowschemas.flowcontrol.apiserver.k8s.io": cluster.default_flow_schema,
     "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io": cluster.default_priority_level,
+    "resourceclaims.resource.k8s.io": devices.default_claim,
+    "resourceclaimtemplates.resource.k8s.io": devices.default_claim_template,
     "namespaces": workloads.default_namespace,
     "customresourcedefinitions.apiextensions.k8s.io": definition.default,
     "apiservices.apiregistration.k8s.io": apiservices.default_api_service,

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from cluster.api.scheme import ResourceInfo
+from cluster.api.validation.addresses import ip_name
 from cluster.api.validation.fields import (
     Faults,
     check_annotations,
@@ -46,6 +47,8 @@ def name_fault(info: ResourceInfo, name: str) -> str:
         return dns_1035_label(name)
     if info.name in _LABEL:
         return dns_label(name)
+    if info.name == "ipaddresses.networking.k8s.io":
+        return ip_name(name)
     return path_segment(name) if info.name in _PATH_SEGMENT else dns_subdomain(name)
 
 

@@ -31,7 +31,8 @@ async def test_a_crash_leaves_all_of_a_write_or_nothing(bench: Any, make: Any, p
     with pytest.raises(PowerCut):
         await bench.create("services", make.service(type="NodePort"))
     bench.registry = bench.another()  # the process that comes back
-    kept = [*bench.keys("/registry/core/services/default/s"), *bench.keys("/sk8/alloc/")]
+    where = ("/registry/core/services/default/s", "/registry/networking.k8s.io/ipaddresses/", "/sk8/alloc/")
+    kept = [key for prefix in where for key in bench.keys(prefix)]
     if stored:
         assert len(kept) == 3, "the Service with its address and its port"
         with pytest.raises(ApiError, match="already exists"):  # what a client that tries again is told

@@ -12,6 +12,7 @@ from cluster.api.scheme import SCHEME
 from cluster.registry.types import RegistryConfig
 
 SERVICES = SCHEME.named("services")
+ADDRESSES = "/registry/networking.k8s.io/ipaddresses/"
 
 
 async def _raises(awaitable: Any) -> ApiError:
@@ -26,9 +27,10 @@ async def test_allocates_and_releases(bench: Any, make: Any) -> None:
     assert (made["ipFamilies"], made["ipFamilyPolicy"]) == (["IPv4"], "SingleStack")
     port = made["ports"][0]["nodePort"]
     assert 30000 <= port <= 32767
-    assert bench.keys("/sk8/alloc/") == [f"/sk8/alloc/clusterips/{made['clusterIP']}", f"/sk8/alloc/nodeports/{port}"]
+    assert bench.keys("/sk8/alloc/") == [f"/sk8/alloc/nodeports/{port}"]
+    assert bench.keys(ADDRESSES) == [ADDRESSES + made["clusterIP"]]
     await bench.delete("services", "s")
-    assert bench.keys("/sk8/alloc/") == []
+    assert bench.keys("/sk8/alloc/") == bench.keys(ADDRESSES) == []
 
 
 async def test_a_taken_address_or_port_is_refused(bench: Any, make: Any) -> None:
