@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import gc
 import logging
 import os
 import threading
@@ -26,6 +25,7 @@ from typing import Protocol
 import uvloop
 
 from actors import observe
+from cluster.machine.garbage import Garbage
 
 log = logging.getLogger(__name__)
 
@@ -103,9 +103,11 @@ class Host:
         log.info("%s starts, pid %d", self._name, os.getpid())
         try:
             self._part = await self._build()
-            gc.collect()
-            gc.freeze()
-            await self._part.run()
+            garbage = asyncio.create_task(Garbage().run(), name="garbage")
+            try:
+                await self._part.run()
+            finally:
+                garbage.cancel()
         finally:
             beat.cancel()
 

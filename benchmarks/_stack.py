@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import importlib
 import os
 import secrets
@@ -28,6 +27,7 @@ import uvloop
 
 from cluster.machine import identity
 from cluster.machine.config import ClusterConfig, load_cluster, load_machine, save_cluster, save_machine
+from cluster.machine.garbage import Garbage
 
 PAUSE_S = 0.05
 START_TIMEOUT_S = 60.0
@@ -161,14 +161,15 @@ async def _run(role: str, cluster: ClusterConfig, name: str) -> None:
     machine = load_machine(cluster.base, name)
     build = importlib.import_module(f"actors.wiring.{role}").build
     part = await build(cluster, machine)
-    gc.collect()
-    gc.freeze()
     task = asyncio.ensure_future(part.run())
+    garbage = asyncio.create_task(Garbage().run())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         await task
     except asyncio.CancelledError:
         return
+    finally:
+        garbage.cancel()
 
 
 def main() -> None:
