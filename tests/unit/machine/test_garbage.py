@@ -1,4 +1,4 @@
-"""What lives on leaves the collector's sight, dead cycles among it are still found, and a stopped process is as before."""
+"""What lives on leaves the collector's sight; dead cycles among it are still found; a stopped process is as before."""
 
 from __future__ import annotations
 
