@@ -218,7 +218,7 @@ class _Loopback:
         while True:
             yield await self._streams[resource].get()
 
-    async def bind(self, bindings: Sequence[Binding]) -> BindOutcomes:
+    async def bind(self, bindings: Sequence[Binding], *, together: bool = False) -> BindOutcomes:
         for one in bindings:
             body = self._pods[one.name]
             self._send("MODIFIED", body | {"spec": body["spec"] | {"nodeName": one.node}})

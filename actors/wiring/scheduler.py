@@ -6,9 +6,11 @@ from actors.host import Part
 from actors.wiring import basics, common
 from cluster.machine.config import ClusterConfig, MachineConfig
 from cluster.machinery.election import Elector
+from cluster.machinery.mtls import server_context
 from cluster.machinery.registry_client import RegistryClient
 from cluster.registry.rbac import RbacAuthorizer
 from cluster.scheduler.config import SchedulerConfig
+from cluster.scheduler.endpoint import Endpoint
 from cluster.scheduler.scheduler import Scheduler
 
 
@@ -21,4 +23,6 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
     elector = Elector(store, "kube-scheduler", machine.name, config.lease_ttl_s)
     client = RegistryClient(registry, common.context_of("system:kube-scheduler", fence=lambda: elector.fence))
     scheduler = Scheduler(config, client, lambda lead: elector.run(lead, mirror=client))
+    node = machine.pki / "node.crt", machine.pki / "node.key", machine.pki / "ca.crt"
+    await Endpoint(scheduler, machine.ip, cluster.scheduler_port, server_context(*map(str, node))).start()
     return common.Together(scheduler, authorizer, registry, health=scheduler.health)

@@ -68,13 +68,14 @@ class AdminApi:
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[aiohttp.ClientSession]:
-        context = await asyncio.to_thread(self._context)
+        context = await asyncio.to_thread(self.context)
         connector = aiohttp.TCPConnector(ssl=context, force_close=True)
         timeout = aiohttp.ClientTimeout(total=5)
         async with aiohttp.ClientSession(self._server, connector=connector, timeout=timeout) as session:
             yield session
 
-    def _context(self) -> ssl.SSLContext:
+    def context(self) -> ssl.SSLContext:
+        """The administrator's, for a part of the cluster. Reads key files."""
         pki = self._config.pki
         context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
         context.load_cert_chain(str(pki / "admin.crt"), str(pki / "admin.key"))

@@ -55,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     add = commands.add_parser("status", parents=[common, listing], help="machines, nodes and leaders")
     add.set_defaults(run=_status)
     _machine_commands(commands, common, listing)
+    _explain_command(commands, common, listing)
     store_commands.add_commands(commands, [common, listing])
     add = commands.add_parser("kubeconfig", parents=[common], help="print a kubeconfig for the administrator")
     add.set_defaults(run=_kubeconfig)
@@ -88,6 +89,16 @@ def _machine_commands(commands: Any, common: argparse.ArgumentParser, listing: a
         add = ways.add_parser(way, parents=[common], help=text, description=text)
         add.add_argument("name", metavar="NAME", help="such as m1")
         add.set_defaults(run=_link, up=way == "up")
+
+
+def _explain_command(commands: Any, common: argparse.ArgumentParser, listing: argparse.ArgumentParser) -> None:
+    text = "why a pod is where it is, or nowhere: per node the filter that refused it, or what each score gave"
+    add = commands.add_parser("explain", parents=[common, listing], help=text, description=text)
+    add.add_argument("pod", metavar="POD", help="its name")
+    add.add_argument("-n", "--namespace", default="default", metavar="NAMESPACE", help="(default)")
+    add.add_argument("--now", action="store_true", help="not as it was decided, but as it would be now")
+    add.add_argument("--nodes", type=int, default=20, metavar="N", help="show so many nodes; 0 shows all (20)")
+    add.set_defaults(run=_explain)
 
 
 # -- commands --------------------------------------------------------------------------------------------------------
@@ -130,6 +141,14 @@ async def _link(args: argparse.Namespace, out: Output) -> int:
     config.spec(args.name)
     await LocalProvider(config.host_socket).set_link(args.name, up=args.up)
     out.say(f"  the link of {args.name} is {'up' if args.up else 'down'}")
+    return 0
+
+
+async def _explain(args: argparse.Namespace, out: Output) -> int:
+    from cluster.cli.explain import explain
+
+    as_json = args.output == "json"
+    await explain(_cluster(args.base), out, args.pod, args.namespace, now=args.now, rows=args.nodes, as_json=as_json)
     return 0
 
 

@@ -110,8 +110,8 @@ class Client(Protocol):
         propagation: str = "",
     ) -> None: ...
 
-    async def bind(self, bindings: Sequence[Binding]) -> BindOutcomes:
-        """One outcome per binding, in order."""
+    async def bind(self, bindings: Sequence[Binding], *, together: bool = False) -> BindOutcomes:
+        """One outcome per binding, in order. `together`: all of them are bound or none; HTTP cannot promise that."""
         ...
 
 

@@ -182,7 +182,9 @@ class HttpClient:
             options["propagationPolicy"] = propagation
         await self._write("DELETE", object_path(SCHEME.named(resource), namespace, name), options)
 
-    async def bind(self, bindings: Sequence[Binding]) -> BindOutcomes:
+    async def bind(self, bindings: Sequence[Binding], *, together: bool = False) -> BindOutcomes:
+        if together and len(bindings) > 1:
+            raise errors.method_not_supported("pods/binding", "create together")  # HTTP binds one pod at a time
         return list(await asyncio.gather(*(self._bind(binding) for binding in bindings)))
 
     async def _bind(self, binding: Binding) -> ApiError | None:

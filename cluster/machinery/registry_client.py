@@ -134,9 +134,9 @@ class RegistryClient:
         """QuotaCounter of the controllers: a ResourceQuota's status, from what is stored."""
         await self._registry.recount_quota(self._ctx(), namespace, name)
 
-    async def bind(self, bindings: Sequence[Binding]) -> BindOutcomes:
+    async def bind(self, bindings: Sequence[Binding], *, together: bool = False) -> BindOutcomes:
         batch = [types.Binding(b.namespace, b.name, b.uid, b.node) for b in bindings]
-        return await self._registry.bind(self._ctx(), batch)
+        return await self._registry.bind(self._ctx(), batch, together=together)
 
 
 def _labels(text: str) -> LabelSelector | None:

@@ -85,8 +85,8 @@ class WriteThrough:
             resource, name, namespace, uid=uid, grace_period_s=grace_period_s, propagation=propagation
         )
 
-    async def bind(self, bindings: Sequence[Binding]) -> BindOutcomes:
-        return await self._client.bind(bindings)
+    async def bind(self, bindings: Sequence[Binding], *, together: bool = False) -> BindOutcomes:
+        return await self._client.bind(bindings, together=together)
 
     def _seen(self, resource: str, subresource: str, result: Obj) -> Obj:
         meta = result.get("metadata", {})

@@ -21,6 +21,7 @@ from prometheus_client import REGISTRY, generate_latest
 
 from cluster.api import errors
 from cluster.api.errors import ApiError
+from cluster.machinery.mtls import groups_of, server_context
 from cluster.node import exec_stream, logs, pod_dial, port_forward, stats
 from cluster.node.config import KubeletConfig
 from cluster.node.core import PodCore
@@ -105,12 +106,8 @@ class KubeletServer:
         return int(runner.addresses[0][1])
 
     def _tls(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(self._config.server_cert_file, self._config.server_key_file)
-        context.load_verify_locations(self._config.client_ca_file)
-        context.verify_mode = ssl.CERT_REQUIRED
-        return context
+        config = self._config
+        return server_context(config.server_cert_file, config.server_key_file, config.client_ca_file)
 
     @web.middleware
     async def _authorize(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -276,15 +273,3 @@ class KubeletServer:
 async def _copy(chunks: Any, response: web.StreamResponse) -> None:
     async for chunk in chunks:
         await response.write(chunk)
-
-
-def groups_of(certificate: Any) -> set[str]:
-    """The organizations of a verified client certificate: Kubernetes' groups."""
-    if not certificate:
-        return set()
-    return {
-        value
-        for part in certificate.get("subject", ())
-        for key, value in part
-        if key == "organizationName"
-    }  # fmt: skip

@@ -2,7 +2,7 @@
 
 IO only through Core. A batch is read at once and written in one transaction, guarded by each pod's revision and the
 scheduler's fence; when one pod of it has changed, the rest are not held up: the batch falls back to one transaction
-each.
+each. Pods that belong together are bound all or none.
 """
 
 from __future__ import annotations
@@ -37,8 +37,12 @@ class Binder:
     def __init__(self, core: Core) -> None:
         self._core = core
 
-    async def bind(self, ctx: RequestContext, bindings: Sequence[Binding]) -> list[ApiError | None]:
+    async def bind(
+        self, ctx: RequestContext, bindings: Sequence[Binding], *, together: bool = False
+    ) -> list[ApiError | None]:
         """One outcome per binding, in order; None is success. Raises FenceLost and what concerns the whole batch."""
+        if together:
+            return await self._all_or_none(ctx, bindings)
         writes = await asyncio.gather(*(self._prepare(ctx, b, serializable=True) for b in bindings))
         outcomes: list[ApiError | None] = [w if isinstance(w, ApiError) else None for w in writes]
         ready = [w for w in writes if isinstance(w, _Write)]
@@ -50,6 +54,19 @@ class Binder:
                 pass
         singles = [self._single(ctx, b) for b in bindings]
         return list(await asyncio.gather(*singles))
+
+    async def _all_or_none(self, ctx: RequestContext, bindings: Sequence[Binding]) -> list[ApiError | None]:
+        for _ in range(_ATTEMPTS):
+            writes = await asyncio.gather(*(self._prepare(ctx, b, serializable=False) for b in bindings))
+            refused = [w if isinstance(w, ApiError) else None for w in writes]
+            if any(refused):
+                return held_back(bindings, refused)
+            try:
+                await self._commit(ctx, [w for w in writes if isinstance(w, _Write)])
+                return refused
+            except Stale:
+                continue
+        return [errors.conflict(_PODS, b.name) for b in bindings]
 
     async def _single(self, ctx: RequestContext, binding: Binding) -> ApiError | None:
         for _ in range(_ATTEMPTS):
@@ -111,3 +128,10 @@ class Binder:
         if pod["spec"].get("schedulingGates"):
             return errors.conflict("pods/binding", b.name, f"pod {b.name} has non-empty .spec.schedulingGates")
         return None
+
+
+def held_back(bindings: Sequence[Binding], refused: Sequence[ApiError | None]) -> list[ApiError | None]:
+    """The outcomes when one of those that belong together cannot be bound: none is."""
+    first = next(b.name for b, why in zip(bindings, refused, strict=True) if why is not None)
+    why = f"not bound, because pod {first}, which it must run together with, could not be bound"
+    return [own or errors.conflict("pods/binding", b.name, why) for b, own in zip(bindings, refused, strict=True)]

@@ -26,7 +26,7 @@ from cluster.api.selectors import FieldSelector, LabelSelector
 from cluster.registry import keys, patching, scale, viewing
 from cluster.registry.admission import Admission, Request
 from cluster.registry.admission.webhooks import WebhookDispatcher
-from cluster.registry.binding import Binder
+from cluster.registry.binding import Binder, held_back
 from cluster.registry.catalog import Catalog
 from cluster.registry.context import RequestContext
 from cluster.registry.conversion import Converter
@@ -286,16 +286,19 @@ class Registry:
 
     # --- pods
 
-    async def bind(self, ctx: RequestContext, bindings: Sequence[Binding]) -> Outcomes:
-        """Assign pods to nodes; one outcome each, in order. Raises FenceLost when the caller no longer leads."""
+    async def bind(self, ctx: RequestContext, bindings: Sequence[Binding], *, together: bool = False) -> Outcomes:
+        """Assign pods to nodes; one outcome each, in order. `together`: all of them or none. Raises FenceLost when the
+        caller no longer leads."""
         pods = scheme.SCHEME.named("pods")
         for namespace in dict.fromkeys(b.namespace for b in bindings):
             await self._core.authorize(ctx, "create", pods, namespace, subresource="binding")
         if await self._admission.quiet():
-            return await self._binder.bind(ctx, bindings)
+            return await self._binder.bind(ctx, bindings, together=together)
         refused = [await self._refused(ctx, pods, b) for b in bindings]
+        if together and any(refused):
+            return held_back(bindings, refused)
         admitted = [b for b, why in zip(bindings, refused, strict=True) if why is None]
-        outcomes = iter(await self._binder.bind(ctx, admitted) if admitted else [])
+        outcomes = iter(await self._binder.bind(ctx, admitted, together=together) if admitted else [])
         return [why if why is not None else next(outcomes) for why in refused]
 
     async def _refused(self, ctx: RequestContext, info: ResourceInfo, b: Binding) -> ApiError | None:

@@ -11,15 +11,16 @@ Invariant: a returned placement has been accounted in the columns (assumed); the
 from __future__ import annotations
 
 import heapq
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
+from typing import Protocol
 
 import numpy as np
 
 from cluster.scheduler.columns import Floats, NodeColumns
 from cluster.scheduler.config import DEFAULT, Profile
+from cluster.scheduler.diagnosis import Diagnosis, Verdicts, fit_error
 from cluster.scheduler.filters import (
     STATIC,
     Ask,
@@ -36,6 +37,15 @@ from cluster.scheduler.scores import Rows, other_total, usage_total
 from cluster.scheduler.shape import PodShape
 from cluster.scheduler.spread import pod_topology_spread
 from cluster.scheduler.timings import Timings
+
+
+class Witness(Protocol):
+    """Hears of a decision before it is made, while the columns are as it sees them (`explain.Decisions`)."""
+
+    def before(
+        self, columns: NodeColumns, pods: Sequence[Pending], profile: Profile, nominated: Nominations | None
+    ) -> None: ...
+
 
 _TOGETHER = 8
 """Fewer equal pods than this are placed one by one: the heap would not pay."""
@@ -67,38 +77,6 @@ class Unschedulable:
     message: str
     plugins: frozenset[str] = frozenset()
     resolvable: Mask | None = None
-
-
-@dataclass(slots=True)
-class Diagnosis:
-    """Why rows were refused: how many for each reason, by which plugins, and where preemption might help."""
-
-    reasons: Counter[str] = field(default_factory=Counter)
-    plugins: set[str] = field(default_factory=set)
-    resolvable: Mask | None = None
-    by_row: dict[int, list[str]] | None = None
-
-    def note(self, plugin: str, reason: str, hit: Mask, resolvable: Mask | None) -> None:
-        count = int(np.count_nonzero(hit))
-        if not count:
-            return
-        self.reasons[reason] += count
-        self.plugins.add(plugin)
-        if resolvable is not None:
-            opened = hit & resolvable
-            self.resolvable = opened if self.resolvable is None else self.resolvable | opened
-        if self.by_row is not None:
-            for row in np.flatnonzero(hit).tolist():
-                self.by_row.setdefault(row, []).append(reason)
-
-
-def fit_error(columns: NodeColumns, reasons: Counter[str]) -> str:
-    """kube-scheduler's FitError text: `0/3 nodes are available: 1 Too many pods, 2 Insufficient cpu.`"""
-    nodes = len(columns.rows)
-    if not nodes:
-        return "no nodes available to schedule pods"
-    texts = sorted(f"{count} {reason}" for reason, count in reasons.items())
-    return f"0/{nodes} nodes are available: {', '.join(texts)}."
 
 
 DYNAMIC: tuple[tuple[str, Filter], ...] = (
@@ -152,14 +130,14 @@ def diagnose(
     by_row: bool = False,
 ) -> Diagnosis:
     """Why no row is feasible; a row counts in the first plugin that refuses it."""
-    diagnosis = Diagnosis(by_row={} if by_row else None)
+    diagnosis = Diagnosis(verdicts=Verdicts(columns.size) if by_row else None)
     columns.request_vector(pod.shape)
     free = columns.free if nominated is None else nominated.free(columns, pod.priority, pod.uid)
     left = _pass(columns, pod, profile, free, diagnosis)
     related = nominated.related(pod.shape, pod.priority, pod.uid) if nominated else []
     if related and left.any():
         with phantoms(columns, related):
-            again = Diagnosis(by_row=diagnosis.by_row)
+            again = Diagnosis(verdicts=diagnosis.verdicts)
             _pass(columns, pod, profile, columns.free, again, left)
             diagnosis.reasons += again.reasons
             diagnosis.plugins |= again.plugins
@@ -230,6 +208,7 @@ def place(
     profile: Profile = DEFAULT,
     nominated: Nominations | None = None,
     timings: Timings | None = None,
+    witness: Witness | None = None,
 ) -> list[Placement | Unschedulable]:
     """Place pods in the given order; neighbours of equal shape are decided together. `tie_order[row]` breaks ties."""
     results: list[Placement | Unschedulable] = []
@@ -239,7 +218,7 @@ def place(
         return pod.shape, pod.priority, pod.allowed, pod.refusal, pod.uid if pod.uid in waiting else ""
 
     for _, group in groupby(pods, key=alike):
-        results += _place_equal(columns, list(group), tie_order, profile, waiting, timings)
+        results += _place_equal(columns, list(group), tie_order, profile, waiting, timings, witness)
     return results
 
 
@@ -250,29 +229,35 @@ def _place_equal(
     profile: Profile,
     nominated: Nominations,
     timings: Timings | None,
+    witness: Witness | None,
 ) -> list[Placement | Unschedulable]:
     first = pods[0]
     if first.refusal or first.shape.unsupported:
         message, plugin = first.refusal or first.shape.unsupported, "VolumeBinding" if first.refusal else ""
+        if witness:
+            witness.before(columns, pods, profile, nominated)
         return [Unschedulable(pod, message, frozenset((plugin,))) for pod in pods]
     results: list[Placement | Unschedulable] = []
     independent = not (first.shape.pod_affinity or first.shape.spread or first.shape.default_spread)
     while len(results) < len(pods):
         left = pods[len(results) :]
         possible = feasible(columns, first, profile, nominated, timings)
+        together = independent and len(left) >= _TOGETHER
+        if witness:
+            witness.before(columns, left if together or not possible.any() else left[:1], profile, nominated)
         if not possible.any():
             diagnosis = diagnose(columns, first, profile, nominated)
             message, refused_by = fit_error(columns, diagnosis.reasons), frozenset(diagnosis.plugins)
             results += [Unschedulable(pod, message, refused_by, diagnosis.resolvable) for pod in left]
-        elif independent and len(left) >= _TOGETHER:
+        elif together:
             results += _deal(columns, left, possible, tie_order, profile, nominated, timings)
         else:
             row = best_row(columns, first.shape, possible, tie_order, profile, timings)
-            results.append(_assume(columns, left[0], row))
+            results.append(assume(columns, left[0], row))
     return results
 
 
-def _assume(columns: NodeColumns, pod: Pending, row: int) -> Placement:
+def assume(columns: NodeColumns, pod: Pending, row: int) -> Placement:
     node = columns.names[row]
     columns.place_pod(pod.uid, node, pod.shape, key=pod.key, priority=pod.priority)
     return Placement(pod, node)
@@ -346,4 +331,4 @@ def _deal(
             break  # a rival is gone: the others may score differently now
         else:
             heapq.heappop(heap)
-    return [_assume(columns, pod, int(rows[i])) for pod, i in zip(pods, chosen, strict=False)]
+    return [assume(columns, pod, int(rows[i])) for pod, i in zip(pods, chosen, strict=False)]

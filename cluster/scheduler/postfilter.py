@@ -14,6 +14,7 @@ from cluster.scheduler import metrics
 from cluster.scheduler.config import Profile
 from cluster.scheduler.decide import Unschedulable, diagnose
 from cluster.scheduler.evict import Evictor
+from cluster.scheduler.gangs import PLUGIN as GANG
 from cluster.scheduler.preempt import Candidate, preempt
 from cluster.scheduler.queue import ANY
 from cluster.scheduler.scores import Rows
@@ -37,7 +38,7 @@ class PostFilter:
                 continue
             alike, had = (outcome.pod.shape, outcome.pod.priority), outcome.pod.uid in self._world.nominated
             answer: Candidate | str = ""
-            helpless = bool(outcome.pod.refusal or outcome.pod.shape.unsupported) or ANY in outcome.plugins
+            helpless = bool(outcome.pod.refusal or outcome.pod.shape.unsupported) or bool(outcome.plugins & {ANY, GANG})
             if profile.preemption and not helpless:
                 answer = hopeless[alike] if alike in hopeless and not had else self._preempt(outcome, pod, profile)
             if isinstance(answer, Candidate):

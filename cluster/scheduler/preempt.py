@@ -20,7 +20,8 @@ import numpy as np
 from cluster.api.selectors import LabelSelector, from_label_selector
 from cluster.scheduler.columns import Floats, NodeColumns, Placed
 from cluster.scheduler.config import Profile
-from cluster.scheduler.decide import Diagnosis, Pending, diagnose, feasible, fit_error
+from cluster.scheduler.decide import Pending, diagnose, feasible
+from cluster.scheduler.diagnosis import Diagnosis, fit_error
 from cluster.scheduler.filters import Mask
 from cluster.scheduler.interpod import concerns
 from cluster.scheduler.nominated import Nominations
@@ -98,7 +99,7 @@ class _Search:
             fits = bool(feasible(self.columns, self.pod, self.profile, self.nominated)[row])
             if not fits and why is not None:
                 found = diagnose(self.columns, self.pod, self.profile, self.nominated, by_row=True)
-                why.reasons.update((found.by_row or {}).get(row, ()))
+                why.reasons.update(found.reasons_of(row))
             return fits
         finally:
             for one in away:

@@ -110,6 +110,15 @@ class SchedulingQueue:
                 batch.append(key)
         return batch
 
+    def take(self, key: Key) -> bool:
+        """Decide a waiting pod now, out of turn, with others of its group; False when it is gated or not there."""
+        entry = self._entries.get(key)
+        if entry is None or entry.place not in ("active", "backoff", "unschedulable"):
+            return False
+        self._put(entry, "deciding")
+        entry.attempts += 1
+        return True
+
     def attempts(self, key: Key) -> int:
         entry = self._entries.get(key)
         return entry.attempts if entry else 0

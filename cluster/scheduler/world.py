@@ -18,6 +18,8 @@ from cluster.machinery.client import Obj
 from cluster.machinery.informer import Informers
 from cluster.scheduler.columns import NodeColumns
 from cluster.scheduler.decide import Pending
+from cluster.scheduler.gangs import PLUGIN as GANG
+from cluster.scheduler.gangs import group_of
 from cluster.scheduler.nominated import Nominations
 from cluster.scheduler.owners import RESOURCE_OF_KIND, default_spread, owner_resource
 from cluster.scheduler.preempt import Budget, budget_of
@@ -61,6 +63,7 @@ class World:
 
     def _listen(self) -> None:
         self.pods.add_index("node", lambda pod: [pod["spec"]["nodeName"]] if pod["spec"].get("nodeName") else [])
+        self.pods.add_index("group", lambda pod: ["/".join(group)] if (group := group_of(pod)) else [])
         self._services.add_index("namespace", lambda obj: [obj["metadata"].get("namespace", "")])
         self.pods.add_handler(self._on_pod)
         self.nodes.add_handler(self._on_node)
@@ -82,6 +85,8 @@ class World:
                 self._bound(old, new)
             else:
                 self._note_nomination(old, new)
+                if old is None and group_of(new) is not None:
+                    self._changed(frozenset((GANG,)))
         self._on_pod_next(old, new)
 
     def _gone(self, pod: Obj) -> None:
@@ -203,6 +208,10 @@ class World:
         key: Key = (namespace, meta["name"])
         priority = int(pod["spec"].get("priority") or 0)
         return Pending(meta["uid"], key, shape, verdict.allowed, refusal, priority), verdict
+
+    def members(self, group: tuple[str, str]) -> list[Obj]:
+        """The pods of a group that are not over yet, with a node or without."""
+        return [pod for pod in self.pods.by_index("group", "/".join(group)) if not is_terminal(pod)]
 
     def waits(self, key: Key, uid: str) -> bool:
         """Whether the pod is still there and unbound."""

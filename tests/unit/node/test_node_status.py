@@ -17,7 +17,6 @@ from cluster.node.logs import LogQuery
 from cluster.node.node_status import Health, MachineFacts, capacity, node_status, without_heartbeats
 from cluster.node.object_cache import ObjectCache
 from cluster.node.prober import port_number
-from cluster.node.server import groups_of
 from cluster.node.status_writer import StatusWriter, timed_conditions
 
 FACTS = MachineFacts(4, 8 << 30, 100 << 30, "mid", "uuid", "boot", "6.1", "Debian", "amd64")
@@ -249,12 +248,6 @@ def test_log_queries() -> None:
     for bad in ({"tailLines": "-1"}, {"limitBytes": "0"}, {"sinceTime": "x"}):
         with pytest.raises(ApiError):
             LogQuery.parse(bad, 0.0)
-
-
-def test_groups_come_from_the_certificate() -> None:
-    subject = ((("organizationName", "a"),), (("organizationName", "b"),), (("commonName", "c"),))
-    assert groups_of({"subject": subject}) == {"a", "b"}
-    assert groups_of(None) == set()
 
 
 def test_ports_by_name() -> None:

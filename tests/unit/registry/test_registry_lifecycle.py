@@ -151,6 +151,40 @@ async def test_bind_falls_back_when_one_pod_changed_meanwhile(bench: Any, make: 
     assert [e.reason if e else "" for e in out] == ["Conflict", ""]
 
 
+async def test_pods_that_belong_together_are_bound_all_or_none(bench: Any, make: Any) -> None:
+    for name in ("a", "b", "c"):
+        await bench.create("pods", make.pod(name))
+    await bench.registry.bind(bench.ctx, [Binding("default", "b", "", "m9")])
+    wanted = [Binding("default", name, "", "m1") for name in ("a", "b", "c")]
+    out = await bench.registry.bind(bench.ctx, wanted, together=True)
+    assert [e is not None and e.code for e in out] == [409, 409, 409]
+    assert "because pod b, which it must run together with" in out[0].message
+    assert "nodeName" not in (await bench.get("pods", "a")).obj["spec"]
+    assert await bench.registry.bind(bench.ctx, [wanted[0], wanted[2]], together=True) == [None, None]
+
+
+async def test_pods_bound_together_are_tried_again_when_one_changed_meanwhile(bench: Any, make: Any) -> None:
+    for name in ("a", "b"):
+        await bench.create("pods", make.pod(name))
+    raced = False
+
+    async def racing(*args: Any, **kwargs: Any) -> Any:
+        nonlocal raced
+        if not raced:
+            raced = True
+            body = (await bench.get("pods", "a")).fresh()
+            body["metadata"]["labels"] = {"touched": "yes"}
+            await bench.another().update(bench.ctx, PODS, "default", "a", body)
+        return await commit(*args, **kwargs)
+
+    core = bench.registry._binder._core
+    commit = core.commit
+    core.commit = racing
+    wanted = [Binding("default", name, "", "m1") for name in ("a", "b")]
+    assert await bench.registry.bind(bench.ctx, wanted, together=True) == [None, None]
+    assert (await bench.get("pods", "a")).obj["metadata"]["labels"] == {"touched": "yes"}
+
+
 async def test_binding_subresource_and_eviction(bench: Any, make: Any) -> None:
     await bench.create("pods", make.pod())
     body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"}, "target": {"kind": "Node", "name": "m1"}}

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.scheduler.columns import NodeColumns
-from cluster.scheduler.decide import Pending, Placement, Unschedulable, fit_error, place
+from cluster.scheduler.decide import Pending, Placement, Unschedulable, place
+from cluster.scheduler.diagnosis import fit_error
 from cluster.scheduler.shape import canonical, shape_of
 from tests.unit.scheduler import generated
 from tests.unit.scheduler.oracle import Obj, Oracle

@@ -54,8 +54,8 @@ def test_reference_4a_filtering() -> None:
     wanted = pending(pod("web", "2", "4Gi", nodeSelector={"disk": "ssd", "zone": "us-east-1a"}))
     possible = feasible(cluster, wanted, REFERENCE)
     assert sorted(cluster.names[row] for row in np.flatnonzero(possible)) == ["node-5", "node-6"]
-    why = diagnose(cluster, wanted, REFERENCE, by_row=True).by_row or {}
-    assert {cluster.names[row]: reasons for row, reasons in why.items()} == {
+    why = diagnose(cluster, wanted, REFERENCE, by_row=True)
+    assert {name: why.reasons_of(row) for name, row in cluster.rows.items() if why.reasons_of(row)} == {
         "node-1": ["Insufficient cpu"],
         "node-2": ["Insufficient memory"],
         "node-3": ["node(s) didn't match Pod's node affinity/selector"],

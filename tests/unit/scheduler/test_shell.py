@@ -3,116 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
-from cluster.machinery.clock import FakeClock
-from cluster.machinery.registry_client import RegistryClient
-from cluster.registry.admissionconfig import AdmissionConfig
-from cluster.registry.context import MASTERS, RequestContext
-from cluster.registry.registry import Registry
-from cluster.registry.types import RegistryConfig
 from cluster.scheduler import scores
-from cluster.scheduler.config import SchedulerConfig
-from cluster.scheduler.scheduler import Scheduler
-from tests.support.memory_store import MemoryStore
-
-Obj = dict[str, Any]
-
-
-class Office:
-    """Leadership that a test can take away and give back."""
-
-    def __init__(self) -> None:
-        self.held = asyncio.Event()
-        self.held.set()
-        self.work: asyncio.Task[Any] | None = None
-
-    async def lead(self, work: Callable[[], Any]) -> None:
-        try:
-            while True:
-                await self.held.wait()
-                self.work = asyncio.create_task(work())
-                await asyncio.wait([self.work])
-        finally:
-            await self.lose()
-
-    async def lose(self) -> None:
-        self.held.clear()
-        if self.work is not None:
-            self.work.cancel()
-            await asyncio.gather(self.work, return_exceptions=True)
-
-
-UNTAINTED = AdmissionConfig(disable=("TaintNodesByCondition",))  # no node controller here to take the taint away
-
-
-class Cluster:
-    """A store, its client, and one leading scheduler with back-offs in real time."""
-
-    def __init__(self) -> None:
-        clock = FakeClock()
-        registry = Registry(MemoryStore(clock), RegistryConfig(admission=UNTAINTED), clock=clock, rng=random.Random(7))
-        self.client = RegistryClient(registry, lambda: RequestContext(user=MASTERS, field_manager="test"))
-        self.office = Office()
-        self.scheduler = Scheduler(SchedulerConfig(), self.client, self.office.lead, rng=random.Random(1))
-
-    async def node(self, name: str, cpu: str = "4", **spec: Any) -> None:
-        labels = {"kubernetes.io/hostname": name}
-        made = await self.client.create(
-            "nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}, "spec": spec}
-        )
-        made = made | {"status": {"allocatable": {"cpu": cpu, "memory": "8Gi", "pods": "110"}}}
-        await self.client.update("nodes", made, subresource="status")
-
-    async def pod(self, name: str, cpu: str = "1", priority: str = "", **more: Any) -> Obj:
-        container = {"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}
-        spec = {"containers": [container], **more}
-        if priority:
-            spec["priorityClassName"] = priority
-        meta = {"name": name, "namespace": "default", "labels": {"app": name[0]}}
-        body = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
-        return await self.client.create("pods", body, "default")
-
-    async def until(self, name: str, ready: Callable[[Obj], bool], within_s: float = 10.0) -> Obj:
-        async with asyncio.timeout(within_s):
-            while True:
-                pod = await self.client.get("pods", name, "default")
-                if ready(pod):
-                    return pod
-                await asyncio.sleep(0.01)
-
-    async def bound(self, name: str) -> str:
-        pod = await self.until(name, lambda p: bool(p["spec"].get("nodeName")))
-        return str(pod["spec"]["nodeName"])
-
-    async def refused(self, name: str) -> str:
-        def why(pod: Obj) -> str:
-            conditions = pod.get("status", {}).get("conditions") or ()
-            return next((c.get("message", "") for c in conditions if c["type"] == "PodScheduled"), "")
-
-        return why(await self.until(name, lambda p: bool(why(p))))
-
-
-@pytest.fixture
-async def cluster() -> AsyncIterator[Cluster]:
-    made = Cluster()
-    for name, value, policy in (("high", 1000, "PreemptLowerPriority"), ("polite", 1000, "Never"), ("low", 10, "")):
-        body = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}}
-        body |= {"value": value} | ({"preemptionPolicy": policy} if policy else {})
-        await made.client.create("priorityclasses.scheduling.k8s.io", body)
-    await made.client.create("namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}})
-    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": "default"}}
-    await made.client.create("serviceaccounts", account, "default")
-    task = asyncio.create_task(made.scheduler.run())
-    try:
-        yield made
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+from tests.unit.scheduler.shell import Cluster
 
 
 async def test_binds_and_says_why_not(cluster: Cluster) -> None:

@@ -1,0 +1,146 @@
+"""Binding what was decided, in batches. IO through the injected Client only.
+
+Invariants: an assumed pod stays accounted until the watch shows it bound or its bind is known to have failed. A bind
+whose outcome is unknown is read back before anything else is done with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from cluster.api.errors import ApiError
+from cluster.machinery.client import Binding, BindOutcomes, Client, is_not_found
+from cluster.machinery.clock import Clock
+from cluster.machinery.events import EventRecorder
+from cluster.scheduler import metrics
+from cluster.scheduler.config import Profile
+from cluster.scheduler.decide import Placement
+from cluster.scheduler.queue import Key, SchedulingQueue
+from cluster.scheduler.volumes import SELECTED_NODE
+from cluster.scheduler.world import World
+
+log = logging.getLogger(__name__)
+
+VOLUMES = frozenset(("VolumeBinding",))
+_READ_BACK_S = 0.2
+
+
+class Binder:
+    def __init__(
+        self,
+        client: Client,
+        world: World,
+        queue: SchedulingQueue,
+        events: EventRecorder,
+        clock: Clock,
+        wake: Callable[[], None],
+    ) -> None:
+        self.assumed: dict[str, Key] = {}
+        self.queued_at: dict[Key, float] = {}
+        self._client = client
+        self._world = world
+        self._queue = queue
+        self._events = events
+        self._clock = clock
+        self._wake = wake
+
+    async def bind(
+        self, placements: list[Placement], profile: Profile, started: float, *, together: bool = False
+    ) -> None:
+        """Write them; `together`: all of them or none."""
+        if not placements:
+            return
+        wanted = [Binding(*p.pod.key, p.pod.uid, p.node) for p in placements]
+        begun = self._clock()
+        outcomes: BindOutcomes
+        try:
+            outcomes = await self._client.bind(wanted, together=together)
+        except ApiError as error:
+            outcomes = [error] * len(wanted)
+        took = self._clock() - begun
+        status = "Success" if not any(outcomes) else "Error"
+        metrics.EXTENSION_POINT_SECONDS.labels("Bind", status, profile.scheduler_name).observe(took)
+        for placement, outcome in zip(placements, outcomes, strict=True):
+            if outcome is None:
+                self._bound(placement, profile, started)
+            else:
+                await self._failed(placement, outcome, profile, started)
+
+    def _bound(self, placement: Placement, profile: Profile, started: float) -> None:
+        namespace, name = key = placement.pod.key
+        now = self._clock()
+        attempts = self._queue.attempts(key) or 1
+        metrics.ATTEMPTS.labels("scheduled", profile.scheduler_name).inc()
+        metrics.ATTEMPT_SECONDS.labels("scheduled", profile.scheduler_name).observe(now - started)
+        metrics.POD_ATTEMPTS.observe(attempts)
+        metrics.SLI_SECONDS.labels(str(min(attempts, 16))).observe(now - self.queued_at.pop(key, started))
+        self._queue.remove(key)
+        pod = self._world.pods.get(namespace, name)
+        if pod is not None:
+            self._events.event(
+                pod, "Normal", "Scheduled", f"Successfully assigned {namespace}/{name} to {placement.node}"
+            )
+
+    async def _failed(self, placement: Placement, error: ApiError, profile: Profile, started: float) -> None:
+        """Gone or already bound: the watch tells. Unknown outcome: read it back. Anything else: try again."""
+        uid, key = placement.pod.uid, placement.pod.key
+        if error.code == 504 and await self._was_bound(placement):
+            self._bound(placement, profile, started)
+            return
+        metrics.ATTEMPTS.labels("error", profile.scheduler_name).inc()
+        log.info("binding %s/%s to %s: %s", *key, placement.node, error.message)
+        self.undo(uid, key, requeue=not is_not_found(error))
+
+    async def _was_bound(self, placement: Placement) -> bool:
+        namespace, name = placement.pod.key
+        while True:
+            try:
+                pod = await self._client.get("pods", name, namespace)
+            except ApiError as error:
+                if is_not_found(error):
+                    return False
+                await asyncio.sleep(_READ_BACK_S)
+                continue
+            return bool(pod["metadata"]["uid"] == placement.pod.uid and pod["spec"].get("nodeName") == placement.node)
+
+    def undo(self, uid: str, key: Key, *, requeue: bool = True) -> None:
+        """Take an assumed pod back, unless the watch has confirmed it meanwhile."""
+        if self.assumed.pop(uid, None) is None:
+            return
+        self._world.columns.remove_pod(uid)
+        pod = self._world.pods.get(*key)
+        if pod is not None and pod["metadata"]["uid"] == uid and pod["spec"].get("nodeName"):
+            self._world.account(pod)
+        if requeue and pod is not None and pod["metadata"]["uid"] == uid and not pod["spec"].get("nodeName"):
+            self._queue.retry(key, self._clock())
+        elif pod is None or pod["metadata"]["uid"] == uid:
+            self._queue.remove(key)
+        self._wake()
+
+    def undo_all(self) -> None:
+        for uid, key in list(self.assumed.items()):
+            self.undo(uid, key)
+
+    def forget(self, uid: str, key: Key) -> None:
+        """The pod is bound, or gone."""
+        self.assumed.pop(uid, None)
+        self._queue.remove(key)
+        self.queued_at.pop(key, None)
+
+    async def ask_for_volumes(
+        self, placements: list[Placement], undecided: dict[str, tuple[str, ...]], cycle: int
+    ) -> None:
+        """Write the chosen node on claims that wait for their first consumer; the pod waits for them to be bound."""
+        for placement in placements:
+            uid, key = placement.pod.uid, placement.pod.key
+            self.assumed.pop(uid, None)
+            self._world.columns.remove_pod(uid)
+            for claim in undecided.get(uid, ()):
+                change = {"metadata": {"annotations": {SELECTED_NODE: placement.node}}}
+                try:
+                    await self._client.patch("persistentvolumeclaims", claim, change, key[0])
+                except ApiError as error:
+                    log.info("selecting node %s for claim %s/%s: %s", placement.node, key[0], claim, error.message)
+            self._queue.failed(key, cycle, self._clock(), VOLUMES, patient=True)
