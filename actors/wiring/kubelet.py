@@ -6,10 +6,11 @@ from actors.host import Part
 from actors.wiring import basics, http
 from cluster.machine.config import ClusterConfig, MachineConfig
 from cluster.node.cni import PodNetwork
-from cluster.node.config import KubeletConfig
+from cluster.node.config import EVICTION_HARD, EVICTION_HARD_SHARED, KubeletConfig
 from cluster.node.docker_runtime import DockerRuntime
 from cluster.node.kubelet import Kubelet
 from cluster.node.machine_netns import machine_netns
+from cluster.node.settings import with_settings
 
 LEASE = {"fast": (4, 1.0), "kubernetes": (40, 10.0)}
 """Seconds a heartbeat lasts, and between two, by profile."""
@@ -17,7 +18,8 @@ LEASE = {"fast": (4, 1.0), "kubernetes": (40, 10.0)}
 
 def config_of(cluster: ClusterConfig, machine: MachineConfig) -> KubeletConfig:
     duration_s, renew_s = LEASE[cluster.profile]
-    return KubeletConfig(
+    local = bool(machine_netns())
+    own = KubeletConfig(
         node_name=machine.name,
         node_ip=machine.ip,
         root_dir=str(machine.kubelet_dir),
@@ -32,12 +34,15 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> KubeletConfig:
         max_pods=cluster.max_pods,
         control_plane=machine.control_plane,
         zone=machine.zone,
-        shares_box=bool(machine_netns()),
+        shares_box=local,
+        eviction_hard=dict(EVICTION_HARD_SHARED if local else EVICTION_HARD),
+        cgroup_root=f"/{machine.netns}" if local else "",
         port=cluster.kubelet_port,
         healthz_port=cluster.kubelet_healthz_port,
         node_lease_duration_s=duration_s,
         node_lease_renew_s=renew_s,
     )
+    return with_settings(own, cluster.kubelet)
 
 
 async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:

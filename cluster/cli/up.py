@@ -36,6 +36,8 @@ from cluster.machine.config import ClusterConfig, ConfigError, load_cluster, par
 from cluster.machine.files import make_private_dir
 from cluster.machine.identity import Authority
 from cluster.machinery.provider import MachineState
+from cluster.node.config import ConfigError as KubeletConfigError
+from cluster.node.settings import checked_settings as checked_kubelet_settings
 from cluster.registry import admissionconfig
 from cluster.registry.admissionconfig import AdmissionConfigError
 
@@ -112,8 +114,9 @@ def _new_config(options: UpOptions) -> ClusterConfig:
         chosen = config.enable_admission_plugins, config.disable_admission_plugins
         admissionconfig.load(config.admission_control_config_file, *chosen).validate()
         checked_settings(config.api_server)
+        checked_kubelet_settings(config.kubelet)
         return config
-    except (ConfigError, AdmissionConfigError, ApiServerConfigError) as e:
+    except (ConfigError, AdmissionConfigError, ApiServerConfigError, KubeletConfigError) as e:
         lines = "".join(f"\n  {line}" for line in str(e).splitlines())
         raise CommandError(f"this cluster cannot work:{lines}") from e
 

@@ -214,6 +214,7 @@ class ClusterConfig:
     disable_admission_plugins: tuple[str, ...] = ()
     admission_control_config_file: str = ""  # read on every control plane when its actors start
     api_server: dict[str, Any] = field(default_factory=dict)  # settings of `ApiServerConfig` by name
+    kubelet: dict[str, Any] = field(default_factory=dict)  # KubeletConfiguration's, for every machine
 
     # -- derived -------------------------------------------------------------------------------------------------
     @classmethod

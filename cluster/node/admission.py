@@ -10,7 +10,8 @@ import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from cluster.api.pods import is_terminal, pod_requests
+from cluster.api.pods import is_terminal, pod_requests, qos_class
+from cluster.node.eviction_rank import is_critical
 from cluster.node.host_ports import conflict, used_ports
 
 Obj = dict[str, Any]
@@ -39,8 +40,11 @@ def reject(
     allocatable: Mapping[str, int],
     node_labels: Mapping[str, str],
     allowed_sysctls: Sequence[str] = (),
+    pressures: Sequence[str] = (),
 ) -> tuple[str, str] | None:
     """(reason, message) when the pod cannot run here beside `others`; None when it can."""
+    if _refused_for(pod, pressures):
+        return "Evicted", f"The node had condition: [{' '.join(pressures)}]. "
     why = _forbidden_sysctl(pod, allowed_sysctls)
     if why:
         return "SysctlForbidden", why
@@ -66,6 +70,19 @@ def reject(
         if amount and used.get(resource, 0) + amount > allocatable.get(resource, 0):
             return f"OutOf{resource}", _short(resource, amount, used.get(resource, 0), allocatable.get(resource, 0))
     return None
+
+
+def _refused_for(pod: Obj, pressures: Sequence[str]) -> bool:
+    """Whether a machine under pressure takes no such pod: short of memory alone, it still takes all but BestEffort."""
+    if not pressures or is_critical(pod):
+        return False
+    if list(pressures) != ["MemoryPressure"]:
+        return True
+    tolerated = any(
+        t.get("key") in ("node.kubernetes.io/memory-pressure", None, "") and t.get("effect") in (None, "", "NoSchedule")
+        for t in pod["spec"].get("tolerations") or ()
+    )
+    return qos_class(pod) == "BestEffort" and not tolerated
 
 
 def _forbidden_sysctl(pod: Obj, allowed: Sequence[str]) -> str:

@@ -18,27 +18,43 @@ _PARENTS = ("docker", "system.slice", "")
 
 
 class Cgroups:
-    """`usage(id)` for containers of this box's engine; `parents` are tried before the engine's defaults."""
+    """`usage(id)` for containers of this box's engine. `pods`: the group that holds the pods' ("" for none), below
+    which a container's is `[<qos>/]pod<uid>/<id>`; it is tried before the engine's defaults.
+    """
 
-    def __init__(self, clock: Callable[[], float], root: Path = _ROOT, parents: tuple[str, ...] = ()) -> None:
+    def __init__(self, clock: Callable[[], float], root: Path = _ROOT, pods: str = "") -> None:
         self._clock = clock
         self._root = root
-        self._parents = (*parents, *_PARENTS)
+        self._pods = pods.strip("/")
         self._unified = (root / "cgroup.controllers").exists()
+        self._found: dict[str, str] = {}  # container id -> its group, relative to a hierarchy
 
     def usage(self, container_id: str) -> Usage | None:
         """None where there is no such group (the container ended, or its engine is not of this box)."""
         try:
             return self._v2(container_id) if self._unified else self._v1(container_id)
         except (OSError, ValueError, KeyError):
+            self._found.pop(container_id, None)
             return None
 
     def _group(self, base: Path, container_id: str) -> Path:
-        for parent in self._parents:
-            for name in (container_id, f"docker-{container_id}.scope"):
-                path = base / parent / name
-                if path.is_dir():
-                    return path
+        if container_id not in self._found:
+            self._found[container_id] = self._search(base, container_id)
+        return base / self._found[container_id]
+
+    def _search(self, base: Path, container_id: str) -> str:
+        """The pods' groups are found by looking: a container does not know whose it is."""
+        names = (container_id, f"docker-{container_id}.scope")
+        places = [base / parent / name for parent in _PARENTS for name in names]
+        if self._pods:
+            places = [
+                *(base / self._pods).glob(f"pod*/{container_id}"),
+                *(base / self._pods).glob(f"*/pod*/{container_id}"),
+                *places,
+            ]
+        for path in places:
+            if path.is_dir():
+                return str(path.relative_to(base))
         raise FileNotFoundError(container_id)
 
     def _v1(self, container_id: str) -> Usage:
@@ -53,6 +69,7 @@ class Cgroups:
             rss_bytes=stat["total_rss"],
             page_faults=stat["total_pgfault"],
             major_page_faults=stat["total_pgmajfault"],
+            processes=_processes(self._group(self._root / "pids", container_id)),
         )
 
     def _v2(self, container_id: str) -> Usage:
@@ -66,7 +83,16 @@ class Cgroups:
             rss_bytes=stat["anon"],
             page_faults=stat["pgfault"],
             major_page_faults=stat["pgmajfault"],
+            processes=_processes(group),
         )
+
+
+def _processes(group: Path) -> int:
+    """0 where the kernel has no pids controller."""
+    try:
+        return _number(group / "pids.current")
+    except OSError:
+        return 0
 
 
 def _number(path: Path) -> int:

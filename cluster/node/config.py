@@ -13,8 +13,27 @@ from dataclasses import dataclass, field
 
 from cluster.api.quantity import parse_quantity
 from cluster.machinery.pod_logs import CONTAINER_LOGS, POD_LOGS
+from cluster.node.eviction import thresholds
 
 _ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+EVICTION_HARD = {
+    "memory.available": "100Mi",
+    "nodefs.available": "10%",
+    "nodefs.inodesFree": "5%",
+    "imagefs.available": "15%",
+    "imagefs.inodesFree": "5%",
+}
+"""Kubernetes' defaults."""
+EVICTION_HARD_SHARED = {
+    "memory.available": "100Mi",
+    "nodefs.available": "1Gi",
+    "nodefs.inodesFree": "1%",
+    "imagefs.available": "1Gi",
+    "imagefs.inodesFree": "1%",
+}
+"""For a machine whose disk is its box's: a share of a disk that others fill says nothing about this machine."""
 
 
 class ConfigError(ValueError):
@@ -64,6 +83,24 @@ class KubeletConfig:
     volume_refresh_s: float = 10.0
     relist_period_s: float = 10.0
 
+    eviction_hard: Mapping[str, str] = field(default_factory=lambda: dict(EVICTION_HARD))
+    eviction_soft: Mapping[str, str] = field(default_factory=dict)
+    eviction_soft_grace_period_s: Mapping[str, float] = field(default_factory=dict)
+    eviction_minimum_reclaim: Mapping[str, str] = field(default_factory=dict)
+    eviction_pressure_transition_period_s: float = 300.0
+    eviction_max_pod_grace_period_s: int = 0
+    eviction_monitor_s: float = 5.0  # while nothing is short; a pass a second while something is
+    kube_reserved: Mapping[str, str] = field(default_factory=dict)
+    system_reserved: Mapping[str, str] = field(default_factory=dict)
+    enforce_node_allocatable: tuple[str, ...] = ("pods",)
+    cgroups_per_qos: bool = True
+    cgroup_root: str = ""
+    pod_pids_limit: int = -1
+    extended_resources: Mapping[str, str] = field(default_factory=dict)
+    shutdown_grace_period_s: float = 0.0
+    shutdown_grace_period_critical_pods_s: float = 0.0
+    shutdown_grace_period_by_pod_priority: tuple[tuple[int, float], ...] = ()
+
     def validate(self) -> None:
         """Raises ConfigError naming every field that is wrong, and what would be right."""
         wrong: list[str] = []
@@ -104,6 +141,15 @@ class KubeletConfig:
         ):
             if getattr(self, name) <= 0:
                 wrong.append(f"{name}: must be greater than 0")
+        try:
+            thresholds(
+                self.eviction_hard,
+                self.eviction_soft,
+                self.eviction_soft_grace_period_s,
+                self.eviction_minimum_reclaim,
+            )
+        except ValueError as err:
+            wrong.append(str(err))
         if wrong:
             raise ConfigError("; ".join(wrong))
 

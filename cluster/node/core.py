@@ -66,6 +66,8 @@ class PodCore:
         self.initialized = False
         self.verdict: tuple[str, str, str] | None = None
         self.object_gone = False
+        self._grace_limit_s: float | None = None
+        self._disruption = ""
         self._removed: Literal["no", "removing", "removed"] = "no"
         self._deleting = False
         self._node_ip = node_ip
@@ -151,6 +153,12 @@ class PodCore:
     def _on_rejected(self, event: ev.PodRejected, now: float) -> None:
         if self.mode == "run":
             self._emit("Warning", event.reason, event.message)
+            self._decide("Failed", event.reason, event.message)
+
+    def _on_evicted(self, event: ev.PodEvicted, now: float) -> None:
+        if self.mode == "run":
+            self._emit(event.event_type, event.reason, event.message)
+            self._grace_limit_s, self._disruption = event.grace_s, event.message
             self._decide("Failed", event.reason, event.message)
 
     def _on_adopt(self, event: ev.Adopt, now: float) -> None:
@@ -408,6 +416,8 @@ class PodCore:
         if grace is None:
             grace = spec.get("terminationGracePeriodSeconds")
         value = 30.0 if grace is None else float(grace)
+        if self._grace_limit_s is not None:
+            value = min(value, self._grace_limit_s)
         if self.object_gone:
             value = 0.0
         return max(value, MIN_GRACE_S)
@@ -507,6 +517,7 @@ class PodCore:
             sandbox_ready=self.sandbox.phase == "ready" and not self.sandbox.lost,
             initialized=self.initialized,
             verdict=self.verdict,
+            disruption=self._disruption,
         )
         return pod_status(view, list(self.containers.values()))
 
@@ -551,6 +562,7 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     ev.PodSeen: PodCore._on_pod,
     ev.PodGone: PodCore._on_gone,
     ev.PodRejected: PodCore._on_rejected,
+    ev.PodEvicted: PodCore._on_evicted,
     ev.Adopt: PodCore._on_adopt,
     ev.VolumesReady: PodCore._on_volumes_ready,
     ev.VolumesFailed: PodCore._on_volumes_failed,

@@ -75,6 +75,19 @@ class PodRejected:
 
 
 @dataclass(frozen=True, slots=True)
+class PodEvicted:
+    """The machine wants the pod's resources back, or is going down: it ends, and is never started here again.
+
+    `grace_s` bounds the grace of its containers.
+    """
+
+    reason: str
+    message: str
+    grace_s: float
+    event_type: Literal["Normal", "Warning"] = "Warning"
+
+
+@dataclass(frozen=True, slots=True)
 class Adopt:
     """What the engine already runs of this pod."""
 
@@ -174,7 +187,7 @@ class Tick:
 
 
 Event = (
-    PodSeen | PodGone | PodRejected | Adopt | VolumesReady | VolumesFailed | SandboxReady | SandboxFailed
+    PodSeen | PodGone | PodRejected | PodEvicted | Adopt | VolumesReady | VolumesFailed | SandboxReady | SandboxFailed
     | SandboxLost | SandboxStopped | VolumesReleased | PodRemoved | ContainerBlocked | ContainerStarted
     | ContainerExited | PostStartFailed | ProbeDone | Tick
 )  # fmt: skip

@@ -32,6 +32,7 @@ class PodView:
     sandbox_ready: bool
     initialized: bool
     verdict: tuple[str, str, str] | None  # (phase, reason, message) once decided for good
+    disruption: str = ""  # why this kubelet ended the pod before its time
 
 
 def _image_ref(image_id: str) -> str:
@@ -146,6 +147,8 @@ def conditions(view: PodView, containers: Sequence[ContainerState], phase: str) 
         out.append(_condition("Initialized", False, "ContainersNotInitialized", why))
     ready, containers_ready = _readiness(view, containers, over)
     out += [ready, containers_ready, _condition("PodScheduled", True)]
+    if view.disruption:
+        out.append(_condition("DisruptionTarget", True, "TerminationByKubelet", view.disruption))
     return out
 
 

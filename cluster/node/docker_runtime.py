@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlencode
 
 import aiohttp
@@ -26,6 +26,7 @@ import requests.exceptions
 
 from cluster.node import docker_spec as spec
 from cluster.node.cgroups import Cgroups
+from cluster.node.disk_use import container_disk
 from cluster.node.docker_logs import LogWriters
 from cluster.node.docker_stream import StreamSession, Written, unframe, unlined, upgrade
 from cluster.node.pull_secrets import Credential
@@ -35,10 +36,13 @@ from cluster.node.runtime import (
     LABEL_UID,
     SANDBOX_CONTAINER,
     ContainerConfig,
+    ContainerDisk,
     ContainerInfo,
+    EngineInfo,
     ExecResult,
     ImageEntry,
     ImageInfo,
+    Resources,
     RuntimeEvent,
     RuntimeFailure,
     SandboxConfig,
@@ -58,17 +62,25 @@ _MAX_EXEC_OUTPUT = 10 * 1024  # what a probe's or hook's output is cut to, as th
 class DockerRuntime:
     """`machine` marks what belongs to us. Belongs to the loop it is first used on.
 
-    `netns` is the file of the machine's network namespace, "" where that is the engine's own (machine_netns.py).
+    `netns` is the file of the machine's network namespace, "" where that is the engine's own (machine_netns.py);
+    `pods_cgroup` the control group that holds those of the pods (cgroup_plan.py), "" where there is none.
     """
 
     def __init__(
-        self, machine: str, *, socket_path: str = "/var/run/docker.sock", netns: str = "", workers: int = 8
+        self,
+        machine: str,
+        *,
+        socket_path: str = "/var/run/docker.sock",
+        netns: str = "",
+        pods_cgroup: str = "",
+        workers: int = 8,
     ) -> None:
         self._machine = machine
         self._netns = netns
-        self._cgroups = Cgroups(time.time)
+        self._cgroups = Cgroups(time.time, pods=pods_cgroup)
         self._oom_floor = lowest_oom_score()
         self._socket = socket_path
+        self._places: dict[str, tuple[str, str]] = {}  # container id -> its writable layer, its log
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="engine")
         self._api: Any = None
         self._api_lock = threading.Lock()
@@ -232,6 +244,9 @@ class DockerRuntime:
         if path:
             self._logs.start(container_id, path)
 
+    async def update_resources(self, container_id: str, resources: Resources) -> None:
+        await self._json("POST", f"/containers/{container_id}/update", spec.update_body(resources))
+
     async def signal(self, container_id: str, signal: str) -> None:
         try:
             await self._call(lambda api: api.kill(container_id, signal))
@@ -391,6 +406,31 @@ class DockerRuntime:
         unknown = [i for i, usage in found.items() if usage is None]
         found.update(zip(unknown, await asyncio.gather(*map(ask, unknown)), strict=True))
         return {i: usage for i, usage in found.items() if usage is not None}
+
+    async def disk_usages(self, container_ids: Sequence[str]) -> dict[str, ContainerDisk]:
+        """The engine says where a container's layer and log are; what is there is counted here."""
+        found = {}
+        for container_id in container_ids:
+            try:
+                places = self._places.get(container_id) or await self._disk_places(container_id)
+            except RuntimeFailure as err:
+                if err.reason != "NotFound":
+                    raise
+                continue
+            self._places[container_id] = places
+            found[container_id] = await asyncio.to_thread(container_disk, *places)
+        self._places = {i: p for i, p in self._places.items() if i in found}
+        return found
+
+    async def _disk_places(self, container_id: str) -> tuple[str, str]:
+        answer = await self._call(lambda api: api.inspect_container(container_id))
+        layer = ((answer.get("GraphDriver") or {}).get("Data") or {}).get("UpperDir") or ""
+        return str(layer), str(answer.get("LogPath") or "")
+
+    async def engine_info(self) -> EngineInfo:
+        answer = await self._call(lambda api: api.info())
+        driver: Literal["cgroupfs", "systemd"] = "systemd" if answer.get("CgroupDriver") == "systemd" else "cgroupfs"
+        return EngineInfo(str(answer.get("DockerRootDir") or "/var/lib/docker"), driver)
 
     async def _usage(self, container_id: str) -> Usage | None:
         query = urlencode({"stream": "false", "one-shot": "true"})

@@ -31,6 +31,7 @@ from cluster.node.runtime import (
     ContainerConfig,
     ContainerInfo,
     PodRef,
+    Resources,
     SandboxConfig,
 )
 
@@ -76,6 +77,8 @@ def sandbox_body(machine: str, config: SandboxConfig, oom_floor: int = -1000, ma
             "Sysctls": dict(config.sysctls),
         },
     }
+    if config.cgroup_parent:
+        body["HostConfig"]["CgroupParent"] = config.cgroup_parent
     if config.host_pids:
         body["HostConfig"]["PidMode"] = "host"
     if config.host_ipc:
@@ -144,11 +147,30 @@ def _host_config(config: ContainerConfig, oom_floor: int) -> Obj:
         host["PidMode"] = "host"
     elif config.share_pids:
         host["PidMode"] = f"container:{config.sandbox_id}"
+    if config.cgroup_parent:
+        host["CgroupParent"] = config.cgroup_parent
+    if config.devices:
+        host["Devices"] = [
+            {"PathOnHost": d.host_path, "PathInContainer": d.container_path, "CgroupPermissions": d.permissions}
+            for d in config.devices
+        ]
     if config.cpu_quota_us:
         host["CpuPeriod"], host["CpuQuota"] = CPU_PERIOD_US, config.cpu_quota_us
     if config.memory_limit_bytes:
         host["Memory"] = host["MemorySwap"] = config.memory_limit_bytes
     return host
+
+
+def update_body(resources: Resources) -> Obj:
+    """POST /containers/{id}/update; a limit that is taken away is -1."""
+    memory = resources.memory_limit_bytes or -1
+    return {
+        "CpuShares": resources.cpu_shares,
+        "CpuPeriod": CPU_PERIOD_US,
+        "CpuQuota": resources.cpu_quota_us or -1,
+        "Memory": memory,
+        "MemorySwap": memory,
+    }
 
 
 def _mount(source: str, target: str, read_only: bool, propagation: str) -> Obj:

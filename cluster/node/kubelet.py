@@ -39,10 +39,11 @@ from cluster.node.log_files import LogFiles
 from cluster.node.log_rotation import LogRotation
 from cluster.node.metering import Meter
 from cluster.node.node_agent import NodeAgent
-from cluster.node.node_status import allocatable_amounts, capacity, machine_facts
+from cluster.node.node_status import allocatable, allocatable_amounts, capacity, machine_facts
 from cluster.node.object_cache import ObjectCache
 from cluster.node.pod_config import pod_ref
 from cluster.node.pod_worker import PodWorker, Tools
+from cluster.node.pressure import Pressure
 from cluster.node.prober import Prober
 from cluster.node.runtime import ContainerInfo, Runtime, RuntimeFailure
 from cluster.node.server import KubeletServer
@@ -77,8 +78,18 @@ class Kubelet:
         self._network = network
         self._clock = clock
         facts = machine_facts(config.root_dir)
-        self._allocatable = allocatable_amounts(capacity(config, facts))
-        self._agent = NodeAgent(config, facts, client, runtime, network_problem=self._network_problem, clock=clock)
+        has = capacity(config, facts)
+        self._allocatable = allocatable_amounts(allocatable(config, has))
+        memory_bytes = allocatable_amounts(has)["memory"]
+        self._agent = NodeAgent(
+            config,
+            facts,
+            client,
+            runtime,
+            network_problem=self._network_problem,
+            pressures=lambda: self._pressure.conditions,
+            clock=clock,
+        )
         cache = self._cache = ObjectCache(client, ttl_s=config.config_map_and_secret_ttl_s, clock=monotonic)
         self._pods = Informer(client, "pods", field_selector=f"spec.nodeName={config.node_name}")
         self._nodes = Informer(client, "nodes", field_selector=f"metadata.name={config.node_name}")
@@ -111,8 +122,8 @@ class Kubelet:
                 cache,
                 services=self._services.items,
                 allocatable=self._allocatable,
-                memory_capacity_bytes=self._allocatable["memory"],
                 logs=self._logs,
+                memory_capacity_bytes=memory_bytes,
                 clock=clock,
             ),
             prober=self._prober,
@@ -123,7 +134,19 @@ class Kubelet:
             hit=hit,
         )
         self._adopter = Adopter(runtime, network, config.node_ip)
-        self._meter = Meter(config, runtime, memory_capacity_bytes=self._allocatable["memory"], clock=clock)
+        self._meter = Meter(config, runtime, memory_capacity_bytes=memory_bytes, clock=clock)
+        self._pressure = Pressure(
+            config,
+            runtime,
+            self._meter,
+            self._volumes,
+            self._recorder,
+            logs=self._logs,
+            memory_bytes=memory_bytes if config.shares_box else facts.memory_bytes,
+            workers=lambda: list(self._workers.values()),
+            reclaim=self._reclaim_disk,
+            changed=self._agent.changed,
+        )
         self.server = KubeletServer(config, runtime, self, self._meter, clock=clock)
         self._rotation = LogRotation(
             self._logs, runtime, self._running_logs, period_s=config.container_log_monitor_s, clock=clock
@@ -155,6 +178,7 @@ class Kubelet:
                 group.create_task(self._meter.run(), name="metering")
                 group.create_task(self._rotation.run(), name="log rotation")
                 group.create_task(self._refresh_volumes(), name="volumes")
+                group.create_task(self._pressure.run(), name="pressure")
         finally:
             await self._close()
 
@@ -310,7 +334,8 @@ class Kubelet:
         if fresh:
             node = self._nodes.get("", self._config.node_name) or {}
             labels = (node.get("metadata") or {}).get("labels") or self._config.labels()
-            verdict = reject(pod, others, self._allocatable, labels, self._config.allowed_unsafe_sysctls)
+            sysctls, pressures = self._config.allowed_unsafe_sysctls, self._pressure.conditions
+            verdict = reject(pod, others, self._allocatable, labels, sysctls, pressures)
             if verdict is not None:
                 worker.post(ev.PodRejected(*verdict))
                 return
@@ -376,6 +401,11 @@ class Kubelet:
         for uid in sorted(unowned & self._orphans):
             await self._clear(uid, [i for i in found if i.pod.uid == uid])
         self._orphans = unowned
+
+    async def _reclaim_disk(self) -> None:
+        """Remove the containers that no pod will start again: their layers and logs are all that is left of them."""
+        for worker in list(self._workers.values()):
+            await worker.drop_dead_containers()
 
     async def _refresh_volumes(self) -> None:
         while True:

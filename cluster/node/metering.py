@@ -86,17 +86,21 @@ class Meter:
             started=started,
             disk=disk_usage(self._config.root_dir),
             network=network,
-            pids=(_processes(), int(Path("/proc/sys/kernel/pid_max").read_text())),
+            pids=(self.processes(self._last) if self._last is not None else (0, 0)),
         )
+
+    def processes(self, sample: Sample) -> tuple[int, int]:
+        """(there are now, there may be). Blocking, fast. A local machine has those of its namespace and of its pods."""
+        most = min(int(Path(f"/proc/sys/kernel/{name}").read_text()) for name in ("pid_max", "threads-max"))
+        if not self._config.shares_box:
+            return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[2]), most
+        own = sum(entry.isdigit() for entry in os.listdir("/proc"))
+        return own + sum(usage.processes for _, usage in sample.containers.values()), most
 
 
 def disk_usage(path: str) -> DiskUsage:
     stat = os.statvfs(path)
     return DiskUsage(stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize, stat.f_files, stat.f_ffree)
-
-
-def _processes() -> int:
-    return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[2])
 
 
 def link_counters(table: str) -> dict[str, tuple[int, int]]:

@@ -62,7 +62,7 @@ class RuntimeSync:
 
 
 class NodeAgent:
-    """`network_problem()` says why pods cannot be connected, "" when they can."""
+    """`network_problem()` says why pods cannot be connected, "" when they can; `pressures()` which of them hold."""
 
     def __init__(
         self,
@@ -72,6 +72,7 @@ class NodeAgent:
         runtime: Runtime,
         *,
         network_problem: Callable[[], str],
+        pressures: Callable[[], tuple[str, ...]] = tuple,
         clock: Clock,
         monotonic: Clock = monotonic_clock,
     ) -> None:
@@ -80,6 +81,7 @@ class NodeAgent:
         self._client = client
         self._runtime = runtime
         self._network_problem = network_problem
+        self._pressures = pressures
         self._clock = clock
         self._monotonic = monotonic
         self._sync = RuntimeSync()
@@ -194,7 +196,8 @@ class NodeAgent:
             if not self._sync.failing:
                 log.warning("%s; looking again every second", text)
             self._sync.failed(text)
-        return Health(runtime=self._sync.problem(self._monotonic()), network=self._network_problem())
+        runtime = self._sync.problem(self._monotonic())
+        return Health(runtime=runtime, network=self._network_problem(), pressures=self._pressures())
 
     async def run_status(self) -> None:
         """Keep the status current; returns only by cancellation."""

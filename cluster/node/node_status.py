@@ -10,13 +10,15 @@ import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from cluster.api.meta import rfc3339
 from cluster.api.pods import amounts
-from cluster.api.quantity import format_quantity, parse_quantity
+from cluster.api.quantity import Format, format_quantity, parse_quantity
 from cluster.node.config import KubeletConfig
+from cluster.node.eviction import amount_of
 from cluster.node.runtime import ImageEntry
 
 Obj = dict[str, Any]
@@ -45,9 +47,7 @@ class Health:
 
     runtime: str = ""
     network: str = ""
-    memory_pressure: bool = False
-    disk_pressure: bool = False
-    pid_pressure: bool = False
+    pressures: tuple[str, ...] = ()  # MemoryPressure, DiskPressure, PIDPressure
 
 
 def machine_facts(root_dir: str) -> MachineFacts:
@@ -97,7 +97,24 @@ def capacity(config: KubeletConfig, facts: MachineFacts) -> dict[str, str]:
         "pods": str(config.max_pods),
         "hugepages-1Gi": "0",
         "hugepages-2Mi": "0",
+        **config.extended_resources,
     }
+
+
+def allocatable(config: KubeletConfig, has: Mapping[str, str]) -> dict[str, str]:
+    """What is left for pods: the capacity less what is reserved and what eviction keeps free ("Node Allocatable")."""
+    free = dict(has)
+    signals = {"memory": "memory.available", "ephemeral-storage": "nodefs.available"}
+    for resource in ("cpu", "memory", "ephemeral-storage"):
+        total = parse_quantity(has[resource])
+        kept = parse_quantity(config.kube_reserved.get(resource, "0"))
+        kept += parse_quantity(config.system_reserved.get(resource, "0"))
+        limit = config.eviction_hard.get(signals.get(resource, ""), "")
+        kept += amount_of(limit, int(total)) if limit else 0
+        if kept:
+            family: Format = "DecimalSI" if resource == "cpu" else "BinarySI"
+            free[resource] = format_quantity(max(total - kept, Fraction(0)), family)
+    return free
 
 
 def allocatable_amounts(given: Mapping[str, str]) -> dict[str, int]:
@@ -109,9 +126,7 @@ def conditions(health: Health, previous: Sequence[Obj], now: float) -> list[Obj]
     """The kubelet's conditions; a transition time moves only with its status."""
     not_ready = "; ".join(w for w in (health.runtime, health.network) if w)
     wanted = [
-        _pressure("MemoryPressure", health.memory_pressure),
-        _pressure("DiskPressure", health.disk_pressure),
-        _pressure("PIDPressure", health.pid_pressure),
+        *(_pressure(kind, kind in health.pressures) for kind in _CALM),
         {
             "type": "Ready",
             "status": "False" if not_ready else "True",
@@ -179,7 +194,7 @@ def node_status(
             {"type": "Hostname", "address": config.node_name},
         ],
         "capacity": has,
-        "allocatable": dict(has),
+        "allocatable": allocatable(config, has),
         "conditions": conditions(health, previous, now),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": config.port}},
         "nodeInfo": {

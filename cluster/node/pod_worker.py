@@ -76,6 +76,7 @@ class PodWorker:
         self._on_forget = on_forget
         self.core = PodCore(pod, tools.config.node_ip, tools.clock())
         self.uid = str(pod["metadata"]["uid"])
+        self.released = asyncio.Event()  # its containers have ended and what it stored is gone
         self._volumes: MountedVolumes | None = None
         self._stops: dict[str, Stop] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -236,6 +237,7 @@ class PodWorker:
 
     async def _release_task(self) -> None:
         await self._until_done("unmounting the volumes", lambda: self._tools.volumes.release(self.uid))
+        self.released.set()
         self.post(ev.VolumesReleased())
 
     def _remove(self, action: ev.RemovePod) -> None:
@@ -251,6 +253,11 @@ class PodWorker:
         for info in await self._tools.runtime.containers():
             if info.pod.uid == self.uid:
                 await self._tools.runtime.remove(info.id)
+
+    async def drop_dead_containers(self) -> None:
+        """Remove the containers of a pod that is over; afterwards their logs cannot be asked for."""
+        if self.core.mode != "run" and self.core.sandbox.phase == "none":
+            await self._remove_containers()
 
     # ------------------------------------------------------------ containers
 

@@ -51,6 +51,25 @@ class SandboxConfig:
     host_network: bool = False
     host_pids: bool = False
     host_ipc: bool = False
+    cgroup_parent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device node of the machine, as the container is to see it."""
+
+    host_path: str
+    container_path: str
+    permissions: str = "rwm"
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What of a running container can be changed; 0 takes a limit away."""
+
+    cpu_shares: int = 2
+    cpu_quota_us: int = 0
+    memory_limit_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +115,8 @@ class ContainerConfig:
     message_path: str = ""
     message_policy: str = "File"
     log_path: str = ""
+    cgroup_parent: str = ""  # of the machine's cgroups; "" is the engine's own choice
+    devices: tuple[Device, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +199,32 @@ class Usage:
     rss_bytes: int
     page_faults: int
     major_page_faults: int
+    processes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUse:
+    used_bytes: int = 0
+    inodes: int = 0
+
+    def __add__(self, other: DiskUse) -> DiskUse:
+        return DiskUse(self.used_bytes + other.used_bytes, self.inodes + other.inodes)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerDisk:
+    """What a container keeps on disk: its writable layer and its log."""
+
+    rootfs: DiskUse
+    logs: DiskUse
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """`image_root`: a path on the file system of images and writable layers."""
+
+    image_root: str
+    cgroup_driver: Literal["cgroupfs", "systemd"] = "cgroupfs"
 
 
 Stream = Literal[1, 2]
@@ -276,6 +323,16 @@ class Runtime(Protocol):
 
     async def usages(self, container_ids: Sequence[str]) -> dict[str, Usage]:
         """By id; those that do not run are left out."""
+        ...
+
+    async def disk_usages(self, container_ids: Sequence[str]) -> dict[str, ContainerDisk]:
+        """By id; walks the writable layers, so it may take a while. Containers that are gone are left out."""
+        ...
+
+    async def engine_info(self) -> EngineInfo: ...
+
+    async def update_resources(self, container_id: str, resources: Resources) -> None:
+        """Of a running container, without restarting it."""
         ...
 
     async def close(self) -> None: ...

@@ -22,8 +22,10 @@ from cluster.api.errors import ApiError
 from cluster.api.quantity import units
 from cluster.machinery.client import Client
 from cluster.node import mounts
+from cluster.node.disk_use import tree
 from cluster.node.object_cache import ObjectCache
 from cluster.node.pod_env import ConfigError, EnvContext
+from cluster.node.runtime import DiskUse
 from cluster.node.volume_block import BlockVolumes, VolumeFailure
 from cluster.node.volume_files import FileContent, Payload, downward_payload, object_payload, write_atomically
 from cluster.node.volume_tokens import PodTokens
@@ -98,7 +100,7 @@ class Volumes:
                 await self._mount_one(pod, volume)
 
     async def release(self, uid: str) -> None:
-        """Unmount everything of a pod. Raises OSError when something is still busy."""
+        """Unmount everything of a pod, and empty what was its own alone. Raises OSError when something is busy."""
         self._tokens.forget(uid)
         directory = self.pod_dir(uid)
         claims = [
@@ -107,6 +109,18 @@ class Volumes:
         for target in claims:
             await self.block.unmount(target)
         await asyncio.to_thread(_unmount_below, directory)
+        await asyncio.to_thread(_remove_tree, directory / "volumes")
+
+    def usage(self, pod: Obj) -> tuple[dict[str, DiskUse], frozenset[str]]:
+        """What each emptyDir of a pod holds, and which of them are memory. Blocking: directories are walked."""
+        used: dict[str, DiskUse] = {}
+        memory = set()
+        for volume in pod["spec"].get("volumes") or ():
+            if "emptyDir" in volume:
+                used[volume["name"]] = tree(str(self._dir(pod, "empty-dir", volume["name"])))
+                if (volume["emptyDir"] or {}).get("medium") == "Memory":
+                    memory.add(volume["name"])
+        return used, frozenset(memory)
 
     async def remove(self, uid: str) -> None:
         """Remove a pod's directory, after `release`. Raises OSError while anything is mounted below it."""
