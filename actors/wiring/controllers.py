@@ -34,13 +34,16 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
         cert_file=str(pki / "kubelet-client.crt"),
         key_file=str(pki / "kubelet-client.key"),
     )
+    provider = LocalProvider(cluster.host_socket)
     manager = ControllerManager(
         store,
         registry,
-        LocalProvider(cluster.host_socket),
+        provider,
         config,
         machine.name,
         rng=random.Random(),
         metrics=KubeletPodMetrics(access),
+        issuer=provider,
+        authorizer=authorizer,
     )
     return common.Together(manager, authorizer, registry, health=manager.health)

@@ -51,8 +51,6 @@ _WITHOUT_EFFECT = {
     "resourceclaimtemplates.resource.k8s.io": "stored; no controller makes claims of them",
     "deviceclasses.resource.k8s.io": "stored",
     "resourceslices.resource.k8s.io": "stored",
-    "certificatesigningrequests.certificates.k8s.io": "requests, approval and status work; no signer runs here",
-    "replicationcontrollers": "stored and scaled; no controller makes their pods: use a Deployment",
     "ingresses.networking.k8s.io": "stored; bring an ingress controller, as with Kubernetes",
     "volumeattributesclasses.storage.k8s.io": "stored; volumes of this cluster cannot be modified",
     "runtimeclasses.node.k8s.io": "stored and admitted; containers run on the engine's default runtime",

@@ -5,14 +5,11 @@ Reads the cache only. Source: KEP-130, plugin/pkg/auth/authenticator/token/boots
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hmac
 import re
 from collections.abc import Callable
-from typing import Any
 
-from cluster.api.meta import parse_time
+from cluster.api import bootstrap_tokens as tokens
 from cluster.api.scheme import SCHEME
 from cluster.apiserver.cache import Cache
 from cluster.registry.context import UserInfo
@@ -37,36 +34,17 @@ class BootstrapTokens:
         if match is None:
             return None
         token_id, secret = match.groups()
-        entry = self._cache.get(SCHEME.named("secrets"), "kube-system", f"bootstrap-token-{token_id}")
+        entry = self._cache.get(SCHEME.named("secrets"), tokens.NAMESPACE, tokens.NAME_PREFIX + token_id)
         if entry is None:
             return None
         obj = entry.decode()
-        data = _decoded(obj)
-        if obj.get("type") != "bootstrap.kubernetes.io/token" or "deletionTimestamp" in obj["metadata"]:
+        data = tokens.decoded(obj)
+        if obj.get("type") != tokens.SECRET_TYPE or "deletionTimestamp" in obj["metadata"]:
             return None
         same = hmac.compare_digest(data.get("token-secret", ""), secret) and data.get("token-id") == token_id
-        if not same or data.get("usage-bootstrap-authentication") != "true" or self._expired(data):
+        if not same or data.get("usage-bootstrap-authentication") != "true" or tokens.is_expired(data, self._clock()):
             return None
         extra = [g.strip() for g in data.get("auth-extra-groups", "").split(",") if g.strip()]
         if not all(_EXTRA_GROUP.fullmatch(g) for g in extra):
             return None
         return UserInfo(f"system:bootstrap:{token_id}", groups=(_GROUP, *sorted(set(extra)), "system:authenticated"))
-
-    def _expired(self, data: dict[str, str]) -> bool:
-        until = data.get("expiration", "")
-        if not until:
-            return False
-        try:
-            return parse_time(until) <= self._clock()
-        except ValueError:
-            return True
-
-
-def _decoded(secret: dict[str, Any]) -> dict[str, str]:
-    out: dict[str, str] = {}
-    for key, value in (secret.get("data") or {}).items():
-        try:
-            out[key] = base64.b64decode(value, validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
-            continue
-    return out

@@ -8,6 +8,7 @@ attach disks, and forwards the host's 127.0.0.1:6443. Machines outlive it: a new
  POST /v1/machines/{m}/link {"up"}                 POST /v1/machines/{m}/netem {"delay_ms","jitter_ms","loss_percent"}
  GET  /v1/disks   POST /v1/disks {"name","size_bytes"}   DELETE /v1/disks/{d}
  POST /v1/disks/{d}/attach | detach {"machine"}    POST /v1/join {"machine","token","requests"}
+ POST /v1/certificates {"signer","request","usages","lifetime_s"}   (signed here: the CA's key stays on the box)
 
 Errors: {"error": message, "retriable": bool} with 400 refused, 404 unknown, 409 wrong state, 503 try again.
 """
@@ -116,6 +117,7 @@ class HostAgent:
         app.router.add_delete("/v1/disks/{disk}", self._delete_disk)
         app.router.add_post("/v1/disks/{disk}/{verb}", self._disk_verb)
         app.router.add_post("/v1/join", self._join)
+        app.router.add_post("/v1/certificates", self._sign)
         return app
 
     async def _health(self, _: web.Request) -> web.Response:
@@ -210,6 +212,14 @@ class HostAgent:
         reply = await asyncio.to_thread(self._authority.admit, name, token, requests)
         log.info("machine %s joined: %s", name, ", ".join(requests))
         return web.Response(body=reply.to_json(), content_type="application/json")
+
+    async def _sign(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        signer, usages = str(body.get("signer", "")), [str(u) for u in body.get("usages", ())]
+        asked, lifetime_s = str(body.get("request", "")).encode(), float(body.get("lifetime_s", 0))
+        certificate = await asyncio.to_thread(self._authority.sign, signer, asked, usages, lifetime_s)
+        log.info("signed a request for %s", signer)
+        return web.json_response({"certificate": certificate.decode()})
 
 
 async def _body(request: web.Request) -> dict[str, Any]:

@@ -28,7 +28,8 @@ class LocalMachine:
 
 
 class LocalProvider:
-    """Fulfils Provider. Raises ProviderError: refused (not retriable), or nobody answers (retriable)."""
+    """Fulfils Provider and CertificateIssuer. Raises ProviderError: refused (not retriable), or nobody answers
+    (retriable)."""
 
     def __init__(self, socket: str | Path = "/run/sk8/host.sock", *, timeout_s: float = 120.0) -> None:
         self._socket = str(socket)
@@ -62,6 +63,11 @@ class LocalProvider:
 
     async def disks(self) -> Sequence[DiskStatus]:
         return [DiskStatus(**row) for row in (await self._call("GET", "/v1/disks"))["disks"]]
+
+    # -- CertificateIssuer ---------------------------------------------------------------------------------------
+    async def issue(self, signer: str, request_pem: str, usages: Sequence[str], lifetime_s: float) -> str:
+        body = {"signer": signer, "request": request_pem, "usages": list(usages), "lifetime_s": lifetime_s}
+        return str((await self._call("POST", "/v1/certificates", body))["certificate"])
 
     # -- controls of local machines ------------------------------------------------------------------------------
     async def local_machines(self) -> list[LocalMachine]:

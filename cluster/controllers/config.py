@@ -46,6 +46,7 @@ class ControllerConfig:
     concurrent_serviceaccount_syncs: int = 5
     concurrent_volume_syncs: int = 10
     concurrent_resource_quota_syncs: int = 5
+    cluster_signing_duration_s: float = 365 * 86400.0
     resource_quota_sync_period_s: float = 300.0
 
     max_endpoints_per_slice: int = 100

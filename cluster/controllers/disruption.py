@@ -17,7 +17,11 @@ from cluster.machinery.client import Obj, clone, is_not_found, key_of, split_key
 from cluster.machinery.reconciler import Reconciler, Result
 
 _BUDGETS = "poddisruptionbudgets.policy"
-_SCALED = {"ReplicaSet": "replicasets.apps", "StatefulSet": "statefulsets.apps"}
+_SCALED = {
+    "ReplicaSet": "replicasets.apps",
+    "StatefulSet": "statefulsets.apps",
+    "ReplicationController": "replicationcontrollers",
+}
 
 
 class DisruptionController:

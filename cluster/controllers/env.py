@@ -18,7 +18,8 @@ from cluster.machinery.clock import Clock, monotonic
 from cluster.machinery.events import EventRecorder
 from cluster.machinery.informer import Informer, Informers
 from cluster.machinery.pod_metrics import PodMetrics
-from cluster.machinery.provider import Provider
+from cluster.machinery.provider import CertificateIssuer, Provider
+from cluster.registry.types import Authorizer
 
 
 class QuotaCounter(Protocol):
@@ -56,7 +57,7 @@ class Env:
     sources of Events.
 
     `clock` is wall time, for what users read; durations and silences are measured by `monotonic`, which no step of the
-    wall clock moves.
+    wall clock moves. Without an `issuer` no certificate is signed, without an `authorizer` none approved by itself.
     """
 
     client: Client
@@ -68,6 +69,8 @@ class Env:
     monotonic: Clock = monotonic
     metrics: PodMetrics | None = None
     quotas: QuotaCounter | None = None
+    issuer: CertificateIssuer | None = None
+    authorizer: Authorizer | None = None
     resources: Resources = field(default_factory=BuiltIn)
 
     def informer(self, resource: str) -> Informer:

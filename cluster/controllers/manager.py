@@ -17,6 +17,8 @@ from collections.abc import Callable
 from prometheus_client import Gauge
 
 from cluster.controllers.attach_detach import AttachDetachController
+from cluster.controllers.bootstrap_tokens import BootstrapSigner, TokenCleaner
+from cluster.controllers.certificates import CsrApprover, CsrCleaner, CsrSigner
 from cluster.controllers.clusterrole_aggregation import ClusterRoleAggregationController
 from cluster.controllers.config import ControllerConfig
 from cluster.controllers.cronjob import CronJobController
@@ -37,7 +39,7 @@ from cluster.controllers.node_lifecycle import NodeLifecycleController
 from cluster.controllers.persistent_volume import PersistentVolumeController
 from cluster.controllers.pod_gc import PodGcController
 from cluster.controllers.policy_status import PolicyStatusController
-from cluster.controllers.replicaset import ReplicaSetController
+from cluster.controllers.replicaset import ReplicaSetController, replication_controllers
 from cluster.controllers.resource_quota import ResourceQuotaController
 from cluster.controllers.service_cidr import ServiceCidrController
 from cluster.controllers.statefulset import StatefulSetController
@@ -48,12 +50,13 @@ from cluster.machinery.clock import Clock
 from cluster.machinery.election import Elector
 from cluster.machinery.informer import Informers
 from cluster.machinery.pod_metrics import PodMetrics
-from cluster.machinery.provider import Provider
+from cluster.machinery.provider import CertificateIssuer, Provider
 from cluster.machinery.registry_client import RegistryClient
 from cluster.machinery.write_through import WriteThrough
 from cluster.registry.context import CAUSE, RequestContext, UserInfo
 from cluster.registry.registry import Registry
 from cluster.registry.store import Store
+from cluster.registry.types import Authorizer
 
 COMPONENT = "kube-controller-manager"
 USER = UserInfo("system:kube-controller-manager", groups=("system:authenticated",))
@@ -63,6 +66,7 @@ ENABLED = Gauge("controller_manager_controllers", "Controllers that run in this 
 CONTROLLERS: tuple[Callable[[Env], Controller], ...] = (
     DeploymentController,
     ReplicaSetController,
+    replication_controllers,
     StatefulSetController,
     DaemonSetController,
     JobController,
@@ -84,6 +88,11 @@ CONTROLLERS: tuple[Callable[[Env], Controller], ...] = (
     ResourceQuotaController,
     ServiceCidrController,
     ClusterRoleAggregationController,
+    CsrApprover,
+    CsrSigner,
+    CsrCleaner,
+    BootstrapSigner,
+    TokenCleaner,
     PolicyStatusController,
     PersistentVolumeController,
     VolumeProtectionController,
@@ -111,6 +120,8 @@ class ControllerManager:
         clock: Clock = time.time,
         rng: random.Random | None = None,
         metrics: PodMetrics | None = None,
+        issuer: CertificateIssuer | None = None,
+        authorizer: Authorizer | None = None,
     ) -> None:
         config.validate()
         rng = rng or random.Random(identity)
@@ -128,6 +139,8 @@ class ControllerManager:
             provider,
             metrics=metrics,
             quotas=counter,
+            issuer=issuer,
+            authorizer=authorizer,
             resources=registry.catalog,
         )
         self._controllers = build(self._env)

@@ -67,6 +67,7 @@ async def _same_owner(client: Client, owner: Obj) -> bool:
     """Adoption asks the API itself: the cached owner may be deleted, or another of the same name by now."""
     kinds = {"ReplicaSet": "replicasets.apps", "Deployment": "deployments.apps"}
     kinds |= {"StatefulSet": "statefulsets.apps", "DaemonSet": "daemonsets.apps", "Job": "jobs.batch"}
+    kinds |= {"ReplicationController": "replicationcontrollers"}
     meta = owner["metadata"]
     try:
         fresh = await client.get(kinds[owner["kind"]], meta["name"], meta["namespace"])

@@ -1,7 +1,8 @@
-"""The ReplicaSet controller: keeps the wanted number of pods of one template.
+"""The ReplicaSet controller, and the ReplicationController's: keeps the wanted number of pods of one template.
 
-A thin shell around `replicaset_core`: reads informers, writes pods and status. Pods are made in slow-start batches
-(1, 2, 4, ...), so that a template no admission accepts costs one failed request and not hundreds.
+The two differ in what `Replicated` says and in nothing else. A thin shell around `replicaset_core`: reads informers,
+writes pods and status. Pods are made in slow-start batches (1, 2, 4, ...), so that a template no admission accepts
+costs one failed request and not hundreds.
 
 Race: a pod we deleted gracefully shows its deletionTimestamp only when the watch delivers it; until then its uid is
 remembered in `_deleted`, or the next sync would delete another one:
@@ -13,10 +14,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 from cluster.api.errors import ApiError
 from cluster.api.meta import controller_of, owner_reference
-from cluster.api.selectors import from_label_selector
+from cluster.api.selectors import LabelSelector, from_label_selector, from_map
 from cluster.controllers.env import Env
 from cluster.controllers.refs import claim
 from cluster.controllers.replicaset_core import active_pods, plan, same_status, status_of
@@ -24,14 +26,49 @@ from cluster.machinery.client import Obj, clone, is_not_found, key_of, split_key
 from cluster.machinery.reconciler import Reconciler, Result
 
 
-class ReplicaSetController:
-    name = "replicaset"
+@dataclass(frozen=True, slots=True)
+class Replicated:
+    """A kind that is a number of pods of one template: its names, and how it says which pods are its own."""
 
-    def __init__(self, env: Env) -> None:
+    name: str
+    kind: str
+    resource: str
+    component: str
+    selector: Callable[[Obj], LabelSelector]
+
+
+def _selector_of_set(rs: Obj) -> LabelSelector:
+    return from_label_selector(rs["spec"].get("selector"))
+
+
+def _selector_of_controller(rc: Obj) -> LabelSelector:
+    """A map of labels; the API makes it the template's when it is left out, and an empty one selects nothing."""
+    return from_map(rc["spec"].get("selector"))
+
+
+REPLICA_SETS = Replicated("replicaset", "ReplicaSet", "replicasets.apps", "replicaset-controller", _selector_of_set)
+REPLICATION_CONTROLLERS = Replicated(
+    "replicationcontroller",
+    "ReplicationController",
+    "replicationcontrollers",
+    "replication-controller",
+    _selector_of_controller,
+)
+
+
+def replication_controllers(env: Env) -> ReplicaSetController:
+    """The older kind, by the same controller."""
+    return ReplicaSetController(env, REPLICATION_CONTROLLERS)
+
+
+class ReplicaSetController:
+    def __init__(self, env: Env, replicated: Replicated = REPLICA_SETS) -> None:
         self._env = env
-        self._sets = env.informer("replicasets.apps")
+        self._is = replicated
+        self.name = replicated.name
+        self._sets = env.informer(replicated.resource)
         self._pods = env.informer("pods")
-        self._events = env.recorder("replicaset-controller")
+        self._events = env.recorder(replicated.component)
         self._deleted: set[str] = set()
         self.reconciler = Reconciler(self.name, self._reconcile, workers=env.config.concurrent_replicaset_syncs)
         self._sets.add_index("owner-uid", owner_uid)
@@ -60,7 +97,7 @@ class ReplicaSetController:
                 continue
             ref = controller_of(pod)
             if ref is not None:
-                if ref.get("kind") == "ReplicaSet":
+                if ref.get("kind") == self._is.kind:
                     self.reconciler.queue.add(f"{pod['metadata']['namespace']}/{ref['name']}")
             elif pod is new:
                 self._wake_selecting(pod)
@@ -74,7 +111,7 @@ class ReplicaSetController:
         if not labels:
             return
         for rs in self._sets.in_namespace(pod["metadata"]["namespace"]):
-            if from_label_selector(rs["spec"].get("selector")).matches(labels):
+            if self._is.selector(rs).matches(labels):
                 self.reconciler.queue.add(key_of(rs))
 
     # ---- reconcile
@@ -84,7 +121,7 @@ class ReplicaSetController:
         rs = self._sets.get(namespace, name)
         if rs is None:
             return None
-        selector = from_label_selector(rs["spec"].get("selector"))
+        selector = self._is.selector(rs)
         uid = rs["metadata"]["uid"]
         candidates = self._pods.by_index("owner-uid", uid) + self._pods.by_index("orphan-namespace", namespace)
         pods = await claim(self._env.client, "pods", rs, candidates, selector.matches)
@@ -160,7 +197,7 @@ class ReplicaSetController:
         changed = clone(rs)
         changed["status"] = status
         try:
-            await self._env.client.update("replicasets.apps", changed, subresource="status")
+            await self._env.client.update(self._is.resource, changed, subresource="status")
         except ApiError as err:
             if not is_not_found(err):
                 raise

@@ -19,13 +19,13 @@ import datetime as dt
 import hashlib
 import hmac
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 
-from cluster.machine import pki
+from cluster.machine import pki, signing
 from cluster.machine.config import ClusterConfig, MachineConfig, MachineSpec, save_machine
 from cluster.machine.files import make_private_dir, write_atomic
 
@@ -107,6 +107,10 @@ class Authority:
         reply = self._reply(machine, requests)
         self._token_hash(name).unlink()
         return reply
+
+    def sign(self, signer: str, request: bytes, usages: Collection[str], lifetime_s: float) -> bytes:
+        """The certificate for an approved CertificateSigningRequest; raises PkiError when it may not be had."""
+        return signing.sign_request(self._ca(), signer, request, usages, lifetime_s, utcnow())
 
     def _reply(self, machine: MachineSpec, requests: Mapping[str, bytes]) -> JoinReply:
         certs = pki.sign_machine(self._ca(), self._config, machine, requests, utcnow())

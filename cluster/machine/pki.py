@@ -26,7 +26,7 @@ from cluster.machine.config import ClusterConfig, MachineSpec
 
 CA_DAYS = 3650
 LEAF_DAYS = 365
-_BACKDATE = dt.timedelta(minutes=5)  # clocks of machines differ a little
+BACKDATE = dt.timedelta(minutes=5)  # clocks of machines differ a little
 
 MACHINE_CERTS = ("node", "proxy")
 CONTROL_PLANE_CERTS = ("apiserver", "kubelet-client", "front-proxy", "store-peer", "store-client")
@@ -206,7 +206,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(public)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _BACKDATE)
+        .not_valid_before(now - BACKDATE)
         .not_valid_after(now + dt.timedelta(days=days))
     )
 

@@ -117,6 +117,8 @@ class HeadServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
+            if not _caller(writer):  # the CA certifies users too, by their signing requests
+                return
             request = orjson.loads(await asyncio.wait_for(reader.readline(), 5))
             if request.get("op") in ("status", "head"):
                 if "head" in request and self._learn is not None and _caller(writer) in self._planes:

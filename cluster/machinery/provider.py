@@ -64,3 +64,11 @@ class Provider(Protocol):
         ...
 
     async def disks(self) -> Sequence[DiskStatus]: ...
+
+
+class CertificateIssuer(Protocol):
+    """Who holds the cluster's CA. Its key never comes to the controllers: they ask."""
+
+    async def issue(self, signer: str, request_pem: str, usages: Sequence[str], lifetime_s: float) -> str:
+        """The PEM certificate. Raises ProviderError; not retriable when the request may never be signed."""
+        ...

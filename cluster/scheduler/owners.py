@@ -1,7 +1,7 @@
 """What a pod without spread constraints of its own is spread by: its Services and its owner. Pure.
 
 Source: kube-scheduler's helper.DefaultSelector: the selectors of all Services that match the pod, and of the
-ReplicaSet or StatefulSet that controls it (ReplicationControllers are not served here).
+ReplicaSet, StatefulSet or ReplicationController that controls it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from cluster.scheduler.shape import canonical
 RESOURCE_OF_KIND = {
     ("apps/v1", "ReplicaSet"): "replicasets.apps",
     ("apps/v1", "StatefulSet"): "statefulsets.apps",
+    ("v1", "ReplicationController"): "replicationcontrollers",
 }
 
 
@@ -35,6 +36,8 @@ def default_spread(labels: dict[str, str], services: Sequence[dict[str, Any]], o
         if selector and all(labels.get(k) == v for k, v in selector.items()):
             match |= selector
     selector = (owner or {}).get("spec", {}).get("selector") or {}
+    if (owner or {}).get("kind") == "ReplicationController":
+        selector = {"matchLabels": selector}
     labels_of_owner = (selector.get("matchLabels") or {}).items()
     expressions: list[dict[str, Any]] = [{"key": k, "operator": "In", "values": [v]} for k, v in labels_of_owner]
     expressions += selector.get("matchExpressions") or []

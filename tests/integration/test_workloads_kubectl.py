@@ -4,7 +4,9 @@ The played kubelet binds pods where their affinity says, runs what restarts and 
 """
 
 import asyncio
+import base64
 import contextlib
+import json
 import os
 import shutil
 import time
@@ -13,6 +15,8 @@ from pathlib import Path
 
 import pytest
 from apiserver_harness import Pki, edge
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from kubeconfig import write_kubeconfig
 from memory_store import MemoryStore
 
@@ -21,9 +25,11 @@ from cluster.api.meta import rfc3339
 from cluster.controllers.config import ControllerConfig
 from cluster.controllers.daemonset_pods import target_node
 from cluster.controllers.manager import ControllerManager
+from cluster.machine.pki import KeyPair
 from cluster.machinery.client import clone
 from cluster.machinery.registry_client import RegistryClient
 from cluster.registry.context import MASTERS, RequestContext
+from tests.support.signing_requests import Issuer, request_pem, signing_request
 
 _VERSIONED = Path("/usr/lib/google-cloud-sdk/bin/kubectl.1.32")
 KUBECTL = str(_VERSIONED) if _VERSIONED.exists() else shutil.which("kubectl.1.32") or shutil.which("kubectl")
@@ -59,6 +65,7 @@ class Cluster:
 
     def __init__(self, server, root: Path) -> None:
         path = write_kubeconfig(server, root / "kubeconfig")
+        self.root = root
         self._env = {"PATH": os.environ["PATH"], "HOME": str(root), "KUBECONFIG": str(path)}
         self.client = RegistryClient(server.registry, lambda: RequestContext(MASTERS, field_manager="kubelet"))
         self._ip = 1
@@ -120,7 +127,8 @@ async def cluster(tmp_path):
         played = Cluster(server, tmp_path)
         config = ControllerConfig(root_ca_file=server.pki.path("ca.crt"), node_startup_grace_period_s=3600.0)
         config = replace(config, node_monitor_grace_period_s=3600.0)
-        manager = ControllerManager(store, server.registry, None, config, "m1")
+        ca = KeyPair((tmp_path / "ca.crt").read_bytes(), (tmp_path / "ca.key").read_bytes())
+        manager = ControllerManager(store, server.registry, None, config, "m1", issuer=Issuer(time.time, ca))
         tasks = [asyncio.create_task(manager.run()), asyncio.create_task(played.machines())]
         try:
             yield played
@@ -182,6 +190,29 @@ async def test_jobs_and_cron_jobs(cluster) -> None:
     await cluster.kubectl("delete", "job", "once")
     names = [row[0] for row in await cluster.columns("pods")]
     assert len(names) == 1 and names[0].startswith("now-")
+
+
+async def test_a_certificate_that_was_approved_logs_in(cluster) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = request_pem("jane", ["dev"], key=key)
+    csr = signing_request("jane", "kubernetes.io/kube-apiserver-client", pem, ["client auth"])
+    await cluster.kubectl("create", "-f", "-", stdin=json.dumps(csr))
+    assert (await cluster.columns("csr"))[0][-1] == "Pending"
+    await cluster.kubectl("certificate", "approve", "jane")
+    await cluster.kubectl("wait", "--for=jsonpath={.status.certificate}", "csr/jane", "--timeout=30s")
+    assert (await cluster.columns("csr"))[0][-1] == "Approved,Issued"
+    issued = await cluster.kubectl("get", "csr", "jane", "-o", "jsonpath={.status.certificate}")
+    (cluster.root / "jane.crt").write_bytes(base64.b64decode(issued))
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (cluster.root / "jane.key").write_bytes(private)
+    await cluster.kubectl("create", "rolebinding", "jane", "--clusterrole=view", "--group=dev")
+    files = [
+        f"--client-{kind}={cluster.root / f'jane.{suffix}'}"
+        for kind, suffix in (("certificate", "crt"), ("key", "key"))
+    ]
+    assert "jane" in await cluster.kubectl("auth", "whoami", *files)
+    await cluster.kubectl("get", "pods", *files)
+    assert 'User "jane" cannot list' in await cluster.kubectl("get", "secrets", *files, fails=True)
 
 
 async def test_draining_honours_a_budget(cluster) -> None:

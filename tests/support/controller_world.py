@@ -17,14 +17,14 @@ from cluster.controllers.env import Controller, Env
 from cluster.machinery.client import Client, Obj, clone
 from cluster.machinery.clock import FakeClock
 from cluster.machinery.informer import Informers
-from cluster.machinery.provider import DiskStatus, MachineStatus, ProviderError
+from cluster.machinery.provider import CertificateIssuer, DiskStatus, MachineStatus, ProviderError
 from cluster.machinery.reconciler import Reconciler
 from cluster.machinery.registry_client import RegistryClient
 from cluster.machinery.write_through import WriteThrough
 from cluster.registry.admissionconfig import AdmissionConfig
 from cluster.registry.context import CAUSE, MASTERS, RequestContext
 from cluster.registry.registry import Registry
-from cluster.registry.types import RegistryConfig
+from cluster.registry.types import Authorizer, RegistryConfig
 from tests.support.memory_store import MemoryStore
 
 NODES_AS_THEY_ARE = RegistryConfig(admission=AdmissionConfig(disable=("TaintNodesByCondition",)))
@@ -91,6 +91,8 @@ class World:
         provider: FakeProvider | None = None,
         wrap: Callable[[Client], Client] = lambda c: c,
         admission: RegistryConfig = NODES_AS_THEY_ARE,
+        issuer: CertificateIssuer | None = None,
+        authorizer: Authorizer | None = None,
     ) -> None:
         self.clock = clock or FakeClock()
         self.store = store or MemoryStore(self.clock)
@@ -100,6 +102,7 @@ class World:
         self._makers = makers
         self._config = config or ControllerConfig()
         self._wrap = wrap
+        self.issuer, self._authorizer = issuer, authorizer
         self._serial = 0
 
     async def __aenter__(self) -> World:
@@ -114,6 +117,8 @@ class World:
             self.provider,
             self.clock,
             quotas=self.client,
+            issuer=self.issuer,
+            authorizer=self._authorizer,
             resources=self.registry.catalog,
         )
         self.controllers = [make(self.env) for make in self._makers]
