@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import aiohttp
 
@@ -39,16 +40,21 @@ class Engine:
         """Ids of all containers, running or not, of one machine; when `machine` is empty, of any machine of a cluster
         with the default prefix, whatever its name (see `container_label`).
         """
-        filters = json.dumps({"label": [f"{LABEL}={machine}" if machine else LABEL]})
+        found = await self._list(f"{LABEL}={machine}" if machine else LABEL, everything=True)
+        return [str(c["Id"]) for c in found if machine or not OTHER_CLUSTER.match(c["Labels"][LABEL])]
+
+    async def labels_of_running(self, machine: str) -> list[dict[str, str]]:
+        """The labels of each container of one machine that runs now."""
+        return [dict(c["Labels"]) for c in await self._list(f"{LABEL}={machine}", everything=False)]
+
+    async def _list(self, label: str, *, everything: bool) -> list[dict[str, Any]]:
+        params = {"all": str(everything).lower(), "filters": json.dumps({"label": [label]})}
         try:
-            async with (
-                self._session(20) as session,
-                session.get("/containers/json", params={"all": "true", "filters": filters}) as response,
-            ):
+            async with self._session(20) as session, session.get("/containers/json", params=params) as response:
                 if response.status != 200:
                     raise EngineError(f"listing containers: {response.status} {await response.text()}")
-                found = await response.json()
-                return [str(c["Id"]) for c in found if machine or not OTHER_CLUSTER.match(c["Labels"][LABEL])]
+                found: list[dict[str, Any]] = await response.json()
+                return found
         except (OSError, aiohttp.ClientError, TimeoutError) as e:
             raise EngineError(f"the container engine at {self._socket} does not answer: {e}") from e
 

@@ -4,6 +4,9 @@ GET /health    200 once the database answers (the readiness probe)
 GET /livez     200 while the process lives
 GET /users     all rows
 POST /users    {"name": "..."} adds one; 201 with its id once PostgreSQL has committed it
+GET /transfers?run=R    what all accounts hold together, and the ids beginning with R of transfers between them
+POST /transfers         {"id", "from", "to", "amount"} moves money between accounts 1 to 10; 201 once it is committed,
+                        200 when a transfer with that id was committed before
 """
 
 import json
@@ -12,8 +15,10 @@ import signal
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
 
 import psycopg2
+import psycopg2.errors
 
 DSN = {
     "host": os.environ.get("DB_HOST", "postgres"),
@@ -27,7 +32,19 @@ DSN = {
     "keepalives_count": 3,
     "tcp_user_timeout": 4000,
 }
-SCHEMA = "CREATE TABLE IF NOT EXISTS users (id serial PRIMARY KEY, name text NOT NULL)"
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS users (id serial PRIMARY KEY, name text NOT NULL);
+CREATE TABLE IF NOT EXISTS accounts (id int PRIMARY KEY, balance bigint NOT NULL);
+CREATE TABLE IF NOT EXISTS transfers (id text PRIMARY KEY, source int, target int, amount int);
+INSERT INTO accounts SELECT n, 1000 FROM generate_series(1, 10) AS n ON CONFLICT DO NOTHING
+"""
+# One statement, so one transaction: the entry of the ledger and both balances, or nothing.
+TRANSFER = """
+WITH entry AS (INSERT INTO transfers VALUES (%s, %s, %s, %s) RETURNING *)
+UPDATE accounts SET balance = balance + CASE accounts.id WHEN entry.target THEN entry.amount ELSE -entry.amount END
+FROM entry WHERE accounts.id IN (entry.source, entry.target)
+"""
+ACCOUNTS = set(range(1, 11))
 _local = threading.local()
 
 
@@ -79,14 +96,36 @@ class Handler(BaseHTTPRequestHandler):
                     },
                 )
             )
+        elif self.path.startswith("/transfers"):
+            self.guarded(self.transfers)
         else:
             self.answer(404, {"error": "try /users"})
 
-    def do_POST(self):
-        if self.path != "/users":
-            return self.answer(404, {"error": "try /users"})
+    def transfers(self):
+        run = parse_qs(urlsplit(self.path).query).get("run", [""])[0]
+        [(total,)] = query("SELECT sum(balance)::bigint FROM accounts")
+        ids = query("SELECT id FROM transfers WHERE starts_with(id, %s)", (run,))
+        return 200, {"total": total, "ids": [name for (name,) in ids]}
+
+    def transfer(self, body):
+        values = (body["id"], body["from"], body["to"], body["amount"])
         try:
-            name = str(json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))["name"])
+            query(TRANSFER, values)
+        except psycopg2.errors.UniqueViolation:
+            return 200, body
+        return 201, body
+
+    def do_POST(self):
+        try:
+            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+            if self.path == "/transfers":
+                body = {"id": str(body["id"]), **{key: int(body[key]) for key in ("from", "to", "amount")}}
+                if not {body["from"], body["to"]} <= ACCOUNTS:
+                    return self.answer(400, {"error": "accounts are 1 to 10"})
+                return self.guarded(lambda: self.transfer(body))
+            if self.path != "/users":
+                return self.answer(404, {"error": "try /users"})
+            name = str(body["name"])
         except (ValueError, KeyError, TypeError):
             return self.answer(400, {"error": 'send {"name": "..."}'})
         self.guarded(
