@@ -7,8 +7,9 @@ BIN := .venv/bin
 PYTEST := $(BIN)/pytest
 SEEDS ?= 200
 MINUTES ?= 10
+FAULTS ?= 30
 
-.PHONY: help up down demo test check bench fmt bootstrap lint unit sim safety chaos-store integration e2e lock
+.PHONY: help up down demo test check bench fmt bootstrap lint unit sim safety chaos chaos-store integration e2e lock
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +53,12 @@ safety: ## The store's two engines side by side: which of them keeps which rule
 
 chaos-store: ## Kill, freeze, cut off and starve a real store while clients record; MINUTES=10 (root)
 	@SK8_CHAOS_MINUTES=$(MINUTES) $(PYTEST) -q -s tests/chaos/test_store_chaos.py
+
+chaos: ## A cluster of its own under faults of every kind, judged; FAULTS=30 (root)
+	@$(BIN)/sk8 up
+	@python3 infra/images/build.py
+	@python3 infra/demo.py
+	@$(BIN)/sk8 chaos run soup --faults $(FAULTS) --report build/chaos && code=0 || code=$$?; $(BIN)/sk8 down; exit $$code
 
 integration: ## Real processes, disks, containers and network namespaces (root)
 	@$(PYTEST) -q tests/integration

@@ -48,7 +48,7 @@ class Breaker:
         self._jumped_s = 0.0
 
     async def aim(self, fault: Fault) -> Fault:
-        """At the machine that holds the leader or the head now, or that has the actor at all, in place of the drawn one."""
+        """At the machine that holds the leader or the head now, or that has the actor at all."""
         what, _, actor = fault.kind.partition("-")
         if what in ("kill", "pause") and actor in _CLASSES:
             names = [spec.name for spec in self._config.machines]
@@ -139,6 +139,11 @@ class Breaker:
         except ProviderError as e:
             return e.message
         return ""
+
+    def actors(self) -> frozenset[tuple[str, str]]:
+        """(actor, machine) of every actor that runs."""
+        names = [spec.name for spec in self._config.machines]
+        return frozenset((a, m) for m in names for a in _CLASSES if self._processes(m, _is_actor(a)))
 
     # -- processes -----------------------------------------------------------------------------------------------
     def _processes(self, machine: str, wanted: Callable[[list[str]], bool]) -> list[ProcessId]:

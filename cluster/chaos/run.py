@@ -68,6 +68,7 @@ class Chaos:
         self._breaker, self._watcher, self._say = breaker, watcher, say
         self._cut_off: frozenset[str] = frozenset()
         self._leaders: set[tuple[str, int]] = set()
+        self._actors = frozenset[tuple[str, str]]()
         self._began = time.monotonic()
         kinds = kinds_of(options.scenario)
         self._report = Report(options.scenario, options.seed, len(place.machines))
@@ -78,6 +79,7 @@ class Chaos:
         sequence = faults(self._options.scenario, self._options.seed, self._place, self._options.without)
         if missing := await self._whole(60):
             raise RuntimeError(f"the cluster is not whole to begin with: {missing}")
+        self._actors = self._breaker.actors()
         self._began = time.monotonic()
         loads, tasks, stop = self._start_load(server, tls)
         watch = asyncio.create_task(self._watch_leaders())
@@ -163,12 +165,16 @@ class Chaos:
         """What is missing still when the time is over; "" as soon as nothing is, seen twice."""
         until, seen, missing = time.monotonic() + within_s, 0, "it did not answer"
         while time.monotonic() < until:
-            missing = await self._watcher.missing()
+            missing = await self._watcher.missing() or self._missing_actors()
             seen = 0 if missing else seen + 1
             if seen == 2:
                 return ""
             await asyncio.sleep(_LOOK_S)
         return missing
+
+    def _missing_actors(self) -> str:
+        """Standbys count: without them the next fault would find what this one left."""
+        return ", ".join(f"no {actor} on {machine}" for actor, machine in sorted(self._actors - self._breaker.actors()))
 
     async def _watch_leaders(self) -> None:
         while True:
