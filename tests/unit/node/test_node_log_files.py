@@ -12,6 +12,7 @@ import pytest
 from cluster.machinery.pod_logs import remove_machine_logs
 from cluster.node.cri_log import Renderer, entry, fixed_stamp, resume_after
 from cluster.node.docker_logs import LogWriters
+from cluster.node.docker_stream import Written
 from cluster.node.log_files import LogFiles
 from cluster.node.log_reader import log_tail, read_log
 from cluster.node.logs import LogQuery
@@ -142,12 +143,12 @@ async def test_a_followed_log_goes_on_in_the_file_after_rotation(tmp_path: Path)
 class Engine:
     """Keeps what was written, and answers from a time on; breaks off once after `breaks_after` items."""
 
-    def __init__(self, items: list[tuple[int, bytes]], breaks_after: int) -> None:
+    def __init__(self, items: Written, breaks_after: int) -> None:
         self.items = items
         self.breaks_after = breaks_after
         self.asked: list[str] = []
 
-    async def source(self, container_id: str, since: str) -> AsyncIterator[list[tuple[int, bytes]]]:
+    async def source(self, container_id: str, since: str) -> AsyncIterator[Written]:
         self.asked.append(since)
         first = len(self.asked) == 1
         for item in [i for i in self.items if _nanos(i[1]) >= since][: self.breaks_after if first else None]:
@@ -165,7 +166,7 @@ def _nanos(item: bytes) -> str:
 @pytest.mark.parametrize("breaks_after", [0, 1, 2, 3, 4, 5])
 async def test_a_stream_that_breaks_off_anywhere_is_written_once(tmp_path: Path, breaks_after: int) -> None:
     """Two pieces of one line have one time, and stderr's time is a moment before what was written earlier."""
-    items = [
+    items: Written = [
         (1, b"2026-11-27T02:00:01.000000001Z one\n"),
         (1, b"2026-11-27T02:00:02.000000005Z piece "),
         (1, b"2026-11-27T02:00:02.000000005Z end\n"),
@@ -186,7 +187,7 @@ async def test_a_stream_that_breaks_off_anywhere_is_written_once(tmp_path: Path,
 async def test_a_torn_last_line_is_cut_off_and_written_again(tmp_path: Path) -> None:
     path = tmp_path / "0.log"
     path.write_bytes(b"2026-11-27T02:00:01.000000001Z stdout F one\n2026-11-27T02:00:02.0000")
-    items = [(1, b"2026-11-27T02:00:01.000000001Z one\n"), (1, b"2026-11-27T02:00:02.000000002Z two\n")]
+    items: Written = [(1, b"2026-11-27T02:00:01.000000001Z one\n"), (1, b"2026-11-27T02:00:02.000000002Z two\n")]
     engine = Engine(items, 9)
     writers = LogWriters(engine.source, engine.running)
     writers.start("id", str(path))
