@@ -71,6 +71,8 @@ class KubeletClient:
             raise errors.not_found(info, name)
         status: dict[str, Any] = entry.decode().get("status") or {}
         address = next((a["address"] for a in status.get("addresses") or () if a.get("type") == "InternalIP"), "")
+        if not address and (entry.decode()["metadata"].get("labels") or {}).get("sk8.io/hollow"):
+            raise errors.service_unavailable(f"node {name} is hollow: its pods are simulated, no process runs there")
         if not address:
             raise errors.service_unavailable(f"node {name} has no InternalIP address yet")
         endpoint = ((status.get("daemonEndpoints") or {}).get("kubeletEndpoint") or {}).get("Port") or 10250

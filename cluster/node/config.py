@@ -59,6 +59,7 @@ class KubeletConfig:
     control_plane: bool = False
     zone: str = ""
     node_labels: Mapping[str, str] = field(default_factory=dict)
+    register_with_taints: tuple[Mapping[str, str], ...] = ()
     port: int = 10250
     healthz_port: int = 10248
     pause_image: str = "sk8/pause:1"

@@ -15,8 +15,9 @@ from typing import Any
 
 from cluster.node.core_events import ExitInfo
 from cluster.node.log_reader import log_tail
-from cluster.node.prober import HookFailure, Prober
+from cluster.node.prober import HookFailure
 from cluster.node.runtime import ContainerInfo, Runtime, RuntimeFailure
+from cluster.node.seams import Hooks
 
 log = logging.getLogger(__name__)
 Obj = dict[str, Any]
@@ -30,7 +31,7 @@ _LOG_BYTES = 2048
 class Stop:
     """One container being stopped. `exited()` is called when the engine says that it ended."""
 
-    def __init__(self, runtime: Runtime, prober: Prober, container_id: str, grace_s: float) -> None:
+    def __init__(self, runtime: Runtime, prober: Hooks, container_id: str, grace_s: float) -> None:
         self._runtime = runtime
         self._prober = prober
         self._id = container_id

@@ -57,7 +57,8 @@ class VolumesState:
 class PodCore:
     """One pod (one uid) on this node. Only `handle` changes it."""
 
-    def __init__(self, pod: dict[str, Any], node_ip: str, now: float) -> None:
+    def __init__(self, pod: dict[str, Any], node_ip: str, now: float, runtime: str = "docker") -> None:
+        """`runtime`: the engine's name, which the ids in the status begin with."""
         self.pod = pod
         self.mode: Mode = "run"
         self.sandbox = SandboxState()
@@ -71,6 +72,7 @@ class PodCore:
         self._removed: Literal["no", "removing", "removed"] = "no"
         self._deleting = False
         self._node_ip = node_ip
+        self.runtime = runtime
         self._qos = qos_class(pod)
         self._policy = str(pod["spec"].get("restartPolicy") or "Always")
         started = (pod.get("status") or {}).get("startTime")
@@ -516,6 +518,7 @@ class PodCore:
             ip=self.sandbox.ip,
             sandbox_ready=self.sandbox.phase == "ready" and not self.sandbox.lost,
             initialized=self.initialized,
+            runtime=self.runtime,
             verdict=self.verdict,
             disruption=self._disruption,
         )
@@ -527,7 +530,7 @@ def _adopt_container(state: ContainerState, seen: ev.SeenContainer, known: dict[
     state.last = seen.previous
     if seen.running:
         state.begin_run(seen.id, seen.image_id, seen.started_at, min(seen.started_at, now))
-        same = known.get("containerID") == f"docker://{seen.id}"
+        same = str(known.get("containerID")).partition("://")[2] == seen.id
         state.probes.adopt(same and bool(known.get("started")), same and bool(known.get("ready")), now)
     elif seen.exit is not None:
         state.id, state.image_id = seen.id, seen.image_id

@@ -31,15 +31,17 @@ class PodView:
     ip: str
     sandbox_ready: bool
     initialized: bool
+    runtime: str
     verdict: tuple[str, str, str] | None  # (phase, reason, message) once decided for good
     disruption: str = ""  # why this kubelet ended the pod before its time
 
 
-def _image_ref(image_id: str) -> str:
-    return f"docker://{image_id}" if image_id else ""
+def _image_ref(runtime: str, image_id: str) -> str:
+    """Docker has but the id of an image, which says whose it is; other engines name what was pulled."""
+    return f"docker://{image_id}" if image_id and runtime == "docker" else image_id
 
 
-def terminated(run: ExitInfo) -> Status:
+def terminated(run: ExitInfo, runtime: str) -> Status:
     state: Status = {"exitCode": run.exit_code, "reason": run.reason}
     if run.message:
         state["message"] = run.message
@@ -48,7 +50,7 @@ def terminated(run: ExitInfo) -> Status:
     if run.finished_at:
         state["finishedAt"] = rfc3339(run.finished_at)
     if run.id:
-        state["containerID"] = f"docker://{run.id}"
+        state["containerID"] = f"{runtime}://{run.id}"
     return {"terminated": state}
 
 
@@ -59,27 +61,28 @@ def _waiting(container: ContainerState, default: str) -> Status:
     return {"waiting": state}
 
 
-def _state(container: ContainerState, default: str) -> tuple[Status, Status]:
+def _state(container: ContainerState, default: str, runtime: str) -> tuple[Status, Status]:
     """(state, lastState)"""
-    last = terminated(container.last) if container.last else {}
+    last = terminated(container.last, runtime) if container.last else {}
     if container.phase in ("running", "stopping"):
         return {"running": {"startedAt": rfc3339(container.started_at)}}, last
     if container.phase == "exited" and container.exit is not None:
         if container.waiting_reason:  # CrashLoopBackOff: the run that ended is the last one now
-            return _waiting(container, default), terminated(container.exit)
-        return terminated(container.exit), last
+            return _waiting(container, default), terminated(container.exit, runtime)
+        return terminated(container.exit, runtime), last
     return _waiting(container, default), last
 
 
-def container_status(container: ContainerState, default: str) -> Status:
-    state, last = _state(container, default)
+def container_status(container: ContainerState, default: str, runtime: str) -> Status:
+    """`runtime`: the engine's name, which ids begin with."""
+    state, last = _state(container, default, runtime)
     current = container.id or (container.exit.id if container.exit else "")
     if not current and container.last:
         current = container.last.id
     status: Status = {
         "name": container.name,
         "image": container.spec.get("image", ""),
-        "imageID": _image_ref(container.image_id),
+        "imageID": _image_ref(runtime, container.image_id),
         "ready": container.ready,
         "restartCount": container.attempt,
         "state": state,
@@ -87,7 +90,7 @@ def container_status(container: ContainerState, default: str) -> Status:
         "started": container.started,
     }
     if current:
-        status["containerID"] = f"docker://{current}"
+        status["containerID"] = f"{runtime}://{current}"
     return status
 
 
@@ -192,11 +195,11 @@ def pod_status(view: PodView, containers: Sequence[ContainerState]) -> Status:
     status: Status = {
         "phase": phase,
         "qosClass": view.qos_class,
-        "hostIP": view.node_ip,
-        "hostIPs": [{"ip": view.node_ip}],
         "startTime": rfc3339(view.start_time),
         "conditions": conditions(view, containers, phase),
     }
+    if view.node_ip:  # a hollow node has none
+        status["hostIP"], status["hostIPs"] = view.node_ip, [{"ip": view.node_ip}]
     if view.verdict and view.verdict[1]:
         status["reason"] = view.verdict[1]
     if view.verdict and view.verdict[2]:
@@ -207,11 +210,13 @@ def pod_status(view: PodView, containers: Sequence[ContainerState]) -> Status:
         status["podIP"] = view.ip
         status["podIPs"] = [{"ip": view.ip}]
     status["containerStatuses"] = [
-        container_status(c, waiting) for c in sorted(containers, key=lambda c: c.name) if c.kind == "main"
+        container_status(c, waiting, view.runtime) for c in sorted(containers, key=lambda c: c.name) if c.kind == "main"
     ]
     if inits:
-        status["initContainerStatuses"] = [container_status(c, waiting) for c in inits]
+        status["initContainerStatuses"] = [container_status(c, waiting, view.runtime) for c in inits]
     ephemeral = [c for c in containers if c.kind == "ephemeral"]
     if ephemeral:
-        status["ephemeralContainerStatuses"] = [container_status(c, "ContainerCreating") for c in ephemeral]
+        status["ephemeralContainerStatuses"] = [
+            container_status(c, "ContainerCreating", view.runtime) for c in ephemeral
+        ]
     return status

@@ -66,6 +66,8 @@ class DockerRuntime:
     `pods_cgroup` the control group that holds those of the pods (cgroup_plan.py), "" where there is none.
     """
 
+    name = "docker"
+
     def __init__(
         self,
         machine: str,

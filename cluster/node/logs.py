@@ -95,4 +95,4 @@ _WHY = {"ErrImagePull": "image can't be pulled", "ImagePullBackOff": "trying and
 
 
 def _id(run: Mapping[str, Any] | None) -> str:
-    return str((run or {}).get("containerID") or "").removeprefix("docker://")
+    return str((run or {}).get("containerID") or "").partition("://")[2]

@@ -170,7 +170,7 @@ def node_object(config: KubeletConfig) -> Obj:
             "labels": config.labels(),
             "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"},
         },
-        "spec": {},
+        "spec": {"taints": [dict(t) for t in config.register_with_taints]} if config.register_with_taints else {},
     }
 
 
@@ -189,10 +189,7 @@ def node_status(
     has = capacity(config, facts)
     listed = sorted(images, key=lambda image: (-image.size_bytes, image.names))[:_MAX_IMAGES]
     return {
-        "addresses": [
-            {"type": "InternalIP", "address": config.node_ip},
-            {"type": "Hostname", "address": config.node_name},
-        ],
+        "addresses": _addresses(config),
         "capacity": has,
         "allocatable": allocatable(config, has),
         "conditions": conditions(health, previous, now),
@@ -203,7 +200,7 @@ def node_status(
             "bootID": facts.boot_id,
             "kernelVersion": facts.kernel,
             "osImage": facts.os_image,
-            "containerRuntimeVersion": runtime_version or "docker://unknown",
+            "containerRuntimeVersion": runtime_version or "unknown://",
             "kubeletVersion": KUBELET_VERSION,
             "kubeProxyVersion": KUBELET_VERSION,
             "operatingSystem": "linux",
@@ -212,6 +209,12 @@ def node_status(
         "images": [{"names": list(image.names), "sizeBytes": image.size_bytes} for image in listed],
         "volumesInUse": list(volumes_in_use),
     }
+
+
+def _addresses(config: KubeletConfig) -> list[Obj]:
+    """A hollow node has no address."""
+    internal = [{"type": "InternalIP", "address": config.node_ip}] if config.node_ip else []
+    return [*internal, {"type": "Hostname", "address": config.node_name}]
 
 
 def without_heartbeats(status: Obj) -> Obj:

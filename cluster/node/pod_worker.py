@@ -21,20 +21,20 @@ from cluster.api.faults import Hit
 from cluster.machinery.client import Client, is_not_found, key_of
 from cluster.machinery.events import EventRecorder
 from cluster.node import core_events as ev
-from cluster.node.cni import NetworkFailure, PodNetwork
+from cluster.node.cni import NetworkFailure
 from cluster.node.config import KubeletConfig
-from cluster.node.container_start import ContainerStarter, Place
+from cluster.node.container_start import Place
 from cluster.node.container_stop import Stop, exit_info
 from cluster.node.core import PodCore
-from cluster.node.host_ports import HostPortFailure, HostPorts, port_mappings
-from cluster.node.log_files import LogFiles
+from cluster.node.host_ports import HostPortFailure, port_mappings
 from cluster.node.pod_config import pod_ref, uts_name
 from cluster.node.pod_env import ConfigError
-from cluster.node.prober import HookFailure, Prober
+from cluster.node.prober import HookFailure
 from cluster.node.runtime import SANDBOX_CONTAINER, Runtime, RuntimeFailure, SandboxConfig
+from cluster.node.seams import Network, PodLogs, PodVolumes, Ports, Probing, Starter
 from cluster.node.status_writer import StatusWriter
 from cluster.node.volume_block import VolumeFailure
-from cluster.node.volumes import MountedVolumes, Volumes
+from cluster.node.volumes import MountedVolumes
 
 log = logging.getLogger(__name__)
 Obj = dict[str, Any]
@@ -54,12 +54,12 @@ class Tools:
     config: KubeletConfig
     client: Client
     runtime: Runtime
-    network: PodNetwork
-    host_ports: HostPorts
-    volumes: Volumes
-    logs: LogFiles
-    starter: ContainerStarter
-    prober: Prober
+    network: Network
+    host_ports: Ports
+    volumes: PodVolumes
+    logs: PodLogs
+    starter: Starter
+    prober: Probing
     statuses: StatusWriter
     recorder: EventRecorder
     clock: Callable[[], float]  # the cores' time: runs on evenly when the wall clock is set
@@ -74,7 +74,7 @@ class PodWorker:
     def __init__(self, pod: Obj, tools: Tools, on_forget: Callable[[str], None]) -> None:
         self._tools = tools
         self._on_forget = on_forget
-        self.core = PodCore(pod, tools.config.node_ip, tools.clock())
+        self.core = PodCore(pod, tools.config.node_ip, tools.clock(), tools.runtime.name)
         self.uid = str(pod["metadata"]["uid"])
         self.released = asyncio.Event()  # its containers have ended and what it stored is gone
         self._volumes: MountedVolumes | None = None

@@ -253,6 +253,11 @@ class Session(Protocol):
 
 
 class Runtime(Protocol):
+    @property
+    def name(self) -> str:
+        """What ids of containers begin with in statuses: docker, containerd, hollow."""
+        ...
+
     async def version(self) -> str:
         """`docker://28.2.2`; raises RuntimeFailure when the engine does not answer."""
         ...

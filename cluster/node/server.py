@@ -139,7 +139,7 @@ class KubeletServer:
             if any(c.kind in ("init", "sidecar") for c in core.containers.values())
             else "ContainerCreating"
         )
-        container_id = logs.run_of(container_status(state, waiting), pod, previous=previous)
+        container_id = logs.run_of(container_status(state, waiting, core.runtime), pod, previous=previous)
         return _Target(container_id, state.spec, not previous and state.phase in ("running", "stopping"))
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
@@ -147,7 +147,7 @@ class KubeletServer:
         target = self._target(request, previous=query.previous)
         info = await self._runtime.inspect(target.id)
         if info is None or not await asyncio.to_thread(os.path.exists, info.log_path):
-            raise ApiError(404, "NotFound", f"unable to retrieve container logs for docker://{target.id}")
+            raise ApiError(404, "NotFound", f"unable to retrieve container logs for {self._runtime.name}://{target.id}")
         if info.state != "running":
             await self._runtime.log_written(target.id)
         chunks = read_log(

@@ -1,0 +1,77 @@
+"""What a pod's worker needs of its machine, as Protocols: the real parts fulfil them, and those of a hollow node.
+
+Pure declarations; the engine's own is runtime.Runtime.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from cluster.node.container_start import Emit, Place, StartOutcome
+from cluster.node.core_events import StartContainer
+from cluster.node.host_ports import PortMapping
+from cluster.node.runtime import PodRef
+from cluster.node.volumes import MountedVolumes
+
+Obj = dict[str, Any]
+
+
+class Network(Protocol):
+    async def add(self, sandbox_id: str, netns: str) -> str:
+        """Connect a sandbox; returns its address. Repeating it repairs. Raises NetworkFailure."""
+        ...
+
+    async def delete(self, sandbox_id: str) -> None:
+        """Disconnect; a sandbox that is not connected is no failure."""
+        ...
+
+
+class Ports(Protocol):
+    async def set(self, sandbox_id: str, ip: str, mappings: tuple[PortMapping, ...]) -> None:
+        """Raises HostPortFailure; nothing is changed then."""
+        ...
+
+    async def delete(self, sandbox_id: str) -> None:
+        """A sandbox without host ports is no failure. Raises HostPortFailure."""
+        ...
+
+
+class PodVolumes(Protocol):
+    def pod_dir(self, uid: str) -> Path: ...
+
+    async def mount(self, pod: Obj) -> MountedVolumes:
+        """Repeatable. Raises VolumeFailure."""
+        ...
+
+    async def release(self, uid: str) -> None: ...
+
+    async def remove(self, uid: str) -> None:
+        """The pod's directory, with all that is left in it."""
+        ...
+
+
+class PodLogs(Protocol):
+    """Blocking."""
+
+    def remove_run(self, path: str, pod: PodRef, container: str, container_id: str) -> None: ...
+
+    def remove_pod(self, uid: str) -> None: ...
+
+
+class Starter(Protocol):
+    async def start(self, action: StartContainer, place: Place, emit: Emit) -> StartOutcome: ...
+
+
+class Hooks(Protocol):
+    async def hook(self, handler: Obj, container: Obj, container_id: str, ip: str, timeout_s: float) -> None:
+        """Raises HookFailure, also when it takes too long."""
+        ...
+
+
+class Probing(Hooks, Protocol):
+    async def probe(
+        self, handler: Obj, container: Obj, container_id: str, ip: str, timeout_s: float
+    ) -> tuple[bool, str]:
+        """(success, output)"""
+        ...
