@@ -13,11 +13,9 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-from prometheus_client import Gauge
 
 from cluster.api.errors import ApiError
 from cluster.api.faults import Hit, no_fault
@@ -42,7 +40,8 @@ from cluster.node.node_agent import NodeAgent
 from cluster.node.node_status import allocatable, allocatable_amounts, capacity, machine_facts
 from cluster.node.object_cache import ObjectCache
 from cluster.node.pod_config import pod_ref
-from cluster.node.pod_worker import PodWorker, Tools
+from cluster.node.pod_set import PodSet
+from cluster.node.pod_worker import Tools
 from cluster.node.pressure import Pressure
 from cluster.node.prober import Prober
 from cluster.node.runtime import ContainerInfo, Runtime, RuntimeFailure
@@ -53,8 +52,6 @@ from cluster.node.volumes import Volumes
 
 log = logging.getLogger(__name__)
 Obj = dict[str, Any]
-
-RUNNING = Gauge("kubelet_running_pods", "Pods this kubelet works on")
 
 
 class Kubelet:
@@ -108,7 +105,7 @@ class Kubelet:
         self._prober = Prober(runtime)
         self._logs = log_files(config)
         self._host_ports = HostPorts()
-        self._tools = Tools(
+        tools = Tools(
             config=config,
             client=client,
             runtime=runtime,
@@ -133,6 +130,7 @@ class Kubelet:
             wall=clock,
             hit=hit,
         )
+        self._set = PodSet(tools, self._admit)
         self._adopter = Adopter(runtime, network, config.node_ip)
         self._meter = Meter(config, runtime, memory_capacity_bytes=memory_bytes, clock=clock)
         self._pressure = Pressure(
@@ -143,7 +141,7 @@ class Kubelet:
             self._recorder,
             logs=self._logs,
             memory_bytes=memory_bytes if config.shares_box else facts.memory_bytes,
-            workers=lambda: list(self._workers.values()),
+            workers=self._set.workers,
             reclaim=self._reclaim_disk,
             changed=self._agent.changed,
         )
@@ -151,7 +149,6 @@ class Kubelet:
         self._rotation = LogRotation(
             self._logs, runtime, self._running_logs, period_s=config.container_log_monitor_s, clock=clock
         )
-        self._workers: dict[str, PodWorker] = {}
         self._orphans: set[str] = set()
         self._network_error = ""
         self._relist_now = asyncio.Event()
@@ -171,8 +168,8 @@ class Kubelet:
                 await self._start_network()
                 await self._nodes_and_pods_synced()
                 await self._adopt()
-                self._pods.add_handler(self._on_pod)
-                self._drop_missed()
+                self._pods.add_handler(self._set.on_pod)
+                self._set.drop_all_but({p["metadata"]["uid"] for p in self._pods.items()})
                 group.create_task(self._watch_engine(), name="engine events")
                 group.create_task(self._relist(), name="relist")
                 group.create_task(self._meter.run(), name="metering")
@@ -186,28 +183,24 @@ class Kubelet:
         return {
             "ready": self._agent.ready,
             "node": self._config.node_name,
-            "pods": len(self._workers),
+            "pods": len(self._set),
             "network": self._network_problem() or "ready",
             "leaseRenewedAt": self._agent.lease_renewed_at,
         }
 
     def core_of(self, namespace: str, name: str) -> PodCore | None:
-        for worker in self._workers.values():
-            meta = worker.pod["metadata"]
-            if meta["name"] == name and meta["namespace"] == namespace:
-                return worker.core
-        return None
+        return self._set.core_of(namespace, name)
 
     def sandboxes(self) -> dict[str, str]:
-        return {w.uid: w.core.sandbox.id for w in self._workers.values() if w.core.sandbox.phase == "ready"}
+        return {w.uid: w.core.sandbox.id for w in self._set.workers() if w.core.sandbox.phase == "ready"}
 
     def pods(self) -> list[Obj]:
-        return [{**w.pod, "status": {**(w.pod.get("status") or {}), **w.core.status()}} for w in self._workers.values()]
+        return [{**w.pod, "status": {**(w.pod.get("status") or {}), **w.core.status()}} for w in self._set.workers()]
 
     def _running_logs(self) -> list[tuple[str, str]]:
         return [
             (c.id, str(self._logs.path(pod_ref(w.pod), c.name, c.attempt)))
-            for w in self._workers.values()
+            for w in self._set.workers()
             for c in w.core.containers.values()
             if c.phase in ("running", "stopping")
         ]
@@ -224,10 +217,7 @@ class Kubelet:
             await informer.wait_synced()
 
     async def _close(self) -> None:
-        tasks = [task for worker in self._workers.values() for task in worker.close()]
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._workers.clear()
-        RUNNING.set(0)
+        await self._set.close()
         await self.server.stop()
         await self._prober.close()
         await self._statuses.close()
@@ -284,7 +274,7 @@ class Kubelet:
         ]
         await self._adopt_host_ports(adopted)
         for pod, adopt in adopted:
-            self._add(pod, adopt)
+            self._set.add(pod, adopt)
 
     async def _adopt_host_ports(self, adopted: list[tuple[Obj, ev.Adopt]]) -> None:
         running = [
@@ -295,12 +285,6 @@ class Kubelet:
         except HostPortFailure as err:
             log.error("host ports of running pods: %s", err)
 
-    def _drop_missed(self) -> None:
-        """Pods that were deleted while we adopted: their deletion came before our handler."""
-        present = {p["metadata"]["uid"] for p in self._pods.items()}
-        for worker in [w for w in self._workers.values() if w.uid not in present]:
-            worker.post(ev.PodGone())
-
     async def _until_engine_answers(self) -> list[ContainerInfo]:
         while True:
             try:
@@ -309,41 +293,11 @@ class Kubelet:
                 log.warning("%s; trying again", err)
                 await asyncio.sleep(1.0)
 
-    def _on_pod(self, old: Obj | None, new: Obj | None) -> None:
-        """The informer's handler: a name may have passed to another pod between two looks."""
-        if old is not None and (new is None or new["metadata"]["uid"] != old["metadata"]["uid"]):
-            worker = self._workers.get(old["metadata"]["uid"])
-            if worker is not None:
-                worker.post(ev.PodGone())
-        if new is None:
-            return
-        worker = self._workers.get(new["metadata"]["uid"])
-        if worker is None:
-            self._add(new, ev.Adopt(None))
-            return
-        self._statuses.seen(new)
-        worker.post(ev.PodSeen(new))
-
-    def _add(self, pod: Obj, adopt: ev.Adopt) -> None:
-        uid = pod["metadata"]["uid"]
-        others = [w.pod for w in self._workers.values() if w.core.mode in ("run", "terminate")]
-        worker = PodWorker(pod, self._tools, self._forget)
-        self._workers[uid] = worker
-        RUNNING.set(len(self._workers))
-        fresh = adopt.sandbox is None and not adopt.containers and worker.core.mode == "run"
-        if fresh:
-            node = self._nodes.get("", self._config.node_name) or {}
-            labels = (node.get("metadata") or {}).get("labels") or self._config.labels()
-            sysctls, pressures = self._config.allowed_unsafe_sysctls, self._pressure.conditions
-            verdict = reject(pod, others, self._allocatable, labels, sysctls, pressures)
-            if verdict is not None:
-                worker.post(ev.PodRejected(*verdict))
-                return
-        worker.post(adopt)
-
-    def _forget(self, uid: str) -> None:
-        self._workers.pop(uid, None)
-        RUNNING.set(len(self._workers))
+    def _admit(self, pod: Obj, others: Sequence[Obj]) -> tuple[str, str] | None:
+        node = self._nodes.get("", self._config.node_name) or {}
+        labels = (node.get("metadata") or {}).get("labels") or self._config.labels()
+        sysctls, pressures = self._config.allowed_unsafe_sysctls, self._pressure.conditions
+        return reject(pod, others, self._allocatable, labels, sysctls, pressures)
 
     async def _clear(self, uid: str, infos: list[ContainerInfo]) -> None:
         """Remove what is left of a pod that the API does not know."""
@@ -366,9 +320,7 @@ class Kubelet:
             if event.kind == "resync":
                 self._relist_now.set()
                 continue
-            worker = self._workers.get(event.uid)
-            if worker is not None:
-                worker.died(event.id, event.name)
+            self._set.died(event.uid, event.id, event.name)
 
     async def _relist(self) -> None:
         """Compare the engine with what the cores believe: the safety net under the event stream."""
@@ -379,7 +331,7 @@ class Kubelet:
             except TimeoutError:
                 pass
             self._relist_now.clear()
-            believed = {w.uid: _believed(w.core) for w in self._workers.values()}
+            believed = {w.uid: _believed(w.core) for w in self._set.workers()}
             try:
                 found = await self._runtime.containers()
             except RuntimeFailure as err:
@@ -388,29 +340,28 @@ class Kubelet:
                 continue
             running = {i.id for i in found if i.state == "running"}
             for uid, ids in believed.items():
-                worker = self._workers.get(uid)
                 for container_id, name in ids:
-                    if worker is not None and container_id not in running:
-                        worker.died(container_id, name)
+                    if container_id not in running:
+                        self._set.died(uid, container_id, name)
             await self._clear_orphans(found)
             self._cache.sweep()
 
     async def _clear_orphans(self, found: list[ContainerInfo]) -> None:
         """Twice unowned is orphaned: once may be a pod on its way in or out."""
-        unowned = ({i.pod.uid for i in found} | set(self._volumes.known())) - set(self._workers)
+        unowned = ({i.pod.uid for i in found} | set(self._volumes.known())) - self._set.uids()
         for uid in sorted(unowned & self._orphans):
             await self._clear(uid, [i for i in found if i.pod.uid == uid])
         self._orphans = unowned
 
     async def _reclaim_disk(self) -> None:
         """Remove the containers that no pod will start again: their layers and logs are all that is left of them."""
-        for worker in list(self._workers.values()):
+        for worker in self._set.workers():
             await worker.drop_dead_containers()
 
     async def _refresh_volumes(self) -> None:
         while True:
             await asyncio.sleep(self._config.volume_refresh_s)
-            for worker in list(self._workers.values()):
+            for worker in self._set.workers():
                 if worker.core.mode != "run" or worker.core.volumes.phase != "mounted":
                     continue
                 try:

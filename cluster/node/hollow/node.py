@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.api.faults import no_fault
+from cluster.api.meta import parse_time
 from cluster.machinery.client import Client
 from cluster.machinery.clock import monotonic, steady
 from cluster.machinery.events import EventRecorder
@@ -187,7 +188,8 @@ def running_of(pod: Obj) -> list[ContainerInfo]:
                 attempt=int(entry.get("restartCount") or 0),
                 state="running",
                 sandbox_id=f"sandbox-{ref.uid}",
-                image_id=str(entry.get("imageID") or "").partition("://")[2],
+                image_id=str(entry.get("imageID") or ""),
+                started_at=parse_time(run["startedAt"]),
             )
         )
     if not found:

@@ -18,10 +18,13 @@ from cluster.node.pull_secrets import Credential
 from cluster.node.runtime import (
     SANDBOX_CONTAINER,
     ContainerConfig,
+    ContainerDisk,
     ContainerInfo,
+    EngineInfo,
     ExecResult,
     ImageEntry,
     ImageInfo,
+    Resources,
     RuntimeEvent,
     RuntimeFailure,
     SandboxConfig,
@@ -74,6 +77,15 @@ class HollowRuntime:
 
     async def usages(self, container_ids: Sequence[str]) -> dict[str, Usage]:
         return {}
+
+    async def disk_usages(self, container_ids: Sequence[str]) -> dict[str, ContainerDisk]:
+        return {}
+
+    async def engine_info(self) -> EngineInfo:
+        return EngineInfo(image_root="/")
+
+    async def update_resources(self, container_id: str, resources: Resources) -> None:
+        return
 
     async def events(self) -> AsyncIterator[RuntimeEvent]:
         while True:
