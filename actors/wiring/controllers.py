@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import time
 from dataclasses import replace
 
 from actors.host import Part
 from actors.wiring import basics, common
+from cluster.apiserver.tokens import LEGACY_ISSUER, TokenSigner
 from cluster.cloud.local import LocalProvider
 from cluster.controllers import config as settings
 from cluster.controllers.manager import ControllerManager
@@ -45,5 +47,6 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
         metrics=KubeletPodMetrics(access),
         issuer=provider,
         authorizer=authorizer,
+        tokens=TokenSigner(str(pki / "sa.key"), LEGACY_ISSUER, time.time),
     )
     return common.Together(manager, authorizer, registry, health=manager.health)

@@ -11,7 +11,9 @@ Invariant: bad credentials are 401, never a fall-back to anonymous; anonymous re
 
 from __future__ import annotations
 
+import base64
 import csv
+import hmac
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -149,9 +151,9 @@ class Authenticator:
         if self._oidc is not None and self._oidc.speaks_of(token):
             return await self._oidc.user_of(token)
         claims = self._verifier.verify(token, audiences)
-        if not self._alive(claims):
+        if not self._alive(claims, token):
             await self._feed.barrier()
-            if not self._alive(claims):
+            if not self._alive(claims, token):
                 raise InvalidToken("the service account, or what the token is bound to, no longer exists")
         user = self._users.get(claims)
         if user is None:
@@ -169,13 +171,28 @@ class Authenticator:
             raise InvalidToken("the bootstrap token is not known, expired or not for authentication")
         return user
 
-    def _alive(self, claims: Claims) -> bool:
+    def _alive(self, claims: Claims, token: str) -> bool:
         account = Ref(claims.name, claims.uid)
         if not self._exists("serviceaccounts", claims.namespace, account):
             return False
         if claims.pod is not None and not self._exists("pods", claims.namespace, claims.pod):
             return False
-        return claims.secret is None or self._exists("secrets", claims.namespace, claims.secret)
+        if claims.secret is None:
+            return True
+        if claims.secret.uid:
+            return self._exists("secrets", claims.namespace, claims.secret)
+        return self._keeps(claims.namespace, claims.secret.name, token)
+
+    def _keeps(self, namespace: str, secret: str, token: str) -> bool:
+        """Whether the Secret still holds this very token."""
+        entry = self._cache.get(SCHEME.named("secrets"), namespace, secret)
+        if entry is None:
+            return False
+        obj = entry.decode()
+        kept = (obj.get("data") or {}).get("token", "")
+        return "deletionTimestamp" not in obj["metadata"] and hmac.compare_digest(
+            kept, base64.b64encode(token.encode()).decode()
+        )
 
     def _exists(self, resource: str, namespace: str, ref: Ref) -> bool:
         entry = self._cache.get(SCHEME.named(resource), namespace, ref.name)

@@ -29,6 +29,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 _KEPT = 20_000
 _CLAIM = "kubernetes.io"
+LEGACY_ISSUER = "kubernetes/serviceaccount"
+_LEGACY = "kubernetes.io/serviceaccount/"
 Clock = Callable[[], float]
 PublicKey = RSAPublicKey | EllipticCurvePublicKey
 
@@ -47,7 +49,7 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a verified token says."""
+    """What a verified token says. A token kept in a Secret never expires; its `secret` has no uid."""
 
     namespace: str
     name: str
@@ -113,7 +115,16 @@ class TokenSigner:
             "sub": f"system:serviceaccount:{namespace}:{name}",
             _CLAIM: bound,
         }
-        return jwt.encode(claims, self._key, self._algorithm, headers={"kid": self._kid}), now + seconds
+        return self._encode(claims), now + seconds
+
+    def sign_secret(self, namespace: str, name: str, uid: str, secret: str) -> str:
+        """The token of a Secret of type kubernetes.io/service-account-token: for as long as both are there."""
+        said = {"namespace": namespace, "secret.name": secret, "service-account.name": name, "service-account.uid": uid}
+        claims = {_LEGACY + key: value for key, value in said.items()}
+        return self._encode({**claims, "iss": LEGACY_ISSUER, "sub": f"system:serviceaccount:{namespace}:{name}"})
+
+    def _encode(self, claims: dict[str, Any]) -> str:
+        return jwt.encode(claims, self._key, self._algorithm, headers={"kid": self._kid})
 
 
 class TokenVerifier:
@@ -160,12 +171,27 @@ class TokenVerifier:
                 raise InvalidToken("the token was signed by a key that is not known")
             key, algorithm = known
             options: Any = {"verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_aud": False}
-            raw = jwt.decode(token, key, algorithms=[algorithm], issuer=self._issuer, options=options)
-            return self._claims(raw)
+            issuers = [self._issuer, LEGACY_ISSUER]
+            raw = jwt.decode(token, key, algorithms=[algorithm], issuer=issuers, options=options)
+            return self._secret_claims(raw) if raw["iss"] == LEGACY_ISSUER else self._claims(raw)
         except jwt.PyJWTError as e:
             raise InvalidToken(str(e)) from e
         except (KeyError, TypeError, ValueError) as e:
             raise InvalidToken(f"the token's claims are malformed: {e}") from e
+
+    def _secret_claims(self, raw: Mapping[str, Any]) -> Claims:
+        namespace, name = raw[_LEGACY + "namespace"], raw[_LEGACY + "service-account.name"]
+        if raw["sub"] != f"system:serviceaccount:{namespace}:{name}":
+            raise InvalidToken("the token's subject is not its service account")
+        return Claims(
+            namespace=namespace,
+            name=name,
+            uid=raw[_LEGACY + "service-account.uid"],
+            audiences=self._audiences,
+            expires=float("inf"),
+            token_id="",
+            secret=Ref(raw[_LEGACY + "secret.name"], ""),
+        )
 
     def _claims(self, raw: Mapping[str, Any]) -> Claims:
         bound = raw[_CLAIM]

@@ -9,17 +9,18 @@ the pods that carry one of its selector's labels, not of all pods of the namespa
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from cluster.api.errors import ApiError
 from cluster.api.meta import controller_of
 from cluster.api.pods import is_ready, is_terminal
 from cluster.controllers import endpoints_core as core
 from cluster.controllers.env import Env
-from cluster.machinery.client import Obj, clone, is_already_exists, is_not_found, key_of, split_key
+from cluster.machinery.client import Client, Obj, clone, is_already_exists, is_not_found, key_of, split_key
 from cluster.machinery.informer import Informer
 from cluster.machinery.reconciler import Reconciler, Result
 
-_SLICES = "endpointslices.discovery.k8s.io"
+SLICES = "endpointslices.discovery.k8s.io"
 
 
 class ServicePods:
@@ -66,12 +67,13 @@ class EndpointSliceController:
         self._env = env
         self._services = env.informer("services")
         self._pods = env.informer("pods")
-        self._slices = env.informer(_SLICES)
+        self._slices = env.informer(SLICES)
         self._nodes = env.informer("nodes")
         self._events = env.recorder("endpoint-slice-controller")
         self._match = ServicePods(self._services, self._pods)
         self.reconciler = Reconciler(self.name, self._reconcile, workers=env.config.concurrent_service_endpoint_syncs)
-        self._slices.add_index("managed-service", _managed_service)
+        self._service_of = slices_by_service(core.CONTROLLER)
+        self._slices.add_index("managed-service", self._service_of)
         self._services.add_handler(self._on_service)
         self._pods.add_handler(self._on_pod)
         self._slices.add_handler(self._on_slice)
@@ -83,7 +85,7 @@ class EndpointSliceController:
         for service in self._services.items():
             self.reconciler.queue.add(key_of(service))
         for slice_ in self._slices.items():
-            for key in _managed_service(slice_):
+            for key in self._service_of(slice_):
                 self.reconciler.queue.add(key)
 
     def _on_service(self, old: Obj | None, new: Obj | None) -> None:
@@ -98,7 +100,7 @@ class EndpointSliceController:
     def _on_slice(self, old: Obj | None, new: Obj | None) -> None:
         for slice_ in (old, new):
             if slice_ is not None:
-                for key in _managed_service(slice_):
+                for key in self._service_of(slice_):
                     self.reconciler.queue.add(key)
 
     async def _reconcile(self, key: str) -> Result | None:
@@ -110,19 +112,14 @@ class EndpointSliceController:
             # The collector removes slices by their owner; a Service that only left our hands keeps nothing of ours.
             return None
         if not core.has_selector(service):
-            await asyncio.gather(*(self._delete(s) for s in alive))
+            await write_slices(self._env.client, namespace, core.SlicePlan((), (), tuple(alive)))
             return None
         if "deletionTimestamp" in service["metadata"]:
             return None
         pods = self._match.pods_of(service)
         zones = self._zones(pods)
         plan = core.plan_slices(service, pods, alive, zones, self._env.config.max_endpoints_per_slice)
-        # Additions before removals: an endpoint that moves between slices is never in none.
-        await asyncio.gather(
-            *(self._env.client.create(_SLICES, s, namespace) for s in plan.create),
-            *(self._env.client.update(_SLICES, clone(s)) for s in plan.update),
-        )
-        await asyncio.gather(*(self._delete(s) for s in plan.delete))
+        await write_slices(self._env.client, namespace, plan)
         return None
 
     def _zones(self, pods: list[Obj]) -> dict[str, str]:
@@ -132,14 +129,6 @@ class EndpointSliceController:
             if node is not None:
                 zones[name] = (node["metadata"].get("labels") or {}).get(core.ZONE, "")
         return zones
-
-    async def _delete(self, slice_: Obj) -> None:
-        meta = slice_["metadata"]
-        try:
-            await self._env.client.delete(_SLICES, meta["name"], meta["namespace"], uid=meta["uid"])
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
 
 
 class EndpointsController:
@@ -229,12 +218,35 @@ def _pod_labels(pod: Obj) -> list[str]:
     return [f"{namespace}/{k}={v}" for k, v in (pod["metadata"].get("labels") or {}).items()]
 
 
-def _managed_service(slice_: Obj) -> list[str]:
+def slices_by_service(manager: str) -> Callable[[Obj], list[str]]:
+    """Index: the key of the Service of a slice that `manager` manages."""
+
+    def service_of(slice_: Obj) -> list[str]:
+        meta = slice_["metadata"]
+        labels = meta.get("labels") or {}
+        if labels.get(core.MANAGED_BY) != manager or not labels.get(core.SERVICE_NAME):
+            return []
+        return [f"{meta['namespace']}/{labels[core.SERVICE_NAME]}"]
+
+    return service_of
+
+
+async def write_slices(client: Client, namespace: str, plan: core.SlicePlan) -> None:
+    """Additions before removals: an endpoint that moves between slices is never in none."""
+    await asyncio.gather(
+        *(client.create(SLICES, s, namespace) for s in plan.create),
+        *(client.update(SLICES, clone(s)) for s in plan.update),
+    )
+    await asyncio.gather(*(_delete(client, s) for s in plan.delete))
+
+
+async def _delete(client: Client, slice_: Obj) -> None:
     meta = slice_["metadata"]
-    labels = meta.get("labels") or {}
-    if labels.get(core.MANAGED_BY) != core.CONTROLLER or not labels.get(core.SERVICE_NAME):
-        return []
-    return [f"{meta['namespace']}/{labels[core.SERVICE_NAME]}"]
+    try:
+        await client.delete(SLICES, meta["name"], meta["namespace"], uid=meta["uid"])
+    except ApiError as err:
+        if not is_not_found(err):
+            raise
 
 
 def _seen_by_services(pod: Obj) -> tuple[object, ...]:

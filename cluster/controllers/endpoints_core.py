@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import orjson
 
@@ -35,36 +35,58 @@ class SlicePlan:
     delete: tuple[Obj, ...]
 
 
-_Group = tuple[str, bytes]  # address type, canonical JSON of the ports
+Group = tuple[str, bytes]  # address type, canonical JSON of the ports
+
+
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """Whose slices they are: what a new one is made with, and the labels and annotations that all of them carry."""
+
+    namespace: str
+    name_prefix: str
+    owner: Obj
+    labels: dict[str, str]
+    annotations: dict[str, str] = field(default_factory=dict)
 
 
 def plan_slices(
     service: Obj, pods: Sequence[Obj], slices: Sequence[Obj], zones: Mapping[str, str], max_per_slice: int = 100
 ) -> SlicePlan:
     """`slices`: those of this Service that this controller manages; `zones`: zone by node name."""
-    wanted: dict[_Group, dict[str, Obj]] = {}
+    wanted: dict[Group, dict[str, Obj]] = {}
     for family in _families(service):
         for pod in pods:
             address = _address(pod, family)
             if not address or is_terminal(pod):
                 continue
-            group = (family, _dump(_ports(service, pod)))
+            group = (family, dump(_ports(service, pod)))
             wanted.setdefault(group, {})[address] = endpoint(service, pod, address, zones)
         if not any(g[0] == family for g in wanted):
             # One empty slice says that the Service is known and has no endpoints.
-            wanted[(family, _dump(_ports(service, None)))] = {}
+            wanted[(family, dump(_ports(service, None)))] = {}
+    _hint(service, [e for endpoints in wanted.values() for e in endpoints.values()])
+    meta = service["metadata"]
+    owner = owner_reference({"apiVersion": "v1", "kind": "Service", "metadata": meta})
+    publisher = Publisher(meta["namespace"], f"{meta['name']}-", owner, _labels(service))
+    return publish(publisher, wanted, slices, max_per_slice)
+
+
+def publish(
+    publisher: Publisher, wanted: Mapping[Group, dict[str, Obj]], slices: Sequence[Obj], max_per_slice: int
+) -> SlicePlan:
+    """From the publisher's `slices` to those that hold what is `wanted`: endpoints by address, of each group."""
     create: list[Obj] = []
     update: list[Obj] = []
     delete = [s for s in slices if _group_of(s) not in wanted]
     for group, endpoints in wanted.items():
         existing = [s for s in slices if _group_of(s) == group]
-        _pack(service, group, endpoints, existing, max_per_slice, create, update, delete)
+        _pack(publisher, group, endpoints, existing, max_per_slice, create, update, delete)
     return SlicePlan(tuple(create), tuple(update), tuple(delete))
 
 
 def _pack(
-    service: Obj,
-    group: _Group,
+    publisher: Publisher,
+    group: Group,
     endpoints: dict[str, Obj],
     existing: Sequence[Obj],
     limit: int,
@@ -73,7 +95,6 @@ def _pack(
     delete: list[Obj],
 ) -> None:
     """Keep what is in place, drop what is gone, put the new into the free room, then into new slices."""
-    labels = _labels(service)
     left = dict(endpoints)
     kept: list[tuple[Obj, list[Obj]]] = []
     for old in sorted(existing, key=lambda s: str(s["metadata"]["name"])):
@@ -89,29 +110,37 @@ def _pack(
     for i, (old, stay) in enumerate(kept):
         if not stay and (any_left or i > 0):
             delete.append(old)
-        elif stay != (old.get("endpoints") or []) or (old["metadata"].get("labels") or {}) != labels:
-            update.append({**old, "metadata": {**old["metadata"], "labels": labels}, "endpoints": stay})
+        elif stay != (old.get("endpoints") or []) or not _carries(publisher, old["metadata"]):
+            said = {"labels": publisher.labels, "annotations": publisher.annotations}
+            update.append({**old, "metadata": {**old["metadata"], **said}, "endpoints": stay})
     while rest or (not kept and not endpoints and not _created_for(create, group)):
-        create.append(_new_slice(service, group, rest[:limit], labels))
+        create.append(_new_slice(publisher, group, rest[:limit]))
         rest = rest[limit:]
 
 
-def _created_for(create: Sequence[Obj], group: _Group) -> bool:
+def _carries(publisher: Publisher, meta: Obj) -> bool:
+    same_labels = (meta.get("labels") or {}) == publisher.labels
+    return same_labels and (meta.get("annotations") or {}) == publisher.annotations
+
+
+def _created_for(create: Sequence[Obj], group: Group) -> bool:
     return any(_group_of(s) == group for s in create)
 
 
-def _new_slice(service: Obj, group: _Group, endpoints: list[Obj], labels: dict[str, str]) -> Obj:
-    meta = service["metadata"]
+def _new_slice(publisher: Publisher, group: Group, endpoints: list[Obj]) -> Obj:
     ports: list[Obj] = orjson.loads(group[1])
+    meta: Obj = {
+        "generateName": publisher.name_prefix,
+        "namespace": publisher.namespace,
+        "labels": publisher.labels,
+        "ownerReferences": [publisher.owner],
+    }
+    if publisher.annotations:
+        meta["annotations"] = publisher.annotations
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
-        "metadata": {
-            "generateName": f"{meta['name']}-",
-            "namespace": meta["namespace"],
-            "labels": labels,
-            "ownerReferences": [owner_reference({"apiVersion": "v1", "kind": "Service", "metadata": meta})],
-        },
+        "metadata": meta,
         "addressType": group[0],
         "endpoints": endpoints,
         "ports": ports,
@@ -138,6 +167,22 @@ def endpoint(service: Obj, pod: Obj, address: str, zones: Mapping[str, str]) -> 
     if spec.get("hostname") and spec.get("subdomain") == service["metadata"]["name"]:
         result["hostname"] = spec["hostname"]
     return result
+
+
+def _hint(service: Obj, endpoints: list[Obj]) -> None:
+    """spec.trafficDistribution (KEP-2433, KEP-3015): each ready endpoint is for its own zone, or node; in place. Where
+    one has no zone there are no hints for zones at all, or that endpoint would get no traffic."""
+    wish = service["spec"].get("trafficDistribution")
+    ready = [e for e in endpoints if e["conditions"]["ready"]]
+    if wish not in ("PreferClose", "PreferSameZone", "PreferSameNode"):
+        return
+    zoned = all(e.get("zone") for e in ready)
+    for e in ready:
+        hints: Obj = {"forZones": [{"name": e["zone"]}]} if zoned else {}
+        if wish == "PreferSameNode" and e.get("nodeName"):
+            hints["forNodes"] = [{"name": e["nodeName"]}]
+        if hints:
+            e["hints"] = hints
 
 
 def is_headless(service: Obj) -> bool:
@@ -202,21 +247,21 @@ def _target_port(port: Obj, pod: Obj | None) -> int | None:
     return None
 
 
-def _group_of(slice_: Obj) -> _Group:
+def _group_of(slice_: Obj) -> Group:
     ports = []
     for port in slice_.get("ports") or []:
         entry = {"name": port.get("name") or "", "port": port.get("port"), "protocol": port.get("protocol", "TCP")}
         if port.get("appProtocol"):
             entry["appProtocol"] = port["appProtocol"]
         ports.append(entry)
-    return (slice_.get("addressType", "IPv4"), _dump(ports))
+    return (slice_.get("addressType", "IPv4"), dump(ports))
 
 
 def _addresses(slice_: Obj) -> list[str]:
     return [e["addresses"][0] for e in slice_.get("endpoints") or [] if e.get("addresses")]
 
 
-def _dump(value: object) -> bytes:
+def dump(value: object) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
@@ -231,7 +276,7 @@ def legacy(service: Obj, pods: Sequence[Obj], current: Obj | None) -> Obj | None
         address = _address(pod, _families(service)[0])
         if not address or is_terminal(pod) or ("deletionTimestamp" in pod["metadata"] and not publish):
             continue
-        ready, waiting = groups.setdefault(_dump(_ports(service, pod)), ([], []))
+        ready, waiting = groups.setdefault(dump(_ports(service, pod)), ([], []))
         (ready if publish or is_ready(pod) else waiting).append(_legacy_address(service, pod, address))
     subsets, cut = _subsets(groups)
     annotations = {"endpoints.kubernetes.io/over-capacity": "truncated"} if cut else {}

@@ -28,6 +28,12 @@ class QuotaCounter(Protocol):
     async def recount(self, namespace: str, name: str) -> None: ...
 
 
+class SecretTokens(Protocol):
+    """Signs the tokens that are kept in Secrets; `cluster.apiserver.tokens.TokenSigner` fulfils it."""
+
+    def sign_secret(self, namespace: str, name: str, uid: str, secret: str) -> str: ...
+
+
 class Resources(Protocol):
     """What is defined, now; `cluster.registry.catalog.Catalog` fulfils it."""
 
@@ -71,6 +77,7 @@ class Env:
     quotas: QuotaCounter | None = None
     issuer: CertificateIssuer | None = None
     authorizer: Authorizer | None = None
+    tokens: SecretTokens | None = None
     resources: Resources = field(default_factory=BuiltIn)
 
     def informer(self, resource: str) -> Informer:

@@ -27,7 +27,9 @@ from cluster.controllers.definitions import DefinitionController
 from cluster.controllers.deployment import DeploymentController
 from cluster.controllers.disruption import DisruptionController
 from cluster.controllers.endpoints import EndpointsController, EndpointSliceController
-from cluster.controllers.env import Controller, Env
+from cluster.controllers.endpoints_mirroring import EndpointSliceMirroringController
+from cluster.controllers.env import Controller, Env, SecretTokens
+from cluster.controllers.ephemeral_volumes import EphemeralVolumeController
 from cluster.controllers.garbage_collector import GarbageCollector
 from cluster.controllers.hpa import HpaController
 from cluster.controllers.job import JobController
@@ -41,6 +43,7 @@ from cluster.controllers.pod_gc import PodGcController
 from cluster.controllers.policy_status import PolicyStatusController
 from cluster.controllers.replicaset import ReplicaSetController, replication_controllers
 from cluster.controllers.resource_quota import ResourceQuotaController
+from cluster.controllers.service_account_tokens import ServiceAccountTokenController
 from cluster.controllers.service_cidr import ServiceCidrController
 from cluster.controllers.statefulset import StatefulSetController
 from cluster.controllers.taint_eviction import TaintEvictionController
@@ -74,10 +77,12 @@ CONTROLLERS: tuple[Callable[[Env], Controller], ...] = (
     CronJobController,
     EndpointSliceController,
     EndpointsController,
+    EndpointSliceMirroringController,
     NodeLifecycleController,
     TaintEvictionController,
     NodeIpamController,
     ServiceAccountController,
+    ServiceAccountTokenController,
     RootCaPublisher,
     NamespaceController,
     DefinitionController,
@@ -96,6 +101,7 @@ CONTROLLERS: tuple[Callable[[Env], Controller], ...] = (
     PolicyStatusController,
     PersistentVolumeController,
     VolumeProtectionController,
+    EphemeralVolumeController,
     AttachDetachController,
 )
 
@@ -122,6 +128,7 @@ class ControllerManager:
         metrics: PodMetrics | None = None,
         issuer: CertificateIssuer | None = None,
         authorizer: Authorizer | None = None,
+        tokens: SecretTokens | None = None,
     ) -> None:
         config.validate()
         rng = rng or random.Random(identity)
@@ -141,6 +148,7 @@ class ControllerManager:
             quotas=counter,
             issuer=issuer,
             authorizer=authorizer,
+            tokens=tokens,
             resources=registry.catalog,
         )
         self._controllers = build(self._env)

@@ -13,7 +13,7 @@ from typing import Any
 from cluster.api.meta import rfc3339
 from cluster.controllers.config import ControllerConfig
 from cluster.controllers.daemonset_pods import target_node
-from cluster.controllers.env import Controller, Env
+from cluster.controllers.env import Controller, Env, SecretTokens
 from cluster.machinery.client import Client, Obj, clone
 from cluster.machinery.clock import FakeClock
 from cluster.machinery.informer import Informers
@@ -93,6 +93,7 @@ class World:
         admission: RegistryConfig = NODES_AS_THEY_ARE,
         issuer: CertificateIssuer | None = None,
         authorizer: Authorizer | None = None,
+        tokens: SecretTokens | None = None,
     ) -> None:
         self.clock = clock or FakeClock()
         self.store = store or MemoryStore(self.clock)
@@ -102,7 +103,7 @@ class World:
         self._makers = makers
         self._config = config or ControllerConfig()
         self._wrap = wrap
-        self.issuer, self._authorizer = issuer, authorizer
+        self.issuer, self._authorizer, self._tokens = issuer, authorizer, tokens
         self._serial = 0
 
     async def __aenter__(self) -> World:
@@ -119,6 +120,7 @@ class World:
             quotas=self.client,
             issuer=self.issuer,
             authorizer=self._authorizer,
+            tokens=self._tokens,
             resources=self.registry.catalog,
         )
         self.controllers = [make(self.env) for make in self._makers]

@@ -106,6 +106,21 @@ async def test_nodes_get_only_tokens_of_their_pods(server):
     assert (await server.call("GET", "/api", cert="", headers=bearer(token))).status == 401
 
 
+async def test_a_token_kept_in_a_secret_lives_as_long_as_the_secret_holds_it(server, pki):
+    account = await server.create("/api/v1/namespaces/default/serviceaccounts", {"metadata": {"name": "robot"}})
+    signer = TokenSigner(pki.path("sa.key"), ISSUER, lambda: 1000.0)
+    token = signer.sign_secret("default", "robot", account["metadata"]["uid"], "kept")
+    assert (await server.call("GET", "/api", cert="", headers=bearer(token))).status == 401
+    secret = {"metadata": {"name": "kept"}, "stringData": {"token": token}}
+    await server.create("/api/v1/namespaces/default/secrets", secret)
+    me = await whoami(server, cert="", headers=bearer(token))
+    assert me["username"] == "system:serviceaccount:default:robot"
+    path = "/api/v1/namespaces/default/secrets/kept"
+    patch = {"headers": {"Content-Type": "application/merge-patch+json"}}
+    assert (await server.call("PATCH", path, {"stringData": {"token": "another"}}, **patch)).status == 200
+    assert (await server.call("GET", "/api", cert="", headers=bearer(token))).status == 401
+
+
 async def test_access_reviews(server):
     path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
     body = {"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1"}

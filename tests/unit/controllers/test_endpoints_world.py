@@ -6,6 +6,7 @@ from typing import Any
 
 from cluster.controllers.endpoints import EndpointsController, EndpointSliceController
 from cluster.controllers.endpoints_core import plan_slices
+from cluster.controllers.endpoints_mirroring import EndpointSliceMirroringController
 from cluster.machinery.client import Obj
 from tests.support.controller_world import World
 
@@ -175,3 +176,94 @@ def test_slices_hold_at_most_the_limit_and_changes_touch_few() -> None:
     assert [len(s["endpoints"]) for s in one_more.update] == [51] and not one_more.create
     none = plan_slices(svc, [], slices, {})
     assert len(none.update) + len(none.delete) == 3 and len(none.create) <= 1
+
+
+# ---- Endpoints made by hand
+
+
+def by_hand(**subset: Any) -> Obj:
+    meta = {"name": "web", "namespace": "default", "labels": {"team": "a"}, "annotations": {"note": "x"}}
+    return {"apiVersion": "v1", "kind": "Endpoints", "metadata": meta, "subsets": [subset]}
+
+
+def without_selector() -> Obj:
+    made = service()
+    del made["spec"]["selector"]
+    return made
+
+
+ALL = (*BOTH, EndpointSliceMirroringController)
+
+
+async def test_endpoints_made_by_hand_are_mirrored_as_they_change() -> None:
+    async with World(*ALL) as w:
+        await w.namespace()
+        await w.create("services", without_selector())
+        ports = [{"name": "http", "port": 8080, "protocol": "TCP"}]
+        addresses = [{"ip": "10.1.1.1", "nodeName": "n1"}]
+        made = await w.create(
+            "endpoints", by_hand(addresses=addresses, notReadyAddresses=[{"ip": "fd00::1"}], ports=ports)
+        )
+        await w.settle()
+        found = {s["addressType"]: s for s in await w.items(SLICES)}
+        assert found["IPv4"]["endpoints"] == [
+            {"addresses": ["10.1.1.1"], "conditions": {"ready": True}, "nodeName": "n1"}
+        ]
+        assert found["IPv6"]["endpoints"] == [{"addresses": ["fd00::1"], "conditions": {"ready": False}}]
+        meta = found["IPv4"]["metadata"]
+        assert meta["labels"] == {
+            "team": "a",
+            "kubernetes.io/service-name": "web",
+            "endpointslice.kubernetes.io/managed-by": "endpointslicemirroring-controller.k8s.io",
+        }
+        assert meta["annotations"] == {"note": "x"}
+        assert [(r["kind"], r["uid"]) for r in meta["ownerReferences"]] == [("Endpoints", made["metadata"]["uid"])]
+        changed = [{"addresses": [{"ip": "10.1.1.2"}], "ports": ports}]
+        await w.client.patch("endpoints", "web", {"subsets": changed}, "default")
+        await w.settle()
+        (only,) = await w.items(SLICES)
+        assert [e["addresses"] for e in only["endpoints"]] == [["10.1.1.2"]]
+        await w.client.delete("endpoints", "web", "default")
+        await w.settle()
+        assert not await w.items(SLICES)
+
+
+async def test_mirroring_ends_where_a_selector_or_a_label_says_so() -> None:
+    async with World(*ALL) as w:
+        await w.namespace()
+        await w.create("services", without_selector())
+        await w.create("endpoints", by_hand(addresses=[{"ip": "10.1.1.1"}], ports=[{"port": 80}]))
+        await w.settle()
+        assert len(await w.items(SLICES)) == 1
+        label = "endpointslice.kubernetes.io/skip-mirror"
+        await w.client.patch("endpoints", "web", {"metadata": {"labels": {label: "true"}}}, "default")
+        await w.settle()
+        assert not await w.items(SLICES)
+        await w.client.patch("endpoints", "web", {"metadata": {"labels": {label: None}}}, "default")
+        await w.settle()
+        assert len(await w.items(SLICES)) == 1
+        await w.client.patch("services", "web", {"spec": {"selector": {"app": "none"}}}, "default")
+        await w.settle()
+        managers = {s["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"] for s in await w.items(SLICES)}
+        assert managers == {"endpointslice-controller.k8s.io"}
+
+
+def test_traffic_distribution_hints_at_each_zone_unless_one_is_unknown() -> None:
+    made = service(trafficDistribution="PreferClose")
+    pods = []
+    for i in range(3):
+        p = pod(f"p{i}")
+        p["metadata"]["uid"] = str(i)
+        p["spec"]["nodeName"] = f"n{i}"
+        ready = [{"type": "Ready", "status": "True"}]
+        p["status"] = {"phase": "Running", "podIP": f"10.0.0.{i}", "conditions": ready}
+        pods.append(p)
+    made["metadata"]["uid"] = "s"
+
+    def hints(zones: dict[str, str]) -> list[Any]:
+        (slice_,) = plan_slices(made, pods, [], zones).create
+        return [e.get("hints") for e in slice_["endpoints"]]
+
+    wanted = [{"forZones": [{"name": z}]} for z in ("a", "b", "a")]
+    assert hints({"n0": "a", "n1": "b", "n2": "a"}) == wanted
+    assert hints({"n0": "a", "n1": "b"}) == [None] * 3
