@@ -8,6 +8,7 @@
     ├── TooLarge                 request or frame above its limit ("too_large")
     ├── LeaseNotFound            the lease does not exist, or expired ("lease_not_found")
     ├── Invalid                  malformed request, wrong role, refused membership change ("invalid")
+    │   └── Removed              said to a member that was removed from the group for good ("removed")
     ├── Unavailable              refused before it could take effect: safe to retry ("unavailable")
     │   ├── NotLeader            ask ``.leader`` instead (0: nobody known)
     │   ├── TooManyRequests      back-pressure: too much waits here already ("too_many_requests")
@@ -72,6 +73,10 @@ class LeaseNotFound(StoreError):
 
 class Invalid(StoreError):
     code = "invalid"
+
+
+class Removed(Invalid):
+    code = "removed"
 
 
 class Unavailable(StoreError):

@@ -103,6 +103,7 @@ class Member:
             self._snapshots.send,
             snapshot_lost=lambda member: self._snapshot_sent(member, False),
             round_trip=lambda member, s: metrics.peer_round_trip.labels(f"{member:x}").observe(s),
+            removed=self._retire,
         )
         self.peers.set_members(self.applier.members.addresses)
 
@@ -140,6 +141,12 @@ class Member:
         peers = {member: f"{host}:{port}" for member, (host, port, _) in addresses.items()}
         if self.id in self.applier.applied.conf.members() or not was_member:
             self.directory.save_members(peers)  # a few ms, as often as the membership changes
+            return
+        self._retire()
+
+    def _retire(self) -> None:
+        """We applied our own removal; or, as the leader stops sending to whom it removes, another member says so."""
+        if self.directory.identity.retired:
             return
         self.directory.retire()
         # The others learn from us that it is committed, if we led.

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from raft.grpc_names import LABELS, METHODS, OK, code_of
 from raft.member import Member
 from raft.service import ClientService
 from raft.transport import Listener
@@ -38,10 +39,7 @@ class MemberMetrics(Collector):
         yield self._labelled("etcd_server_id", "This member", "server_id", f"{self._member.id:x}")
         yield self._labelled("etcd_server_version", "Which version is running", "server_version", _version())
         yield from self._network()
-        started = CounterMetricFamily("grpc_server_started", "Requests of clients", labels=["grpc_method"])
-        for operation, count in sorted(self._service.started.items()):
-            started.add_metric([operation], count)
-        yield started
+        yield from self._requests()
 
     @staticmethod
     def _labelled(name: str, text: str, label: str, value: str) -> Metric:
@@ -98,6 +96,25 @@ class MemberMetrics(Collector):
             ("etcd_network_client_grpc_received_bytes", "Bytes from clients", received),
             ("etcd_network_client_grpc_sent_bytes", "Bytes to clients", sent),
         )
+
+    def _requests(self) -> Iterator[Metric]:
+        service = self._service
+        started = CounterMetricFamily("grpc_server_started", "Requests of clients", labels=LABELS)
+        handled = CounterMetricFamily("grpc_server_handled", "Requests answered", labels=[*LABELS, "grpc_code"])
+        begun: dict[tuple[str, str, str], int] = {}
+        ended: dict[tuple[str, ...], int] = {}
+        for operation, labels in METHODS.items():
+            begun[labels] = begun.get(labels, 0) + service.started[operation]
+            open_streams = len(self._member.watches.hub) if operation == "watch" else 0
+            ended[*labels, OK] = ended.get((*labels, OK), 0) + service.succeeded[operation] - open_streams
+        for (operation, error), count in service.failed.items():
+            if operation in METHODS:
+                key = (*METHODS[operation], code_of(error))
+                ended[key] = ended.get(key, 0) + count
+        for family, counts in ((started, begun), (handled, ended)):
+            for key, count in sorted(counts.items()):
+                family.add_metric(key, count)
+            yield family
 
     def _network(self) -> Iterator[Metric]:
         """By peer; ids as etcd prints them, in hexadecimal."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from raft.config import PEER_ROLE, Address
 from raft.core.types import Message, MessageKind
-from raft.errors import Invalid, StoreError
+from raft.errors import Invalid, Removed, StoreError
 from raft.transport import Connection, dial
 from raft.wire import Hello, frames_of, pack
 
@@ -38,6 +38,7 @@ class PeerLink:
         tls: ssl.SSLContext | None,
         hello: Hello,
         round_trip: Callable[[int, float], None],
+        removed: Callable[[], None],
     ) -> None:
         self.member = member
         self.address = address
@@ -49,6 +50,7 @@ class PeerLink:
         self.disconnected = 0
         self._past_bytes = 0
         self._round_trip = round_trip
+        self._removed = removed
         self._gone = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._keep(), name=f"link-{member}")
 
@@ -65,6 +67,8 @@ class PeerLink:
                 if str(error) != self.last_error:
                     log.warning("member %d: %s", self.member, error)
                 self.last_error = str(error)
+                if isinstance(error, Removed):
+                    self._removed()
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, REDIAL_MAX_S)
                 continue
@@ -111,7 +115,9 @@ class Peers:
         send_snapshot: Callable[[Message, Address], None],
         snapshot_lost: Callable[[int], None],
         round_trip: Callable[[int, float], None],
+        removed: Callable[[], None],
     ) -> None:
+        """``removed``: another member says that this one was removed from the group."""
         self._own_id = own_id
         self._tls = tls
         self._hello = Hello("peer", cluster_id, own_id)
@@ -119,6 +125,7 @@ class Peers:
         self._send_snapshot = send_snapshot
         self._snapshot_lost = snapshot_lost
         self._round_trip = round_trip
+        self._removed = removed
         self._links: dict[int, PeerLink] = {}
         self._closing: dict[asyncio.Task[None], None] = {}
 
@@ -132,7 +139,7 @@ class Peers:
                 task.add_done_callback(lambda t: self._closing.pop(t, None))
         for member, address in addresses.items():
             if member != self._own_id and member not in self._links:
-                self._links[member] = PeerLink(member, address, self._tls, self._hello, self._round_trip)
+                self._links[member] = PeerLink(member, address, self._tls, self._hello, self._round_trip, self._removed)
 
     def send(self, messages: list[Message]) -> None:
         by_member: dict[int, list[bytes]] = {}

@@ -24,7 +24,7 @@ from raft.core.errors import RaftError
 from raft.core.types import Message
 from raft.corruption import HashService
 from raft.engines import open_log
-from raft.errors import Invalid
+from raft.errors import Invalid, Removed
 from raft.member import Member, MemberRemoved
 from raft.member_metrics import MemberMetrics
 from raft.metrics import Metrics, MetricsServer
@@ -208,7 +208,7 @@ class StateServer:
         if member is None:
             raise Invalid("not running")
         if hello.member_id in member.applier.members.removed:
-            raise Invalid(f"member {hello.member_id} was removed from the group")
+            raise Removed(f"member {hello.member_id} was removed from the group")
         if hello.purpose == "snapshot":
             SnapshotReceiver(
                 connection,
@@ -227,6 +227,8 @@ class StateServer:
         if isinstance(value, list) and len(value) == 2 and value[0] == "ping":
             connection.send(["pong", value[1]])
             return
+        if sender in member.applier.members.removed:  # since it connected
+            raise Removed(f"member {sender} was removed from the group")
         try:
             messages = [Message.from_wire(wire) for wire in value]
         except (TypeError, ValueError, IndexError) as error:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 PAGE_BYTES = 1 << 20
 SMALL_LIMIT = 64
 MAX_RANGES_PER_CONNECTION = 64
+KEEP_ALIVE = "lease_keep_alive"
 
 Handler = Callable[["ClientSession", int, list[Any]], None]
 
@@ -64,32 +65,35 @@ class ClientSession:
             self.service.started[operation] += 1
             handler(self, request_id, arguments)
         except StoreError as error:
-            self.fail(request_id, error)
+            self.fail(request_id, str(operation), error)
         except (TypeError, ValueError, KeyError, IndexError) as error:
-            self.fail(request_id, Invalid(f"malformed {operation!r} request: {error}"))
+            self.fail(request_id, operation, Invalid(f"malformed {operation!r} request: {error}"))
 
-    def ok(self, request_id: int, result: Any) -> None:
+    def ok(self, request_id: int, operation: str, result: Any) -> None:
+        self.service.succeeded[operation] += 1
         self.out.answer(request_id, True, result)
 
-    def fail(self, request_id: int, error: StoreError) -> None:
+    def fail(self, request_id: int, operation: str, error: StoreError) -> None:
+        failed = self.service.failed
+        failed[operation, error.code] = failed.get((operation, error.code), 0) + 1
         self.out.answer(request_id, False, error_result(error, self.member.leader_address()))
 
-    def task(self, request_id: int, work: Coroutine[Any, Any, Any]) -> None:
+    def task(self, request_id: int, operation: str, work: Coroutine[Any, Any, Any]) -> None:
         if len(self.tasks) >= MAX_RANGES_PER_CONNECTION:
             work.close()
             raise TooManyRequests
-        task = asyncio.get_running_loop().create_task(self._run(request_id, work))
+        task = asyncio.get_running_loop().create_task(self._run(request_id, operation, work))
         self.tasks[task] = None
         task.add_done_callback(lambda t: self.tasks.pop(t, None))
 
-    async def _run(self, request_id: int, work: Coroutine[Any, Any, Any]) -> None:
+    async def _run(self, request_id: int, operation: str, work: Coroutine[Any, Any, Any]) -> None:
         try:
-            self.ok(request_id, await work)
+            self.ok(request_id, operation, await work)
         except StoreError as error:
-            self.fail(request_id, error)
+            self.fail(request_id, operation, error)
         except (TypeError, ValueError, KeyError, IndexError) as error:
             log.exception("request failed")
-            self.fail(request_id, Invalid(f"malformed request: {error}"))
+            self.fail(request_id, operation, Invalid(f"malformed request: {error}"))
 
     def _on_writable(self) -> None:
         self.member.watches.set_writable(self.out, True)
@@ -112,12 +116,13 @@ class ClientSession:
 
     def _txn_done(self, request_id: int, result: TxnResult | StoreError) -> None:
         if isinstance(result, StoreError):
-            self.fail(request_id, result)
+            self.fail(request_id, "txn", result)
             return
         for response in result.responses:
             if response[0] == "range":
-                self.ok(request_id, result)
+                self.ok(request_id, "txn", result)
                 return
+        self.service.succeeded["txn"] += 1
         self.out.answer_small(request_id, result)
 
     def range(self, request_id: int, arguments: list[Any]) -> None:
@@ -125,16 +130,16 @@ class ClientSession:
         if not isinstance(key, bytes) or not key or not (end is None or isinstance(end, bytes)):
             raise Invalid("etcdserver: key is not provided")
         options = {"limit": limit, "revision": revision, "keys_only": keys_only, "count_only": count_only}
-        self._read(request_id, serializable, lambda: self._range_now(request_id, key, end, options))
+        self._read(request_id, "range", serializable, lambda: self._range_now(request_id, key, end, options))
 
     def _range_now(self, request_id: int, key: bytes, end: bytes | None, options: dict[str, Any]) -> None:
         steps = self.member.store.range_steps(key, end, max_bytes=PAGE_BYTES, **options)
         try:
             next(steps)
         except StopIteration as done:
-            self.ok(request_id, range_wire(done.value))
+            self.ok(request_id, "range", range_wire(done.value))
         else:
-            self.task(request_id, self._range_on(steps))
+            self.task(request_id, "range", self._range_on(steps))
 
     async def _range_on(self, steps: Any) -> tuple[Any, ...]:
         while True:
@@ -144,7 +149,7 @@ class ClientSession:
             except StopIteration as done:
                 return range_wire(done.value)
 
-    def _read(self, request_id: int, serializable: bool, now: Callable[[], None]) -> None:
+    def _read(self, request_id: int, operation: str, serializable: bool, now: Callable[[], None]) -> None:
         """``now`` once this member has everything that was committed when the request came."""
 
         def confirmed(error: StoreError | None) -> None:
@@ -153,9 +158,9 @@ class ClientSession:
                     raise error
                 now()
             except StoreError as failure:
-                self.fail(request_id, failure)
+                self.fail(request_id, operation, failure)
             except (TypeError, ValueError) as failure:
-                self.fail(request_id, Invalid(f"malformed request: {failure}"))
+                self.fail(request_id, operation, Invalid(f"malformed request: {failure}"))
 
         if serializable:
             confirmed(None)
@@ -168,9 +173,9 @@ class ClientSession:
     def read_index(self, request_id: int, _: list[Any]) -> None:
         def now() -> None:
             self.member.watches.progress_of(self.out)
-            self.ok(request_id, self.member.store.revision)
+            self.ok(request_id, "read_index", self.member.store.revision)
 
-        self._read(request_id, False, now)
+        self._read(request_id, "read_index", False, now)
 
     def keep_alive(self, request_id: int, arguments: list[Any]) -> None:
         (lease_id,) = arguments
@@ -183,15 +188,15 @@ class ClientSession:
             # Still the leader of the same term, confirmed by a quorum after the request came: ours is the clock.
             if not node.is_leader or node.term != term:
                 raise NotLeader(node.leader)
-            self.ok(request_id, self.member.store.leases.renew(lease_id, self.member.clock()))
+            self.ok(request_id, KEEP_ALIVE, self.member.store.leases.renew(lease_id, self.member.clock()))
 
-        self._read(request_id, False, now)
+        self._read(request_id, KEEP_ALIVE, False, now)
 
     def watch(self, request_id: int, arguments: list[Any]) -> None:
         watch_id, key, end, start_revision, prev_kv = arguments
         if not isinstance(key, bytes) or not key or not (end is None or isinstance(end, bytes)):
             raise Invalid("etcdserver: key is not provided")
-        self.ok(request_id, self.member.store.revision)
+        self.ok(request_id, "watch", self.member.store.revision)
         try:
             self.member.watches.watch(self.out, int(watch_id), key, end, int(start_revision), bool(prev_kv))
         except StoreError as error:
@@ -199,12 +204,12 @@ class ClientSession:
 
     def unwatch(self, request_id: int, arguments: list[Any]) -> None:
         self.member.watches.unwatch(self.out, arguments[0])
-        self.ok(request_id, None)
+        self.ok(request_id, "unwatch", None)
 
 
-def _administration(operation: Callable[..., Coroutine[Any, Any, Any]]) -> Handler:
+def _administration(name: str, operation: Callable[..., Coroutine[Any, Any, Any]]) -> Handler:
     def handler(session: ClientSession, request_id: int, arguments: list[Any]) -> None:
-        session.task(request_id, operation(session.service.admin, *arguments))
+        session.task(request_id, name, operation(session.service.admin, *arguments))
 
     return handler
 
@@ -214,10 +219,10 @@ HANDLERS: dict[str, Handler] = {
     "txn": ClientSession.txn,
     "range": ClientSession.range,
     "read_index": ClientSession.read_index,
-    "lease_keep_alive": ClientSession.keep_alive,
+    KEEP_ALIVE: ClientSession.keep_alive,
     "watch": ClientSession.watch,
     "unwatch": ClientSession.unwatch,
-    **{name: _administration(operation) for name, operation in Admin.OPERATIONS.items()},
+    **{name: _administration(name, operation) for name, operation in Admin.OPERATIONS.items()},
 }
 
 
@@ -229,7 +234,10 @@ class ClientService:
         self.config = config
         self.admin = Admin(member)
         self.started = dict.fromkeys(HANDLERS, 0)
-        """Requests by operation."""
+        """Requests by operation. A watch succeeds when it begins."""
+        self.succeeded = dict.fromkeys(HANDLERS, 0)
+        self.failed: dict[tuple[str, str], int] = {}
+        """By operation and the error's code."""
 
     def accept(self, connection: Connection, hello: Hello) -> None:
         if hello.purpose == "snapshot":

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from raft.errors import Invalid, NotLeader, StoreError, TooLarge
+from raft.errors import Invalid, NotLeader, Removed, StoreError, TooLarge
 
 PROTOCOL = 1
 MAGIC = "sk8-store"
@@ -101,7 +101,8 @@ class Hello(NamedTuple):
 def decode_answer(value: Any) -> tuple[str, int]:
     """Cluster id and member id of who answered the handshake. Raises Invalid, or the error that was sent."""
     if isinstance(value, list) and len(value) == 3 and value[0] == "error":
-        raise Invalid(f"refused by the member: {value[2]}")
+        refused = Removed if value[1] == Removed.code else Invalid
+        raise refused(f"refused by the member: {value[2]}")
     if not isinstance(value, list) or len(value) != 4 or value[0] != MAGIC or value[1] != PROTOCOL:
         raise Invalid("the answer to the handshake is not that of a State member of this version")
     return str(value[2]), int(value[3])

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from prometheus_client import Counter, Gauge
+
 from raft.backup import schedule
 from raft.backup.file import describe
 from raft.backup.schedule import Taken
@@ -21,6 +23,9 @@ from raft.errors import StoreError
 
 log = logging.getLogger(__name__)
 RETRY_S = 60.0
+FAILURES = Counter("sk8_store_snapshot_failures", "Snapshots on schedule that were due and could not be kept")
+KEPT = Counter("sk8_store_snapshots_kept", "Snapshots on schedule that were kept by this process")
+NEWEST = Gauge("sk8_store_snapshot_newest_timestamp_seconds", "When the newest snapshot on schedule was taken; 0: none")
 LOOK_S = 600.0
 """The clock may be set and the target's contents change: look at least this often."""
 
@@ -71,6 +76,7 @@ class SnapshotKeeper:
                 self.error = ""
             except (StoreError, OSError) as error:
                 self.error = str(error)
+                FAILURES.inc()
                 log.error("no snapshot was kept: %s", error)
                 pause_s = RETRY_S
             await asyncio.sleep(pause_s)
@@ -79,15 +85,21 @@ class SnapshotKeeper:
         """Take one if it is due, throw away what is outdated; seconds until the next look."""
         target = await asyncio.to_thread(self._open)
         taken = schedule.of_cluster(self._config.cluster, await asyncio.to_thread(target.names))
-        self.newest = taken[-1] if taken else None
+        self._found(taken[-1] if taken else None)
         pause_s = schedule.due_in_s(taken, self._clock(), self._config.interval_s)
         if pause_s:
             return min(pause_s, LOOK_S)
-        self.newest = await self._take(target)
-        for old in schedule.outdated([*taken, self.newest], self._clock(), self._config.retention_s):
+        newest = await self._take(target)
+        KEPT.inc()
+        self._found(newest)
+        for old in schedule.outdated([*taken, newest], self._clock(), self._config.retention_s):
             await asyncio.to_thread(target.delete, old.name)
             log.info("snapshot %s is over %g s old: deleted", old.name, self._config.retention_s)
         return min(self._config.interval_s, LOOK_S)
+
+    def _found(self, newest: Taken | None) -> None:
+        self.newest = newest
+        NEWEST.set(newest.at_s if newest is not None else 0.0)
 
     async def _take(self, target: Target) -> Taken:
         self._config.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)

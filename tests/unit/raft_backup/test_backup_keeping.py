@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from s3transfer.exceptions import TransferNotDoneError
 from raft.backup import schedule
 from raft.backup.drill import drill
 from raft.backup.file import describe
-from raft.backup.keeper import KeeperConfig, SnapshotKeeper
+from raft.backup.keeper import FAILURES, NEWEST, KeeperConfig, SnapshotKeeper
 from raft.backup.schedule import Taken
-from raft.backup.targets import Directory, TargetError, _clear, open_target
+from raft.backup.targets import Directory, Target, TargetError, _clear, open_target
 from raft.client_backup import save_from_any
 from raft.errors import Corrupt, Invalid, Unavailable
 
@@ -89,8 +90,27 @@ async def test_a_keeper_that_fails_says_so_and_tries_again(tmp_path: Path) -> No
         with pytest.raises(error):
             await keeper.step()
         assert target.names() == [], "what is not whole is not kept"
+    assert NEWEST._value.get() == 0
     await keeper.step()
     assert len(target.names()) == 1 and keeper.health()["newest"] == target.names()[0]
+    assert NEWEST._value.get() == BORN
+
+
+async def test_failures_on_schedule_are_counted(tmp_path: Path) -> None:
+    def nowhere() -> Target:
+        raise TargetError("no such bucket")
+
+    async def save(_: Path) -> None:
+        pytest.fail("there is nowhere to keep it")
+
+    keeper = SnapshotKeeper(KeeperConfig("sk8", HOUR, 0, tmp_path), nowhere, save)
+    before = FAILURES._value.get()
+    task = asyncio.create_task(keeper.run())
+    async with asyncio.timeout(30):
+        while not keeper.error:
+            await asyncio.sleep(0.01)
+    task.cancel()
+    assert FAILURES._value.get() == before + 1 and keeper.health()["error"] == "no such bucket"
 
 
 async def test_a_drill_restores_the_snapshot_and_compares(tmp_path: Path) -> None:

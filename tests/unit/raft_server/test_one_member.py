@@ -264,6 +264,7 @@ etcd_debugging_mvcc_watcher_total etcd_debugging_mvcc_watch_stream_total etcd_de
 etcd_debugging_mvcc_events_total etcd_debugging_lease_granted_total etcd_debugging_lease_revoked_total
 etcd_debugging_lease_renewed_total etcd_network_client_grpc_received_bytes_total
 etcd_network_client_grpc_sent_bytes_total etcd_network_peer_received_bytes_total grpc_server_started_total
+grpc_server_handled_total
 """.split()  # noqa: SIM905 - forty names are easier to read so
 
 
@@ -278,6 +279,14 @@ def fetch(port: int, path: str) -> str:
         return str(answer.read().decode())
 
 
+def request(name: str, service: str, method: str, code: str = "") -> str:
+    """A counter of requests with its labels, as it is shown."""
+    kind = "bidi_stream" if service == "Watch" else "unary"
+    labels = {"grpc_type": kind, "grpc_service": f"etcdserverpb.{service}", "grpc_method": method}
+    labels |= {"grpc_code": code} if code else {}
+    return name + "{" + ",".join(f'{key}="{value}"' for key, value in sorted(labels.items())) + "}"
+
+
 async def test_metrics_have_etcds_names_and_say_what_happened(tmp_path: Path) -> None:
     port = free_port()
     one = One(tmp_path / "m", metrics=("127.0.0.1", port))
@@ -288,6 +297,8 @@ async def test_metrics_have_etcds_names_and_say_what_happened(tmp_path: Path) ->
         await client.txn([], [("put", b"a", b"", 0), ("put", b"b", b"", 0)])
         await client.delete(b"a", b"c")
         await client.range(b"k")
+        with pytest.raises(StoreError, match="lease not found"):
+            await client.put(b"k", b"", 7)
         watch = client.watch(b"k", start_revision=1)
         assert (await anext(watch)).events
         found = parsed(await asyncio.to_thread(fetch, port, "/metrics"))
@@ -311,7 +322,12 @@ async def test_metrics_have_etcds_names_and_say_what_happened(tmp_path: Path) ->
             "etcd_debugging_mvcc_events_total": 1,
             "etcd_debugging_lease_granted_total": 1,
             "etcd_debugging_lease_revoked_total": 0,
-            'grpc_server_started_total{grpc_method="txn"}': 3,
+            request("grpc_server_started_total", "KV", "Txn"): 4,
+            request("grpc_server_handled_total", "KV", "Txn", code="OK"): 3,
+            request("grpc_server_handled_total", "KV", "Txn", code="NotFound"): 1,
+            request("grpc_server_handled_total", "KV", "Range", code="OK"): 1,
+            request("grpc_server_started_total", "Watch", "Watch"): 1,
+            request("grpc_server_handled_total", "Watch", "Watch", code="OK"): 0,
         }
         assert {name: found[name] for name in expected} == expected
         assert '"healthy": true' in await asyncio.to_thread(fetch, port, "/health")
