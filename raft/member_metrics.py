@@ -101,7 +101,7 @@ class MemberMetrics(Collector):
         service = self._service
         started = CounterMetricFamily("grpc_server_started", "Requests of clients", labels=LABELS)
         handled = CounterMetricFamily("grpc_server_handled", "Requests answered", labels=[*LABELS, "grpc_code"])
-        begun: dict[tuple[str, str, str], int] = {}
+        begun: dict[tuple[str, ...], int] = {}
         ended: dict[tuple[str, ...], int] = {}
         for operation, labels in METHODS.items():
             begun[labels] = begun.get(labels, 0) + service.started[operation]
@@ -109,8 +109,8 @@ class MemberMetrics(Collector):
             ended[*labels, OK] = ended.get((*labels, OK), 0) + service.succeeded[operation] - open_streams
         for (operation, error), count in service.failed.items():
             if operation in METHODS:
-                key = (*METHODS[operation], code_of(error))
-                ended[key] = ended.get(key, 0) + count
+                coded = (*METHODS[operation], code_of(error))
+                ended[coded] = ended.get(coded, 0) + count
         for family, counts in ((started, begun), (handled, ended)):
             for key, count in sorted(counts.items()):
                 family.add_metric(key, count)
