@@ -44,8 +44,6 @@ _GAPS = {
     "Kubernetes",
 }
 _WITHOUT_EFFECT = {
-    "flowschemas.flowcontrol.apiserver.k8s.io": "stored; requests are shared fairly among users whatever they say",
-    "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io": "as FlowSchema",
     "resourceclaims.resource.k8s.io": "stored; nothing allocates devices, and a pod that names a claim stays Pending "
     "with the scheduler's reason",
     "resourceclaimtemplates.resource.k8s.io": "stored; no controller makes claims of them",

@@ -48,7 +48,7 @@ def text_reply(text: str, code: int = 200) -> Reply:
 @dataclass(slots=True)
 class Call:
     """What is known of a request when its handler starts; `resource` is None for non-resource paths, `deadline` (on the
-    event loop's clock) for long-running requests."""
+    event loop's clock) for long-running requests. `answer_headers` go with whatever is answered."""
 
     request: web.BaseRequest
     info: RequestInfo
@@ -63,6 +63,7 @@ class Call:
     warnings: list[str] = field(default_factory=list)
     annotations: dict[str, str] = field(default_factory=dict)
     received: bytes = b""
+    answer_headers: dict[str, str] = field(default_factory=dict)
 
     @property
     def headers(self) -> CIMultiDictProxy[str]:

@@ -52,9 +52,8 @@ class ApiServerConfig:
     oidc_ca_file: str = ""
     oidc_signing_algs: tuple[str, ...] = ("RS256",)
     oidc_required_claim: tuple[str, ...] = ()  # each name=value
-    max_requests_inflight: int = 400
+    max_requests_inflight: int = 400  # the sum of this and the next is what priority levels share
     max_mutating_requests_inflight: int = 200
-    queue_length_per_user: int = 50  # requests of one user that may wait for a seat; above it they get 429
     audit_policy_file: str = ""
     audit_log_path: str = ""
     audit_log_maxsize_mb: int = 100  # the log is rotated before it grows over this; 0: never

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import orjson
 import yaml
@@ -29,9 +31,11 @@ async def response_of(
     audit_id: str,
     pretty: bool = False,
     warnings: list[str] | None = None,
+    more_headers: Mapping[str, str] = MappingProxyType({}),
     gzip_min_bytes: int = 128 * 1024,
 ) -> web.Response:
     headers: CIMultiDict[str] = CIMultiDict({"Audit-Id": audit_id, "Cache-Control": _NO_CACHE})
+    headers.update(more_headers)
     headers.update(reply.headers)
     if reply.content_type:
         body = reply.raw

@@ -52,8 +52,23 @@ DURATION = Histogram(
 REQUESTS = Counter("apiserver_request", "Requests answered", (*_LABELS, "code"))
 RESPONSE_BYTES = Counter("apiserver_response_bytes", "Bytes of response bodies")
 INFLIGHT = Gauge("apiserver_current_inflight_requests", "Requests being served", ("request_kind",))
-QUEUED = Gauge("apiserver_current_inqueue_requests", "Requests that wait for their turn", ("request_kind",))
-REJECTED = Counter("apiserver_dropped_requests", "Requests refused with 429", ("request_kind",))
+_FLOW = ("priority_level", "flow_schema")
+FLOW_DISPATCHED = Counter("apiserver_flowcontrol_dispatched_requests", "Requests that got a seat", _FLOW)
+FLOW_REJECTED = Counter("apiserver_flowcontrol_rejected_requests", "Requests refused with 429", (*_FLOW, "reason"))
+FLOW_EXECUTING = Gauge("apiserver_flowcontrol_current_executing_requests", "Requests being served", _FLOW)
+FLOW_SEATS = Gauge("apiserver_flowcontrol_current_executing_seats", "Seats they have", _FLOW)
+FLOW_QUEUED = Gauge("apiserver_flowcontrol_current_inqueue_requests", "Requests that wait for their turn", _FLOW)
+FLOW_WAIT = Histogram(
+    "apiserver_flowcontrol_request_wait_duration_seconds",
+    "How long requests that had to wait waited for their turn",
+    ("execute", *_FLOW),
+    buckets=(0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30),
+)
+# In the order nominal, lower, upper.
+FLOW_LIMITS = tuple(
+    Gauge(f"apiserver_flowcontrol_{which}_limit_seats", f"{which.capitalize()} limit of seats", ("priority_level",))
+    for which in ("nominal", "lower", "upper")
+)
 AUDIT_EVENTS = Counter("apiserver_audit_event", "Audit events made")
 AUDIT_REJECTED = Counter("apiserver_audit_requests_rejected", "Audit events that could not be written")
 LONG_RUNNING = Gauge("apiserver_longrunning_requests", "Open long-running requests", ("verb", "resource"))

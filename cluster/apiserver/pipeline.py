@@ -1,6 +1,6 @@
 """One request, from parsed head to response. IO: the request and its response.
 
-    parse > authenticate > impersonate > authorize > in-flight slot > handler (deadline) > encode
+    parse > authenticate > impersonate > authorize > flow control > handler (deadline) > encode
        └── any failure: a Kubernetes Status; never a stack trace
 
 Invariant: every response carries an Audit-Id, and every failure that is the server's own fault is logged with it (what
@@ -29,8 +29,8 @@ from cluster.apiserver.config import ApiServerConfig
 from cluster.apiserver.connection import connection_of
 from cluster.apiserver.documents import DocumentServer
 from cluster.apiserver.encode import error_reply, response_of, wants_pretty
+from cluster.apiserver.flowcontrol.control import Flow, FlowControl
 from cluster.apiserver.healthz import HealthServer
-from cluster.apiserver.limits import Inflight
 from cluster.apiserver.requestinfo import RequestInfo
 from cluster.apiserver.router import Answer, Router
 from cluster.apiserver.storeerrors import translated
@@ -67,12 +67,8 @@ class Pipeline:
         self._aggregator = aggregator
         self._health = health
         self._audit = audit
-        self.inflight = Inflight(
-            config.max_requests_inflight,
-            config.max_mutating_requests_inflight,
-            queue_length=config.queue_length_per_user,
-            wait_s=config.request_timeout_s / 4,
-        )
+        seats = config.max_requests_inflight + config.max_mutating_requests_inflight
+        self.inflight = FlowControl(seats, wait_s=config.request_timeout_s / 4)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         start = time.perf_counter()
@@ -111,7 +107,14 @@ class Pipeline:
         reply = error_reply(error)
         work.answered = reply.json()
         warnings = work.call.warnings if work.call is not None else None
-        return await response_of(reply, work.request, accept=work.accept, audit_id=work.audit_id, warnings=warnings)
+        return await response_of(
+            reply,
+            work.request,
+            accept=work.accept,
+            audit_id=work.audit_id,
+            warnings=warnings,
+            more_headers=work.headers,
+        )
 
     async def _answer(self, work: _Work) -> web.StreamResponse:
         request, config = work.request, self._config
@@ -155,7 +158,9 @@ class Pipeline:
         work.call = call
         if self._audit is not None and work.noted is not None and info.long_running:
             self._audit.started(*work.noted)
-        answer = await self._dispatch(call)
+        flow = self.inflight.match(user, info)
+        call.answer_headers = work.headers = flow.headers
+        answer = await self._dispatch(call, flow)
         if isinstance(answer, web.StreamResponse):
             return answer
         if self._audit is not None and work.noted is not None and not answer.content_type:
@@ -167,6 +172,7 @@ class Pipeline:
             audit_id=work.audit_id,
             pretty=wants_pretty(params),
             warnings=call.warnings,
+            more_headers=work.headers,
             gzip_min_bytes=config.gzip_min_bytes,
         )
 
@@ -205,12 +211,12 @@ class Pipeline:
         )
         work.noted = (self._audit.begin(subject), subject)
 
-    async def _dispatch(self, call: Call) -> Answer:
+    async def _dispatch(self, call: Call, flow: Flow) -> Answer:
         info = call.info
         if not info.is_resource:
             if self._health.serves(info.path):
                 return await self._health.serve(info.path, call.params)
-            async with self.inflight.slot(call.user.name, mutating=False):
+            async with self.inflight.slot(flow, mutating=False):
                 return await self._documents.serve(call)
         remote = self._aggregator.target(info.group, info.version)
         if remote is not None:
@@ -218,7 +224,7 @@ class Pipeline:
         handler = self._router.handler(call)
         if info.long_running:
             return await handler(call)
-        async with self.inflight.slot(call.user.name, mutating=info.mutating):
+        async with self.inflight.slot(flow, mutating=info.mutating):
             try:
                 async with asyncio.timeout_at(call.deadline):
                     return await handler(call)
@@ -229,7 +235,19 @@ class Pipeline:
 class _Work:
     """What is known of a request so far, also when it fails."""
 
-    __slots__ = ("accept", "answered", "audit_id", "began", "call", "deadline", "info", "noted", "request", "resource")
+    __slots__ = (
+        "accept",
+        "answered",
+        "audit_id",
+        "began",
+        "call",
+        "deadline",
+        "headers",
+        "info",
+        "noted",
+        "request",
+        "resource",
+    )
 
     def __init__(self, request: web.BaseRequest, audit_id: str) -> None:
         self.request = request
@@ -242,6 +260,7 @@ class _Work:
         self.call: Call | None = None
         self.noted: tuple[Judgement, Subject] | None = None
         self.answered = b""
+        self.headers: dict[str, str] = {}
 
     def sent(self) -> bytes:
         """The body as far as it was read."""

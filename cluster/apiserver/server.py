@@ -34,6 +34,7 @@ from cluster.apiserver.connection import ConnectionServer
 from cluster.apiserver.documents import DocumentServer
 from cluster.apiserver.endpoints import EndpointReconciler
 from cluster.apiserver.feed import CacheFeed
+from cluster.apiserver.flowcontrol.follow import FlowFollower
 from cluster.apiserver.healthz import HealthServer, healthy
 from cluster.apiserver.kubelet import KubeletClient
 from cluster.apiserver.oidc import OidcSettings, OidcVerifier
@@ -153,6 +154,7 @@ class ApiServer:
             self._health_server(),
             self._audit,
         )
+        self._flows = FlowFollower(self._pipeline.inflight, store, registry, clock)
         self._store = store
         self._stopping = False
         self._bootstrapped = False
@@ -175,6 +177,7 @@ class ApiServer:
         tasks = [
             asyncio.create_task(self._feed.run(), name="cache-feed"),
             asyncio.create_task(self._bootstrap(), name="bootstrap"),
+            asyncio.create_task(self._flows.run(), name="flow-control"),
             asyncio.create_task(self._observe(), name="observe"),
         ]
         if self._audit is not None:

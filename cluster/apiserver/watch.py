@@ -157,6 +157,7 @@ class _Stream:
                 "Content-Type": call.accept.content_type,
                 "Cache-Control": "no-cache, private",
                 "Audit-Id": call.audit_id,
+                **call.answer_headers,
             }
         )
 

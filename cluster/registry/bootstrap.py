@@ -13,7 +13,7 @@ from typing import Any
 
 from cluster.api import errors
 from cluster.api.scheme import SCHEME
-from cluster.registry import addresses, bootstrap_rbac
+from cluster.registry import addresses, bootstrap_flow, bootstrap_rbac
 from cluster.registry.context import RequestContext, internal_context
 from cluster.registry.registry import Registry
 from cluster.registry.types import RegistryConfig
@@ -52,6 +52,8 @@ def cluster_objects() -> dict[str, list[Object]]:
     return {
         "clusterroles.rbac.authorization.k8s.io": bootstrap_rbac.cluster_roles(),
         "clusterrolebindings.rbac.authorization.k8s.io": bootstrap_rbac.cluster_role_bindings(),
+        bootstrap_flow.PRIORITY_LEVELS.name: bootstrap_flow.priority_levels(),
+        bootstrap_flow.FLOW_SCHEMAS.name: bootstrap_flow.flow_schemas(),
         "priorityclasses.scheduling.k8s.io": [
             _priority_class("system-node-critical", 2_000_001_000, may_not_move),
             _priority_class("system-cluster-critical", 2_000_000_000, must_run),

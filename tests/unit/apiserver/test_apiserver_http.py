@@ -188,8 +188,37 @@ async def test_unknown_outcome_is_504(server):
     assert (got.status, got.json["reason"]) == (504, "Timeout")
 
 
-async def test_too_many_requests(pki):
-    async with edge(pki, max_mutating_requests_inflight=1, queue_length_per_user=0) as server:
+FLOW = "/apis/flowcontrol.apiserver.k8s.io/v1"
+
+
+def _rejecting_level(name, user):
+    """A priority level of one seat that does not queue, and the FlowSchema that sends `user` there."""
+    limited = {"nominalConcurrencyShares": 1, "borrowingLimitPercent": 0, "limitResponse": {"type": "Reject"}}
+    rules = [
+        {
+            "subjects": [{"kind": "User", "user": {"name": user}}],
+            "resourceRules": [
+                {"verbs": ["*"], "apiGroups": ["*"], "resources": ["configmaps"], "namespaces": ["*"]},
+            ],
+        }
+    ]
+    schema = {"priorityLevelConfiguration": {"name": name}, "matchingPrecedence": 1, "rules": rules}
+    level = {"metadata": {"name": name}, "spec": {"type": "Limited", "limited": limited}}
+    return level, {"metadata": {"name": "0-" + name}, "spec": schema}
+
+
+async def test_requests_go_through_the_priority_level_that_their_flow_schema_names(pki):
+    async with edge(pki, max_requests_inflight=40, max_mutating_requests_inflight=20) as server:
+        level, schema = _rejecting_level("narrow", "admin")
+        level = await server.create(f"{FLOW}/prioritylevelconfigurations", level)
+        schema = await server.create(f"{FLOW}/flowschemas", schema)
+        wanted = {
+            "X-Kubernetes-PF-FlowSchema-UID": schema["metadata"]["uid"],
+            "X-Kubernetes-PF-PriorityLevel-UID": level["metadata"]["uid"],
+        }
+        async with asyncio.timeout(30):
+            while not wanted.items() <= (await server.call("GET", CM)).headers.items():
+                await asyncio.sleep(0.01)
         held = asyncio.Event()
         release = asyncio.Event()
         real = server.store.txn
@@ -204,8 +233,36 @@ async def test_too_many_requests(pki):
         await held.wait()
         got = await server.call("POST", CM, config_map("two"))
         assert (got.status, got.headers["Retry-After"]) == (429, "1")
+        assert got.headers["X-Kubernetes-PF-PriorityLevel-UID"] == level["metadata"]["uid"]
+        other = await server.call("GET", "/api/v1/namespaces/default/secrets")  # of another level
+        assert other.status == 200
+        metrics = (await server.call("GET", "/metrics")).body.decode()
+        assert 'apiserver_flowcontrol_nominal_limit_seats{priority_level="narrow"} 1.0' in metrics
+        refused = 'flow_schema="0-narrow",priority_level="narrow",reason="concurrency-limit"'
+        assert f"apiserver_flowcontrol_rejected_requests_total{{{refused}}} 1.0" in metrics
         release.set()
         assert (await first).status == 201
+
+
+async def test_the_mandatory_objects_stay_and_a_schema_without_its_level_says_so(pki):
+    async with edge(pki) as server:
+        _, schema = _rejecting_level("nowhere", "admin")
+        schema["metadata"]["name"] = "lost"
+        await server.create(f"{FLOW}/flowschemas", schema)
+        await server.call("DELETE", f"{FLOW}/flowschemas/catch-all")
+        patch = {"Content-Type": "application/merge-patch+json"}
+        body = {"spec": {"matchingPrecedence": 7}}
+        await server.call("PATCH", f"{FLOW}/flowschemas/exempt", data=orjson.dumps(body), headers=patch)
+        async with asyncio.timeout(30):
+            while True:
+                found = await server.call("GET", f"{FLOW}/flowschemas")
+                by_name = {o["metadata"]["name"]: o for o in found.json["items"]}
+                told = by_name["lost"].get("status", {}).get("conditions", [])
+                if "catch-all" in by_name and by_name["exempt"]["spec"]["matchingPrecedence"] == 1 and told:
+                    break
+                await asyncio.sleep(0.01)
+        assert (told[0]["type"], told[0]["status"], told[0]["reason"]) == ("Dangling", "True", "NotFound")
+        assert len(by_name) == 14
 
 
 async def test_health_version_metrics_and_discovery(server):
