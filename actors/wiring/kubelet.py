@@ -5,6 +5,7 @@ from __future__ import annotations
 from actors.host import Part
 from actors.wiring import basics, http
 from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.node.cgroup_plan import pods_root
 from cluster.node.cni import PodNetwork
 from cluster.node.config import EVICTION_HARD, EVICTION_HARD_SHARED, KubeletConfig
 from cluster.node.docker_runtime import DockerRuntime
@@ -46,10 +47,16 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> KubeletConfig:
 
 
 async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
+    config = config_of(cluster, machine)
     return Kubelet(
-        config_of(cluster, machine),
+        config,
         http.http_client(cluster, machine, "node"),
-        DockerRuntime(machine.container_label, socket_path=cluster.engine_socket, netns=machine_netns()),
+        DockerRuntime(
+            machine.container_label,
+            socket_path=cluster.engine_socket,
+            netns=machine_netns(),
+            pods_cgroup=pods_root(config.cgroup_root),
+        ),
         PodNetwork(str(machine.kubelet_dir / "network")),
         hit=basics.hit_of(machine, "kubelet"),
     )

@@ -28,7 +28,7 @@ from typing import Literal
 
 import orjson
 
-from cluster.cloud import mounts, network
+from cluster.cloud import cgroups, mounts, network
 from cluster.cloud.cleanup import ENGINE_NAMESPACES, processes_in
 from cluster.cloud.disks import DiskError, Disks
 from cluster.cloud.engine import Engine, EngineError
@@ -291,6 +291,7 @@ class Machines:
         self._record_file(name).unlink(missing_ok=True)
         self._changed()
         await self._engine.remove(ids)
+        await asyncio.to_thread(cgroups.remove_empty, self._config.machine(name).netns)
 
     async def _containers(self, name: str) -> list[str]:
         """None when no engine was ever there. Containers outlive one that was stopped, and so do their namespaces."""

@@ -49,6 +49,7 @@ class Place:
     ip: str
     directory: Path
     volumes: MountedVolumes
+    cgroup_parent: str = ""
     running: Mapping[str, str] = field(default_factory=dict)  # container name -> id
 
 
@@ -192,6 +193,7 @@ class ContainerStarter:
             message_file=str(message_file),
             log_path=str(self._logs.path(pod_ref(place.pod), place.spec["name"], action.attempt)),
             pids_of=_target(place),
+            cgroup_parent=place.cgroup_parent,
         )
         config = container_config(place.pod, place.spec, inputs)
         return _with_subpaths(config, place.volumes)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cluster.api.meta import parse_time
-from cluster.node.pod_config import CPU_PERIOD_US
+from cluster.node.cgroup_plan import CPU_PERIOD_US
 from cluster.node.runtime import (
     LABEL_ATTEMPT,
     LABEL_CONTAINER,

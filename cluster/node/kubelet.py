@@ -28,6 +28,7 @@ from cluster.machinery.informer import Informer
 from cluster.node import core_events as ev
 from cluster.node.admission import reject
 from cluster.node.adoption import Adopter
+from cluster.node.cgroup_plan import pods_root
 from cluster.node.cni import NetworkFailure, PodNetwork
 from cluster.node.config import KubeletConfig
 from cluster.node.container_start import ContainerStarter
@@ -37,8 +38,9 @@ from cluster.node.log_files import LogFiles
 from cluster.node.log_rotation import LogRotation
 from cluster.node.metering import Meter
 from cluster.node.node_agent import NodeAgent
-from cluster.node.node_status import allocatable, allocatable_amounts, capacity, machine_facts
+from cluster.node.node_status import allocatable, allocatable_amounts, capacity, machine_facts, node_group
 from cluster.node.object_cache import ObjectCache
+from cluster.node.pod_cgroups import PodCgroups
 from cluster.node.pod_config import pod_ref
 from cluster.node.pod_set import PodSet
 from cluster.node.pod_worker import Tools
@@ -100,6 +102,9 @@ class Kubelet:
             clock=clock,
             allocatable=self._allocatable,
         )
+        self._node_limits = node_group(config, has)
+        groups = pods_root(config.cgroup_root) if config.cgroups_per_qos else ""
+        self._cgroups = PodCgroups(groups, max_pids=config.pod_pids_limit)
         self._statuses = StatusWriter(client, clock)
         self._recorder = EventRecorder(client, "kubelet", config.node_name, clock=clock)
         self._prober = Prober(runtime)
@@ -112,6 +117,7 @@ class Kubelet:
             network=network,
             host_ports=self._host_ports,
             volumes=self._volumes,
+            cgroups=self._cgroups,
             logs=self._logs,
             starter=ContainerStarter(
                 config,
@@ -259,13 +265,14 @@ class Kubelet:
         """Take over what the engine runs, and clear away what no pod of the API owns."""
         await asyncio.to_thread(self._volumes.block.recover)
         found = await self._until_engine_answers()
+        await self._start_cgroups()
         await self._runtime.keep_logs(found)
         by_uid: dict[str, list[ContainerInfo]] = {}
         for info in found:
             by_uid.setdefault(info.pod.uid, []).append(info)
         pods = {p["metadata"]["uid"]: p for p in self._pods.items()}
         await self._network.reconcile([i.id for i in found if i.is_sandbox and i.pod.uid in pods])
-        for uid in sorted(set(by_uid) | set(self._volumes.known())):
+        for uid in sorted(set(by_uid) | set(self._volumes.known()) | set(self._cgroups.known())):
             if uid not in pods:
                 await self._clear(uid, by_uid.get(uid, []))
         adopted = [
@@ -274,7 +281,16 @@ class Kubelet:
         ]
         await self._adopt_host_ports(adopted)
         for pod, adopt in adopted:
+            if adopt.sandbox is not None and adopt.sandbox.running:
+                await asyncio.to_thread(self._cgroups.apply, pod)
             self._set.add(pod, adopt)
+
+    async def _start_cgroups(self) -> None:
+        driver = (await self._runtime.engine_info()).cgroup_driver
+        if driver == "systemd":
+            log.warning("pods get no control groups of their own: the engine's cgroup driver is systemd, not cgroupfs")
+            self._cgroups.disable()
+        await asyncio.to_thread(self._cgroups.start, self._node_limits)
 
     async def _adopt_host_ports(self, adopted: list[tuple[Obj, ev.Adopt]]) -> None:
         running = [
@@ -310,6 +326,7 @@ class Kubelet:
             await self._volumes.release(uid)
             await asyncio.to_thread(self._logs.remove_pod, uid)
             await self._volumes.remove(uid)
+            await asyncio.to_thread(self._cgroups.remove, uid)
         except (RuntimeFailure, NetworkFailure, OSError, ApiError) as err:
             log.warning("clearing away pod %s: %s; trying again later", uid, err)
 

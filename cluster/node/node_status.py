@@ -17,6 +17,7 @@ from typing import Any
 from cluster.api.meta import rfc3339
 from cluster.api.pods import amounts
 from cluster.api.quantity import Format, format_quantity, parse_quantity
+from cluster.node.cgroup_plan import Limits, shares
 from cluster.node.config import KubeletConfig
 from cluster.node.eviction import amount_of
 from cluster.node.runtime import ImageEntry
@@ -107,14 +108,26 @@ def allocatable(config: KubeletConfig, has: Mapping[str, str]) -> dict[str, str]
     signals = {"memory": "memory.available", "ephemeral-storage": "nodefs.available"}
     for resource in ("cpu", "memory", "ephemeral-storage"):
         total = parse_quantity(has[resource])
-        kept = parse_quantity(config.kube_reserved.get(resource, "0"))
-        kept += parse_quantity(config.system_reserved.get(resource, "0"))
+        kept = _reserved(config, resource)
         limit = config.eviction_hard.get(signals.get(resource, ""), "")
         kept += amount_of(limit, int(total)) if limit else 0
         if kept:
             family: Format = "DecimalSI" if resource == "cpu" else "BinarySI"
             free[resource] = format_quantity(max(total - kept, Fraction(0)), family)
     return free
+
+
+def _reserved(config: KubeletConfig, resource: str) -> Fraction:
+    tables = (config.kube_reserved, config.system_reserved)
+    return sum((parse_quantity(table.get(resource, "0")) for table in tables), Fraction(0))
+
+
+def node_group(config: KubeletConfig, has: Mapping[str, str]) -> Limits:
+    """What the pods' control group may use: all that is not reserved; eviction acts before its limit is met."""
+    memory = max(parse_quantity(has["memory"]) - _reserved(config, "memory"), Fraction(0))
+    cpu = max(parse_quantity(has["cpu"]) - _reserved(config, "cpu"), Fraction(0))
+    enforced = "pods" in config.enforce_node_allocatable
+    return Limits(cpu_shares=shares(int(cpu * 1000)), memory_bytes=int(memory) if enforced else -1)
 
 
 def allocatable_amounts(given: Mapping[str, str]) -> dict[str, int]:

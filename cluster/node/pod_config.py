@@ -12,11 +12,12 @@ from typing import Any
 
 from cluster.api.pods import amount, amounts, qos_class
 from cluster.api.quantity import millis
+from cluster.node.cgroup_plan import quota_us, shares
 from cluster.node.pod_env import ConfigError, EnvContext, command_line, environment, expand
 from cluster.node.runtime import ContainerConfig, ImageInfo, Mount, PodRef
 
 Obj = dict[str, Any]
-CPU_PERIOD_US = 100_000
+SYSTEM_NODE_CRITICAL = 2_000_001_000
 MESSAGE_PATH = "/dev/termination-log"
 _HOSTNAME_MAX = 64  # HOST_NAME_MAX of Linux
 
@@ -142,7 +143,7 @@ def _own_hosts(pod: Obj, ip: str, cluster_domain: str) -> list[str]:
 def oom_score_adj(pod: Obj, container: Obj, memory_capacity_bytes: int) -> int:
     """Who dies first when the machine is out of memory, as the kubelet orders it."""
     qos = qos_class(pod)
-    if qos == "Guaranteed":
+    if qos == "Guaranteed" or int(pod["spec"].get("priority") or 0) >= SYSTEM_NODE_CRITICAL:
         return -997
     if qos == "BestEffort":
         return 1000
@@ -154,12 +155,12 @@ def oom_score_adj(pod: Obj, container: Obj, memory_capacity_bytes: int) -> int:
 def cpu_shares(container: Obj) -> int:
     resources = container.get("resources") or {}
     request = (resources.get("requests") or {}).get("cpu", (resources.get("limits") or {}).get("cpu"))
-    return 2 if request is None else min(max(millis(request) * 1024 // 1000, 2), 262144)
+    return shares(0 if request is None else millis(request))
 
 
 def cpu_quota_us(container: Obj) -> int:
     limit = ((container.get("resources") or {}).get("limits") or {}).get("cpu")
-    return 0 if limit is None or millis(limit) == 0 else max(millis(limit) * CPU_PERIOD_US // 1000, 1000)
+    return 0 if limit is None or millis(limit) == 0 else quota_us(millis(limit))
 
 
 def memory_limit_bytes(container: Obj) -> int:
@@ -236,6 +237,7 @@ class ContainerInputs:
     message_file: str = ""
     log_path: str = ""
     pids_of: str = ""
+    cgroup_parent: str = ""
 
 
 def volume_mounts(container: Obj, inputs: ContainerInputs, variables: Mapping[str, str]) -> list[Mount]:
@@ -302,6 +304,7 @@ def container_config(pod: Obj, container: Obj, inputs: ContainerInputs) -> Conta
         share_pids=bool(pod["spec"].get("shareProcessNamespace")),
         host_pids=bool(pod["spec"].get("hostPID")),
         pids_of=inputs.pids_of,
+        cgroup_parent=inputs.cgroup_parent,
         message_path=inputs.message_file,
         log_path=inputs.log_path,
         message_policy=str(container.get("terminationMessagePolicy") or "File"),

@@ -27,6 +27,7 @@ from cluster.node.container_start import Place
 from cluster.node.container_stop import Stop, exit_info
 from cluster.node.core import PodCore
 from cluster.node.host_ports import HostPortFailure, port_mappings
+from cluster.node.pod_cgroups import PodCgroups
 from cluster.node.pod_config import pod_ref, uts_name
 from cluster.node.pod_env import ConfigError
 from cluster.node.prober import HookFailure
@@ -58,6 +59,7 @@ class Tools:
     host_ports: Ports
     volumes: PodVolumes
     logs: PodLogs
+    cgroups: PodCgroups
     starter: Starter
     prober: Probing
     statuses: StatusWriter
@@ -188,6 +190,7 @@ class PodWorker:
 
     async def _start_sandbox_task(self, attempt: int) -> None:
         try:
+            await self.apply_cgroup()
             sandbox_id, netns = await self._tools.runtime.run_sandbox(self._sandbox_config(attempt))
             self._tools.hit("after_sandbox", key_of(self.pod))
             try:
@@ -196,7 +199,7 @@ class PodWorker:
                 await self._tools.network.delete(sandbox_id)
                 await self._tools.runtime.remove(sandbox_id)
                 raise
-        except (RuntimeFailure, NetworkFailure, HostPortFailure, ConfigError) as err:
+        except (RuntimeFailure, NetworkFailure, HostPortFailure, ConfigError, OSError) as err:
             self.post(ev.SandboxFailed(str(err)))
         else:
             self.post(ev.SandboxReady(sandbox_id, ip))
@@ -213,7 +216,12 @@ class PodWorker:
             host_network=bool(spec.get("hostNetwork")),
             host_pids=bool(spec.get("hostPID")),
             host_ipc=bool(spec.get("hostIPC")),
+            cgroup_parent=self._tools.cgroups.path(self.pod),
         )
+
+    async def apply_cgroup(self) -> None:
+        """Raises OSError."""
+        await asyncio.to_thread(self._tools.cgroups.apply, self.pod)
 
     async def _connect(self, sandbox_id: str, netns: str) -> str:
         """The pod's address: one of its own, or the machine's."""
@@ -237,6 +245,8 @@ class PodWorker:
 
     async def _release_task(self) -> None:
         await self._until_done("unmounting the volumes", lambda: self._tools.volumes.release(self.uid))
+        cgroups = self._tools.cgroups
+        await self._until_done("removing the cgroup", lambda: asyncio.to_thread(cgroups.remove, self.uid))
         self.released.set()
         self.post(ev.VolumesReleased())
 
@@ -278,6 +288,7 @@ class PodWorker:
             ip=self.core.sandbox.ip,
             directory=self._tools.volumes.pod_dir(self.uid),
             volumes=self._volumes,
+            cgroup_parent=self._tools.cgroups.path(self.pod),
             running={c.name: c.id for c in self.core.containers.values() if c.phase == "running"},
         )
         self._tools.hit("before_container", key_of(self.pod))

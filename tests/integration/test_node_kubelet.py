@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from node_world import IMAGE, NODE_TESTS, NodeWorld, condition, machine_namespace, sh
 
+from cluster.node.cgroup_plan import SANDBOX_BYTES
+
 pytestmark = NODE_TESTS
 
 
@@ -150,3 +152,29 @@ async def test_what_cannot_run_says_why(world: NodeWorld) -> None:
     await world.status("never", waits("ErrImageNeverPull"))
     await world.status("noconf", waits("CreateContainerConfigError"))
     assert (await world.status("big", lambda s: s.get("phase") == "Failed"))["reason"] == "OutOfcpu"
+
+
+async def test_pods_have_control_groups_by_their_quality_of_service(world: NodeWorld) -> None:
+    half = {"cpu": "500m", "memory": "64Mi"}
+    await world.run_pod("guaranteed", container={"resources": {"limits": half, "requests": half}})
+    await world.run_pod("burstable", container={"resources": {"requests": {"cpu": "250m"}}})
+    await world.run_pod("besteffort")
+    names = ("guaranteed", "burstable", "besteffort")
+    pods = {name: (await world.ready(name), (await world.pod(name))["metadata"]["uid"]) for name in names}
+    tiers = {"guaranteed": "", "burstable": "burstable/", "besteffort": "besteffort/"}
+
+    def group(controller: str, name: str) -> Path:
+        return Path(f"/sys/fs/cgroup/{controller}/{world.name}/kubepods/{tiers[name]}pod{pods[name][1]}")
+
+    for name, (status, _) in pods.items():
+        container = status["containerStatuses"][0]["containerID"].removeprefix("docker://")
+        assert (group("memory", name) / container / "memory.usage_in_bytes").exists()
+    assert (group("cpu", "guaranteed") / "cpu.cfs_quota_us").read_text() == "50000\n"
+    assert (group("cpu", "guaranteed") / "cpu.shares").read_text() == "512\n"
+    assert int((group("memory", "guaranteed") / "memory.limit_in_bytes").read_text()) == (64 << 20) + SANDBOX_BYTES
+    assert (group("cpu", "besteffort") / "cpu.shares").read_text() == "2\n"
+    assert (group("cpu", "burstable").parent / "cpu.shares").read_text() == "256\n"
+    await world.client.delete("pods", "burstable", "default")
+    await world.gone("burstable")
+    assert not group("cpu", "burstable").exists()
+    assert (group("cpu", "burstable").parent / "cpu.shares").read_text() == "2\n"

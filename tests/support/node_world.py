@@ -21,9 +21,11 @@ import pytest
 from apiserver_harness import Pki, edge
 from memory_store import MemoryStore
 
+from cluster.cloud import cgroups
 from cluster.machinery.client import Client
 from cluster.machinery.http_client import HttpClient, HttpConfig
 from cluster.machinery.registry_client import RegistryClient
+from cluster.node.cgroup_plan import pods_root
 from cluster.node.cni import PodNetwork
 from cluster.node.config import KubeletConfig
 from cluster.node.docker_runtime import DockerRuntime
@@ -135,6 +137,7 @@ class NodeWorld:
             client_ca_file=str(pki / "ca.crt"),
             cpu="2",
             memory="1Gi",
+            cgroup_root=f"/{name}",
             pod_logs_dir=str(root / "log" / "pods"),
             container_logs_dir=str(root / "log" / "containers"),
             **{**fast, **settings},
@@ -169,6 +172,7 @@ class NodeWorld:
         if self.kubelet is not None:
             await self.kubelet._network.teardown()
         await self.stop()
+        cgroups.remove_empty(self.name)
         await self._stack.aclose()
 
     async def _empty(self) -> bool:
@@ -186,7 +190,8 @@ class NodeWorld:
         self.node_client = await self._stack.enter_async_context(http("node"))
 
     async def start(self) -> None:
-        runtime = DockerRuntime(self.name, netns=machine_netns("/proc/thread-self/ns/net"))
+        groups = pods_root(self.config.cgroup_root)
+        runtime = DockerRuntime(self.name, netns=machine_netns("/proc/thread-self/ns/net"), pods_cgroup=groups)
         network = PodNetwork(str(self.root / "kubelet" / "network"))
         self.kubelet = Kubelet(self.config, self.node_client, runtime, network)
         self._task = asyncio.create_task(self.kubelet.run())
@@ -280,7 +285,7 @@ class NodeWorld:
         )
 
     def leftovers(self) -> list[str]:
-        """Containers, links and mounts that are still there."""
+        """Containers, links, mounts and control groups that are still there."""
         left = sh("docker", "ps", "-aq", "--filter", f"label=sk8.machine={self.name}").split()
         left += [line for line in sh("ip", "-o", "link").splitlines() if "veth" in line]
         left += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(self.root) in line]

@@ -31,6 +31,7 @@ from cluster.node.hollow.parts import (
 from cluster.node.hollow.runtime import HollowRuntime
 from cluster.node.node_agent import NodeAgent
 from cluster.node.node_status import MachineFacts, allocatable_amounts, capacity
+from cluster.node.pod_cgroups import PodCgroups
 from cluster.node.pod_config import pod_ref
 from cluster.node.pod_set import PodSet
 from cluster.node.pod_worker import Tools
@@ -121,6 +122,7 @@ class HollowNode:
             host_ports=HollowPorts(),
             volumes=HollowVolumes(),
             logs=HollowLogs(),
+            cgroups=PodCgroups(""),
             starter=HollowStarter(runtime, clock, spec.start_s),
             prober=HollowProber(),
             statuses=statuses,
