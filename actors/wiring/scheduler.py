@@ -8,8 +8,9 @@ from cluster.machine.config import ClusterConfig, MachineConfig
 from cluster.machinery.election import Elector
 from cluster.machinery.mtls import server_context
 from cluster.machinery.registry_client import RegistryClient
+from cluster.machinery.throttle import Throttled
 from cluster.registry.rbac import RbacAuthorizer
-from cluster.scheduler.config import SchedulerConfig
+from cluster.scheduler import configfile
 from cluster.scheduler.endpoint import Endpoint
 from cluster.scheduler.scheduler import Scheduler
 
@@ -19,10 +20,11 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
     store = basics.store_client(cluster, machine)
     authorizer = RbacAuthorizer(store)
     registry = common.registry(cluster, machine, store, authorizer, "scheduler")
-    config = SchedulerConfig(identity=machine.name)
+    config = configfile.load(cluster.scheduler_config_file, machine.name)
     elector = Elector(store, "kube-scheduler", machine.name, config.lease_ttl_s)
     client = RegistryClient(registry, common.context_of("system:kube-scheduler", fence=lambda: elector.fence))
-    scheduler = Scheduler(config, client, lambda lead: elector.run(lead, mirror=client))
+    bounded = Throttled(client, config.qps, config.burst) if config.qps else client
+    scheduler = Scheduler(config, bounded, lambda lead: elector.run(lead, mirror=client))
     node = machine.pki / "node.crt", machine.pki / "node.key", machine.pki / "ca.crt"
     await Endpoint(scheduler, machine.ip, cluster.scheduler_port, server_context(*map(str, node))).start()
     return common.Together(scheduler, authorizer, registry, health=scheduler.health)

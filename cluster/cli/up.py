@@ -115,10 +115,22 @@ def _new_config(options: UpOptions) -> ClusterConfig:
         admissionconfig.load(config.admission_control_config_file, *chosen).validate()
         checked_settings(config.api_server)
         checked_kubelet_settings(config.kubelet)
+        _check_scheduler(config.scheduler_config_file)
         return config
     except (ConfigError, AdmissionConfigError, ApiServerConfigError, KubeletConfigError) as e:
         lines = "".join(f"\n  {line}" for line in str(e).splitlines())
         raise CommandError(f"this cluster cannot work:{lines}") from e
+
+
+def _check_scheduler(path: str) -> None:
+    """Raises ConfigError. Its imports are not small, and most clusters have no such file."""
+    if path:
+        from cluster.scheduler import configfile
+
+        try:
+            configfile.load(path, "check")
+        except configfile.SchedulerConfigError as e:
+            raise ConfigError(f"scheduler_config_file: {e}") from e
 
 
 def _capacity(machines: int) -> dict[str, Any]:

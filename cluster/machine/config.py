@@ -213,6 +213,7 @@ class ClusterConfig:
     enable_admission_plugins: tuple[str, ...] = ()
     disable_admission_plugins: tuple[str, ...] = ()
     admission_control_config_file: str = ""  # read on every control plane when its actors start
+    scheduler_config_file: str = ""  # a KubeSchedulerConfiguration, read on every control plane when its actors start
     api_server: dict[str, Any] = field(default_factory=dict)  # settings of `ApiServerConfig` by name
     kubelet: dict[str, Any] = field(default_factory=dict)  # KubeletConfiguration's, for every machine
 

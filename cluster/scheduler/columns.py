@@ -80,7 +80,7 @@ class LabelColumn:
 class NodeColumns:
     """The scheduler's picture of the cluster: O(1) numpy work per pod placed or node changed."""
 
-    def __init__(self, size: int = 64) -> None:
+    def __init__(self, size: int = 64, hard_pod_affinity_weight: int = 1) -> None:
         self.rows: dict[str, int] = {}
         self.names: list[str] = [""] * size
         self.version = 0
@@ -103,7 +103,7 @@ class NodeColumns:
         self.by_priority: dict[int, Floats] = {}
         self.placed: dict[str, Placed] = {}
         self.on_row: dict[int, dict[str, Placed]] = {}
-        self.relations = Relations(size)
+        self.relations = Relations(size, hard_pod_affinity_weight)
         self._memo: dict[Hashable, Any] = {}
         self._memo_version = -1
         self._vectors: dict[tuple[tuple[str, int], ...], Floats] = {}

@@ -27,6 +27,7 @@ from cluster.scheduler.filters import (
     Filter,
     Mask,
     could_ever_fit,
+    needed,
     node_ports,
     node_resources_fit,
     volume_restrictions,
@@ -47,6 +48,7 @@ class Witness(Protocol):
     ) -> None: ...
 
 
+_MIN_FEASIBLE = 100
 _TOGETHER = 8
 """Fewer equal pods than this are placed one by one: the heap would not pay."""
 
@@ -71,12 +73,14 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Unschedulable:
-    """`plugins` refused it; `resolvable`: rows that removing pods might open (None: not asked)."""
+    """`plugins` refused it; `resolvable`: rows that removing pods might open (None: not asked); `error`: nobody refused
+    it, deciding failed."""
 
     pod: Pending
     message: str
     plugins: frozenset[str] = frozenset()
     resolvable: Mask | None = None
+    error: bool = False
 
 
 DYNAMIC: tuple[tuple[str, Filter], ...] = (
@@ -92,7 +96,7 @@ def _static(columns: NodeColumns, shape: PodShape, profile: Profile) -> Mask:
     """Rows that the nodes' own data allow; remembered for all pods with the same wishes."""
 
     def make() -> Mask:
-        ask, possible = Ask(columns, shape, columns.free), columns.alive.copy()
+        ask, possible = Ask(columns, shape, columns.free, profile), columns.alive.copy()
         for name, one in STATIC:
             if name not in profile.disabled_filters:
                 for rejection in one(ask):
@@ -100,7 +104,7 @@ def _static(columns: NodeColumns, shape: PodShape, profile: Profile) -> Mask:
         return possible
 
     wishes = (shape.node_selector, shape.node_affinity, shape.tolerations, shape.node_name)
-    return columns.memo(("static", wishes, profile.disabled_filters), make)
+    return columns.memo(("static", wishes, profile.disabled_filters, profile.added_affinity), make)
 
 
 def feasible(
@@ -153,7 +157,7 @@ def _pass(
     start: Mask | None = None,
     timings: Timings | None = None,
 ) -> Mask:
-    ask = Ask(columns, pod.shape, free)
+    ask = Ask(columns, pod.shape, free, profile)
     if diagnosis is None:
         begun = timings.clock() if timings else 0.0
         possible = _static(columns, pod.shape, profile).copy()
@@ -172,6 +176,12 @@ def _pass(
                 timings.add("Filter", name, begun)
         if name == "VolumeRestrictions" and pod.allowed is not None:
             _keep_allowed(columns, pod.allowed, possible, diagnosis)
+    for plugin in profile.plugins:
+        if plugin.filters:
+            begun = timings.clock() if timings else 0.0
+            _refuse(plugin.name, plugin.filter, ask, possible, diagnosis)
+            if timings:
+                timings.add("Filter", plugin.name, begun)
     return possible
 
 
@@ -184,7 +194,7 @@ def _refuse(name: str, one: Filter, ask: Ask, possible: Mask, diagnosis: Diagnos
         return
     fit = name == "NodeResourcesFit"
     before = possible.copy() if fit else possible
-    could = could_ever_fit(ask.columns, ask.shape) if fit else None
+    could = could_ever_fit(ask.columns, ask.shape, ask.profile) if fit else None
     for rejection in rejections:
         diagnosis.note(name, rejection.reason, before & rejection.mask, could if fit else rejection.resolvable)
         possible &= ~rejection.mask
@@ -238,10 +248,13 @@ def _place_equal(
             witness.before(columns, pods, profile, nominated)
         return [Unschedulable(pod, message, frozenset((plugin,))) for pod in pods]
     results: list[Placement | Unschedulable] = []
-    independent = not (first.shape.pod_affinity or first.shape.spread or first.shape.default_spread)
+    shape = first.shape
+    independent = profile.static and profile.percentage_to_score is None
+    independent = independent and not (shape.pod_affinity or shape.spread or shape.default_spread)
     while len(results) < len(pods):
         left = pods[len(results) :]
         possible = feasible(columns, first, profile, nominated, timings)
+        possible = _sampled(columns, possible, profile, tie_order)
         together = independent and len(left) >= _TOGETHER
         if witness:
             witness.before(columns, left if together or not possible.any() else left[:1], profile, nominated)
@@ -255,6 +268,28 @@ def _place_equal(
             row = best_row(columns, first.shape, possible, tie_order, profile, timings)
             results.append(assume(columns, left[0], row))
     return results
+
+
+def _sampled(columns: NodeColumns, possible: Mask, profile: Profile, tie_order: Rows | None) -> Mask:
+    """With `percentage_to_score`, as many of the possible rows as kube-scheduler would look for; each time others."""
+    if profile.percentage_to_score is None or tie_order is None:
+        return possible
+    most = nodes_to_find(len(columns.rows), profile.percentage_to_score)
+    rows = np.flatnonzero(possible)
+    if len(rows) <= most:
+        return possible
+    turn = (tie_order[rows] + len(columns.placed) * most) % columns.size
+    some = np.zeros_like(possible)
+    some[rows[np.argpartition(turn, most - 1)[:most]]] = True
+    return some
+
+
+def nodes_to_find(nodes: int, percentage: int) -> int:
+    """kube-scheduler's numFeasibleNodesToFind: at least 100; percentage 0 sinks from 50 as the cluster grows, to 5."""
+    if nodes < _MIN_FEASIBLE:
+        return nodes
+    percentage = percentage or max(50 - nodes // 125, 5)
+    return max(nodes * percentage // 100, _MIN_FEASIBLE)
 
 
 def assume(columns: NodeColumns, pod: Pending, row: int) -> Placement:
@@ -301,7 +336,7 @@ def _deal(
     ties = rows if tie_order is None else tie_order[rows]
     order = np.lexsort((ties, -(settled + usage_total(columns, shape, profile, rows))))[: len(pods)]
     rows, settled, ties = rows[order], settled[order], ties[order]
-    vector = columns.request_vector(shape)
+    vector = needed(columns, shape, profile)
     asked = np.flatnonzero(vector)
     free = nominated.free(columns, pods[0].priority, pods[0].uid)[np.ix_(asked, rows)]
     once = bool(shape.host_ports or shape.disks)

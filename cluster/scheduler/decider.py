@@ -23,6 +23,7 @@ from cluster.scheduler.decide import Pending, Placement, Unschedulable, place
 from cluster.scheduler.explain import Decisions, explained
 from cluster.scheduler.gang_place import place_gang
 from cluster.scheduler.gangs import Gang
+from cluster.scheduler.plugin import PluginError
 from cluster.scheduler.queue import ANY, Key
 from cluster.scheduler.scores import Rows
 from cluster.scheduler.timings import Timings
@@ -134,7 +135,8 @@ class Decider:
     @staticmethod
     def _failed(pods: list[Pending], profile: Profile, error: Exception) -> Outcomes:
         metrics.ATTEMPTS.labels("error", profile.scheduler_name).inc(len(pods))
-        return [Unschedulable(pod, f"deciding failed: {error!r}", frozenset((ANY,))) for pod in pods]
+        text = str(error) if isinstance(error, PluginError) else f"deciding failed: {error!r}"
+        return [Unschedulable(pod, text, frozenset((ANY,)), error=True) for pod in pods]
 
     def _sampled(self) -> Timings | None:
         """One slice in ten is timed in detail."""

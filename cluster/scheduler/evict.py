@@ -51,9 +51,11 @@ class Evictor:
             note = f"Preempted by pod {preemptor['metadata']['uid']} on node {candidate.node}"
             self._events.event(pod, "Normal", "Preempted", note)
 
-    async def unschedulable(self, pod: Obj, message: str, *, nominated: str | None = None) -> None:
+    async def unschedulable(
+        self, pod: Obj, message: str, *, nominated: str | None = None, reason: str = "Unschedulable"
+    ) -> None:
         """Say on the pod (Event, condition PodScheduled) why it waits; `nominated`: the node whose room it will get,
-        "" when it lost it."""
+        "" when it lost it; `reason`: SchedulerError when deciding failed."""
         self._events.event(pod, "Warning", "FailedScheduling", message)
         condition = _scheduled_condition(pod)
         status = pod.get("status") or {}
@@ -65,7 +67,7 @@ class Evictor:
                 {
                     "type": "PodScheduled",
                     "status": "False",
-                    "reason": "Unschedulable",
+                    "reason": reason,
                     "message": message,
                     "lastProbeTime": None,
                     "lastTransitionTime": (condition or {}).get("lastTransitionTime") or rfc3339(wall()),

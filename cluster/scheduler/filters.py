@@ -17,6 +17,7 @@ import orjson
 from numpy.typing import NDArray
 
 from cluster.scheduler.columns import Floats, NodeColumns, Taint
+from cluster.scheduler.config import DEFAULT, Profile
 from cluster.scheduler.shape import PodShape
 
 Mask = NDArray[np.bool_]
@@ -39,6 +40,7 @@ class Ask:
     columns: NodeColumns
     shape: PodShape
     free: Floats
+    profile: Profile = DEFAULT
 
 
 Filter = Callable[[Ask], list[Rejection]]
@@ -148,20 +150,30 @@ def required_nodes(columns: NodeColumns, shape: PodShape) -> Mask:
     for key, value in shape.node_selector:
         fits &= match_expression(columns, {"key": key, "operator": "In", "values": [value]})
     if shape.node_affinity:
-        required = orjson.loads(shape.node_affinity).get("requiredDuringSchedulingIgnoredDuringExecution")
-        if required:
-            some = np.zeros(columns.size, dtype=np.bool_)
-            for term in required["nodeSelectorTerms"]:
-                some |= match_term(columns, term)
-            fits &= some
+        fits &= _admitted(columns, shape.node_affinity)
     return fits
 
 
+def _admitted(columns: NodeColumns, affinity: bytes) -> Mask:
+    """Rows that the required part of a NodeAffinity (JSON) admits."""
+    required = orjson.loads(affinity).get("requiredDuringSchedulingIgnoredDuringExecution")
+    if not required:
+        return np.ones(columns.size, dtype=np.bool_)
+    some = np.zeros(columns.size, dtype=np.bool_)
+    for term in required["nodeSelectorTerms"]:
+        some |= match_term(columns, term)
+    return some
+
+
 def node_affinity(ask: Ask) -> list[Rejection]:
-    if not ask.shape.node_selector and not ask.shape.node_affinity:
-        return []
-    fits = required_nodes(ask.columns, ask.shape)
-    return [Rejection(~fits, "node(s) didn't match Pod's node affinity/selector")]
+    rejections: list[Rejection] = []
+    if ask.profile.added_affinity:
+        enforced = _admitted(ask.columns, ask.profile.added_affinity)
+        rejections.append(Rejection(~enforced, "node(s) didn't match scheduler-enforced node affinity"))
+    if ask.shape.node_selector or ask.shape.node_affinity:
+        fits = required_nodes(ask.columns, ask.shape)
+        rejections.append(Rejection(~fits, "node(s) didn't match Pod's node affinity/selector"))
+    return rejections
 
 
 # ---- what is placed there
@@ -181,7 +193,7 @@ def node_ports(ask: Ask) -> list[Rejection]:
 def node_resources_fit(ask: Ask) -> list[Rejection]:
     """Preemption helps only where the whole node would be big enough."""
     columns = ask.columns
-    vector = columns.request_vector(ask.shape)
+    vector = needed(columns, ask.shape, ask.profile)
     names = list(columns.resources)
     rejections: list[Rejection] = []
     for column in np.flatnonzero(vector):
@@ -191,9 +203,17 @@ def node_resources_fit(ask: Ask) -> list[Rejection]:
     return rejections
 
 
-def could_ever_fit(columns: NodeColumns, shape: PodShape) -> Mask:
-    """Rows that would hold the pod if they were empty."""
+def needed(columns: NodeColumns, shape: PodShape, profile: Profile) -> Floats:
+    """What the pod must find free, by resource. Shared: do not change."""
     vector = columns.request_vector(shape)
+    if not profile.ignored_resources:
+        return vector
+    return np.where([profile.ignores(name) for name in columns.resources], 0.0, vector)
+
+
+def could_ever_fit(columns: NodeColumns, shape: PodShape, profile: Profile) -> Mask:
+    """Rows that would hold the pod if they were empty."""
+    vector = needed(columns, shape, profile)
     asked = np.flatnonzero(vector)
     result: Mask = np.asarray((columns.allocatable[asked] >= vector[asked, None]).all(axis=0))
     return result

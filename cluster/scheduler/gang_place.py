@@ -20,7 +20,7 @@ from cluster.scheduler.columns import NodeColumns
 from cluster.scheduler.config import Profile
 from cluster.scheduler.decide import Pending, Placement, Unschedulable, Witness, assume, best_row, diagnose, feasible
 from cluster.scheduler.diagnosis import fit_error
-from cluster.scheduler.filters import Mask
+from cluster.scheduler.filters import Mask, needed
 from cluster.scheduler.gangs import HOSTNAME, PLUGIN, Gang
 from cluster.scheduler.nominated import Nominations
 from cluster.scheduler.queue import ANY
@@ -70,7 +70,7 @@ class _Attempt:
 
     def _copies(self, pod: Pending) -> Any:
         """How many such pods each row has room for."""
-        vector = self.columns.request_vector(pod.shape)
+        vector = needed(self.columns, pod.shape, self.profile)
         asked = np.flatnonzero(vector)
         free = self.nominated.free(self.columns, pod.priority, pod.uid)
         return np.maximum(np.floor(free[asked] / vector[asked, None]).min(axis=0), 0.0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from cluster.scheduler.columns import Floats, NodeColumns
+from cluster.scheduler.config import Profile
 from cluster.scheduler.filters import Ask, Mask, Rejection
 from cluster.scheduler.relations import PodTerms, Tally
 from cluster.scheduler.shape import PodShape
@@ -69,7 +70,7 @@ def concerns(columns: NodeColumns, shape: PodShape) -> bool:
     return bool(shape.pod_affinity) or bool(columns.relations.class_of(shape).terms)
 
 
-def score(columns: NodeColumns, shape: PodShape, possible: Mask) -> Floats | None:
+def score(columns: NodeColumns, shape: PodShape, possible: Mask, profile: Profile) -> Floats | None:
     """0 to 100 between the worst and the best possible row; None when no rule says anything."""
     total: Floats | None = None
     for term in columns.relations.terms_of(shape).preferred:

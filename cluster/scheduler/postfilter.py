@@ -6,6 +6,7 @@ are awaited between pods.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from cluster.machinery.client import Obj
@@ -13,10 +14,10 @@ from cluster.machinery.clock import Clock
 from cluster.scheduler import metrics
 from cluster.scheduler.config import Profile
 from cluster.scheduler.decide import Unschedulable, diagnose
+from cluster.scheduler.diagnosis import fit_error
 from cluster.scheduler.evict import Evictor
 from cluster.scheduler.gangs import PLUGIN as GANG
-from cluster.scheduler.preempt import Candidate, preempt
-from cluster.scheduler.queue import ANY
+from cluster.scheduler.preempt import NOT_HELPFUL, Candidate, preempt
 from cluster.scheduler.scores import Rows
 from cluster.scheduler.shape import PodShape
 from cluster.scheduler.world import World
@@ -38,7 +39,7 @@ class PostFilter:
                 continue
             alike, had = (outcome.pod.shape, outcome.pod.priority), outcome.pod.uid in self._world.nominated
             answer: Candidate | str = ""
-            helpless = bool(outcome.pod.refusal or outcome.pod.shape.unsupported) or bool(outcome.plugins & {ANY, GANG})
+            helpless = outcome.error or bool(outcome.pod.shape.unsupported) or GANG in outcome.plugins
             if profile.preemption and not helpless:
                 answer = hopeless[alike] if alike in hopeless and not had else self._preempt(outcome, pod, profile)
             if isinstance(answer, Candidate):
@@ -47,13 +48,18 @@ class PostFilter:
             lost = had and outcome.pod.uid not in self._world.nominated
             if not had:
                 hopeless[alike] = answer
-            await self._evictor.unschedulable(pod, _joined(outcome.message, answer), nominated="" if lost else None)
+            reason = "SchedulerError" if outcome.error else "Unschedulable"
+            text = _joined(outcome.message, answer)
+            await self._evictor.unschedulable(pod, text, nominated="" if lost else None, reason=reason)
 
     def _preempt(self, outcome: Unschedulable, pod: Obj, profile: Profile) -> Candidate | str:
         """Whom to evict for this pod, or why nobody. Looks at the cluster as it is now."""
         world, asked = self._world, outcome.pod
         if pod["spec"].get("preemptionPolicy") == "Never":
             return "not eligible due to preemptionPolicy=Never."
+        if asked.refusal:
+            nodes = len(world.columns.rows)
+            return fit_error(world.columns, Counter({NOT_HELPFUL: nodes})) if nodes else ""
         row = world.columns.rows.get(world.nominated.node_of(asked.uid))
         there = {} if row is None else world.columns.on_row.get(row, {})
         if any(p.shape.terminating and p.priority < asked.priority for p in there.values()):

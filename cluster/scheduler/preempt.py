@@ -22,14 +22,13 @@ from cluster.scheduler.columns import Floats, NodeColumns, Placed
 from cluster.scheduler.config import Profile
 from cluster.scheduler.decide import Pending, diagnose, feasible
 from cluster.scheduler.diagnosis import Diagnosis, fit_error
-from cluster.scheduler.filters import Mask
+from cluster.scheduler.filters import Mask, needed
 from cluster.scheduler.interpod import concerns
 from cluster.scheduler.nominated import Nominations
 from cluster.scheduler.scores import Rows
 
 NOT_HELPFUL = "Preemption is not helpful for scheduling"
 NO_VICTIMS = "No preemption victims found for incoming pod"
-CANDIDATES = 100
 _RELATED_CANDIDATES = 16
 """Fewer where rules between pods must be looked at again for every victim."""
 _PRIORITY_OFFSET = 2**31
@@ -85,7 +84,7 @@ class _Search:
     def fits(self, row: int, away: list[Placed]) -> bool:
         """Whether the pod fits the row without those pods."""
         if not self.related:
-            vector = self.columns.request_vector(self.pod.shape)
+            vector = needed(self.columns, self.pod.shape, self.profile)
             room = self.free[:, row].copy()
             for one in away:
                 room += self.columns.request_vector(one.shape)
@@ -169,7 +168,7 @@ def preempt(
     without_victims = maybe & ~(below > 0).any(axis=0)
     reasons[NO_VICTIMS] = int(np.count_nonzero(without_victims))
     maybe &= ~without_victims
-    vector = columns.request_vector(pod.shape)
+    vector = needed(columns, pod.shape, profile)
     names = list(columns.resources)
     enough = maybe.copy()
     for column in np.flatnonzero(vector):
@@ -178,13 +177,15 @@ def preempt(
         reasons[reason] += int(np.count_nonzero(short))
         enough &= ~short
     shape = pod.shape
-    related = bool(shape.host_ports or shape.disks or shape.spread) or concerns(columns, shape)
+    related = bool(shape.host_ports or shape.disks or shape.spread) or not profile.static or concerns(columns, shape)
     search = _Search(columns, pod, profile, nominated, budgets, free, related)
     rows = np.flatnonzero(enough)
     if tie_order is not None:
         rows = rows[np.argsort(tie_order[rows])]
     found: list[Candidate] = []
-    for row in rows[: _RELATED_CANDIDATES if related else CANDIDATES].tolist():
+    percentage, least = profile.candidates
+    most = max(len(columns.rows) * percentage // 100, least)
+    for row in rows[: min(most, _RELATED_CANDIDATES) if related else most].tolist():
         candidate = search.candidate(row)
         if candidate is not None:
             found.append(candidate)

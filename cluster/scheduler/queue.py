@@ -55,8 +55,16 @@ class _Group:
 
 
 class SchedulingQueue:
-    def __init__(self, hint: Hint | None = None) -> None:
+    def __init__(
+        self,
+        hint: Hint | None = None,
+        *,
+        initial_backoff_s: float = INITIAL_BACKOFF_S,
+        max_backoff_s: float = MAX_BACKOFF_S,
+    ) -> None:
         self._hint = hint
+        self._initial_backoff_s = initial_backoff_s
+        self._max_backoff_s = max_backoff_s
         self._entries: dict[Key, _Entry] = {}
         self._active: list[tuple[int, int, Key]] = []
         self._backoff: list[tuple[float, int, Key]] = []
@@ -247,7 +255,7 @@ class SchedulingQueue:
             entry.attempts -= 1
             self._activate(entry)
             return
-        delay = min(INITIAL_BACKOFF_S * 2 ** min(max(entry.attempts - 1, 0), 10), MAX_BACKOFF_S)
+        delay = min(self._initial_backoff_s * 2 ** min(max(entry.attempts - 1, 0), 10), self._max_backoff_s)
         self._put(entry, "backoff")
         heapq.heappush(self._backoff, (max(entry.since + delay, now), entry.arrival, entry.key))
 

@@ -85,12 +85,20 @@ class Scheduler:
         self._lead = lead
         self._clock = clock
         self._profiles = {profile.scheduler_name: profile for profile in config.profiles}
-        self._queue = SchedulingQueue(self._hint)
+        self._queue = SchedulingQueue(
+            self._hint, initial_backoff_s=config.initial_backoff_s, max_backoff_s=config.max_backoff_s
+        )
+        self._own = frozenset(plugin.name for profile in config.profiles for plugin in profile.plugins)
         self._wake = asyncio.Event()
         self._binds = asyncio.Semaphore(config.parallel_binds)
         self._leading = False
         self._informers = Informers(client)
-        self._world = World(self._informers, self._changed, self._on_pod)
+        self._world = World(
+            self._informers,
+            self._changed,
+            self._on_pod,
+            hard_pod_affinity_weight=config.hard_pod_affinity_weight,
+        )
         self._events = EventRecorder(client, config.scheduler_name, config.identity)
         self._binder = Binder(client, self._world, self._queue, self._events, clock, self._wake.set)
         self._decider = Decider(self._world, self._binder.assumed, clock, wall, rng)
@@ -134,7 +142,7 @@ class Scheduler:
                 self._wake.set()
 
     def _changed(self, plugins: frozenset[str]) -> None:
-        self._queue.cluster_changed(self._clock(), plugins)
+        self._queue.cluster_changed(self._clock(), plugins | self._own)  # what own plugins look at, nobody knows
         self._wake.set()
 
     def _hint(self, group: Hashable, plugins: frozenset[str]) -> int | None:
@@ -272,6 +280,9 @@ class Scheduler:
 
     def _set_aside(self, outcome: Unschedulable, part: _Part, cycle: int, started: float) -> None:
         now, name = self._clock(), part.profile.scheduler_name
+        if outcome.error:
+            self._queue.retry(outcome.pod.key, now)
+            return
         metrics.ATTEMPTS.labels("unschedulable", name).inc()
         metrics.ATTEMPT_SECONDS.labels("unschedulable", name).observe(now - started)
         alike = _Alike(part.profile, outcome.pod.shape, outcome.pod.priority) if part.group is None else None

@@ -11,7 +11,7 @@ ImageLocality; `reference` functions: section 4A of the reference.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,13 @@ from cluster.scheduler import interpod, spread
 from cluster.scheduler.columns import CPU, MEMORY, Floats, NodeColumns
 from cluster.scheduler.config import Profile
 from cluster.scheduler.filters import Mask, match_term, tolerates, tolerations_of
+from cluster.scheduler.plugin import Plugin
 from cluster.scheduler.shape import PodShape
 from cluster.scheduler.timings import Timings
 
 Rows = NDArray[np.intp]
 Usage = Callable[[NodeColumns, PodShape, Profile, "slice | Rows", int], Floats]
-Settled = Callable[[NodeColumns, PodShape, Mask], "Floats | None"]
+Settled = Callable[[NodeColumns, PodShape, Mask, Profile], "Floats | None"]
 
 MAX_SCORE = 100.0
 _EVERY = slice(None)
@@ -93,31 +94,44 @@ def node_resources_fit(
     return result
 
 
-def _fractions(columns: NodeColumns, shape: PodShape, rows: slice | Rows, copies: int) -> tuple[Floats, Floats, Mask]:
-    """Requested shares of CPU and memory, and where both exist."""
+def _fractions(
+    columns: NodeColumns, shape: PodShape, names: Sequence[str], rows: slice | Rows, copies: int
+) -> tuple[list[Floats], list[Mask]]:
+    """Requested shares of the resources that the pod may weigh, and where each exists."""
     vector = columns.request_vector(shape)
     shares: list[Floats] = []
-    both: Mask | None = None
-    for resource in (CPU, MEMORY):
+    there: list[Mask] = []
+    for resource in (columns.resources[name] for name in names if name in columns.resources):
+        if resource not in (CPU, MEMORY) and not vector[resource]:
+            continue
         capacity = columns.allocatable[resource, rows]
         used = columns.requested[resource, rows] + copies * vector[resource]
         shares.append(np.minimum(used / np.maximum(capacity, 1.0), 1.0))
-        both = capacity > 0 if both is None else both & (capacity > 0)
-    if both is None:
-        raise AssertionError("CPU and memory are always there")
-    return shares[0], shares[1], both
+        there.append(capacity > 0)
+    return shares, there
 
 
 def balanced_allocation(
     columns: NodeColumns, shape: PodShape, profile: Profile, rows: slice | Rows = _EVERY, copies: int = 1
 ) -> Floats:
-    """CPU and memory used alike: 100 minus the standard deviation of the two shares. 0 for pods that request none."""
+    """Resources used alike: 100 minus the standard deviation of their shares. 0 for pods that request none of them."""
     vector = columns.request_vector(shape)
-    if not vector[CPU] and not vector[MEMORY]:
+    if not any(vector[columns.resources[name]] for name in profile.balanced if name in columns.resources):
         return np.zeros(columns.size)[rows]
-    cpu, memory, both = _fractions(columns, shape, rows, copies)
-    deviation = np.abs((cpu - memory) / 2.0) * both
+    shares, there = _fractions(columns, shape, profile.balanced, rows, copies)
+    if len(shares) == 2:
+        deviation = np.abs((shares[0] - shares[1]) / 2.0) * (there[0] & there[1])
+    else:
+        deviation = _deviation(np.array(shares), np.array(there))
     result: Floats = np.floor((1.0 - deviation) * MAX_SCORE)
+    return result
+
+
+def _deviation(shares: Floats, there: NDArray[np.bool_]) -> Floats:
+    """Standard deviation down each column, over what is there."""
+    count = np.maximum(there.sum(axis=0), 1)
+    mean = (shares * there).sum(axis=0) / count
+    result: Floats = np.sqrt((((shares - mean) ** 2) * there).sum(axis=0) / count)
     return result
 
 
@@ -125,7 +139,7 @@ def reference_balanced(
     columns: NodeColumns, shape: PodShape, profile: Profile, rows: slice | Rows = _EVERY, copies: int = 1
 ) -> Floats:
     """The reference's: 100 minus the difference of the shares, in whole tens (its scale was 0 to 10)."""
-    cpu, memory, _ = _fractions(columns, shape, rows, copies)
+    (cpu, memory), _ = _fractions(columns, shape, ("cpu", "memory"), rows, copies)
     result: Floats = np.floor((1.0 - np.abs(cpu - memory)) * 10.0 + 0.5) * 10.0
     return result
 
@@ -148,36 +162,35 @@ def _taint_counts(columns: NodeColumns, shape: PodShape) -> Floats:
     return columns.memo(("soft taints", shape.tolerations), make)
 
 
-def taint_toleration(columns: NodeColumns, shape: PodShape, possible: Mask) -> Floats | None:
+def taint_toleration(columns: NodeColumns, shape: PodShape, possible: Mask, profile: Profile) -> Floats | None:
     """Fewer untolerated PreferNoSchedule taints are better."""
     counts = _taint_counts(columns, shape)
     worst = counts.max(where=possible, initial=0.0)
     return None if worst == 0 else MAX_SCORE - np.floor(counts * MAX_SCORE / worst)
 
 
-def _preferences(columns: NodeColumns, shape: PodShape) -> Floats:
-    """Sum of the weights of the preferred node affinity terms each row matches."""
+def _preferences(columns: NodeColumns, affinity: bytes) -> Floats:
+    """Sum of the weights of the preferred terms of a NodeAffinity (JSON) that each row matches."""
 
     def make() -> Floats:
         total = np.zeros(columns.size)
-        if shape.node_affinity:
-            preferred = orjson.loads(shape.node_affinity).get("preferredDuringSchedulingIgnoredDuringExecution") or ()
-            for preference in preferred:
-                total += preference["weight"] * match_term(columns, preference["preference"])
+        for preference in orjson.loads(affinity).get("preferredDuringSchedulingIgnoredDuringExecution") or ():
+            total += preference["weight"] * match_term(columns, preference["preference"])
         return total
 
-    return columns.memo(("node preferences", shape.node_affinity), make)
+    return columns.memo(("node preferences", affinity), make)
 
 
-def node_affinity(columns: NodeColumns, shape: PodShape, possible: Mask) -> Floats | None:
-    if not shape.node_affinity:
+def node_affinity(columns: NodeColumns, shape: PodShape, possible: Mask, profile: Profile) -> Floats | None:
+    wishes = [one for one in (shape.node_affinity, profile.added_affinity) if one]
+    if not wishes:
         return None
-    total = _preferences(columns, shape)
+    total = sum((_preferences(columns, one) for one in wishes), np.zeros(columns.size))
     best = total.max(where=possible, initial=0.0)
     return None if best == 0 else np.floor(total * MAX_SCORE / best)
 
 
-def image_locality(columns: NodeColumns, shape: PodShape, possible: Mask) -> Floats | None:
+def image_locality(columns: NodeColumns, shape: PodShape, possible: Mask, profile: Profile) -> Floats | None:
     """Bytes of the pod's images that a row has already, each weighed by how many nodes have it."""
     names = [normalized_image(image) for image in shape.images]
     if not any(name in columns.images for name in names):
@@ -203,9 +216,9 @@ def normalized_image(name: str) -> str:
     return name if name.rfind(":") > name.rfind("/") else f"{name}:latest"
 
 
-def selector_spread(columns: NodeColumns, shape: PodShape, possible: Mask) -> Floats | None:
+def selector_spread(columns: NodeColumns, shape: PodShape, possible: Mask, profile: Profile) -> Floats | None:
     """The reference's: the share of the workload, this pod counted, that runs elsewhere, in whole tens."""
-    defaults = spread.constraints_of(columns, shape)
+    defaults = spread.constraints_of(columns, shape, profile)
     if not defaults.system:
         return None
     tally = columns.relations.pod_set(columns, defaults.soft[0].matchers).tally
@@ -264,24 +277,35 @@ def other_total(
         if not weight or score is None:
             continue
         begun = timings.clock() if timings else 0.0
-        part = score(columns, shape, possible)
+        part = score(columns, shape, possible, profile)
         if timings:
             timings.add("Score", name, begun)
         if part is not None:
             normalized = normalized or name != "ImageLocality"
             total = part * weight if total is None else total + part * weight
+    for plugin, weight in _own(profile):
+        part = plugin.score(columns, shape) * float(weight)
+        total = part if total is None else total + part
     return total, normalized
+
+
+def _own(profile: Profile) -> list[tuple[Plugin, int]]:
+    """The score plugins of one's own, with their weights."""
+    if not profile.plugins:
+        return []
+    weights = dict(profile.weights)
+    return [(p, weights[p.name]) for p in profile.plugins if p.scores and weights.get(p.name)]
 
 
 def explain(columns: NodeColumns, shape: PodShape, profile: Profile, possible: Mask) -> dict[str, Floats]:
     """Each plugin's unweighted score per row, for those who ask why."""
     parts: dict[str, Floats] = {}
     for name, weight in profile.weights:
-        if not weight:
+        if not weight or not (name in USAGE or name in SETTLED or name in RELATIONAL):
             continue
         if name in USAGE:
             parts[name] = USAGE[name](columns, shape, profile, _EVERY, 1)
             continue
-        part = (SETTLED.get(name) or RELATIONAL[name])(columns, shape, possible)
+        part = (SETTLED.get(name) or RELATIONAL[name])(columns, shape, possible, profile)
         parts[name] = np.zeros(columns.size) if part is None else part
-    return parts
+    return parts | {plugin.name: plugin.score(columns, shape) for plugin, _ in _own(profile)}

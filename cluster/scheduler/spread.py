@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from cluster.api.selectors import from_label_selector
 from cluster.scheduler.columns import Floats, NodeColumns
+from cluster.scheduler.config import DefaultConstraint, Profile
 from cluster.scheduler.filters import Ask, Mask, Rejection, blocking_taint, required_nodes, tolerations_of
 from cluster.scheduler.relations import Matchers, PodMatcher, Tally, with_label_keys
 from cluster.scheduler.shape import PodShape
@@ -26,7 +27,7 @@ from cluster.scheduler.shape import PodShape
 NAME = "PodTopologySpread"
 HOSTNAME = "kubernetes.io/hostname"
 ZONE = "topology.kubernetes.io/zone"
-DEFAULTS: tuple[tuple[str, int], ...] = ((HOSTNAME, 3), (ZONE, 5))
+SYSTEM = (DefaultConstraint(HOSTNAME, 3), DefaultConstraint(ZONE, 5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +69,29 @@ def _constraint(raw: dict[str, Any], shape: PodShape, columns: NodeColumns) -> C
     )
 
 
-def constraints_of(columns: NodeColumns, shape: PodShape) -> Constraints:
+def constraints_of(columns: NodeColumns, shape: PodShape, profile: Profile) -> Constraints:
     if not shape.spread and not shape.default_spread:
         return NONE
-    key = ("spread", shape.namespace, shape.labels, shape.spread, shape.default_spread, shape.terminating)
-    return columns.memo(key, lambda: _parse(columns, shape))
+    defaults = profile.default_constraints
+    key = ("spread", shape.namespace, shape.labels, shape.spread, shape.default_spread, shape.terminating, defaults)
+    return columns.memo(key, lambda: _parse(columns, shape, defaults))
 
 
-def _parse(columns: NodeColumns, shape: PodShape) -> Constraints:
+def _parse(columns: NodeColumns, shape: PodShape, defaults: tuple[DefaultConstraint, ...] | None) -> Constraints:
+    """`defaults` None: the system's, which do not mind nodes without the labels."""
     if shape.spread:
         raws = orjson.loads(shape.spread)
         parsed = [(raw.get("whenUnsatisfiable"), _constraint(raw, shape, columns)) for raw in raws]
         hard = tuple(c for when, c in parsed if when == "DoNotSchedule")
         return Constraints(hard, tuple(c for when, c in parsed if when == "ScheduleAnyway"))
     selector = orjson.loads(shape.default_spread)
-    defaults = [{"topologyKey": key, "maxSkew": skew, "labelSelector": selector} for key, skew in DEFAULTS]
-    return Constraints((), tuple(_constraint(raw, shape, columns) for raw in defaults), True)
+
+    def made(*, hard: bool) -> tuple[Constraint, ...]:
+        chosen = [one for one in (SYSTEM if defaults is None else defaults) if one.hard == hard]
+        raws = [{"topologyKey": c.topology_key, "maxSkew": c.max_skew, "labelSelector": selector} for c in chosen]
+        return tuple(_constraint(raw, shape, columns) for raw in raws)
+
+    return Constraints(made(hard=True), made(hard=False), defaults is None)
 
 
 # ---- which nodes count
@@ -149,7 +157,7 @@ def _sums(columns: NodeColumns, tally: Tally, topology_key: str, counted: _Count
 
 def pod_topology_spread(ask: Ask) -> list[Rejection]:
     columns, shape = ask.columns, ask.shape
-    hard = constraints_of(columns, shape).hard
+    hard = constraints_of(columns, shape, ask.profile).hard
     keys = tuple(dict.fromkeys(c.topology_key for c in hard))
     rejections: list[Rejection] = []
     for one in hard:
@@ -168,9 +176,9 @@ def pod_topology_spread(ask: Ask) -> list[Rejection]:
     return rejections
 
 
-def score(columns: NodeColumns, shape: PodShape, possible: Mask) -> Floats | None:
+def score(columns: NodeColumns, shape: PodShape, possible: Mask, profile: Profile) -> Floats | None:
     """0 to 100, best where the fewest matching pods are; None without soft constraints."""
-    constraints = constraints_of(columns, shape)
+    constraints = constraints_of(columns, shape, profile)
     if not constraints.soft:
         return None
     keys = () if constraints.system else tuple(dict.fromkeys(c.topology_key for c in constraints.soft))

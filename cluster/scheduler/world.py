@@ -44,8 +44,10 @@ _NODE_FIELDS: tuple[tuple[str, frozenset[str]], ...] = (
 class World:
     """`on_pod` hears of every pod event after the columns have it."""
 
-    def __init__(self, informers: Informers, changed: Changed, on_pod: PodHandler) -> None:
-        self.columns = NodeColumns()
+    def __init__(
+        self, informers: Informers, changed: Changed, on_pod: PodHandler, *, hard_pod_affinity_weight: int = 1
+    ) -> None:
+        self.columns = NodeColumns(hard_pod_affinity_weight=hard_pod_affinity_weight)
         self.nominated = Nominations()
         self._changed = changed
         self._on_pod_next = on_pod

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from cluster.machinery.clock import FakeClock
@@ -13,7 +15,7 @@ from cluster.registry.admissionconfig import AdmissionConfig
 from cluster.registry.context import MASTERS, RequestContext
 from cluster.registry.registry import Registry
 from cluster.registry.types import RegistryConfig
-from cluster.scheduler.config import SchedulerConfig
+from cluster.scheduler.config import Profile, SchedulerConfig
 from cluster.scheduler.scheduler import Scheduler
 from tests.support.memory_store import MemoryStore
 
@@ -50,12 +52,38 @@ UNTAINTED = AdmissionConfig(disable=("TaintNodesByCondition",))  # no node contr
 class Cluster:
     """A store, its client, and one leading scheduler with back-offs in real time."""
 
-    def __init__(self) -> None:
+    def __init__(self, *profiles: Profile) -> None:
         clock = FakeClock()
         registry = Registry(MemoryStore(clock), RegistryConfig(admission=UNTAINTED), clock=clock, rng=random.Random(7))
         self.client = RegistryClient(registry, lambda: RequestContext(user=MASTERS, field_manager="test"))
         self.office = Office()
-        self.scheduler = Scheduler(SchedulerConfig(), self.client, self.office.lead, rng=random.Random(1))
+        config = replace(SchedulerConfig(), profiles=profiles) if profiles else SchedulerConfig()
+        self.scheduler = Scheduler(config, self.client, self.office.lead, rng=random.Random(1))
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls, *profiles: Profile) -> AsyncIterator[Cluster]:
+        """With namespace default and priority classes high, polite (which never preempts) and low."""
+        made = cls(*profiles)
+        for name, value, policy in (("high", 1000, "PreemptLowerPriority"), ("polite", 1000, "Never"), ("low", 10, "")):
+            body = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}}
+            body |= {"value": value} | ({"preemptionPolicy": policy} if policy else {})
+            await made.client.create("priorityclasses.scheduling.k8s.io", body)
+        await made.client.create(
+            "namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}
+        )
+        account = {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": "default", "namespace": "default"},
+        }
+        await made.client.create("serviceaccounts", account, "default")
+        task = asyncio.create_task(made.scheduler.run())
+        try:
+            yield made
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def node(self, name: str, cpu: str = "4", **spec: Any) -> None:
         labels = {"kubernetes.io/hostname": name}

@@ -9,11 +9,20 @@ import numpy as np
 import pytest
 
 from cluster.scheduler.columns import NodeColumns
-from cluster.scheduler.config import DEFAULT, REFERENCE, Profile, SchedulerConfig
-from cluster.scheduler.decide import Pending, Placement, Unschedulable, best_row, diagnose, feasible, place
+from cluster.scheduler.config import DEFAULT, REFERENCE, DefaultConstraint, Profile, SchedulerConfig
+from cluster.scheduler.decide import (
+    Pending,
+    Placement,
+    Unschedulable,
+    best_row,
+    diagnose,
+    feasible,
+    nodes_to_find,
+    place,
+)
 from cluster.scheduler.owners import default_spread
-from cluster.scheduler.scores import explain, image_locality, node_resources_fit, normalized_image
-from cluster.scheduler.shape import shape_of
+from cluster.scheduler.scores import balanced_allocation, explain, image_locality, node_resources_fit, normalized_image
+from cluster.scheduler.shape import canonical, shape_of
 
 
 def node(name: str, cpu: str, memory: str, images: list[Any] | None = None, **labels: str) -> dict[str, Any]:
@@ -113,7 +122,7 @@ def test_image_locality_prefers_nodes_that_have_the_image() -> None:
     image = {"names": ["web:latest"], "sizeBytes": 900 * 1024**2}
     cluster = columns(node("a", "8", "8Gi"), node("b", "8", "8Gi", [image]))
     shape = shape_of(pod("p", "1", "1Gi"))
-    scores = image_locality(cluster, shape, cluster.alive)
+    scores = image_locality(cluster, shape, cluster.alive, DEFAULT)
     assert scores is not None and scores[cluster.rows["a"]] == 0
     assert scores[cluster.rows["b"]] == 100 * (450 - 23) // (1000 - 23)
     assert normalized_image("reg:5000/x") == "reg:5000/x:latest" and normalized_image("x:1") == "x:1"
@@ -149,3 +158,66 @@ def test_profiles_say_what_is_wrong(profile: Profile, says: str) -> None:
 def test_two_profiles_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="two profiles"):
         SchedulerConfig(profiles=(DEFAULT, DEFAULT)).validate()
+
+
+# ---- what a KubeSchedulerConfiguration can set
+
+
+def test_added_affinity_is_enforced_on_every_pod() -> None:
+    required = {"nodeSelectorTerms": [{"matchExpressions": [{"key": "pool", "operator": "In", "values": ["batch"]}]}]}
+    added = canonical({"requiredDuringSchedulingIgnoredDuringExecution": required})
+    profile = replace(DEFAULT, added_affinity=added)
+    cluster = columns(node("a", "8", "8Gi"), node("b", "8", "8Gi", pool="batch"))
+    (outcome,) = place(cluster, [pending(pod("p", "1", "1Gi"))], profile=profile)
+    assert isinstance(outcome, Placement) and outcome.node == "b"
+    (outcome,) = place(columns(node("a", "8", "8Gi")), [pending(pod("p", "1", "1Gi"))], profile=profile)
+    assert isinstance(outcome, Unschedulable)
+    assert outcome.message == "0/1 nodes are available: 1 node(s) didn't match scheduler-enforced node affinity."
+
+
+def test_default_constraints_of_ones_own_spread_pods_of_a_service() -> None:
+    racks = columns(*(node(f"n{i}", "8", "8Gi", rack="ab"[i % 2]) for i in range(3)), node("bare", "80", "80Gi"))
+    profile = replace(DEFAULT, default_constraints=(DefaultConstraint("rack", 1, hard=True),))
+    spread = default_spread({"app": "web"}, [SERVICE], None)
+    outcomes = place(racks, [pending(pod(f"p{i}", "1", "1Gi"), spread) for i in range(4)], profile=profile)
+    used = [racks.rows[o.node] % 2 for o in outcomes if isinstance(o, Placement)]
+    assert len(used) == 4 and abs(used.count(0) - used.count(1)) <= 1
+    assert "bare" not in {o.node for o in outcomes if isinstance(o, Placement)}, "it has no such label"
+
+
+def test_ignored_resources_are_not_looked_for() -> None:
+    wanted = pod("p", "1", "1Gi")
+    wanted["spec"]["containers"][0]["resources"]["requests"]["vendor.io/licence"] = "1"
+    cluster = columns(node("a", "8", "8Gi"))
+    (outcome,) = place(cluster, [pending(wanted)])
+    assert isinstance(outcome, Unschedulable) and "Insufficient vendor.io/licence" in outcome.message
+    many = [pending(wanted | {"metadata": wanted["metadata"] | {"uid": f"u{i}"}}) for i in range(12)]
+    outcomes = place(cluster, many, profile=replace(DEFAULT, ignored_resources=("vendor.io/",)))
+    assert [isinstance(o, Placement) for o in outcomes] == [True] * 8 + [False] * 4, "CPU still counts"
+
+
+def test_balance_over_three_resources_is_their_deviation() -> None:
+    gpus = {"allocatable": {"cpu": "10", "memory": "10Gi", "gpu": "10", "pods": "9"}}
+    cluster = columns({"metadata": {"name": "a", "labels": {}}, "status": gpus})
+    wanted = pod("p", "2", "4Gi")
+    wanted["spec"]["containers"][0]["resources"]["requests"]["gpu"] = "9"
+    profile = replace(DEFAULT, balanced=("cpu", "memory", "gpu"))
+    score = balanced_allocation(cluster, shape_of(wanted), profile)[cluster.rows["a"]]
+    assert score == 70, "shares 0.2, 0.4, 0.9: mean 0.5, deviation 0.294"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "percentage", "expected"),
+    [(50, 0, 50), (100, 0, 100), (500, 0, 230), (5000, 0, 500), (6000, 0, 300), (100_000, 0, 5000), (5000, 50, 2500)],
+)
+def test_how_many_nodes_are_looked_for(nodes: int, percentage: int, expected: int) -> None:
+    """kube-scheduler's own table of numFeasibleNodesToFind."""
+    assert nodes_to_find(nodes, percentage) == expected
+
+
+def test_sampling_looks_at_some_nodes_and_each_time_at_others() -> None:
+    cluster = columns(*(node(f"n{i}", "8", "8Gi") for i in range(300)))
+    profile = replace(DEFAULT, percentage_to_score=10)
+    order = np.random.default_rng(1).permutation(cluster.size)
+    outcomes = place(cluster, [pending(pod(f"p{i}", "1", "1Gi")) for i in range(250)], order, profile)
+    assert len({o.node for o in outcomes if isinstance(o, Placement)}) > 200

@@ -1,0 +1,122 @@
+"""A Client whose writes per second are bounded, as --kube-api-qps and --kube-api-burst bound a component's.
+
+IO through the wrapped Client. Reads pass. A binding counts as one write, however many go into one transaction: batches
+larger than the burst are cut; those that must be bound together are not, and what they took too much is waited for
+afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from cluster.machinery.client import Binding, BindOutcomes, Client, Obj, ObjectList, PatchKind, WatchEvent
+from cluster.machinery.clock import Clock, monotonic
+
+
+class TokenBucket:
+    """Pure but for the clock: how long to wait before so many tokens may be taken."""
+
+    def __init__(self, per_s: float, burst: int, clock: Clock) -> None:
+        self._per_s = per_s
+        self._burst = float(burst)
+        self._clock = clock
+        self._tokens = self._burst
+        self._at = clock()
+
+    def take(self, count: int) -> float:
+        """Take them; seconds to wait until they were really there."""
+        now = self._clock()
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_s)
+        self._at = now
+        self._tokens -= count
+        return max(-self._tokens / self._per_s, 0.0)
+
+
+class Throttled:
+    def __init__(self, client: Client, qps: float, burst: int, *, clock: Clock = monotonic) -> None:
+        if qps <= 0 or burst < 1:
+            raise ValueError(f"qps ({qps:g}) must be above 0 and burst ({burst}) 1 or more")
+        self._client = client
+        self._burst = burst
+        self._bucket = TokenBucket(qps, burst, clock)
+
+    async def _wait(self, writes: int = 1) -> None:
+        delay = self._bucket.take(writes)
+        if delay > 0:
+            await asyncio.sleep(delay)
+
+    async def get(self, resource: str, name: str, namespace: str = "") -> Obj:
+        return await self._client.get(resource, name, namespace)
+
+    async def list(
+        self, resource: str, namespace: str = "", *, label_selector: str = "", field_selector: str = ""
+    ) -> ObjectList:
+        return await self._client.list(
+            resource, namespace, label_selector=label_selector, field_selector=field_selector
+        )
+
+    def watch(
+        self,
+        resource: str,
+        namespace: str = "",
+        *,
+        resource_version: str,
+        label_selector: str = "",
+        field_selector: str = "",
+    ) -> AsyncIterator[WatchEvent]:
+        return self._client.watch(
+            resource,
+            namespace,
+            resource_version=resource_version,
+            label_selector=label_selector,
+            field_selector=field_selector,
+        )
+
+    async def create(
+        self, resource: str, obj: Obj, namespace: str = "", *, subresource: str = "", name: str = ""
+    ) -> Obj:
+        await self._wait()
+        return await self._client.create(resource, obj, namespace, subresource=subresource, name=name)
+
+    async def update(self, resource: str, obj: Obj, *, subresource: str = "") -> Obj:
+        await self._wait()
+        return await self._client.update(resource, obj, subresource=subresource)
+
+    async def patch(
+        self,
+        resource: str,
+        name: str,
+        patch: Any,
+        namespace: str = "",
+        *,
+        kind: PatchKind = "merge",
+        subresource: str = "",
+    ) -> Obj:
+        await self._wait()
+        return await self._client.patch(resource, name, patch, namespace, kind=kind, subresource=subresource)
+
+    async def delete(
+        self,
+        resource: str,
+        name: str,
+        namespace: str = "",
+        *,
+        uid: str = "",
+        grace_period_s: int | None = None,
+        propagation: str = "",
+    ) -> None:
+        await self._wait()
+        await self._client.delete(
+            resource, name, namespace, uid=uid, grace_period_s=grace_period_s, propagation=propagation
+        )
+
+    async def bind(self, bindings: Sequence[Binding], *, together: bool = False) -> BindOutcomes:
+        step = len(bindings) if together else self._burst
+        outcomes: BindOutcomes = []
+        for start in range(0, len(bindings), max(step, 1)):
+            some = bindings[start : start + step]
+            await self._wait(len(some))
+            outcomes += await self._client.bind(some, together=together)
+        return outcomes

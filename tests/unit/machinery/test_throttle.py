@@ -1,0 +1,91 @@
+"""Writes per second are bounded on every path, reads are not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from cluster.machinery.client import Binding
+from cluster.machinery.throttle import Throttled, TokenBucket
+
+
+class Time:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Recorder:
+    """A Client that only notes when it was called."""
+
+    def __init__(self, time: Time) -> None:
+        self.time = time
+        self.calls: list[tuple[float, str, int]] = []
+
+    async def bind(self, bindings: list[Binding], *, together: bool = False) -> list[None]:
+        self.calls.append((self.time.now, "bind", len(bindings)))
+        return [None] * len(bindings)
+
+    def __getattr__(self, name: str) -> Any:
+        async def call(*_: Any, **__: Any) -> dict[str, Any]:
+            self.calls.append((self.time.now, name, 1))
+            return {}
+
+        return call
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    """Sleeping moves the clock and nothing else."""
+    made = Time()
+
+    async def sleep(delay: float) -> None:
+        made.now += delay
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    return made
+
+
+def test_the_bucket_fills_to_its_burst() -> None:
+    time = Time()
+    bucket = TokenBucket(10.0, 5, time)
+    assert [bucket.take(1) for _ in range(5)] == [0.0] * 5
+    assert bucket.take(1) == pytest.approx(0.1)
+    time.now += 100
+    assert bucket.take(5) == 0.0
+    assert bucket.take(1) == pytest.approx(0.1)
+
+
+async def test_all_writes_share_the_bound(time: Time) -> None:
+    inner = Recorder(time)
+    client = Throttled(inner, 10.0, 2, clock=time)  # type: ignore[arg-type]
+    for _ in range(5):
+        await client.create("events", {})
+        await client.patch("pods", "p", {})
+        await client.update("pods", {})
+        await client.delete("pods", "p")
+        await client.get("pods", "p")
+    assert len([c for c in inner.calls if c[1] != "get"]) == 20
+    assert time.now == pytest.approx((20 - 2) / 10)
+
+
+async def test_batches_of_bindings_count_each_and_are_cut(time: Time) -> None:
+    inner = Recorder(time)
+    client = Throttled(inner, 10.0, 4, clock=time)  # type: ignore[arg-type]
+    batch = [Binding("d", f"p{i}", "", "n") for i in range(10)]
+    assert await client.bind(batch) == [None] * 10
+    assert [count for _, _, count in inner.calls] == [4, 4, 2]
+    assert [at for at, _, _ in inner.calls] == pytest.approx([0.0, 0.4, 0.6])
+    await client.bind(batch, together=True)
+    assert inner.calls[-1][2] == 10, "those that belong together are not cut"
+    before = time.now
+    await client.create("events", {})
+    assert time.now > before
+
+
+def test_senseless_bounds_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be above 0"):
+        Throttled(Recorder(Time()), 0.0, 1)  # type: ignore[arg-type]
