@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cluster.cli import chaos, kubeconfig, store_commands
+from cluster.cli import chaos, hollow, kubeconfig, store_commands
 from cluster.cli.api import AdminApi
 from cluster.cli.down import down
 from cluster.cli.output import CommandError, Output
@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     _explain_command(commands, common, listing)
     store_commands.add_commands(commands, [common, listing])
     chaos.add_commands(commands, common, listing)
+    hollow.add_command(commands, common)
     add = commands.add_parser("kubeconfig", parents=[common], help="print a kubeconfig for the administrator")
     add.set_defaults(run=_kubeconfig)
     add = commands.add_parser("version", help="print the version")

@@ -92,7 +92,7 @@ class PodCore:
         self._reconcile(now)
         self._report()
         out, self._out = self._out, []
-        self._story.append((self._seq, now, event, tuple(out)))
+        self._story.append((self._seq, now, _brief_event(event), tuple(map(_brief_action, out))))
         return out
 
     def next_wake(self) -> float | None:
@@ -109,7 +109,9 @@ class PodCore:
         return min(times, default=None)
 
     def story(self) -> list[tuple[int, float, Event, tuple[Action, ...]]]:
-        """The last events with what each of them caused: (number, time, event, actions)."""
+        """The last events with what each of them caused: (number, time, event, actions). Of pods and statuses only
+        what tells them apart is kept: 200 whole objects would be megabytes.
+        """
         return list(self._story)
 
     def validate(self) -> None:
@@ -553,6 +555,20 @@ def _remember_lost(state: ContainerState, known: dict[str, Any], now: float) -> 
     elif "running" in (known.get("state") or {}):
         gone = "The container could not be located when the pod was started again"
         state.end_run(ExitInfo("", 137, "ContainerStatusUnknown", gone), now)
+
+
+def _brief_event(event: Event) -> Event:
+    if not isinstance(event, ev.PodSeen):
+        return event
+    meta = event.pod["metadata"]
+    kept = {k: meta[k] for k in ("name", "resourceVersion", "generation", "deletionTimestamp") if k in meta}
+    return ev.PodSeen({"metadata": kept})
+
+
+def _brief_action(action: Action) -> Action:
+    if not isinstance(action, ev.Report):
+        return action
+    return ev.Report({k: action.status[k] for k in ("phase", "reason") if k in action.status}, action.cause)
 
 
 def _go_duration(seconds: float) -> str:

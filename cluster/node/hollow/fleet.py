@@ -116,7 +116,11 @@ class HollowFleet:
 
 
 async def _first_status(node: HollowNode) -> None:
-    try:
-        await node.agent.write_status()
-    except ApiError as err:
-        log.warning("first status of %s: %s", node.name, err.message)
+    for delay in (0.2, 0.5, 1.0, 2.0, 4.0):
+        try:
+            await node.agent.write_status()
+            return
+        except ApiError as err:  # a busy server says that it is
+            log.info("first status of %s: %s", node.name, err.message)
+            await asyncio.sleep(delay)
+    log.warning("the first status of %s is not written yet", node.name)
