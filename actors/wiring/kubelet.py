@@ -5,6 +5,7 @@ from __future__ import annotations
 from actors.host import Part
 from actors.wiring import basics, http
 from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.dns import resolv_conf_of
 from cluster.node.cgroup_plan import pods_root
 from cluster.node.cni import PodNetwork
 from cluster.node.config import EVICTION_HARD, EVICTION_HARD_SHARED, KubeletConfig
@@ -29,6 +30,7 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> KubeletConfig:
         client_ca_file=str(machine.pki / "ca.crt"),
         cluster_dns=cluster.dns_ip,
         cluster_domain=cluster.domain,
+        resolv_conf=resolv_conf_of(machine),
         cpu=f"{cluster.cpu_millicores}m",
         memory=str(cluster.memory_bytes),
         ephemeral_storage=str(cluster.ephemeral_storage_bytes),

@@ -47,6 +47,18 @@ class AdminApi:
         except (OSError, aiohttp.ClientError, TimeoutError) as e:
             raise ApiUnavailable(f"{path}: {e}") from e
 
+    async def create(self, path: str, obj: dict[str, Any]) -> bool:
+        """Whether it was made; False when there is one already. Raises ApiUnavailable."""
+        try:
+            async with self._session() as session, session.post(path, json=obj) as response:
+                if response.status == 409:
+                    return False
+                if response.status != 201:
+                    raise ApiUnavailable(f"{path}: {response.status} {(await response.text())[:200]}")
+                return True
+        except (OSError, aiohttp.ClientError, TimeoutError) as e:
+            raise ApiUnavailable(f"{path}: {e}") from e
+
     async def nodes(self) -> dict[str, bool]:
         """Ready by node name."""
         items = (await self.get("/api/v1/nodes")).get("items", [])

@@ -200,9 +200,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(base: Path) -> int:
     from cluster.cloud.host_agent import serve  # its imports cost every other command a third of a second
+    from cluster.network.dns_relay import DnsRelay
 
     try:
-        serve(base)
+        serve(base, lambda config: [DnsRelay(config.host_ip)])
     except (FileNotFoundError, ConfigError, Locked) as e:
         print(f"sk8 host-agent: {e}", file=sys.stderr)
         return 1

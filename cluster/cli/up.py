@@ -25,6 +25,7 @@ import yaml
 from cluster.apiserver.config import ConfigError as ApiServerConfigError
 from cluster.apiserver.config import checked_settings
 from cluster.cli import agent, kubeconfig, preflight
+from cluster.cli.addons import ensure_coredns
 from cluster.cli.api import AdminApi, ApiUnavailable
 from cluster.cli.engine import PrivateEngine
 from cluster.cli.output import CommandError, Output, Step
@@ -77,6 +78,7 @@ async def up(options: UpOptions, out: Output, environment: Mapping[str, str] = o
     since = time.time()
     await _start(config, out, options.timeout_s)
     await _wait_ready(config, out, options.timeout_s, [m.name for m in config.machines], since)
+    await ensure_coredns(config, out)
     path = kubeconfig.target(environment)
     await asyncio.to_thread(_install_kubeconfig, path, config, out)
     out.say()

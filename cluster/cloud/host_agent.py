@@ -19,9 +19,9 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -43,11 +43,17 @@ _POLL_S = 25.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+class Part(Protocol):
+    def run(self) -> Coroutine[Any, Any, None]: ...
+
+
 class HostAgent:
     """`run()` returns after SIGTERM; the machines go on. Make it only with the lock of `_serve`: it reads the disks."""
 
-    def __init__(self, config: ClusterConfig) -> None:
+    def __init__(self, config: ClusterConfig, beside: Sequence[Part] = ()) -> None:
+        """`beside`: more parts to run, which this room does not know (the DNS relay)."""
         self._config = config
+        self._beside = beside
         self._authority = Authority(config)
         self._disks = Disks(config.disks_dir)
         self._version = 1
@@ -73,7 +79,8 @@ class HostAgent:
         socket.chmod(0o600)
         forwarder = asyncio.create_task(self._forwarder.run())
         stopped = asyncio.create_task(stop.wait())
-        watch = asyncio.create_task(LoopWatch("host-agent").beat())
+        others = [LoopWatch("host-agent").beat(), *(part.run() for part in self._beside)]
+        watch = asyncio.gather(*others, return_exceptions=True)
         try:
             await asyncio.wait({forwarder, stopped}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -258,19 +265,20 @@ def _error(status: int, error: Exception, retriable: bool) -> web.Response:
     return web.json_response({"error": str(error), "retriable": retriable}, status=status)
 
 
-def serve(base: Path) -> None:
+def serve(base: Path, beside: Callable[[ClusterConfig], Sequence[Part]] = lambda _: ()) -> None:
     """Runs the agent in the foreground until SIGTERM; raises Locked when one runs already."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     os.chdir("/")
-    asyncio.run(_serve(load_cluster(base)))
+    config = load_cluster(base)
+    asyncio.run(_serve(config, beside(config)))
 
 
-async def _serve(config: ClusterConfig) -> None:
+async def _serve(config: ClusterConfig, beside: Sequence[Part] = ()) -> None:
     """Locked first: what one agent does while another still ends would be lost on both. The lock's file stays."""
     make_private_dir(config.run)
     lock = Lock(config.run / "host-agent.pid")
     lock.acquire()
     try:
-        await HostAgent(config).run()
+        await HostAgent(config, beside).run()
     finally:
         lock.release()

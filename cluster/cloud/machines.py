@@ -201,10 +201,18 @@ class Machines:
             machine = self._config.machine(name)
             self._authority.provision(machine)
         make_private_dir(machine.log_dir)
+        write_atomic(machine.disk / "resolv.conf", self._resolv_conf().encode(), 0o644)
         self._switch.make()
         self._switch.make_machine(spec)
         self._disks.attach_again(name)
         return machine
+
+    def _resolv_conf(self) -> str:
+        """The machines ask the box (cluster/network/dns_relay.py): its own resolvers may be of no use to them."""
+        box = Path("/etc/resolv.conf")
+        lines = box.read_text().splitlines() if box.exists() else []
+        kept = [line for line in lines if line.split()[:1] in (["search"], ["domain"])]
+        return "\n".join([f"nameserver {self._config.host_ip}", *kept]) + "\n"
 
     def _wipe(self, name: str) -> None:
         machine = self._config.machine(name)

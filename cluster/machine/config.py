@@ -168,6 +168,8 @@ class ClusterConfig:
     kubernetes_ip: str = "10.96.0.1"
     dns_ip: str = "10.96.0.10"
     domain: str = "cluster.local"
+    dns_upstreams: tuple[str, ...] = ()
+    """Resolvers for names outside the cluster, "ip" or "ip:port"; none: those of the machine's resolv.conf."""
     node_port_min: int = 30000
     node_port_max: int = 32767
 
@@ -413,6 +415,10 @@ class ClusterConfig:
             found.append(f"prefix: {self.prefix!r}: must be sk8, or sk8 and one more letter or digit")
         if not _DOMAIN.fullmatch(self.domain):
             found.append(f"domain: {self.domain!r}: must be a DNS name in lower case such as cluster.local")
+        for upstream in self.dns_upstreams:
+            host, _, port = upstream.partition(":")
+            if not _is_ipv4(host) or (port and not port.isdigit()):
+                found.append(f"dns_upstreams: {upstream!r}: must be an IPv4 address, or one with a port: 9.9.9.9:53")
         if self.store_engine not in ("native", "raftos"):
             found.append(f"store_engine: {self.store_engine!r}: must be native or raftos")
         if self.store_engine == "raftos" and not self.store_engine_unsafe:
@@ -444,13 +450,21 @@ class ClusterConfig:
         raw = _object(data, "cluster.json", cls)
         raw["machines"] = tuple(MachineSpec(**spec) for spec in raw.get("machines", ()))
         raw["ray_ports"] = RayPorts(**raw.get("ray_ports", {}))
-        for key in ("ensure_command", "enable_admission_plugins", "disable_admission_plugins"):
+        for key in ("ensure_command", "dns_upstreams", "enable_admission_plugins", "disable_admission_plugins"):
             raw[key] = tuple(raw.get(key, ()))
         return cls(**raw)
 
 
 def largest_odd(count: int) -> int:
     return min(5, count if count % 2 else count - 1)
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _inside(ip: str, net: ipaddress.IPv4Network) -> bool:

@@ -13,8 +13,6 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-import orjson
-
 from cluster.api.errors import ApiError
 
 Obj = dict[str, Any]
@@ -117,6 +115,8 @@ class Client(Protocol):
 
 def clone(obj: Obj) -> Obj:
     """A deep copy to change; faster than copy.deepcopy for JSON."""
+    import orjson  # the coredns pods read with this module too, and their Debian has no orjson
+
     copied: Obj = orjson.loads(orjson.dumps(obj))
     return copied
 

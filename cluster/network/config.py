@@ -96,7 +96,8 @@ class FirewallConfig:
 
 @dataclass(frozen=True, slots=True)
 class DnsConfig:
-    """DnsServer. `upstreams` are "ip" or "ip:port", asked in turn for names outside the cluster; none: REFUSED."""
+    """DnsServer. `upstreams` are "ip" or "ip:port", asked in turn for names outside the cluster; without any, the
+    nameservers of `resolv_conf`; without those, REFUSED."""
 
     node_ip: str = ""
     """Reaches the range through the service link when set."""
@@ -106,12 +107,22 @@ class DnsConfig:
     cluster_cidr: str = "10.244.0.0/16"
     service_cluster_ip_range: str = "10.96.0.0/12"
     upstreams: tuple[str, ...] = ()
+    resolv_conf: str = ""
+    """The machine's own, for its nameservers and its search domains."""
+    upstream_service: str = ""
+    """namespace/name of the Service whose ready endpoints are asked before `upstreams`."""
+    node_name: str = ""
+    """Answers look-ups along the search paths of this machine's pods in one round; "": of nobody's."""
     pod_records: str = "insecure"
     """Answers for 10-244-1-5.NAMESPACE.pod.DOMAIN: "insecure" (any address, as kubeadm), "verified", "disabled"."""
     ttl_s: int = 30
     negative_ttl_s: int = 5
     upstream_timeout_s: float = 2.0
     max_concurrent: int = 1000
+    cache_entries: int = 10_000
+    cache_ttl_s: int = 30
+    bind_ip: str = ""
+    """Where to listen, if not at `listen_ip`."""
     make_link: bool = True
     handover_socket: str = ""
     """Unix socket of sk8-machine, which opens the DNS sockets and lends them; "": this process opens them itself."""
@@ -125,6 +136,8 @@ class DnsConfig:
         for label in self.cluster_domain.split("."):
             if not 0 < len(label) <= 63:
                 raise ConfigError(f"cluster_domain: {self.cluster_domain!r} is not a domain; use e.g. cluster.local")
+        if self.bind_ip:
+            _address("bind_ip", self.bind_ip)
         _network("cluster_cidr", self.cluster_cidr)
         _network("service_cluster_ip_range", self.service_cluster_ip_range)
         if self.pod_records not in ("insecure", "verified", "disabled"):
@@ -178,6 +191,7 @@ class NetworkConfig:
                 cluster_cidr=cluster_cidr,
                 service_cluster_ip_range=service_cluster_ip_range,
                 upstreams=upstreams,
+                node_name=node_name,
             ),
             firewall=firewall,
         )

@@ -17,11 +17,10 @@ import struct
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
-from cluster.network import dns_wire as wire
-from cluster.network.dns_core import Ask, Chase, Reply, Resolver
-from cluster.network.dns_forward import Forwarder, ForwardError, NoUpstream
+from cluster.network.dns_core import Kept, Reply
+from cluster.network.dns_elsewhere import Elsewhere, Lookups
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ _UDP_QUERY_BYTES = 4096
 _UDP_BURST = 64
 _TCP_IDLE_S = 10.0
 _TCP_CONNECTIONS = 512
-_NO_UPSTREAM = 23  # RFC 8914: Network Error; the text says what is missing
+_TCP_BYTES = 65535
 
 Count = Callable[[str, int, int, float], None]
 """(protocol, query type, response code, seconds) of every answer."""
@@ -50,7 +49,7 @@ async def bind(ip: str, port: int) -> Sockets:
         tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             udp.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
-            udp.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+            _enlarge(udp)
             udp.bind((ip, port))
             tcp.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
             tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -66,12 +65,28 @@ async def bind(ip: str, port: int) -> Sockets:
             await asyncio.sleep(_RETRY_S)
 
 
+def _enlarge(udp: socket.socket) -> None:
+    """Room for a burst of queries: as much as we like, or, in a pod, as much as the kernel gives everybody."""
+    try:
+        udp.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+    except PermissionError:
+        udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+
+
+class Source(Protocol):
+    """Where answers come from: `dns_core.py:Resolver`."""
+
+    def quick(self, data: bytes, client: str) -> Kept | None: ...
+
+    def answer(self, data: bytes, client: str = "", *, tcp: bool = False) -> Reply | Elsewhere | None: ...
+
+
 class Answers:
     """`start` and `stop` reading the sockets, which stay open: they belong to the caller."""
 
-    def __init__(self, resolver: Resolver, forwarder: Forwarder, count: Count) -> None:
+    def __init__(self, resolver: Source, lookups: Lookups, count: Count) -> None:
         self._resolver = resolver
-        self._forwarder = forwarder
+        self._lookups = lookups
         self._count = count
         self._udp: socket.socket | None = None
         self._tcp: asyncio.Server | None = None
@@ -112,12 +127,12 @@ class Answers:
                 continue
             started = clock()
             try:
-                kept = quick(data)
+                kept = quick(data, address[0])
                 if kept is not None:
                     self._send(udp, address, data[:2] + kept[0])
                     self._count("udp", kept[1], kept[2], clock() - started)
                 else:
-                    self._answer(data, partial(self._send, udp, address), started)
+                    self._answer(data, address[0], partial(self._send, udp, address), started)
             except Exception:  # one query must stop neither the others nor the process
                 log.exception("a DNS query of %d bytes from %s failed", len(data), address)
             receive(1)
@@ -129,67 +144,46 @@ class Answers:
         except OSError as err:  # the client asks again
             log.debug("a DNS answer could not be sent: %s", err)
 
-    def _answer(self, data: bytes, send: Callable[[bytes], None], started: float) -> None:
-        result = self._resolver.answer(data)
+    def _answer(self, data: bytes, client: str, send: Callable[[bytes], None], started: float) -> None:
+        result = self._resolver.answer(data, client)
         if isinstance(result, Reply):
             send(result.data)
             self._count("udp", result.qtype, result.rcode, time.perf_counter() - started)
         elif result is not None:
-            task = asyncio.get_running_loop().create_task(self._answer_later(data, result, send, started))
+            limit = result.query.udp_limit
+            known = self._lookups.now(result, limit)
+            if known is not None:
+                send(known)
+                self._count("udp", result.query.qtype, known[3] & 0xF, time.perf_counter() - started)
+                return
+            task = asyncio.get_running_loop().create_task(self._answer_later(result, limit, send, started))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _answer_later(
-        self, data: bytes, result: Ask | Chase, send: Callable[[bytes], None], started: float
-    ) -> None:
-        response = await self._elsewhere(data, result, tcp=False)
+    async def _answer_later(self, result: Elsewhere, limit: int, send: Callable[[bytes], None], started: float) -> None:
+        response = await self._lookups.later(result, limit)
         send(response)
         self._count("udp", result.query.qtype, response[3] & 0xF, time.perf_counter() - started)
-
-    # ---- names outside the cluster
-
-    async def _elsewhere(self, data: bytes, result: Ask | Chase, *, tcp: bool) -> bytes:
-        """The answer for a name that is not (only) the cluster's. Never raises, never waits for more than upstreams."""
-        query = result.query
-        try:
-            if isinstance(result, Ask):
-                return await self._forwarder.ask(data, tcp=tcp)
-            return await self._chase(result, tcp)
-        except NoUpstream as err:
-            if isinstance(result, Chase):
-                return wire.response(query, wire.NOERROR, result.answers)
-            return wire.response(query, wire.REFUSED, authoritative=False, extended_error=(_NO_UPSTREAM, str(err)))
-        except ForwardError as err:
-            return wire.response(query, wire.SERVFAIL, authoritative=False, extended_error=(_NO_UPSTREAM, str(err)))
-
-    async def _chase(self, chase: Chase, tcp: bool) -> bytes:
-        """Stub resolvers do not follow an alias: bring the target's records along (dnslib writes the names anew)."""
-        header = b"\0\0\1\0\0\1\0\0\0\0\0\0"
-        question = header + chase.target + chase.query.qtype.to_bytes(2) + b"\0\1"
-        upstream = await self._forwarder.ask(question, tcp=tcp)
-        if upstream[2] & 0x02 and not tcp:
-            upstream = await self._forwarder.ask(question, tcp=True)
-        limit = 65535 if tcp else chase.query.udp_limit
-        return _joined(chase, upstream, limit)
 
     # ---- TCP
 
     async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Several queries on one connection, answered in order (RFC 7766)."""
         self._writers.add(writer)
+        client = (writer.get_extra_info("peername") or ("",))[0]
         try:
             while len(self._writers) <= _TCP_CONNECTIONS:
                 async with asyncio.timeout(_TCP_IDLE_S):
                     size = struct.unpack("!H", await reader.readexactly(2))[0]
                     data = await reader.readexactly(size)
                 started = time.perf_counter()
-                result = self._resolver.answer(data, tcp=True)
+                result = self._resolver.answer(data, client, tcp=True)
                 if result is None:
                     return
                 if isinstance(result, Reply):
                     response, qtype = result.data, result.qtype
                 else:
-                    response, qtype = await self._elsewhere(data, result, tcp=True), result.query.qtype
+                    response, qtype = await self._lookups.later(result, _TCP_BYTES), result.query.qtype
                 writer.write(struct.pack("!H", len(response)) + response)
                 await writer.drain()
                 self._count("tcp", qtype, response[3] & 0xF, time.perf_counter() - started)
@@ -198,21 +192,3 @@ class Answers:
         finally:
             self._writers.discard(writer)
             writer.close()
-
-
-def _joined(chase: Chase, upstream: bytes, limit: int) -> bytes:
-    """The aliases with the answer records of `upstream` behind them, in one message of at most `limit` bytes."""
-    from dnslib import DNSRecord  # not before an alias leads outside: sk8-machine stays small
-
-    rcode = upstream[3] & 0xF
-    try:
-        whole = DNSRecord.parse(wire.response(chase.query, rcode, chase.answers))
-        for item in DNSRecord.parse(upstream).rr:
-            whole.add_answer(item)
-        packed = bytes(whole.pack())
-    except Exception as err:  # noqa: BLE001 - dnslib raises many kinds for a malformed message
-        log.warning("an upstream's answer cannot be read: %s", err)
-        return wire.response(chase.query, wire.SERVFAIL, authoritative=False)
-    if len(packed) <= limit:
-        return packed
-    return wire.truncated(chase.query)

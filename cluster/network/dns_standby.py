@@ -14,9 +14,11 @@ from pathlib import Path
 from cluster.network import dns_snapshot
 from cluster.network.config import DnsConfig
 from cluster.network.dns_core import Resolver
-from cluster.network.dns_forward import Forwarder
+from cluster.network.dns_elsewhere import Lookups
+from cluster.network.dns_forward import forwarder_of, resolv_conf_of
 from cluster.network.dns_handover import Holder
 from cluster.network.dns_serve import Answers, bind
+from cluster.network.dns_upstreams import Upstreams
 from cluster.network.dns_zone import Zone, zone_config
 
 log = logging.getLogger(__name__)
@@ -63,8 +65,8 @@ class DnsStandby:
         zone = Zone(zone_config(config))
         resolver = Resolver(zone)
         resolver.ready = dns_snapshot.load(zone, self._zone_file)
-        forwarder = Forwarder(config.upstreams, config.upstream_timeout_s, config.max_concurrent)
-        self._answers = Answers(resolver, forwarder, self._count)
+        forwarder = forwarder_of(config, Upstreams(resolv_conf_of(config)[0]))
+        self._answers = Answers(resolver, Lookups(zone, forwarder), self._count)
         await self._answers.start(self._sockets)
 
     def _stand_back(self) -> None:

@@ -21,7 +21,8 @@ HEADER_BYTES = 12
 MAX_UDP_BYTES = 1232
 """What fits every path without fragments (DNS flag day 2020); larger EDNS offers are cut to it."""
 CLASSIC_UDP_BYTES = 512
-_QR_AA, _QR, _TC, _RD, _RA = 0x84, 0x80, 0x02, 0x01, 0x80
+_QR_AA, _QR, TC_BIT, _RD, _RA = 0x84, 0x80, 0x02, 0x01, 0x80
+_DNSSEC_OK = 0x8000
 _EDE = 15
 
 
@@ -36,6 +37,7 @@ class Query:
     name: bytes
     qtype: int
     edns_bytes: int = 0
+    dnssec_ok: bool = False
 
     @property
     def udp_limit(self) -> int:
@@ -64,11 +66,11 @@ def parse_query(data: bytes) -> Query:
     if end + 4 > len(data):
         raise WireError(FORMERR)
     qtype, qclass = struct.unpack_from("!HH", data, end)
-    edns_bytes = _edns(data, end + 4, additional)
+    edns_bytes, dnssec_ok = _edns(data, end + 4, additional)
     if qclass != IN:
         raise WireError(REFUSED, edns_bytes > 0)
     question = data[HEADER_BYTES : end + 4]
-    return Query(data[:2], bool(data[2] & _RD), question, question[:-4].lower(), qtype, edns_bytes)
+    return Query(data[:2], bool(data[2] & _RD), question, question[:-4].lower(), qtype, edns_bytes, dnssec_ok)
 
 
 def skip_name(data: bytes, offset: int) -> int:
@@ -86,20 +88,21 @@ def skip_name(data: bytes, offset: int) -> int:
         offset += length
 
 
-def _edns(data: bytes, offset: int, additional: int) -> int:
-    """The client's UDP size if it speaks EDNS, else 0. Raises WireError."""
+def _edns(data: bytes, offset: int, additional: int) -> tuple[int, bool]:
+    """The client's UDP size if it speaks EDNS, else 0, and whether it wants signatures. Raises WireError."""
     for _ in range(additional):
         if offset + 11 > len(data):
             raise WireError(FORMERR)
         if data[offset] == 0 and struct.unpack_from("!H", data, offset + 1)[0] == OPT:
             if data[offset + 6]:
                 raise WireError(BADVERS, True)
-            return max(CLASSIC_UDP_BYTES, int(struct.unpack_from("!H", data, offset + 3)[0]))
+            size, flags = struct.unpack_from("!H3xBx", data, offset + 3)
+            return max(CLASSIC_UDP_BYTES, int(size)), bool(flags & _DNSSEC_OK >> 8)
         offset = skip_name(data, offset)
         if offset + 10 > len(data):
             raise WireError(FORMERR)
         offset += 10 + int(struct.unpack_from("!H", data, offset + 8)[0])
-    return 0
+    return 0, False
 
 
 def response(
@@ -114,7 +117,7 @@ def response(
     extended_error: tuple[int, str] | None = None,
 ) -> bytes:
     """A whole message. What exceeds `limit` is left out: additional records silently, others with the TC bit."""
-    opt = opt_record(rcode >> 4, extended_error) if query.edns_bytes else b""
+    opt = opt_record(rcode >> 4, extended_error, dnssec_ok=query.dnssec_ok) if query.edns_bytes else b""
     room = limit - HEADER_BYTES - len(query.question) - len(opt)
     kept, cut = _fit(answers, room)
     room -= sum(map(len, kept))
@@ -122,7 +125,7 @@ def response(
     cut = cut or cut_authority
     room -= sum(map(len, kept_authority))
     kept_additional = () if cut else _fit(additional, room)[0]
-    flags = (_QR_AA if authoritative else _QR) | (_TC if cut else 0) | (_RD if query.recursion_desired else 0)
+    flags = (_QR_AA if authoritative else _QR) | (TC_BIT if cut else 0) | (_RD if query.recursion_desired else 0)
     header = query.qid + struct.pack(
         "!BBHHHH",
         flags,
@@ -133,13 +136,6 @@ def response(
         len(kept_additional) + (1 if opt else 0),
     )
     return b"".join((header, query.question, *kept, *kept_authority, *kept_additional, opt))
-
-
-def truncated(query: Query) -> bytes:
-    """No records and the TC bit: "ask again over TCP"."""
-    flags = _QR_AA | _TC | (_RD if query.recursion_desired else 0)
-    opt = opt_record() if query.edns_bytes else b""
-    return query.qid + struct.pack("!BBHHHH", flags, _RA, 1, 0, 0, 1 if opt else 0) + query.question + opt
 
 
 def _fit(records: tuple[bytes, ...], room: int) -> tuple[tuple[bytes, ...], bool]:
@@ -159,12 +155,21 @@ def error_response(data: bytes, error: WireError) -> bytes | None:
     return data[:2] + flags + struct.pack("!HHHH", 0, 0, 0, 1 if opt else 0) + opt
 
 
-def opt_record(extended_rcode: int = 0, extended_error: tuple[int, str] | None = None) -> bytes:
+def query(name: bytes, qtype: int, dnssec_ok: bool = False, *, edns: bool = True) -> bytes:
+    """A question for a resolver, without its id."""
+    counts = struct.pack("!BBHHHH", _RD, 0, 1, 0, 0, int(edns))
+    return counts + name + struct.pack("!HH", qtype, IN) + (opt_record(dnssec_ok=dnssec_ok) if edns else b"")
+
+
+def opt_record(
+    extended_rcode: int = 0, extended_error: tuple[int, str] | None = None, *, dnssec_ok: bool = False
+) -> bytes:
     options = b""
     if extended_error is not None:
         text = struct.pack("!H", extended_error[0]) + extended_error[1].encode()
         options = struct.pack("!HH", _EDE, len(text)) + text
-    return struct.pack("!BHHBBHH", 0, OPT, MAX_UDP_BYTES, extended_rcode, 0, 0, len(options)) + options
+    flags = _DNSSEC_OK if dnssec_ok else 0
+    return struct.pack("!BHHBBHH", 0, OPT, MAX_UDP_BYTES, extended_rcode, 0, flags, len(options)) + options
 
 
 def record(owner: bytes, rtype: int, ttl_s: int, rdata: bytes) -> bytes:

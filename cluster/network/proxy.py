@@ -64,7 +64,7 @@ class ServiceProxy:
         self._hit = hit
         self._own_informers = informers is None
         self._informers = informers or Informers(client)
-        self._rules = RuleConfig(config.node_name, config.node_ip)
+        self._rules = RuleConfig(config.node_name, config.node_ip, config.local_dns_ip)
         self._table_config = TableConfig(config.cluster_cidr, config.service_cluster_ip_range, config.masquerade_bit)
         self._table = RuleTable()
         self._kept = KeptTable(FAMILY, TABLE, self._foreign, nft)

@@ -33,6 +33,7 @@ PROTOCOLS = {"TCP": "tcp", "UDP": "udp", "SCTP": "sctp"}
 INSIDE_OFFSET = 65536
 """Numbers in `porteps_*` from here on are for sources inside the cluster (externalTrafficPolicy Local)."""
 DEFAULT_AFFINITY_TIMEOUT_S = 10800
+DNS_PORT = 53
 
 CHAINS = {
     "n": "ClusterIP: masquerade what comes from outside the cluster",
@@ -48,8 +49,11 @@ AFFINITY_PREFIX = "a"
 
 @dataclass(frozen=True, slots=True)
 class RuleConfig:
+    """`local_dns_ip`: the machine answers its port 53 itself."""
+
     node_name: str
     node_ip: str
+    local_dns_ip: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,8 @@ class _PortRules:
                 out["hairpin", f"{endpoint.ip} . {endpoint.ip}"] = ""
 
     def _cluster_ip(self, out: Elements) -> None:
+        if self.cluster_ip == self.config.local_dns_ip and self.number == DNS_PORT:
+            return
         local_only = self.spec.get("internalTrafficPolicy") == "Local"
         endpoints = self.here if local_only else self.everywhere
         if endpoints:

@@ -23,7 +23,6 @@ from cluster.node.pod_config import (
     ContainerInputs,
     DnsSettings,
     container_config,
-    dns_policy,
     hosts_file,
     pod_ref,
     resolv_conf,
@@ -200,7 +199,7 @@ class ContainerStarter:
 
     def _write_files(self, place: Place, message_file: Path) -> tuple[Mount, ...]:
         """The pod's resolver and hosts file, and the file for the termination message."""
-        dns = DnsSettings(self._config.cluster_dns, self._config.cluster_domain, self._host_resolv_conf(place.pod))
+        dns = DnsSettings(self._config.cluster_dns, self._config.cluster_domain, _text_of(self._config.resolv_conf))
         etc = place.directory / "etc"
         etc.mkdir(parents=True, exist_ok=True)
         host_file = _text_of(self._config.hosts_file) if place.pod["spec"].get("hostNetwork") else ""
@@ -214,9 +213,6 @@ class ContainerStarter:
             Mount(str(etc / "hosts"), "/etc/hosts"),
             Mount(str(etc / "resolv.conf"), "/etc/resolv.conf"),
         )
-
-    def _host_resolv_conf(self, pod: Obj) -> str:
-        return _text_of(self._config.resolv_conf) if dns_policy(pod) == "Default" else ""
 
 
 def _text_of(path: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.api.pod_dns import CLUSTER_FIRST, dns_policy, parse_resolv_conf, search_domains
 from cluster.api.pods import amount, amounts, qos_class
 from cluster.api.quantity import millis
 from cluster.node.cgroup_plan import quota_us, shares
@@ -24,7 +25,7 @@ _HOSTNAME_MAX = 64  # HOST_NAME_MAX of Linux
 
 @dataclass(frozen=True, slots=True)
 class DnsSettings:
-    """The cluster's resolver, and the machine's own resolv.conf for pods that want it."""
+    """The cluster's resolver, and the machine's own resolv.conf, whose domains are searched after the cluster's."""
 
     cluster_dns: str
     cluster_domain: str
@@ -65,52 +66,25 @@ def uts_name(pod: Obj, node_name: str, cluster_domain: str) -> str:
     return name
 
 
-def dns_policy(pod: Obj) -> str:
-    """A pod on the machine's network uses the machine's resolver unless it says ClusterFirstWithHostNet."""
-    policy = str(pod["spec"].get("dnsPolicy") or "ClusterFirst")
-    return "Default" if policy == "ClusterFirst" and pod["spec"].get("hostNetwork") else policy
-
-
 def resolv_conf(pod: Obj, dns: DnsSettings) -> str:
     """The pod's /etc/resolv.conf by dnsPolicy and dnsConfig."""
     policy = dns_policy(pod)
+    host_servers, host_searches, host_options = parse_resolv_conf(dns.host_resolv_conf)
     servers: list[str] = []
-    searches: list[str] = []
     options: dict[str, str] = {}
-    if policy in ("ClusterFirst", "ClusterFirstWithHostNet"):
-        namespace, domain = pod["metadata"]["namespace"], dns.cluster_domain
-        servers = [dns.cluster_dns]
-        searches = [f"{namespace}.svc.{domain}", f"svc.{domain}", domain]
-        options = {"ndots": "5"}
+    if policy in CLUSTER_FIRST:
+        servers, options = [dns.cluster_dns], {"ndots": "5"}
     elif policy == "Default":
-        servers, searches, options = _parse_resolv_conf(dns.host_resolv_conf)
+        servers, options = host_servers, host_options
     extra = pod["spec"].get("dnsConfig") or {}
     servers += [s for s in extra.get("nameservers") or () if s not in servers]
-    searches += [s for s in extra.get("searches") or () if s not in searches]
     options.update({o["name"]: str(o.get("value") or "") for o in extra.get("options") or ()})
     lines = [f"nameserver {s}" for s in servers[:3]]
-    if searches:
-        lines.append("search " + " ".join(searches[:32]))
+    if searches := search_domains(pod, dns.cluster_domain, host_searches):
+        lines.append("search " + " ".join(searches))
     if options:
         lines.append("options " + " ".join(f"{k}:{v}" if v else k for k, v in options.items()))
     return "\n".join(lines) + "\n"
-
-
-def _parse_resolv_conf(text: str) -> tuple[list[str], list[str], dict[str, str]]:
-    servers: list[str] = []
-    searches: list[str] = []
-    options: dict[str, str] = {}
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) < 2 or words[0][0] in "#;":
-            continue
-        if words[0] == "nameserver":
-            servers.append(words[1])
-        elif words[0] == "search":
-            searches = words[1:]
-        elif words[0] == "options":
-            options.update({w.partition(":")[0]: w.partition(":")[2] for w in words[1:]})
-    return servers, searches, options
 
 
 def hosts_file(pod: Obj, ip: str, cluster_domain: str, host_file: str = "") -> str:

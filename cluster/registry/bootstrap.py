@@ -66,8 +66,8 @@ def cluster_objects() -> dict[str, list[Object]]:
 
 
 def services(config: RegistryConfig) -> list[tuple[str, Object]]:
-    """(namespace, Service) of the two whose addresses everyone knows. The DNS service has no selector: every machine
-    answers it itself."""
+    """(namespace, Service) of the two whose addresses everyone knows. Machines answer the DNS address themselves; its
+    endpoints, the pods of the coredns Deployment, are whom they ask about names of others."""
     kubernetes = {
         "metadata": {"name": "kubernetes", "labels": {"component": "apiserver", "provider": "kubernetes"}},
         "spec": {
@@ -82,9 +82,11 @@ def services(config: RegistryConfig) -> list[tuple[str, Object]]:
         "spec": {
             "type": "ClusterIP",
             "clusterIP": config.dns_service_ip,
+            "selector": {"k8s-app": "kube-dns"},
             "ports": [
                 {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
                 {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53},
+                {"name": "metrics", "port": 9153, "protocol": "TCP", "targetPort": 9153},
             ],
         },
     }

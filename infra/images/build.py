@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Build the demo's container images from Debian packages: this box has no registry to pull them from.
+"""Build container images from Debian packages: this box has no registry to pull them from.
 
-Each image is a root file system made by mmdebstrap plus a few files of ours (infra/images/<name>/rootfs), kept as a
-tar under build/images and loaded with `docker import`. A tar is rebuilt only when its recipe changes, so a second run
-takes about a second. The images carry the names that the reference's manifests use and the label `sk8.image`; what is
-really inside is in the label `org.opencontainers.image.description` (Debian's nginx 1.22, not 1.21, and so on).
+They are the demo's, and that of the coredns Deployment. Each image is a root file system made by mmdebstrap plus a few
+files of ours (infra/images/<name>/, and for a program its modules of this checkout), kept as a tar under build/images
+and loaded with `docker import`. A tar is rebuilt only when its recipe changes, so a second run takes about a second.
+The demo's images carry the names that the reference's manifests use and the label `sk8.image`; what is really inside
+is in the label `org.opencontainers.image.description` (Debian's nginx 1.22, not 1.21, and so on).
 
 Standard library only: it runs with whatever python3 the machine has.
 
@@ -14,6 +15,7 @@ Standard library only: it runs with whatever python3 the machine has.
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import json
 import shutil
@@ -26,7 +28,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-CACHE = HERE.parent.parent / "build" / "images"
+CHECKOUT = HERE.parent.parent
+CACHE = CHECKOUT / "build" / "images"
+SITE_PACKAGES = "usr/lib/python3/dist-packages"
 SUITE = "bookworm"
 FORMAT = 1
 NOT_NEEDED = (
@@ -46,7 +50,10 @@ NOT_NEEDED = (
 
 @dataclass(frozen=True)
 class Image:
-    """One image: Debian packages, an overlay directory, and the docker import changes."""
+    """One image: Debian packages, an overlay directory, and the docker import changes.
+
+    `program`: a module of this checkout, which goes in with all that it imports from here.
+    """
 
     name: str
     overlay: str
@@ -54,15 +61,42 @@ class Image:
     description: str
     changes: tuple[str, ...]
     links: dict[str, str] = field(default_factory=dict)
+    program: str = ""
+
+    def files(self) -> dict[str, Path]:
+        """What is ours in it: path in the image -> file here."""
+        root = HERE / self.overlay
+        found = {str(path.relative_to(root)): path for path in sorted(root.rglob("*")) if path.is_file()}
+        code = imported(self.program) if self.program else ()
+        return found | {f"{SITE_PACKAGES}/{path.relative_to(CHECKOUT)}": path for path in code}
 
     def digest(self) -> str:
         """A hash over everything the image is made of but the mirror's state. FORMAT: how make_tar makes it."""
         recipe = (FORMAT, SUITE, NOT_NEEDED, self.packages, self.changes, self.description, sorted(self.links.items()))
         parts = [json.dumps(recipe)]
-        for path in sorted((HERE / self.overlay).rglob("*")):
-            if path.is_file():
-                parts += [str(path.relative_to(HERE)), oct(path.stat().st_mode), path.read_text()]
+        for name, path in self.files().items():
+            parts += [name, oct(path.stat().st_mode), path.read_text()]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def imported(program: str) -> list[Path]:
+    """The files of a module of this checkout and of every module here that importing it imports."""
+    found: dict[Path, None] = {}
+    left = [program]
+    while left:
+        name = left.pop()
+        path = CHECKOUT.joinpath(*name.split("."))
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if path in found or not path.is_file():  # a name within a module is no file
+            continue
+        found[path] = None
+        left += [name.rpartition(".")[0]] if "." in name else []
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import):
+                left += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                left += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return sorted(found)
 
 
 BUSYBOX_LINKS = {
@@ -130,6 +164,14 @@ IMAGES = (
         BUSYBOX_LINKS,
     ),
     Image(
+        "sk8/dns:1",
+        "dns",
+        ("python3", "python3-msgpack", "python3-prometheus-client"),
+        "sk8's DNS server (the coredns Deployment) on Debian 12's python3",
+        ('ENTRYPOINT ["/usr/bin/python3", "-u", "-m", "cluster.network.dns_pod"]', "EXPOSE 53/udp"),
+        program="cluster.network.dns_pod",
+    ),
+    Image(
         "busybox:1.36",
         "busybox",
         ("busybox-static",),
@@ -179,11 +221,8 @@ def _add_overlay(image: Image, tar_path: Path) -> None:
             member = tarfile.TarInfo(f"./{link}")
             member.type, member.linkname = tarfile.SYMTYPE, target
             tar.addfile(member)
-        root = HERE / image.overlay
-        for path in sorted(root.rglob("*")):
-            if not path.is_file():
-                continue
-            member = tar.gettarinfo(str(path), arcname=f"./{path.relative_to(root)}")
+        for name, path in image.files().items():
+            member = tar.gettarinfo(str(path), arcname=f"./{name}")
             member.uid = member.gid = 0
             member.uname = member.gname = "root"
             with path.open("rb") as content:
@@ -194,11 +233,10 @@ def make_tar(image: Image, tar_path: Path) -> None:
     """The image's root file system, whole or not at all; older ones of it are removed."""
     CACHE.mkdir(parents=True, exist_ok=True)
     whole, partial = tar_path.with_suffix(".whole.tar"), tar_path.with_suffix(".partial.tar")
-    root = HERE / image.overlay
     try:
         packages = f"--include={','.join(image.packages)}"
         run("mmdebstrap", "--variant=extract", packages, SUITE, str(whole), hint=NO_PACKAGES)
-        ours = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()} | set(image.links)
+        ours = {*image.files(), *image.links}
         _slim(whole, partial, ours)
         _add_overlay(image, partial)
         partial.rename(tar_path)

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dnslib import CNAME, EDNS0, QTYPE, RR, A, DNSHeader, DNSQuestion, DNSRecord
+from dns_server import FakeApi, Running, over_udp
+from dnslib import EDNS0, QTYPE, DNSRecord
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 
-from cluster.api.errors import ApiError
-from cluster.machinery.client import ObjectList, WatchEvent
 from cluster.network import dns_snapshot
 from cluster.network import dns_wire as wire
-from cluster.network.config import DnsConfig
-from cluster.network.dns import DnsServer
-from cluster.network.dns_core import Ask, Chase, Reply, Resolver
+from cluster.network.dns_core import Reply, Resolver
+from cluster.network.dns_elsewhere import Elsewhere
 from cluster.network.dns_forward import matches
 from cluster.network.dns_zone import Zone, ZoneConfig, service_records
 
@@ -202,11 +199,11 @@ def test_an_external_name_elsewhere_is_chased_upstream_and_other_names_are_asked
     alias = service("alias", "", type="ExternalName", externalName="db.example.com")
     resolver = resolver_of(zone_of((alias, [])))
     chase = resolver.answer(bytes(DNSRecord.question("alias.default.svc.cluster.local").pack()))
-    assert isinstance(chase, Chase) and chase.target == wire.name("db.example.com")
+    assert isinstance(chase, Elsewhere) and chase.otherwise is None
     direct = resolver.answer(bytes(DNSRecord.question("alias.default.svc.cluster.local", "CNAME").pack()))
     assert isinstance(direct, Reply)
-    assert isinstance(resolver.answer(bytes(DNSRecord.question("example.com").pack())), Ask)
-    assert isinstance(resolver.answer(bytes(DNSRecord.question("1.1.1.1.in-addr.arpa", "PTR").pack())), Ask)
+    assert isinstance(resolver.answer(bytes(DNSRecord.question("example.com").pack())), Elsewhere)
+    assert isinstance(resolver.answer(bytes(DNSRecord.question("1.1.1.1.in-addr.arpa", "PTR").pack())), Elsewhere)
 
 
 def test_the_apex_and_the_version() -> None:
@@ -262,15 +259,15 @@ def test_the_cache_forgets_when_the_zone_changes_and_never_keeps_cookies() -> No
     zone = zone_of((service("web"), []))
     resolver = resolver_of(zone)
     question = bytes(DNSRecord.question("web.default.svc.cluster.local").pack())
-    assert resolver.quick(question) is None
+    assert resolver.quick(question, "") is None
     resolver.answer(question)
-    kept = resolver.quick(b"zz" + question[2:])
+    kept = resolver.quick(b"zz" + question[2:], "")
     assert kept is not None and str(DNSRecord.parse(question[:2] + kept[0]).short()) == "10.96.0.20"
     zone.set_owner("default/web", service_records(service("web", "10.96.0.21"), [], "cluster.local"))
-    assert resolver.quick(question) is None
+    assert resolver.quick(question, "") is None
     cookie = question[:11] + b"\1" + question[12:] + b"\0\0\x29\x10\0\0\0\0\0\0\x0c\0\x0a\0\x08abcdefgh"
     assert isinstance(resolver.answer(cookie), Reply)
-    assert resolver.quick(cookie) is None
+    assert resolver.quick(cookie, "") is None
 
 
 _services = st.lists(
@@ -304,85 +301,6 @@ def test_an_upstreams_answer_must_repeat_id_and_question() -> None:
 
 
 # ---- the server
-
-
-class FakeApi:
-    """One list, then silence; `down` refuses."""
-
-    def __init__(self, objects: dict[str, list[Obj]]) -> None:
-        self.objects = objects
-        self.down = False
-
-    async def list(self, resource: str, namespace: str = "", **_: str) -> ObjectList:
-        if self.down:
-            raise ApiError(503, "ServiceUnavailable", "down")
-        return ObjectList(self.objects.get(resource, []), "5")
-
-    async def watch(self, resource: str, namespace: str = "", **_: str) -> AsyncIterator[WatchEvent]:
-        await asyncio.Event().wait()
-        yield WatchEvent("BOOKMARK", {"metadata": {"resourceVersion": "6"}})
-
-
-class Upstream(asyncio.DatagramProtocol):
-    def __init__(self) -> None:
-        self.transport: asyncio.DatagramTransport | None = None
-        self.silent = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
-
-    def datagram_received(self, data: bytes, addr: Any) -> None:
-        asked = DNSRecord.parse(data)
-        if self.silent or self.transport is None:
-            return
-        answer = DNSRecord(DNSHeader(id=asked.header.id, qr=1, ra=1), q=DNSQuestion(asked.q.qname, asked.q.qtype))
-        answer.add_answer(RR(asked.q.qname, QTYPE.CNAME, ttl=60, rdata=CNAME("real.example.com")))
-        answer.add_answer(RR("real.example.com", QTYPE.A, ttl=60, rdata=A("192.0.2.7")))
-        self.transport.sendto(answer.pack(), addr)
-
-
-Running = Callable[..., Awaitable[DnsServer]]
-
-
-@pytest.fixture
-async def running() -> AsyncIterator[Running]:
-    tasks: list[asyncio.Task[None]] = []
-
-    async def start(api: FakeApi, **options: Any) -> DnsServer:
-        config = DnsConfig(listen_ip="127.0.0.1", port=0, make_link=False, **options)
-        server = DnsServer(config, api, registry=CollectorRegistry())  # type: ignore[arg-type]
-        tasks.append(asyncio.create_task(server.run()))
-        async with asyncio.timeout(30):
-            while not (server.health()["listening"] and (api.down or server.health()["ready"])):
-                await asyncio.sleep(0.005)
-        return server
-
-    yield start
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await asyncio.sleep(0)
-
-
-class _Client(asyncio.DatagramProtocol):
-    def __init__(self) -> None:
-        self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-    def datagram_received(self, data: bytes, addr: Any) -> None:
-        self.answer.set_result(data)
-
-
-async def over_udp(server: DnsServer, name: str, qtype: str = "A") -> DNSRecord:
-    transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
-        _Client, remote_addr=("127.0.0.1", server.port)
-    )
-    try:
-        transport.sendto(DNSRecord.question(name, qtype).pack())
-        async with asyncio.timeout(30):
-            return DNSRecord.parse(await protocol.answer)
-    finally:
-        transport.close()
-        await asyncio.sleep(0)
 
 
 async def test_the_server_answers_over_udp_and_tcp(running: Running) -> None:
@@ -420,23 +338,6 @@ async def test_while_the_api_is_down_from_the_start_names_fail_softly(running: R
     server = await running(api)
     assert (await over_udp(server, "web.default.svc.cluster.local")).header.rcode == SERVFAIL
     assert server.health()["ready"] is False
-
-
-async def test_upstreams_are_asked_and_aliases_chased(running: Running) -> None:
-    alias = service("alias", "", type="ExternalName", externalName="db.example.com")
-    transport, upstream = await asyncio.get_running_loop().create_datagram_endpoint(
-        Upstream, local_addr=("127.0.0.1", 0)
-    )
-    port = transport.get_extra_info("sockname")[1]
-    server = await running(FakeApi({"services": [alias]}), upstreams=(f"127.0.0.1:{port}",), upstream_timeout_s=0.2)
-    assert [str(rr.rdata) for rr in (await over_udp(server, "example.com")).rr] == ["real.example.com.", "192.0.2.7"]
-    chased = await over_udp(server, "alias.default.svc.cluster.local")
-    assert [str(rr.rdata) for rr in chased.rr] == ["db.example.com.", "real.example.com.", "192.0.2.7"]
-    assert str(chased.rr[0].rname) == "alias.default.svc.cluster.local."
-    upstream.silent = True
-    assert (await over_udp(server, "example.com")).header.rcode == SERVFAIL
-    transport.close()
-    await asyncio.sleep(0)
 
 
 def test_a_zone_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:

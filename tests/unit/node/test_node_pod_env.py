@@ -143,7 +143,7 @@ def test_service_variables() -> None:
 
 def test_resolv_conf_by_policy() -> None:
     assert resolv_conf(pod(), DNS) == (
-        "nameserver 10.96.0.10\nsearch ns.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n"
+        "nameserver 10.96.0.10\nsearch ns.svc.cluster.local svc.cluster.local cluster.local lan\noptions ndots:5\n"
     )
     assert resolv_conf(pod(dnsPolicy="Default"), DNS) == "nameserver 9.9.9.9\nsearch lan\noptions rotate timeout:2\n"
     own = {"nameservers": ["1.1.1.1"], "searches": ["x"], "options": [{"name": "ndots", "value": "2"}]}

@@ -139,7 +139,7 @@ async def test_bootstrap_is_idempotent_and_heals_roles(bench: Any, authorizer: R
     assert (await bench.get(f"clusterroles.{RBAC}", "system:kube-scheduler", "")).obj["rules"]
     dns = (await bench.get("services", "kube-dns", "kube-system")).obj
     assert dns["spec"]["clusterIP"] == "10.96.0.10"
-    assert [p["name"] for p in dns["spec"]["ports"]] == ["dns", "dns-tcp"]
+    assert [p["name"] for p in dns["spec"]["ports"]] == ["dns", "dns-tcp", "metrics"]
     assert (await bench.get("services", "kubernetes")).obj["spec"]["clusterIP"] == "10.96.0.1"
 
 
