@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 _V = TypeVar("_V")
 _CACHE = 4096
 _QUEUE = 1000
+_GATHER_S = 0.02
+_AT_ONCE = 64
+"""Events that gather for a moment are written at once and share the store's log entries: one at a time, each would cost
+every member a message and a sync."""
 _SIMILAR_MAX = 10
 _SIMILAR_WINDOW_S = 600.0
 _BURST = 25.0
@@ -160,14 +164,28 @@ class EventRecorder:
 
     async def _drain(self) -> None:
         while self._queue:
-            write = self._queue.popleft()
-            try:
-                await self._write(write)
-            except ApiError as err:
-                # An Event is a courtesy: losing one (namespace being deleted, store away) must not matter.
-                log.debug("event %s dropped: %s", write.event["reason"], err.message)
-            except Exception:  # the task's outermost loop
-                log.exception("writing an event failed")
+            await asyncio.sleep(_GATHER_S)
+            await asyncio.gather(*map(self._try, self._batch()))
+
+    def _batch(self) -> list[_Write]:
+        """What may be written at once: one event's own writes follow each other."""
+        batch: dict[tuple[str, str], _Write] = {}
+        while self._queue and len(batch) < _AT_ONCE:
+            meta = self._queue[0].event["metadata"]
+            key = meta["namespace"], meta["name"]
+            if key in batch:
+                break
+            batch[key] = self._queue.popleft()
+        return list(batch.values())
+
+    async def _try(self, write: _Write) -> None:
+        try:
+            await self._write(write)
+        except ApiError as err:
+            # An Event is a courtesy: losing one (namespace being deleted, store away) must not matter.
+            log.debug("event %s dropped: %s", write.event["reason"], err.message)
+        except Exception:  # the task's outermost loop
+            log.exception("writing an event failed")
 
     async def _write(self, write: _Write) -> None:
         meta = write.event["metadata"]
