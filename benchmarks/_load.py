@@ -15,6 +15,12 @@ _END = b"\r\n\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
 
 
+def head_of(target: Target) -> str:
+    """The header lines of every request to it."""
+    token = f"Authorization: Bearer {target.token}\r\n" if target.token else ""
+    return f"Host: {target.host}:{target.port}\r\n{token}Accept: application/json\r\n"
+
+
 class HttpError(RuntimeError):
     """A status that the benchmark did not expect, with the body's beginning."""
 
@@ -25,8 +31,7 @@ class Connection:
     def __init__(self, target: Target, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        token = f"Authorization: Bearer {target.token}\r\n" if target.token else ""
-        self._fixed = f"Host: {target.host}:{target.port}\r\n{token}Accept: application/json\r\n"
+        self._fixed = head_of(target)
 
     @classmethod
     async def open(cls, target: Target) -> Connection:

@@ -36,7 +36,7 @@ def missing() -> list[str]:
     return [name for name in NEEDED if shutil.which(name) is None]
 
 
-def start(base: Path) -> Target:
+def start(base: Path, *, scheduler: bool = True) -> Target:
     """Raises RuntimeError when one of them does not come up; the logs are in `base`."""
     base.mkdir(parents=True)
     private, public = new_service_account_key()
@@ -53,7 +53,8 @@ def start(base: Path) -> Target:
         wait_port(target, HOST, ETCD_PORT)
         _spawn(target, base, "kube-apiserver", *_apiserver(base))
         wait_port(target, HOST, PORT)
-        _spawn(target, base, "kube-scheduler", f"--config={base}/scheduler.yaml", f"--bind-address={HOST}")
+        if scheduler:
+            _spawn(target, base, "kube-scheduler", f"--config={base}/scheduler.yaml", f"--bind-address={HOST}")
     except BaseException:
         target.stop()
         raise

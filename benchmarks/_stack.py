@@ -100,6 +100,10 @@ class Target:
     def cpu_s(self) -> dict[str, float]:
         return {p.name: p.cpu_s() for p in self.processes}
 
+    @property
+    def api_server(self) -> Process:
+        return next(p for p in self.processes if "apiserver" in p.name)
+
     def stop(self) -> None:
         for process in reversed(self.processes):
             process.popen.send_signal(signal.SIGTERM)
@@ -112,7 +116,7 @@ class Target:
                 process.popen.wait()
 
 
-def start(base: Path, members: int = 3) -> Target:
+def start(base: Path, members: int = 3, *, scheduler: bool = True) -> Target:
     """Three State members, one ApiServer, one Scheduler. Raises RuntimeError with the log of what did not come up."""
     cluster = cluster_of(base, members)
     found(cluster)
@@ -127,7 +131,8 @@ def start(base: Path, members: int = 3) -> Target:
             wait_port(target, spec.ip, cluster.state_client_port)
         _spawn(target, cluster, "apiserver", last.name)
         wait_port(target, last.ip, cluster.api_port)
-        _spawn(target, cluster, "scheduler", last.name)
+        if scheduler:
+            _spawn(target, cluster, "scheduler", last.name)
     except BaseException:
         target.stop()
         raise
