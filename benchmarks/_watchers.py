@@ -26,6 +26,7 @@ class Watcher(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.answered = asyncio.get_running_loop().create_future()
         self.seen: list[float] = []
+        self._enough: tuple[int, asyncio.Future[None]] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -37,6 +38,14 @@ class Watcher(asyncio.Protocol):
         data = self._tail + data
         self.seen += [time.monotonic()] * data.count(_EVENT)
         self._tail = data[-len(_EVENT) + 1 :]
+        if self._enough is not None and len(self.seen) >= self._enough[0] and not self._enough[1].done():
+            self._enough[1].set_result(None)
+
+    async def saw(self, events: int) -> None:
+        """Wait until it has seen so many."""
+        if len(self.seen) < events:
+            self._enough = (events, asyncio.get_running_loop().create_future())
+            await self._enough[1]
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.answered.done():
@@ -67,5 +76,5 @@ async def watch(target: Target, path: str, count: int) -> list[Watcher]:
 async def until_seen(watchers: list[Watcher], events: int, timeout_s: float = 60.0) -> None:
     """Every watcher has seen at least so many events."""
     async with asyncio.timeout(timeout_s):
-        while min(len(w.seen) for w in watchers) < events:
-            await asyncio.sleep(0.005)
+        for watcher in watchers:
+            await watcher.saw(events)

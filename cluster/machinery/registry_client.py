@@ -17,6 +17,7 @@ from cluster.api.scheme import ResourceInfo
 from cluster.api.selectors import FieldSelector, LabelSelector, parse_field_selector, parse_label_selector
 from cluster.machinery.client import PATCH_MEDIA_TYPES, Binding, BindOutcomes, Obj, ObjectList, PatchKind, WatchEvent
 from cluster.registry import types
+from cluster.registry.binding import PodKey
 from cluster.registry.context import RequestContext
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class RegistryClient:
     def __init__(self, registry: Registry, ctx_factory: Callable[[], RequestContext]) -> None:
         self._registry = registry
         self._ctx = ctx_factory
+        self._unbound: dict[PodKey, types.Stored] = {}
 
     def _info(self, resource: str) -> ResourceInfo:
         """A custom resource in its storage version. Raises ApiError 404 for what is not defined (any more)."""
@@ -42,6 +44,8 @@ class RegistryClient:
     async def list(
         self, resource: str, namespace: str = "", *, label_selector: str = "", field_selector: str = ""
     ) -> ObjectList:
+        if resource == "pods":
+            self._unbound.clear()  # a watch broke off: what went meanwhile will not be told
         result = await self._registry.list(
             self._ctx(),
             self._info(resource),
@@ -72,7 +76,18 @@ class RegistryClient:
             if event.type == "BOOKMARK":
                 yield WatchEvent("BOOKMARK", {"metadata": {"resourceVersion": str(event.stored.revision)}})
             else:
+                if resource == "pods":
+                    self._keep_unbound(event)
                 yield WatchEvent(event.type, event.stored.obj, event.stored.cause)
+
+    def _keep_unbound(self, event: types.WatchEvent) -> None:
+        """What `bind` can start from without reading. Of no use, and forgotten, once bound or gone."""
+        pod = event.stored.obj
+        key = pod["metadata"]["namespace"], pod["metadata"]["name"]
+        if event.type == "DELETED" or pod["spec"].get("nodeName"):
+            self._unbound.pop(key, None)
+        else:
+            self._unbound[key] = event.stored
 
     async def create(
         self, resource: str, obj: Obj, namespace: str = "", *, subresource: str = "", name: str = ""
@@ -136,7 +151,7 @@ class RegistryClient:
 
     async def bind(self, bindings: Sequence[Binding], *, together: bool = False) -> BindOutcomes:
         batch = [types.Binding(b.namespace, b.name, b.uid, b.node) for b in bindings]
-        return await self._registry.bind(self._ctx(), batch, together=together)
+        return await self._registry.bind(self._ctx(), batch, self._unbound, together=together)
 
 
 def _labels(text: str) -> LabelSelector | None:

@@ -1,16 +1,16 @@
 """Binding pods to nodes, many in one transaction.
 
-IO only through Core. A batch is read at once and written in one transaction, guarded by each pod's revision and the
-scheduler's fence; when one pod of it has changed, the rest are not held up: the batch falls back to one transaction
-each. Pods that belong together are bound all or none.
+IO only through Core. A batch is written in one transaction, guarded by each pod's revision and the scheduler's fence.
+It is made from what the caller's watch showed of the pods (`known`); only pods it does not know are read. When one pod
+has changed meanwhile, the rest are not held up: the batch falls back to a fresh read and one transaction each. Pods
+that belong together are bound all or none.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cluster.api import errors, meta
 from cluster.api.errors import ApiError, FenceLost
@@ -21,7 +21,8 @@ from cluster.registry.core import Core, Guard, Plan, Stale
 from cluster.registry.store import Op, put, unchanged
 from cluster.registry.types import Binding, Stored
 
-Object = dict[str, Any]
+PodKey = tuple[str, str]
+"""(namespace, name)."""
 
 _PODS = SCHEME.named("pods")
 _ATTEMPTS = 5
@@ -38,22 +39,45 @@ class Binder:
         self._core = core
 
     async def bind(
-        self, ctx: RequestContext, bindings: Sequence[Binding], *, together: bool = False
+        self,
+        ctx: RequestContext,
+        bindings: Sequence[Binding],
+        known: Mapping[PodKey, Stored],
+        *,
+        together: bool = False,
     ) -> list[ApiError | None]:
         """One outcome per binding, in order; None is success. Raises FenceLost and what concerns the whole batch."""
         if together:
             return await self._all_or_none(ctx, bindings)
-        writes = await asyncio.gather(*(self._prepare(ctx, b, serializable=True) for b in bindings))
-        outcomes: list[ApiError | None] = [w if isinstance(w, ApiError) else None for w in writes]
+        writes = await self._all(ctx, bindings, known)
         ready = [w for w in writes if isinstance(w, _Write)]
-        if len(ready) == len(writes) and ready:
+        if ready:
             try:
                 await self._commit(ctx, ready)
-                return outcomes
+                return [w if isinstance(w, ApiError) else None for w in writes]
             except Stale:
                 pass
-        singles = [self._single(ctx, b) for b in bindings]
-        return list(await asyncio.gather(*singles))
+        return await asyncio.gather(*(self._again(ctx, b, w) for b, w in zip(bindings, writes, strict=True)))
+
+    async def _all(
+        self, ctx: RequestContext, bindings: Sequence[Binding], known: Mapping[PodKey, Stored]
+    ) -> list[_Write | ApiError]:
+        """What is known and may be bound needs no read. A refusal does: what is known may be old."""
+        writes: list[_Write | ApiError | None] = [self._expected(ctx, b, known) for b in bindings]
+        unknown = [i for i, w in enumerate(writes) if w is None]
+        read = await asyncio.gather(*(self._prepare(ctx, bindings[i], serializable=True) for i in unknown))
+        for i, write in zip(unknown, read, strict=True):
+            writes[i] = write
+        return [w for w in writes if w is not None]
+
+    def _expected(self, ctx: RequestContext, b: Binding, known: Mapping[PodKey, Stored]) -> _Write | None:
+        stored = known.get((b.namespace, b.name))
+        if stored is None or self._refuse(b, stored) is not None:
+            return None
+        return self._write(ctx, b, stored)
+
+    async def _again(self, ctx: RequestContext, b: Binding, write: _Write | ApiError) -> ApiError | None:
+        return write if isinstance(write, ApiError) else await self._single(ctx, b)
 
     async def _all_or_none(self, ctx: RequestContext, bindings: Sequence[Binding]) -> list[ApiError | None]:
         for _ in range(_ATTEMPTS):
@@ -96,19 +120,23 @@ class Binder:
         refusal = self._refuse(b, stored)
         if refusal is not None:
             return refusal
-        pod = stored.fresh()
-        pod["spec"]["nodeName"] = b.node
-        conditions = pod.setdefault("status", {}).setdefault("conditions", [])
-        now = self._core.clock()
-        meta.set_condition(conditions, {"type": "PodScheduled", "status": "True"}, now)
+        return self._write(ctx, b, stored)
+
+    def _write(self, ctx: RequestContext, b: Binding, stored: Stored) -> _Write:
+        """`stored` is shared: what changes is copied."""
+        status = stored.obj.get("status") or {}
+        conditions = [dict(c) for c in status.get("conditions") or ()]
+        meta.set_condition(conditions, {"type": "PodScheduled", "status": "True"}, self._core.clock())
         for c in conditions:
             if c["type"] == "PodScheduled":  # what was said while it was unschedulable is over
                 c.pop("reason", None)
                 c.pop("message", None)
+        changed = {"spec": {**stored.obj["spec"], "nodeName": b.node}, "status": {**status, "conditions": conditions}}
         # A batch has no single cause: each pod keeps that of its own last write, unless the caller names one.
         cause = ctx.cause_id or stored.cause
-        value, _, _ = self._core.codec.encode(key, pod, encrypt=self._core.encrypts(_PODS), cause=cause)
-        return _Write(Guard(unchanged(key, stored.revision)), put(key, value))
+        pod = {**stored.obj, **changed}
+        value, _, _ = self._core.codec.encode(stored.key, pod, encrypt=self._core.encrypts(_PODS), cause=cause)
+        return _Write(Guard(unchanged(stored.key, stored.revision)), put(stored.key, value))
 
     @staticmethod
     def _refuse(b: Binding, stored: Stored) -> ApiError | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -26,7 +26,7 @@ from cluster.api.selectors import FieldSelector, LabelSelector
 from cluster.registry import keys, patching, scale, viewing
 from cluster.registry.admission import Admission, Request
 from cluster.registry.admission.webhooks import WebhookDispatcher
-from cluster.registry.binding import Binder, held_back
+from cluster.registry.binding import Binder, PodKey, held_back
 from cluster.registry.catalog import Catalog
 from cluster.registry.context import RequestContext
 from cluster.registry.conversion import Converter
@@ -286,19 +286,28 @@ class Registry:
 
     # --- pods
 
-    async def bind(self, ctx: RequestContext, bindings: Sequence[Binding], *, together: bool = False) -> Outcomes:
+    async def bind(
+        self,
+        ctx: RequestContext,
+        bindings: Sequence[Binding],
+        known: Mapping[PodKey, Stored] | None = None,
+        *,
+        together: bool = False,
+    ) -> Outcomes:
         """Assign pods to nodes; one outcome each, in order. `together`: all of them or none. Raises FenceLost when the
-        caller no longer leads."""
+        caller no longer leads. `known`: pods as the caller's watch showed them, which spares reading them; they may be
+        out of date."""
+        known = known or {}
         pods = scheme.SCHEME.named("pods")
         for namespace in dict.fromkeys(b.namespace for b in bindings):
             await self._core.authorize(ctx, "create", pods, namespace, subresource="binding")
         if await self._admission.quiet():
-            return await self._binder.bind(ctx, bindings, together=together)
+            return await self._binder.bind(ctx, bindings, known, together=together)
         refused = [await self._refused(ctx, pods, b) for b in bindings]
         if together and any(refused):
             return held_back(bindings, refused)
         admitted = [b for b, why in zip(bindings, refused, strict=True) if why is None]
-        outcomes = iter(await self._binder.bind(ctx, admitted, together=together) if admitted else [])
+        outcomes = iter(await self._binder.bind(ctx, admitted, known, together=together) if admitted else [])
         return [why if why is not None else next(outcomes) for why in refused]
 
     async def _refused(self, ctx: RequestContext, info: ResourceInfo, b: Binding) -> ApiError | None:
@@ -334,7 +343,7 @@ class Registry:
             )
             raise errors.invalid("Binding", "", name, [cause])
         binding = Binding(namespace, name or metadata.get("name", ""), metadata.get("uid", ""), target.get("name", ""))
-        outcome = await self._refused(ctx, info, binding) or (await self._binder.bind(ctx, [binding]))[0]
+        outcome = await self._refused(ctx, info, binding) or (await self._binder.bind(ctx, [binding], {}))[0]
         if outcome is not None:
             raise outcome
         return await self._reader.get(info, namespace, binding.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -183,6 +184,47 @@ async def test_pods_bound_together_are_tried_again_when_one_changed_meanwhile(be
     wanted = [Binding("default", name, "", "m1") for name in ("a", "b")]
     assert await bench.registry.bind(bench.ctx, wanted, together=True) == [None, None]
     assert (await bench.get("pods", "a")).obj["metadata"]["labels"] == {"touched": "yes"}
+
+
+async def test_bind_reads_nothing_of_pods_that_the_caller_knows(bench: Any, make: Any, monkeypatch: Any) -> None:
+    known = {("default", n): await bench.create("pods", make.pod(n)) for n in ("a", "b")}
+    before = {key: copy.deepcopy(stored.obj) for key, stored in known.items()}
+
+    read, real = [], bench.store.range
+
+    async def noted(key: bytes, *args: Any, **options: Any) -> Any:
+        read.append(key.decode())
+        return await real(key, *args, **options)
+
+    with monkeypatch.context() as m:
+        m.setattr(bench.store, "range", noted)
+        assert await bench.registry.bind(bench.ctx, _to("m1", "a", "b"), known) == [None, None]
+    assert [key for key in read if "/pods/" in key] == []
+    bound = await bench.get("pods", "a")
+    assert bound.obj["spec"] == before["default", "a"]["spec"] | {"nodeName": "m1"}
+    assert {key: stored.obj for key, stored in known.items()} == before, "what is known is shared"
+
+
+async def test_bind_believes_no_old_knowledge(bench: Any, make: Any) -> None:
+    known = {("default", n): await bench.create("pods", make.pod(n)) for n in ("changed", "fine", "gone", "gated")}
+    await bench.registry.modify(
+        bench.ctx,
+        SCHEME.named("pods"),
+        "default",
+        "changed",
+        lambda o: o | {"metadata": o["metadata"] | {"labels": {"a": "b"}}},
+    )
+    await bench.delete("pods", "gone", grace_period_s=0)
+    gates = {"schedulingGates": [{"name": "wait"}]}
+    known["default", "gated"] = await bench.create("pods", make.pod("once-gated", **gates))
+    out = await bench.registry.bind(bench.ctx, _to("m1", "changed", "fine", "gone", "gated"), known)
+    assert [e.reason if e else "" for e in out] == ["", "", "NotFound", ""]
+    changed = (await bench.get("pods", "changed")).obj
+    assert (changed["metadata"]["labels"], changed["spec"]["nodeName"]) == ({"a": "b"}, "m1")
+
+
+def _to(node: str, *names: str) -> list[Binding]:
+    return [Binding("default", name, "", node) for name in names]
 
 
 async def test_binding_subresource_and_eviction(bench: Any, make: Any) -> None:
