@@ -175,8 +175,9 @@ async def fill(target: Target, sizes: Sizes) -> Filled:
     await _watchers.until_seen(watchers, each * len(names))
     pages = await paged(connections[0])
     out = Filled(each * len(names) / took_s, pages, len(watchers[0].seen), target.api_server.pss_mib())
-    for closing in (*watchers, *connections):
-        closing.close()
+    for connection in connections:
+        connection.close()
+    watchers[0].close()
     return out
 
 

@@ -8,6 +8,7 @@ sigs.k8s.io/structured-merge-diff.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -65,6 +66,33 @@ def _of(node: Node | None, value: Any) -> FieldSet:
     return {}
 
 
+@dataclass(slots=True)
+class _Sets:
+    """The sets of values seen lately, by their JSON: pods of one template differ in their metadata alone."""
+
+    by_json: dict[tuple[int, bytes], tuple[Node, FieldSet]] = field(default_factory=dict)
+
+    def of(self, node: Node | None, value: Any) -> FieldSet:
+        """`_of`. The set is shared: sets are never changed in place."""
+        if node is None or not value or type(value) is not dict:
+            return _of(node, value)
+        raw = orjson.dumps(value)
+        if len(raw) > _LONGEST:
+            return _of(node, value)
+        key = id(node), raw
+        found = self.by_json.get(key)
+        if found is None:
+            if len(self.by_json) >= _REMEMBERED:
+                self.by_json.clear()
+            found = self.by_json[key] = node, _of(node, value)  # holds the node, so its id stays its own
+        return found[1]
+
+
+_REMEMBERED = 1024
+_LONGEST = 8192
+_sets = _Sets()
+
+
 def field_set(node: Node, obj: dict[str, Any]) -> FieldSet:
     """All fields of an object but those that no manager owns (identity and what only the server writes)."""
     out: FieldSet = {}
@@ -77,7 +105,7 @@ def field_set(node: Node, obj: dict[str, Any]) -> FieldSet:
                 out["f:metadata"] = _of(node.fields.get(k), kept)
             continue
         if v != {}:
-            out["f:" + k] = _of(node.fields.get(k), v)
+            out["f:" + k] = _sets.of(node.fields.get(k), v)
     return out
 
 

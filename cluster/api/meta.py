@@ -32,6 +32,13 @@ def rfc3339_micro(t: float) -> str:
     return f"{_rfc3339_of_second(micros // 1_000_000)[:-1]}.{micros % 1_000_000:06d}Z"
 
 
+def uuid4(bits: int) -> str:
+    """128 random bits as a UUID of version 4 (RFC 9562, section 5.4)."""
+    bits = bits & ~(0xF000 << 64) & ~(0xC000 << 48) | 0x4000 << 64 | 0x8000 << 48
+    text = f"{bits:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
 def parse_time(text: str) -> float:
     """Seconds since the epoch of an RFC 3339 time; raises ValueError with Go's words."""
     m = _RFC3339.fullmatch(text)

@@ -106,8 +106,13 @@ class Call:
         if self.headers.get("Expect", "").lower() == "100-continue":
             await self.request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
-            async with asyncio.timeout(self.body_timeout_s):
-                body, longer = await read_at_most(self.request.content.iter_any(), limit)
+            content = self.request.content
+            if content.is_eof():  # it came with the head: nothing to wait for
+                body = content.read_nowait()
+                longer = len(body) > limit
+            else:
+                async with asyncio.timeout(self.body_timeout_s):
+                    body, longer = await read_at_most(content.iter_any(), limit)
         except TimeoutError:
             raise errors.ApiError(408, "Timeout", "the request's body did not arrive in time") from None
         except (web.HTTPException, ValueError, OSError) as e:

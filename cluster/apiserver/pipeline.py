@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
-import uuid
 from collections.abc import Mapping
 
 from aiohttp import web
 
-from cluster.api import errors
+from cluster.api import errors, meta
 from cluster.api.scheme import ResourceInfo
 from cluster.apiserver import authz, discovery, metrics, negotiate, requestinfo
 from cluster.apiserver.aggregation import Aggregator
@@ -272,4 +272,4 @@ def _audit_id(request: web.BaseRequest) -> str:
     given = request.headers.get("Audit-Id", "")
     if given and len(given) <= _MAX_AUDIT_ID and given.isascii() and given.isprintable():
         return given
-    return str(uuid.uuid4())
+    return meta.uuid4(random.getrandbits(128))

@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 
 _V = TypeVar("_V")
 _CACHE = 4096
-_QUEUE = 1000
+_QUEUE = 10_000
 _GATHER_S = 0.02
-_AT_ONCE = 64
+_AT_ONCE = 16
 """Events that gather for a moment are written at once and share the store's log entries: one at a time, each would cost
-every member a message and a sync."""
+every member a message and a sync. What a burst leaves is written at that pace behind it."""
 _SIMILAR_MAX = 10
 _SIMILAR_WINDOW_S = 600.0
 _BURST = 25.0

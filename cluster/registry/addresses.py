@@ -10,11 +10,10 @@ Without any ServiceCIDR (a registry that was never bootstrapped) the configured 
 from __future__ import annotations
 
 import ipaddress
-import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.api import managed, schema
+from cluster.api import managed, meta, schema
 from cluster.api.scheme import SCHEME
 from cluster.registry import keys
 from cluster.registry.codec import Codec
@@ -134,9 +133,7 @@ class Addresses:
 
     def _put(self, address: str, namespace: str, name: str) -> Any:
         core, obj = self._core, ip_address(address, namespace, name)
-        stamp_new(
-            obj, str(uuid.UUID(int=core.rng.getrandbits(128), version=4)), core.clock(), strategy_for(IP_ADDRESSES)
-        )
+        stamp_new(obj, meta.uuid4(core.rng.getrandbits(128)), core.clock(), strategy_for(IP_ADDRESSES))
         managed.on_create(schema.node_of(IP_ADDRESSES), obj, _MANAGER, core.clock())
         key = self.key(address)
         return put(key, self._codec.encode(key, obj)[0])

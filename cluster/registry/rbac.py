@@ -10,7 +10,7 @@ Source: Kubernetes' RBAC and Node authorizers (plugin/pkg/auth/authorizer).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from cluster.api import errors, selectors
@@ -194,7 +194,7 @@ class RbacAuthorizer:
         return _ALLOWED if await self._by_rules(user, attributes) else Decision(False)
 
     async def _by_rules(self, user: UserInfo, attributes: Attributes) -> bool:
-        await _within(self._rules_feed.loaded.wait())
+        await _loaded(self._rules_feed)
         if self._view.rules.allows(user, attributes):
             return True
         if await self._current():
@@ -202,11 +202,11 @@ class RbacAuthorizer:
         return self._view.rules.allows(user, attributes)
 
     async def rules_of(self, user: UserInfo, namespace: str) -> list[Object]:
-        await _within(self._rules_feed.loaded.wait())
+        await _loaded(self._rules_feed)
         return list(self._view.rules.rules_for(user, namespace))
 
     async def role_rules(self, ref: Mapping[str, Any], namespace: str) -> list[Object] | None:
-        await _within(self._rules_feed.loaded.wait())
+        await _loaded(self._rules_feed)
         found = self._view.rules.role(ref, namespace)
         if found is None and await self.refresh():
             found = self._view.rules.role(ref, namespace)
@@ -246,7 +246,7 @@ class RbacAuthorizer:
         if static is not None:
             return static
         self._nodes_ask.set()
-        await _within(self._graph_feed.loaded.wait())
+        await _loaded(self._graph_feed)
         decision = self._graph.decide(node, attributes)
         if not decision.allowed:
             revision = await self._store.read_index()
@@ -255,9 +255,12 @@ class RbacAuthorizer:
         return decision
 
 
-async def _within(waiting: Awaitable[object]) -> None:
+async def _loaded(feed: Feed) -> None:
+    """Raises 503 when it is not loaded in time."""
+    if feed.synced:
+        return
     try:
         async with asyncio.timeout(_WAIT_S):
-            await waiting
+            await feed.loaded.wait()
     except TimeoutError as e:
         raise errors.service_unavailable("the authorizer has not loaded its rules yet") from e

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import uuid
 from collections.abc import Callable
 from typing import Any
 
 import orjson
 
-from cluster.api import defaults, errors, managed, schema, typecheck, validation
+from cluster.api import defaults, errors, managed, meta, schema, typecheck, validation
 from cluster.api.errors import ApiError
 from cluster.api.scheme import ResourceInfo
 from cluster.registry import keys
@@ -98,7 +97,7 @@ class Writer:
     ) -> Stored:
         core, strategy, metadata = self._core, strategy_for(info), obj["metadata"]
         namespace, now = metadata.get("namespace", ""), core.clock()
-        stamp_new(obj, str(uuid.UUID(int=core.rng.getrandbits(128), version=4)), now, strategy)
+        stamp_new(obj, meta.uuid4(core.rng.getrandbits(128)), now, strategy)
         strategy.asked_by(obj, ctx.user)
         defaults.apply(info, obj)
         plan = Plan()

@@ -54,6 +54,26 @@ def test_creator_owns_all() -> None:
     ]
 
 
+def test_fields_are_remembered_by_kind() -> None:
+    """The same JSON means another thing under another schema: a DaemonSet's spec has no such list of ports."""
+    spec = {"ports": [{"port": 80, "protocol": "TCP"}]}
+    service, daemons = schema.node_for("", "v1", "Service"), schema.node_for("apps", "v1", "DaemonSet")
+    for _ in range(2):
+        ports = fieldsets.field_set(service, {"spec": spec})["f:spec"]["f:ports"]
+        assert list(ports) == ['k:{"port":80,"protocol":"TCP"}']
+        assert fieldsets.field_set(daemons, {"spec": spec}) == {"f:spec": {"f:ports": {}}}
+
+
+def test_what_became_of_one_object_leaves_its_template_alone() -> None:
+    first, second = _deployment(), _deployment()
+    managed.on_create(NODE, first, "a", 0)
+    changed = _deployment(replicas=2)
+    managed.on_update(NODE, changed, first, "b", "", 1)
+    managed.on_create(NODE, second, "a", 0)
+    assert second["metadata"]["managedFields"] == first["metadata"]["managedFields"]
+    assert "f:replicas" not in changed["metadata"]["managedFields"][0]["fieldsV1"]["f:spec"]
+
+
 def test_updater_takes_what_it_changes() -> None:
     old = _deployment()
     managed.on_create(NODE, old, "a", 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 import pytest
 
 from cluster.api import meta, pods
@@ -13,6 +15,11 @@ def test_times() -> None:
     assert meta.parse_time("1970-01-01T02:00:01.5+02:00") == 1.5
     with pytest.raises(ValueError, match="parsing time"):
         meta.parse_time("yesterday")
+
+
+def test_uuids_are_of_version_4() -> None:
+    for bits in (0, 2**128 - 1, 0x0123456789ABCDEF0123456789ABCDEF):
+        assert meta.uuid4(bits) == str(uuid.UUID(int=bits, version=4))
 
 
 def test_owner_reference_round_trip() -> None:
