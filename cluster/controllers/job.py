@@ -165,6 +165,7 @@ class JobController:
             index = next(indexes)
             if index is not None:
                 identify(pod, job["metadata"]["name"], index)
+                pod["metadata"]["annotations"] |= plan.annotations.get(index, {})
             try:
                 made = await self._env.client.create("pods", pod, job["metadata"]["namespace"])
             except ApiError as err:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 from cluster.api.meta import parse_time, rfc3339
 from cluster.api.pods import is_ready, is_terminal
-from cluster.controllers import job_failures, job_indexes
+from cluster.controllers import job_failures, job_indexes, job_per_index
 from cluster.machinery.client import Obj, clone
 
 FINALIZER = "batch.kubernetes.io/job-tracking"
@@ -42,12 +42,13 @@ class Note:
 @dataclass(slots=True)
 class Plan:
     """In this order: `drop` (finalizer off, then delete: not counted), `delete`, `create` (an index or None for each
-    pod), `status`, `notes`, `release` (finalizer off)."""
+    pod, and what `annotations` a pod of an index gets), `status`, `notes`, `release` (finalizer off)."""
 
     status: Obj
     drop: list[Obj] = field(default_factory=list)
     delete: list[Obj] = field(default_factory=list)
     create: list[int | None] = field(default_factory=list)
+    annotations: dict[int, dict[str, str]] = field(default_factory=dict)
     release: list[Obj] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     recheck_after_s: float | None = None
@@ -98,6 +99,8 @@ class _Work:
         self.active = [p for p in pods if not is_terminal(p) and not _terminating(p)]
         self.terminating = sum(1 for p in pods if _terminating(p) and not is_terminal(p))
         self.done = job_indexes.parse(self.status.get("completedIndexes") or "", self.completions or 0)
+        self.failed_indexes = job_indexes.parse(self.status.get("failedIndexes") or "", self.completions or 0)
+        self.held: dict[int, Obj] = {}
         self.failing: Note | None = None
         self.made = 0
 
@@ -117,10 +120,12 @@ class _Work:
         self.status["uncountedTerminatedPods"] = kept
         known = {u for uids in kept.values() for u in uids}
         room = MAX_PODS_PER_SYNC
+        self._hold_back(known)
+        held = {p["metadata"]["uid"] for p in self.held.values()}
         for pod in self.pods:
-            if not tracked(pod) or room == 0:
-                continue
             uid = pod["metadata"]["uid"]
+            if not tracked(pod) or room == 0 or uid in held:
+                continue
             if uid in known:
                 self.plan.release.append(pod)
             elif _succeeded(pod):
@@ -129,6 +134,22 @@ class _Work:
             elif _failed(self.job, pod):
                 room -= 1
                 self._count_failure(pod, kept)
+
+    def _hold_back(self, counted: set[str]) -> None:
+        """With a retry budget for each index: which indexes have used theirs up, and which failed pods have to wait."""
+        if job_per_index.budget(self.job) is None:
+            return
+        waiting = [p for p in self.pods if tracked(p)]
+        succeeded = {i for p in waiting if _succeeded(p) and (i := job_indexes.index_of(p)) is not None}
+        failed = [p for p in waiting if not _succeeded(p) and _failed(self.job, p)]
+        for pod in failed:
+            index = job_indexes.index_of(pod)
+            if index is not None and index < (self.completions or 0) and job_per_index.uses_up_index(self.job, pod):
+                self.failed_indexes.add(index)
+        self.failed_indexes -= self.done
+        if self._target() is None and not self.dying:
+            ended = self.done | succeeded | self.failed_indexes
+            self.held = job_per_index.held_back(self.pods, failed, ended, counted)
 
     def _count_success(self, pod: Obj, kept: Obj) -> None:
         self.plan.release.append(pod)
@@ -163,11 +184,22 @@ class _Work:
             self.status["startTime"] = rfc3339(self.now)
         if has_condition(self.job, *_TARGETS):
             return
-        note = self.failing or self._exhausted()
+        note = self.failing or self._exhausted() or self._indexes_failed()
         if note is not None:
             self._condition("FailureTarget", "True", note.reason, note.message)
+        elif self.indexed and (rule := job_per_index.success(self.job, self.done)):
+            self._condition("SuccessCriteriaMet", "True", "SuccessPolicy", rule)
         elif self._complete():
             self._met()
+
+    def _indexes_failed(self) -> Note | None:
+        failed, limit = len(self.failed_indexes), self.spec.get("maxFailedIndexes")
+        if limit is not None and failed > int(limit):
+            text = "Job has exceeded the specified maximal number of failed indexes"
+            return Note("Warning", "MaxFailedIndexesExceeded", text)
+        if failed and failed + len(self.done) >= (self.completions or 0):
+            return Note("Warning", "FailedIndexes", "Job has failed indexes")
+        return None
 
     def _exhausted(self) -> Note | None:
         limit = int(self.spec.get("backoffLimit", 6))
@@ -217,7 +249,7 @@ class _Work:
         if self.completions is None:
             want = len(active) if self.succeeded > 0 else parallelism
         else:
-            want = max(min(parallelism, self.completions - self.succeeded), 0)
+            want = max(min(parallelism, self.completions - self.succeeded - len(self.failed_indexes)), 0)
         excess = self._excess(active, want)
         self.plan.drop.extend(excess[:MAX_PODS_PER_SYNC])
         if excess:
@@ -227,17 +259,30 @@ class _Work:
             missing -= self.terminating
         if missing <= 0:
             return
-        wait_s = self._retry_wait_s()
-        if wait_s > 0:
-            self._recheck(wait_s)
-            return
         missing = min(missing, MAX_PODS_PER_SYNC)
-        self.plan.create.extend(self._indexes(active, missing) if self.indexed else [None] * missing)
+        if job_per_index.budget(self.job) is not None:
+            self._create_each_in_its_time(active, missing)
+        elif (wait_s := self._retry_wait_s()) > 0:
+            self._recheck(wait_s)
+        else:
+            self.plan.create.extend(self._indexes(active, missing) if self.indexed else [None] * missing)
         self.made = len(self.plan.create)
+
+    def _create_each_in_its_time(self, active: list[Obj], missing: int) -> None:
+        """An index that failed waits for its own delay; it keeps its place among the lowest meanwhile."""
+        for index in self._indexes(active, missing):
+            last = self.held.get(index) if index is not None else None
+            wait_s = job_per_index.retry_at(last) - self.now if last is not None else 0.0
+            if wait_s > 0:
+                self._recheck(wait_s)
+            elif index is not None:
+                self.plan.create.append(index)
+                self.plan.annotations[index] = job_per_index.carried_on(self.job, last)
 
     def _excess(self, active: list[Obj], want: int) -> list[Obj]:
         """Active pods to end: useless ones first, then those that got least far."""
-        useless = job_indexes.superfluous(active, self.completions or 0, self.done) if self.indexed else []
+        over = self.done | self.failed_indexes
+        useless = job_indexes.superfluous(active, self.completions or 0, over) if self.indexed else []
         gone = {p["metadata"]["uid"] for p in useless}
         rest = [p for p in active if p["metadata"]["uid"] not in gone]
         rest.sort(
@@ -251,7 +296,7 @@ class _Work:
         return useless + rest[: max(len(rest) - want, 0)]
 
     def _indexes(self, active: list[Obj], count: int) -> list[int | None]:
-        taken = self.done | {i for p in active if (i := job_indexes.index_of(p)) is not None}
+        taken = self.done | self.failed_indexes | {i for p in active if (i := job_indexes.index_of(p)) is not None}
         if self.spec.get("podReplacementPolicy") == "Failed":
             going = [p for p in self.pods if _terminating(p) and not is_terminal(p)]
             taken |= {i for p in going if (i := job_indexes.index_of(p)) is not None}
@@ -277,6 +322,8 @@ class _Work:
                 self.status["completedIndexes"] = job_indexes.render(self.done)
             else:
                 self.status.pop("completedIndexes", None)
+            if job_per_index.budget(self.job) is not None:
+                self.status["failedIndexes"] = job_indexes.render(self.failed_indexes)
         target = self._target()
         counted = not self.status.get("uncountedTerminatedPods") and not any(tracked(p) for p in self.pods)
         if target is None or self.active or self.terminating or not counted:

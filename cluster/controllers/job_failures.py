@@ -18,7 +18,7 @@ BACKOFF_MAX_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """`action` is Count, Ignore or FailJob; `message` says why the job failed."""
+    """`action` is Count, Ignore, FailIndex or FailJob; `message` says why the job failed."""
 
     action: str
     message: str = ""
@@ -80,7 +80,12 @@ def retry_at(failed: Sequence[Obj], succeeded: Sequence[Obj]) -> float:
     since = sorted(t for t in (finished_at(p) for p in failed) if t > last_success)
     if not since:
         return 0.0
-    return since[-1] + min(BACKOFF_BASE_S * 2.0 ** min(len(since) - 1, 10), BACKOFF_MAX_S)
+    return since[-1] + backoff_s(len(since))
+
+
+def backoff_s(failures: int) -> float:
+    """After so many failures in a row, at least one."""
+    return min(BACKOFF_BASE_S * 2.0 ** min(failures - 1, 10), BACKOFF_MAX_S)
 
 
 def finished_at(pod: Obj) -> float:

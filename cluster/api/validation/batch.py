@@ -1,6 +1,6 @@
 """Validation of Job and CronJob (pkg/apis/batch/validation).
 
-Pure. Retry budgets of single indexes and success policies are refused with a sentence: the Job controller has none yet.
+Pure.
 """
 
 from __future__ import annotations
@@ -19,8 +19,13 @@ _MAX_RULES = 20
 _MAX_EXIT_CODES = 255
 _MAX_CRON_NAME = 52
 _COUNTS = ("parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished")
-_UNSUPPORTED = ("backoffLimitPerIndex", "maxFailedIndexes", "successPolicy")
-_FROZEN = ("selector", "completionMode", "podFailurePolicy", "podReplacementPolicy", "manualSelector", "managedBy")
+_PER_INDEX = ("backoffLimitPerIndex", "maxFailedIndexes")
+_MAX_FAILED_INDEXES = 100_000
+_MANY_COMPLETIONS = 100_000
+_FROZEN = (
+    "selector", "completionMode", "podFailurePolicy", "podReplacementPolicy", "manualSelector", "managedBy",
+    "backoffLimitPerIndex", "successPolicy",
+)  # fmt: skip
 _MUTABLE_WHEN_SUSPENDED = ("nodeSelector", "affinity", "tolerations", "schedulingGates")
 
 
@@ -44,11 +49,8 @@ def validate_job(faults: Faults, obj: Object) -> None:
 
 
 def _job_spec(faults: Faults, at: str, spec: Object) -> None:
-    for name in _COUNTS:
+    for name in (*_COUNTS, *_PER_INDEX):
         faults.non_negative(f"{at}.{name}", spec.get(name))
-    for name in _UNSUPPORTED:
-        if spec.get(name) is not None:
-            faults.forbidden(f"{at}.{name}", "this cluster does not support it")
     mode = spec.get("completionMode") or "NonIndexed"
     faults.enum(f"{at}.completionMode", mode, ("Indexed", "NonIndexed"))
     if mode == "Indexed":
@@ -57,17 +59,23 @@ def _job_spec(faults: Faults, at: str, spec: Object) -> None:
         if (spec.get("parallelism") or 0) > _MAX_PARALLEL_INDEXED:
             why = f"must be less than or equal to {_MAX_PARALLEL_INDEXED} when completion mode is Indexed"
             faults.invalid(f"{at}.parallelism", spec["parallelism"], why)
+    _index_budget(faults, at, spec, indexed=mode == "Indexed")
+    if spec.get("successPolicy") is not None:
+        _success_policy(faults, at, spec, indexed=mode == "Indexed")
     template = spec.get("template") or {}
     pods.validate_template(faults, f"{at}.template", template)
     policy = (template.get("spec") or {}).get("restartPolicy")
     where = f"{at}.template.spec.restartPolicy"
     if policy not in ("OnFailure", "Never"):
         faults.required(where, 'valid values: "OnFailure", "Never"')
+    if spec.get("backoffLimitPerIndex") is not None and policy == "OnFailure":
+        faults.invalid(where, policy, 'only "Never" is supported when backoffLimitPerIndex is specified')
     failure = spec.get("podFailurePolicy")
     if failure is not None:
         if policy == "OnFailure":
             faults.invalid(where, policy, 'only "Never" is supported when podFailurePolicy is specified')
-        _failure_policy(faults, f"{at}.podFailurePolicy.rules", failure.get("rules") or [], template)
+        per_index = spec.get("backoffLimitPerIndex") is not None
+        _failure_policy(faults, f"{at}.podFailurePolicy.rules", failure.get("rules") or [], template, per_index)
         if spec.get("podReplacementPolicy") not in (None, "Failed"):
             faults.unsupported(f"{at}.podReplacementPolicy", spec["podReplacementPolicy"], ("Failed",))
     elif spec.get("podReplacementPolicy") is not None:
@@ -75,14 +83,83 @@ def _job_spec(faults: Faults, at: str, spec: Object) -> None:
         faults.enum(f"{at}.podReplacementPolicy", spec["podReplacementPolicy"], options)
 
 
-def _failure_policy(faults: Faults, at: str, rules: list[Object], template: Object) -> None:
+def _index_budget(faults: Faults, at: str, spec: Object, *, indexed: bool) -> None:
+    """backoffLimitPerIndex and maxFailedIndexes."""
+    limit, most, completions = spec.get("backoffLimitPerIndex"), spec.get("maxFailedIndexes"), spec.get("completions")
+    if not indexed:
+        for name in _PER_INDEX:
+            if spec.get(name) is not None:
+                faults.invalid(f"{at}.{name}", spec[name], "requires indexed completion mode")
+        return
+    if most is not None:
+        if limit is None:
+            faults.required(f"{at}.backoffLimitPerIndex", "when maxFailedIndexes is specified")
+        if completions is not None and most > completions:
+            faults.invalid(f"{at}.maxFailedIndexes", most, "must be less than or equal to completions")
+        if most > _MAX_FAILED_INDEXES:
+            faults.invalid(f"{at}.maxFailedIndexes", most, f"must be less than or equal to {_MAX_FAILED_INDEXES}")
+    elif limit is not None and (completions or 0) > _MANY_COMPLETIONS:
+        faults.required(f"{at}.maxFailedIndexes", f"must be specified when completions is above {_MANY_COMPLETIONS}")
+
+
+def _success_policy(faults: Faults, at: str, spec: Object, *, indexed: bool) -> None:
+    if not indexed:
+        faults.invalid(f"{at}.successPolicy", spec["successPolicy"], "requires indexed completion mode")
+        return
+    at, rules = f"{at}.successPolicy.rules", spec["successPolicy"].get("rules") or []
+    if not rules:
+        faults.required(at, "at least one rules must be specified when the successPolicy is specified")
+    if len(rules) > _MAX_RULES:
+        faults.causes.append(Cause("FieldValueTooMany", f"Too many: {len(rules)}: must have at most 20 items", at))
+    for i, rule in enumerate(rules):
+        _success_rule(faults, f"{at}[{i}]", rule, int(spec.get("completions") or 0))
+
+
+def _success_rule(faults: Faults, at: str, rule: Object, completions: int) -> None:
+    text, count = rule.get("succeededIndexes"), rule.get("succeededCount")
+    total, what = completions, "the number of specified completions"
+    if text is None and count is None:
+        faults.required(at, "at least one of succeededCount or succeededIndexes must be specified")
+    if text is not None:
+        try:
+            total, what = _indexes(text, completions), "the number of indexes in the specified succeededIndexes field"
+        except ValueError as err:
+            faults.invalid(f"{at}.succeededIndexes", text, f"error parsing succeededIndexes: {err}")
+    if count is not None:
+        faults.non_negative(f"{at}.succeededCount", count)
+        if count > total:
+            faults.invalid(f"{at}.succeededCount", count, f"must be less than or equal to {total} ({what})")
+
+
+def _indexes(text: str, completions: int) -> int:
+    """How many indexes `1,3-5` names; raises ValueError unless they are numbers below `completions`, in order."""
+    total, last = 0, -1
+    for part in text.split(",") if text else ():
+        low, dash, high = part.partition("-")
+        if not low.isdecimal() or (dash and not high.isdecimal()):
+            raise ValueError(f'cannot convert string to integer for index: "{part}"')
+        first, end = int(low), int(high or low)
+        if first <= last:
+            raise ValueError(f"non-increasing order, previous: {last}, current: {first}")
+        if dash and end <= first:
+            raise ValueError(f"non-increasing order, previous: {first}, current: {end}")
+        if end >= completions:
+            raise ValueError(f'too large index: "{end}"')
+        total, last = total + end - first + 1, end
+    return total
+
+
+def _failure_policy(faults: Faults, at: str, rules: list[Object], template: Object, per_index: bool) -> None:
     if len(rules) > _MAX_RULES:
         faults.causes.append(Cause("FieldValueTooMany", f"Too many: {len(rules)}: must have at most 20 items", at))
     spec = template.get("spec") or {}
     names = {c.get("name") for c in [*(spec.get("containers") or ()), *(spec.get("initContainers") or ())]}
     for i, rule in enumerate(rules):
         where = f"{at}[{i}]"
-        faults.enum(f"{where}.action", rule.get("action"), ("Count", "FailJob", "Ignore"))
+        action = rule.get("action")
+        faults.enum(f"{where}.action", action, ("Count", "FailIndex", "FailJob", "Ignore"))
+        if action == "FailIndex" and not per_index:
+            faults.invalid(f"{where}.action", action, "requires the backoffLimitPerIndex to be set")
         codes, conditions = rule.get("onExitCodes"), rule.get("onPodConditions") or []
         if codes is not None and conditions:
             faults.invalid(where, rule, "specifying both OnExitCodes and OnPodConditions is not supported")

@@ -15,6 +15,9 @@ from cluster.controllers.job_ttl import JobTtlController
 from cluster.machinery.client import Client, Obj, clone
 from tests.support.controller_world import World, template
 
+INDEXED: Obj = {"completionMode": "Indexed", "completions": 3, "parallelism": 3}
+FAIL_INDEX: Obj = {"rules": [{"action": "FailIndex", "onExitCodes": {"operator": "In", "values": [9]}}]}
+
 
 def job(name: str = "work", restart: str = "Never", **spec: Any) -> Obj:
     pod = {**template(name, "busybox:1", restartPolicy=restart)}
@@ -325,7 +328,16 @@ async def test_ttl_deletes_a_finished_job() -> None:
         ({"restart": "Always"}, 'spec.template.spec.restartPolicy: Required value: valid values: "OnFailure", "Never"'),
         ({"completionMode": "Indexed", "parallelism": 1}, "spec.completions: Required value"),
         ({"parallelism": -1}, "must be greater than or equal to 0"),
-        ({"backoffLimitPerIndex": 1}, "spec.backoffLimitPerIndex: Forbidden"),
+        ({"backoffLimitPerIndex": 1}, "requires indexed completion mode"),
+        (INDEXED | {"maxFailedIndexes": 1}, "spec.backoffLimitPerIndex: Required value: when maxFailedIndexes is"),
+        (INDEXED | {"backoffLimitPerIndex": 1, "restart": "OnFailure"}, 'only "Never" is supported when backoffLimit'),
+        (INDEXED | {"podFailurePolicy": FAIL_INDEX}, "requires the backoffLimitPerIndex to be set"),
+        ({"successPolicy": {"rules": [{"succeededCount": 1}]}}, "requires indexed completion mode"),
+        (INDEXED | {"successPolicy": {"rules": []}}, "at least one rules must be specified"),
+        (INDEXED | {"successPolicy": {"rules": [{}]}}, "at least one of succeededCount or succeededIndexes"),
+        (INDEXED | {"successPolicy": {"rules": [{"succeededIndexes": "2,1"}]}}, "non-increasing order"),
+        (INDEXED | {"successPolicy": {"rules": [{"succeededIndexes": "0-3"}]}}, "too large index"),
+        (INDEXED | {"successPolicy": {"rules": [{"succeededCount": 4}]}}, "must be less than or equal to 3"),
     ],
 )
 async def test_bad_jobs_are_refused(spec: Obj, message: str) -> None:
