@@ -137,8 +137,8 @@ class _Work:
 
     def _hold_back(self, counted: set[str]) -> None:
         """With a retry budget for each index: which indexes have used theirs up, and which failed pods have to wait."""
-        if job_per_index.budget(self.job) is None:
-            return
+        if job_per_index.budget(self.job) is None or self._target() is not None:
+            return  # pods that the job's end ends fail no index
         waiting = [p for p in self.pods if tracked(p)]
         succeeded = {i for p in waiting if _succeeded(p) and (i := job_indexes.index_of(p)) is not None}
         failed = [p for p in waiting if not _succeeded(p) and _failed(self.job, p)]
@@ -147,7 +147,7 @@ class _Work:
             if index is not None and index < (self.completions or 0) and job_per_index.uses_up_index(self.job, pod):
                 self.failed_indexes.add(index)
         self.failed_indexes -= self.done
-        if self._target() is None and not self.dying:
+        if not self.dying:
             ended = self.done | succeeded | self.failed_indexes
             self.held = job_per_index.held_back(self.pods, failed, ended, counted)
 

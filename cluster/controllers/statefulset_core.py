@@ -5,7 +5,8 @@ pkg/controller/statefulset/stateful_set_control.go.
 
     OrderedReady: one step at a time. Lowest ordinal first up, highest first down; every step waits until all pods below
     are running, ready and available (minReadySeconds).
-    Parallel: all missing are made, all surplus deleted at once. Rolling updates go one by one either way.
+    Parallel: all missing are made, all surplus deleted at once. Rolling updates go one by one either way, unless
+    maxUnavailable says otherwise.
 
 Invariants:
 - at most one pod per identity: an ordinal gets a pod only when no object of that name exists, terminating or not;
@@ -218,16 +219,26 @@ class _World:
     # ---- the pods of another template
 
     def _roll(self) -> None:
-        name = self.update["metadata"]["name"]
+        """From the highest ordinal down to the partition, with at most maxUnavailable pods away at once."""
+        name, room = self.update["metadata"]["name"], self._max_unavailable()
         for i in range(len(self.wanted) - 1, self._partition() - 1, -1):
             pod = self.wanted[i]
             if pod is None:
                 return
             if pod_revision(pod) != name and not _terminating(pod):
                 self.actions.append(DeletePod(pod))
+                room -= 1
+            elif _terminating(pod) or not self._available(pod):
+                room -= 1
+            if room <= 0:
                 return
-            if _terminating(pod) or not self._available(pod):
-                return
+
+    def _max_unavailable(self) -> int:
+        """spec.updateStrategy.rollingUpdate.maxUnavailable (KEP-961): percentages round up, never below 1."""
+        value = ((self.set["spec"].get("updateStrategy") or {}).get("rollingUpdate") or {}).get("maxUnavailable", 1)
+        if not isinstance(value, int):
+            value = -(-int(str(value).rstrip("%") or 0) * replicas(self.set) // 100)
+        return max(value, 1)
 
     def _available(self, pod: Obj) -> bool:
         return _running(pod) and is_available(pod, self.min_ready_s, self.now)

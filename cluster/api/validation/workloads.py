@@ -101,6 +101,13 @@ def validate_stateful_set(faults: Faults, obj: Object) -> None:
     faults.non_negative(
         "spec.updateStrategy.rollingUpdate.partition", (strategy.get("rollingUpdate") or {}).get("partition")
     )
+    unavailable, at = (strategy.get("rollingUpdate") or {}).get("maxUnavailable"), "spec.updateStrategy.rollingUpdate"
+    if unavailable is not None:
+        number = int_or_percent(faults, at + ".maxUnavailable", unavailable)
+        if number == 0:
+            faults.invalid(at + ".maxUnavailable", unavailable, "cannot be 0")
+        if fields.is_percent(unavailable) and number > 100:
+            faults.invalid(at + ".maxUnavailable", unavailable, "must not be greater than 100%")
 
 
 def validate_daemon_set(faults: Faults, obj: Object) -> None:

@@ -101,7 +101,7 @@ async def test_success_by_the_indexes_or_their_number() -> None:
                 assert "SuccessCriteriaMet" not in conditions(await get(w))
             await end(w, pods[ends[-1]])
             await w.kubelet(ready=False)
-        await w.settle()
+            await w.settle()
             obj = await get(w)
             assert conditions(obj)["SuccessCriteriaMet"] == ("True", "SuccessPolicy")
             assert conditions(obj)["Complete"] == ("True", "SuccessPolicy")

@@ -175,6 +175,21 @@ async def test_a_rolling_update_goes_down_from_the_top_and_moves_the_current_rev
         assert status["currentRevision"] == status["updateRevision"] and status["updatedReplicas"] == 3
 
 
+async def test_an_update_takes_as_many_pods_away_as_max_unavailable_says() -> None:
+    for value, most in ((2, 2), ("50%", 2), (3, 3)):
+        async with World(StatefulSetController) as w:
+            await start(w)
+            strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": value}}
+            await w.create("statefulsets.apps", stateful_set(updateStrategy=strategy))
+            await w.settle_with_kubelet()
+            await set_image(w, "postgres:17")
+            await w.settle()
+            going = [p["metadata"]["name"] for p in await w.items("pods") if "deletionTimestamp" in p["metadata"]]
+            assert sorted(going) == [f"db-{i}" for i in range(3 - most, 3)]
+            await w.settle_with_kubelet()
+            assert set((await images(w)).values()) == {"postgres:17"}
+
+
 async def test_the_partition_keeps_lower_ordinals_also_when_they_are_made_anew() -> None:
     async with World(StatefulSetController) as w:
         await start(w)
