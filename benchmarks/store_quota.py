@@ -88,17 +88,6 @@ async def put_all(store: StoreClient, keys: range, value: bytes) -> int:
     return done
 
 
-async def delete_all(store: StoreClient) -> None:
-    """Key by key: one transaction that deletes gigabytes reads them all, and the member answers nobody meanwhile."""
-    keys = iter((await store.range(b"k/", b"k0", keys_only=True)).kvs)
-
-    async def deleter() -> None:
-        for kv in keys:
-            await store.delete(kv.key)
-
-    await asyncio.gather(*(deleter() for _ in range(IN_FLIGHT)))
-
-
 async def run(gib: float, value_kib: int, root: Path) -> dict[str, float]:
     quota = int(gib * (1 << 30))
     value = b"v" * ((value_kib << 10) - 100)  # with its head and key, whole pages
@@ -126,7 +115,7 @@ async def run(gib: float, value_kib: int, root: Path) -> dict[str, float]:
         old = (await store.range(b"k/%08d" % 0, revision=count // 2)).count
         report |= {"history_readable": float(old), "file_gib": _size_gib(root)}
         began = time.monotonic()
-        await delete_all(store)
+        await store.delete(b"k/", b"k0")
         await store.compact(await store.read_index())
         while (await store.status(store.endpoints[0]))["db_in_use_bytes"] > quota // 10:  # noqa: ASYNC110
             await asyncio.sleep(0.5)

@@ -17,7 +17,15 @@ from typing import Any
 from raft.client_connection import ClientConnection, ConnectionLost, Redirect, seen
 from raft.client_watch import watch_batches
 from raft.config import Address, TlsFiles
-from raft.errors import DeadlineExceeded, Invalid, OutcomeUnknown, StoreError, TooManyRequests, Unavailable
+from raft.errors import (
+    TOO_MANY_KEYS,
+    DeadlineExceeded,
+    Invalid,
+    OutcomeUnknown,
+    StoreError,
+    TooManyRequests,
+    Unavailable,
+)
 from raft.mvcc.types import Compare, EventBatch, KeyValue, Op, RangeResult, Response, TxnResult
 from raft.transport import client_context
 
@@ -25,6 +33,7 @@ Endpoint = tuple[str, int]
 CONNECT_S = 2.0
 RETRY_MIN_S = 0.02
 RETRY_MAX_S = 0.25
+DELETE_KEYS = 5_000
 PATIENCE_S = 1.0
 """So long what a member refused for overload is tried again; then its caller learns of it, and may slow down."""
 
@@ -261,10 +270,19 @@ class StoreClient:
         return revision
 
     async def delete(self, key: bytes, range_end: bytes | None = None) -> int:
-        """How many it deleted."""
-        result = await self.txn((), (("delete", key, range_end),))
-        deleted: int = result.responses[0][1]
-        return deleted
+        """How many it deleted: at one revision, but for ranges of thousands of keys, which go in parts."""
+        deleted = 0
+        while True:
+            try:
+                result = await self.txn((), (("delete", key, range_end),))
+                return deleted + int(result.responses[0][1])
+            except Invalid as error:
+                if not str(error).startswith(TOO_MANY_KEYS):
+                    raise
+            some = await self.range(key, range_end, limit=DELETE_KEYS, keys_only=True)
+            if some.kvs:
+                part = await self.txn((), (("delete", key, some.kvs[-1].key + b"\0"),))
+                deleted += part.responses[0][1]
 
     async def read_index(self) -> int:
         revision: int = await self._read("read_index")

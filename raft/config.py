@@ -66,6 +66,8 @@ class StateConfig:
     """How often the leader compares the members' hashes; 0: never."""
     max_request_bytes: int = 3 * MIB // 2
     max_txn_ops: int = 4096
+    max_delete_keys: int = 10_000
+    """Of one transaction: it is applied at once, and nobody is answered meanwhile."""
     max_pending: int = 20_000
     """Requests that wait for a commit; more are refused, safe to retry."""
     max_connections: int = 2_000

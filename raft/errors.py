@@ -21,6 +21,8 @@ Texts follow etcd's where etcd has one, because operators search for them.
 
 from __future__ import annotations
 
+TOO_MANY_KEYS = "etcdserver: too many keys in one transaction"
+
 
 class StoreError(Exception):
     code = "internal"

@@ -24,7 +24,7 @@ from raft.errors import Corrupt, NoSpace, StoreError, Unavailable
 from raft.flusher import Flusher
 from raft.metrics import Metrics
 from raft.mvcc.backend import SUB_BITS
-from raft.mvcc.record import Written, events_of
+from raft.mvcc.record import Written
 from raft.mvcc.store import Mvcc
 from raft.mvcc.types import Op
 from raft.peers import Peers
@@ -188,8 +188,10 @@ class Member:
 
     def _committed(self, revisions: list[list[Written]]) -> None:
         if len(self.watches.hub):
+            previous = self.watches.hub.wants_previous
             for writes in revisions:
-                self.watches.commit(writes[0][0] >> SUB_BITS, events_of(writes))
+                events = self.store.events(writes, with_previous=previous)
+                self.watches.commit(writes[0][0] >> SUB_BITS, events)
 
     def _answered(self, origin: bytes, sequence: int, results: list[Any]) -> None:
         self.consensus.answered(origin, sequence, results)

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
 from raft.admin import Admin
 from raft.config import StateConfig
-from raft.errors import Invalid, NotLeader, StoreError, TooLarge, TooManyRequests
+from raft.errors import TOO_MANY_KEYS, Invalid, NotLeader, StoreError, TooLarge, TooManyRequests
 from raft.member import Member
 from raft.mvcc.txn import check_txn
-from raft.mvcc.types import RangeResult, TxnResult
+from raft.mvcc.types import Op, RangeResult, TxnResult
 from raft.outbox import Outbox
 from raft.transport import Connection
 from raft.wire import Hello, error_result, pack
@@ -111,8 +111,18 @@ class ClientSession:
         command = pack(("txn", compares, then, otherwise))
         if len(command) > self.service.config.max_request_bytes:
             raise TooLarge(len(command), self.service.config.max_request_bytes)
+        self._check_deletes((*then, *otherwise))
         self.member.admit(command, then, otherwise)
         self.member.propose(command, partial(self._txn_done, request_id))
+
+    def _check_deletes(self, ops: Sequence[Op]) -> None:
+        """Raises Invalid for what would hold up everybody else. Judged by what is there now: a bound, not a promise."""
+        limit = self.service.config.max_delete_keys
+        for op in ops:
+            if op[0] == "delete" and op[2] is not None:
+                count = self.member.store.count(op[1], op[2])
+                if count > limit:
+                    raise Invalid(f"{TOO_MANY_KEYS} ({count} to delete, limit {limit}): delete them in parts")
 
     def _txn_done(self, request_id: int, result: TxnResult | StoreError) -> None:
         if isinstance(result, StoreError):

@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 LEASE_CHECK_S = 0.2
 LEASES_AT_ONCE = 256
 PROGRESS_S = 1.0
-SCRUB_RECORDS = 200
+SCRUB_RECORDS = 16
+SCRUB_S = 0.002
 
 
 def upkeep(member: Member) -> list[Coroutine[Any, Any, None]]:
@@ -70,8 +71,11 @@ def _propose_quietly(member: Member, command: tuple[Any, ...]) -> None:
 
 
 async def _scrub(member: Member) -> None:
+    """In turns of about SCRUB_S: records may be large, and each is read."""
     while True:
-        done = member.store.scrub(SCRUB_RECORDS)
+        until = time.perf_counter() + SCRUB_S
+        while not (done := member.store.scrub(SCRUB_RECORDS)) and time.perf_counter() < until:
+            continue
         await asyncio.sleep(0.2 if done else 0.002)
 
 

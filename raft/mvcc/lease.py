@@ -39,6 +39,8 @@ class Leases:
         self._leases: dict[int, Lease] = {}
         self._due: list[tuple[float, int]] = []
         self._leading = False
+        self._holders: dict[bytes, int] = {}
+        """The lease of each key that has one."""
         for name, value in backend.meta_scan(_META):
             self._leases[_ID.unpack(name[len(_META) :])[0]] = Lease(_ID.unpack(value)[0])
 
@@ -76,8 +78,15 @@ class Leases:
 
     def attach(self, lease_id: int, key: bytes) -> None:
         self._leases[lease_id].keys[key] = None
+        self._holders[key] = lease_id
+
+    def holder(self, key: bytes) -> int:
+        """The lease that the key is attached to; 0 if it has none."""
+        return self._holders.get(key, 0)
 
     def detach(self, lease_id: int, key: bytes) -> None:
+        if self._holders.get(key) == lease_id:
+            del self._holders[key]
         lease = self._leases.get(lease_id)
         if lease is not None:
             lease.keys.pop(key, None)

@@ -9,7 +9,6 @@ versions are a list that is walked backward from the newest, and memory need onl
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from typing import NamedTuple
 from zlib import crc32
 
@@ -27,7 +26,8 @@ unpack_head = _HEAD.unpack_from
 """(kind, create revision, version, lease, previous, key length)."""
 
 Written = tuple[int, bytes, int, bytes | None]
-"""What one operation wrote: position and record, and those it superseded (0 and None if nothing)."""
+"""What one operation wrote: position and record, and those it superseded: 0 and None if nothing; None also of a
+delete, which does not read what it deletes."""
 
 
 _new = tuple.__new__
@@ -80,13 +80,6 @@ def key_value(pos: int, record: bytes, *, with_value: bool = True) -> KeyValue:
 
 def event(pos: int, record: bytes, prev_kv: KeyValue | None) -> Event:
     return _new(Event, (record[0], key_value(pos, record), prev_kv))
-
-
-def events_of(writes: Iterable[Written]) -> list[Event]:
-    """What watchers are told of them; made only where somebody watches."""
-    return [
-        event(pos, record, None if before is None else key_value(old, before)) for pos, record, old, before in writes
-    ]
 
 
 def field(record: bytes, target: str) -> int | bytes:

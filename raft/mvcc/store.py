@@ -1,8 +1,9 @@
 """The store's state machine: keys with revisions, in memory only their newest positions. Pure; values in a Backend.
 
 - Every transaction that writes gets the next revision; all its writes carry it. A failed one changes nothing.
-- The index maps a key to the position of its newest record, negative if that record is a delete. Older versions are
-  found by walking ``previous`` backward, so memory follows keys, not history.
+- The index maps a key to the position of its newest record and that record's CRC (see _place), or to minus the position
+  if the record is a delete. Older versions are found by walking ``previous`` backward, so memory follows keys, not
+  history. The CRC is there so that a delete need not read what it deletes, however large.
 - ``compacted`` = C: every revision from C on can be read. Removing what C made unreadable ("scrub") is done later, in
   slices: a record at S <= C makes the one it supersedes unreadable, and a delete at S <= C makes itself unreadable.
 - ``hash`` is the sum of digests of all live records: equal on all members that applied the same log, and checked
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Generator, Sequence
+from zlib import crc32
 
 from raft.errors import Compacted, Corrupt, FutureRevision, LeaseNotFound
 from raft.mvcc import record as rec
@@ -23,17 +25,29 @@ from raft.mvcc.keys import SortedKeys
 from raft.mvcc.lease import Leases
 from raft.mvcc.record import Written
 from raft.mvcc.txn import holds
-from raft.mvcc.types import Compare, KeyValue, Op, RangeResult, Response, TxnResult
+from raft.mvcc.types import Compare, Event, KeyValue, Op, RangeResult, Response, TxnResult
 
 _META = b"mvcc/2"
 _STATE = struct.Struct(">QQQQ")
 _SLICE = 500
 _PUT: Response = ("put", None)
 _MASK = (1 << 64) - 1
+_CRC_BITS = 32
+_CRC = (1 << _CRC_BITS) - 1
+
+
+def _place(pos: int, record: bytes) -> int:
+    """What the index holds of a live key: its position above, its record's CRC in the lower 32 bits."""
+    return pos << _CRC_BITS | crc32(record)
+
+
+def _digest(place: int) -> int:
+    """record.digest of the record at that place."""
+    return (place & _CRC) ^ (place >> _CRC_BITS)
 
 
 class Mvcc:
-    """Invariant: every key of the index is in exactly one of ``_live`` (position > 0) and ``_dead`` (< 0)."""
+    """Invariant: every key of the index is in exactly one of ``_live`` (its value > 0) and ``_dead`` (< 0)."""
 
     def __init__(self, backend: Backend) -> None:
         """Reads every record of ``backend`` once. Raises Corrupt if they are not those that were stored."""
@@ -65,7 +79,7 @@ class Mvcc:
 
     def _read_records(self) -> None:
         """Index, hash and leases from all records, oldest first: what a later one supersedes is taken out again."""
-        index, total, digest = self._index, 0, rec.digest
+        index, total = self._index, 0
         leased: dict[bytes, int] = {}
         at = 0
         while chunk := self.backend.scan(at, 1 << 63, 512):
@@ -73,13 +87,13 @@ class Mvcc:
                 key = rec.key_of(record)
                 old = index.get(key, 0)
                 if old > 0:
-                    total -= digest(old, self._record(old))
+                    total -= _digest(old)
                     leased.pop(key, None)
                 if rec.is_delete(record):
                     index[key] = -pos
                     continue
-                index[key] = pos
-                total += digest(pos, record)
+                index[key] = place = _place(pos, record)
+                total += _digest(place)
                 lease = rec.unpack_head(record)[3]
                 if lease:
                     leased[key] = lease
@@ -105,7 +119,7 @@ class Mvcc:
 
     def get(self, key: bytes) -> KeyValue | None:
         """The key as it is now."""
-        pos = self._index.get(key, 0)
+        pos = self._index.get(key, 0) >> _CRC_BITS
         return rec.key_value(pos, self._record(pos)) if pos > 0 else None
 
     def range(
@@ -216,6 +230,8 @@ class Mvcc:
     def _position_at(self, key: bytes, at: int) -> int:
         """Position of the key's version at revision ``at``; not positive if it was absent."""
         pos = self._index.get(key, 0)
+        if pos > 0:
+            pos >>= _CRC_BITS
         while abs(pos) >> SUB_BITS > at:
             pos = rec.previous_of(self._record(abs(pos)))
         return pos
@@ -225,7 +241,7 @@ class Mvcc:
     def txn(
         self, compares: Sequence[Compare], then: Sequence[Op], otherwise: Sequence[Op] = ()
     ) -> tuple[TxnResult, list[Written]]:
-        """Judge, then do; and what it wrote (see record.events_of). Raises LeaseNotFound, unchanged.
+        """Judge, then do; and what it wrote (see events). Raises LeaseNotFound, unchanged.
 
         Well-formedness is the proposer's (txn.check_txn).
         """
@@ -255,7 +271,7 @@ class Mvcc:
 
     def _target(self, key: bytes, target: str) -> int | bytes:
         """What a compare of ``key`` looks at; of an absent key, 0 or an empty value."""
-        pos = self._index.get(key, 0)
+        pos = self._index.get(key, 0) >> _CRC_BITS
         if pos <= 0:
             return b"" if target == "value" else 0
         return pos >> SUB_BITS if target == "mod" else rec.field(self._record(pos), target)
@@ -270,24 +286,25 @@ class Mvcc:
         return ("range", result.kvs, result.count)
 
     def _put(self, pos: int, key: bytes, value: bytes, lease: int) -> Written:
-        old = self._index.get(key, 0)
+        found = old = self._index.get(key, 0)
         before: bytes | None = None
-        if old > 0:
-            before = found = self._record(old)
-            _, create, version, held, _, _ = rec.unpack_head(found)
+        if found > 0:
+            old = found >> _CRC_BITS
+            before = self._record(old)
+            _, create, version, held, _, _ = rec.unpack_head(before)
             record = rec.encode_put(key, value, create, version + 1, lease, old)
-            self.hash = (self.hash + rec.digest(pos, record) - rec.digest(old, found)) & _MASK
+            self.hash -= _digest(found)
             if held and held != lease:
                 self.leases.detach(held, key)
         else:
             record = rec.encode_put(key, value, pos >> SUB_BITS, 1, lease, old)
-            self.hash = (self.hash + rec.digest(pos, record)) & _MASK
             if old < 0:
                 self._dead.remove(key)
             self._live.add(key)
         if lease:
             self.leases.attach(lease, key)
-        self._index[key] = pos
+        self._index[key] = place = _place(pos, record)
+        self.hash = (self.hash + _digest(place)) & _MASK
         self.backend.put(pos, record)
         self.bytes_in_use += len(record)
         return pos, record, old, before
@@ -299,10 +316,10 @@ class Mvcc:
         else:
             keys = self._live.take(key, end, len(self._live))
         for name in keys:
-            pos, old = first + len(writes), self._index[name]
-            before = self._record(old)
-            self.hash = (self.hash - rec.digest(old, before)) & _MASK
-            held = rec.unpack_head(before)[3]
+            pos, found = first + len(writes), self._index[name]
+            old = found >> _CRC_BITS
+            self.hash = (self.hash - _digest(found)) & _MASK
+            held = self.leases.holder(name)
             if held:
                 self.leases.detach(held, name)
             self._live.remove(name)
@@ -311,8 +328,12 @@ class Mvcc:
             self._index[name] = -pos
             self.backend.put(pos, record)
             self.bytes_in_use += len(record)
-            writes.append((pos, record, old, before))
+            writes.append((pos, record, old, None))
         return len(keys)
+
+    def count(self, key: bytes, end: bytes | None) -> int:
+        """Live keys in [key, end) now."""
+        return int(self._index.get(key, 0) > 0) if end is None else self._live.count(key, end)
 
     def lease_revoke(self, lease_id: int) -> tuple[int, list[Written]]:
         """Delete its keys at one revision, and the lease. Raises LeaseNotFound."""
@@ -379,6 +400,16 @@ class Mvcc:
         last = records[-1][0] >> SUB_BITS
         records += self.backend.scan(records[-1][0] + 1, (last + 1) << SUB_BITS, 1 << SUB_BITS)
         return last, records
+
+    def events(self, writes: Sequence[Written], *, with_previous: bool) -> list[Event]:
+        """What watchers are told of what one revision wrote; made only where somebody watches."""
+        return [self._event(write, with_previous) for write in writes]
+
+    def _event(self, write: Written, with_previous: bool) -> Event:
+        pos, record, old, before = write
+        if old <= 0 or not with_previous:
+            return rec.event(pos, record, None)
+        return rec.event(pos, record, rec.key_value(old, before if before is not None else self._record(old)))
 
     def previous_kv(self, record: bytes) -> KeyValue | None:
         """What the record superseded; None if nothing, or if it is no longer there."""

@@ -72,9 +72,15 @@ class WatchHub(Generic[Owner]):
         self._ranges: dict[tuple[bytes, bytes], dict[int, Watcher[Owner]]] = {}
         self._behind: dict[int, Watcher[Owner]] = {}
         self._all: dict[int, Watcher[Owner]] = {}
+        self._previous = 0
 
     def __len__(self) -> int:
         return len(self._all)
+
+    @property
+    def wants_previous(self) -> bool:
+        """Whether any watcher asked for previous values."""
+        return self._previous > 0
 
     @property
     def behind(self) -> int:
@@ -90,6 +96,7 @@ class WatchHub(Generic[Owner]):
             raise Compacted(start, self._store.compacted)
         watcher = Watcher(owner, watch_id, key, end, start, prev_kv)
         self._all[id(watcher)] = watcher
+        self._previous += prev_kv
         if start > self._store.revision:
             self._follow(watcher)
         else:
@@ -97,7 +104,8 @@ class WatchHub(Generic[Owner]):
         return watcher
 
     def cancel(self, watcher: Watcher[Owner]) -> None:
-        self._all.pop(id(watcher), None)
+        if self._all.pop(id(watcher), None) is not None:
+            self._previous -= watcher.prev_kv
         self._behind.pop(id(watcher), None)
         self._unfollow(watcher)
 

@@ -16,6 +16,33 @@ from raft.mvcc.store import Mvcc
 from raft.storage.backend import DictBackend
 
 
+class Unread(DictBackend):
+    """Whose records nobody may read."""
+
+    locked = False
+
+    def get(self, pos: int) -> bytes | None:
+        assert not self.locked, "a record is read"
+        return super().get(pos)
+
+
+def test_a_delete_reads_nothing_of_what_it_deletes() -> None:
+    """So that one transaction may delete gigabytes."""
+    backend = Unread()
+    store = Mvcc(backend)
+    store.leases.grant(7, 60, 0.0)
+    before = store.hash
+    for i in range(20):
+        store.txn((), (("put", b"k%02d" % i, b"x" * 100, 7 * (i % 2)),))
+    backend.locked = True
+    _, writes = store.txn((), (("delete", b"k", b"l"),))
+    assert len(writes) == 20 and (store.hash, len(store), store.leases.get(7).keys) == (before, 0, {})
+    assert store.events(writes, with_previous=False)[0].prev_kv is None
+    backend.locked = False
+    previous = store.events(writes, with_previous=True)[3].prev_kv
+    assert previous is not None and (previous.value, previous.lease) == (b"x" * 100, 7)
+
+
 def hash_at(store: Mvcc, revision: int) -> tuple[int, int, int]:
     steps = store.hash_steps(revision)
     while True:

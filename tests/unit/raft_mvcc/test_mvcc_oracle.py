@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raft.errors import Compacted, FutureRevision, LeaseNotFound, StoreError
-from raft.mvcc.record import events_of
 from raft.mvcc.store import Mvcc
 from raft.mvcc.types import Event, KeyValue, in_range
 from raft.mvcc.watch import Watcher, WatchHub
@@ -172,7 +171,7 @@ class World:
     def do_txn(self, compares: Any, then: Any, otherwise: Any) -> None:
         def mine() -> Any:
             result, writes = self.store.txn(compares, then, otherwise)
-            events = events_of(writes)
+            events = self.store.events(writes, with_previous=True)
             if events:
                 self.hub.commit(result.revision, events)
                 assert events == self.oracle.events[result.revision]
@@ -192,7 +191,7 @@ class World:
         if expected is LeaseNotFound:
             assert got is LeaseNotFound
         elif got[1]:
-            self.hub.commit(got[0], events_of(got[1]))
+            self.hub.commit(got[0], self.store.events(got[1], with_previous=True))
 
     def do_compact(self, back: int) -> None:
         revision = self.oracle.revision - back

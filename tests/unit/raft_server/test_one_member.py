@@ -234,6 +234,25 @@ async def test_malformed_requests_get_clear_errors(tmp_path: Path) -> None:
         assert await client.read_index() == 1
 
 
+async def test_a_transaction_deletes_no_more_than_others_can_wait_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raft.client.DELETE_KEYS", 7)
+    one = One(tmp_path / "m", max_delete_keys=10)
+    async with serving(one):
+        client = one.client()
+        for i in range(25):
+            await client.put(b"k/%02d" % i, b"")
+        whole = (("delete", b"k/", b"k0"),)
+        for then, otherwise in ((whole, ()), ((), whole)):
+            with pytest.raises(Invalid, match=r"too many keys in one transaction \(25 to delete, limit 10\)"):
+                await client.txn((), then, otherwise)
+        assert (await client.range(b"k/", b"k0")).count == 25
+        assert await client.delete(b"k/00", b"k/10") == 10
+        assert await client.delete(b"k/", b"k0") == 15, "the client deletes large ranges in parts"
+        assert (await client.range(b"k/", b"k0")).count == 0
+
+
 async def test_a_saved_snapshot_opens_with_everything_in_it(tmp_path: Path) -> None:
     one = One(tmp_path / "m")
     async with serving(one):
