@@ -3,7 +3,7 @@
 Commands (what entries hold, see proposals.py), each a list:
     ["txn", compares, then, otherwise] -> TxnResult      ["grant", lease id, ttl_s] -> ttl_s
     ["revoke", lease id] -> revision                     ["compact", revision] -> revision
-    ["alarm", member, kind, on] -> [[member, kind]...]
+    ["alarm", member, kind, on] -> [[member, kind]...]   ["checkpoint", [[lease id, seconds left]...]] -> None
 
 A command that fails has a StoreError as its result, on every member alike, and changed nothing. Everything an entry
 changes goes to the backend before ``commit_point``, so a flush never cuts an entry in two.
@@ -104,6 +104,7 @@ class Applier:
             "revoke": self._revoke,
             "compact": self._compact,
             "alarm": self._alarm,
+            "checkpoint": self._checkpoint,
         }
 
     @property
@@ -203,6 +204,10 @@ class Applier:
         if writes:
             self._written.append(writes)
         return revision
+
+    def _checkpoint(self, leases: list[list[int]]) -> None:
+        for lease_id, remaining_s in leases:
+            self.store.leases.checkpoint(lease_id, remaining_s)
 
     def _compact(self, revision: int) -> int:
         if self.corrupt:

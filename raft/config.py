@@ -62,6 +62,9 @@ class StateConfig:
     """History younger than it can be read and watched from; 0: all of it, until somebody compacts."""
     auto_compaction_revisions: int = 0
     """Or: so many revisions can be read and watched from, however old they are."""
+    lease_checkpoint_s: float = 300
+    """How often the leader writes down what leases have left that live longer than this; 0: never, and every change of
+    leader gives each lease its whole time again."""
     corrupt_check_s: float = 600
     """How often the leader compares the members' hashes; 0: never."""
     max_request_bytes: int = 3 * MIB // 2
@@ -101,7 +104,12 @@ class StateConfig:
         ):
             if getattr(self, name) < 1:
                 found.append(f"{name} is {getattr(self, name)}: must be at least 1")
-        for name in ("auto_compaction_retention_s", "auto_compaction_revisions", "corrupt_check_s"):
+        for name in (
+            "auto_compaction_retention_s",
+            "auto_compaction_revisions",
+            "lease_checkpoint_s",
+            "corrupt_check_s",
+        ):
             if getattr(self, name) < 0:
                 found.append(f"{name} must not be negative; 0 turns it off")
         if self.peer_tls is None and self.host not in ("127.0.0.1", "::1", "localhost"):

@@ -198,9 +198,22 @@ class ClientSession:
             # Still the leader of the same term, confirmed by a quorum after the request came: ours is the clock.
             if not node.is_leader or node.term != term:
                 raise NotLeader(node.leader)
-            self.ok(request_id, KEEP_ALIVE, self.member.store.leases.renew(lease_id, self.member.clock()))
+            leases = self.member.store.leases
+            ttl_s = leases.renew(lease_id, self.member.clock())
+            if not leases.get(lease_id).checkpointed:
+                self.ok(request_id, KEEP_ALIVE, ttl_s)
+                return
+            # The next leader must not go by a checkpoint from before the renewal.
+            command = pack(("checkpoint", ((lease_id, 0),)))
+            self.member.propose(command, partial(self._renewed, request_id, ttl_s))
 
         self._read(request_id, KEEP_ALIVE, False, now)
+
+    def _renewed(self, request_id: int, ttl_s: int, result: StoreError | None) -> None:
+        if result is not None:
+            self.fail(request_id, KEEP_ALIVE, result)
+        else:
+            self.ok(request_id, KEEP_ALIVE, ttl_s)
 
     def watch(self, request_id: int, arguments: list[Any]) -> None:
         watch_id, key, end, start_revision, prev_kv = arguments

@@ -28,6 +28,7 @@ SCRUB_S = 0.002
 def upkeep(member: Member) -> list[Coroutine[Any, Any, None]]:
     return [
         _expire_leases(member),
+        _checkpoint_leases(member),
         _compact(member),
         _scrub(member),
         _progress(member),
@@ -42,6 +43,18 @@ async def _expire_leases(member: Member) -> None:
             for lease_id in member.store.leases.expired(time.monotonic(), LEASES_AT_ONCE):
                 member.metrics.leases_expired.inc()
                 _propose_quietly(member, ("revoke", lease_id))
+
+
+async def _checkpoint_leases(member: Member) -> None:
+    interval_s = member.config.lease_checkpoint_s
+    if not interval_s:
+        await asyncio.Event().wait()
+    while True:
+        await asyncio.sleep(interval_s)
+        if member.consensus.is_leader:
+            left = member.store.leases.to_checkpoint(time.monotonic(), interval_s)
+            for at in range(0, len(left), LEASES_AT_ONCE):
+                _propose_quietly(member, ("checkpoint", left[at : at + LEASES_AT_ONCE]))
 
 
 async def _compact(member: Member) -> None:

@@ -2,7 +2,8 @@
 
 What is replicated: that a lease exists, its ttl, and (through the records) its keys. What is not: when it expires.
 The leader alone decides that, by its own monotonic clock, and revokes through the log. A new leader gives every
-lease its whole ttl again (``promote``), so a change of leader never shortens a lease.
+lease what the old one wrote down last that it had left (a checkpoint, of long leases alone), or its whole ttl again
+(``promote``). A change of leader never shortens a lease: a renewal takes a checkpoint back before it is answered.
 
              grant(log)                 expires(leader's clock)            revoke(log)
     absent -------------> granted ----------------------------> over ----------------> absent, keys deleted
@@ -19,14 +20,19 @@ from raft.mvcc.backend import Backend
 
 _META = b"lease/"
 _ID = struct.Struct(">Q")
+_STORED = struct.Struct(">QQ")
 MAX_TTL_S = 9_000_000_000
 
 
 class Lease:
-    __slots__ = ("expires_at", "keys", "over", "ttl_s")
+    __slots__ = ("checkpointed", "expires_at", "keys", "over", "remaining_s", "ttl_s")
 
-    def __init__(self, ttl_s: int) -> None:
+    def __init__(self, ttl_s: int, remaining_s: int = 0) -> None:
         self.ttl_s = ttl_s
+        self.remaining_s = remaining_s
+        """Of its life at the last checkpoint, for the next leader; 0: none since it was granted or renewed."""
+        self.checkpointed = remaining_s > 0
+        """One is in the log, or on its way there."""
         self.keys: dict[bytes, None] = {}
         self.expires_at = float("inf")
         self.over = False
@@ -42,7 +48,7 @@ class Leases:
         self._holders: dict[bytes, int] = {}
         """The lease of each key that has one."""
         for name, value in backend.meta_scan(_META):
-            self._leases[_ID.unpack(name[len(_META) :])[0]] = Lease(_ID.unpack(value)[0])
+            self._leases[_ID.unpack(name[len(_META) :])[0]] = Lease(*_STORED.unpack(value))
 
     def __contains__(self, lease_id: int) -> bool:
         return lease_id in self._leases
@@ -68,9 +74,20 @@ class Leases:
         if not 0 < ttl_s <= MAX_TTL_S:
             raise Invalid(f"etcdserver: lease TTL is {ttl_s}: must be from 1 to {MAX_TTL_S} seconds")
         self._leases[lease_id] = lease = Lease(ttl_s)
-        self._backend.meta_set(_META + _ID.pack(lease_id), _ID.pack(ttl_s))
+        self._save(lease_id, lease)
         if self._leading:
             self._arm(lease_id, lease, now_s + ttl_s)
+
+    def _save(self, lease_id: int, lease: Lease) -> None:
+        self._backend.meta_set(_META + _ID.pack(lease_id), _STORED.pack(lease.ttl_s, lease.remaining_s))
+
+    def checkpoint(self, lease_id: int, remaining_s: int) -> None:
+        """So long it had to live when the leader said so; 0: it was renewed. A lease that is gone is nothing."""
+        lease = self._leases.get(lease_id)
+        if lease is not None:
+            lease.remaining_s = min(remaining_s, lease.ttl_s)
+            lease.checkpointed = remaining_s > 0
+            self._save(lease_id, lease)
 
     def remove(self, lease_id: int) -> None:
         self._leases.pop(lease_id, None)
@@ -94,11 +111,12 @@ class Leases:
     # --- the leader's clock
 
     def promote(self, now_s: float, extend_s: float) -> None:
-        """This member leads from now on: every lease gets its ttl again, and ``extend_s`` for the change itself."""
+        """This member leads from now on: every lease gets what it had left at its last checkpoint, or its ttl again,
+        and ``extend_s`` for the change itself."""
         self._leading = True
         self._due = []
         for lease_id, lease in self._leases.items():
-            lease.expires_at = now_s + lease.ttl_s + extend_s
+            lease.expires_at = now_s + (lease.remaining_s or lease.ttl_s) + extend_s
             lease.over = False
             self._due.append((lease.expires_at, lease_id))
         heapq.heapify(self._due)
@@ -114,6 +132,16 @@ class Leases:
             raise LeaseNotFound(lease_id)
         lease.expires_at = max(lease.expires_at if self._leading else 0.0, now_s + lease.ttl_s)
         return lease.ttl_s
+
+    def to_checkpoint(self, now_s: float, longer_than_s: float) -> list[tuple[int, int]]:
+        """(id, whole seconds left, at least 1) of the leases whose ttl is longer: short ones lose little by a change of
+        leader, and are renewed all the time."""
+        found: list[tuple[int, int]] = []
+        for lease_id, lease in self._leases.items():
+            if lease.ttl_s > longer_than_s and not lease.over:
+                lease.checkpointed = True
+                found.append((lease_id, max(1, int(lease.expires_at - now_s))))
+        return found
 
     def expired(self, now_s: float, limit: int) -> list[int]:
         """Up to ``limit`` leases whose time is over; asks again later for those that are not revoked by then.

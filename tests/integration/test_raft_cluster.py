@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_group import REPOSITORY, Watched, free_ports, running, same_everywhere
+from store_group import REPOSITORY, Watched, eventually, free_ports, running, same_everywhere
 
 from raft.config import CLIENT_ROLE, PEER_ROLE
 from raft.errors import Invalid, OutcomeUnknown, StoreError, Unavailable
@@ -198,6 +198,28 @@ async def test_compaction_and_leadership(tmp_path: Path) -> None:
         assert time.monotonic() - began < 2
         assert process.wait(10) == 0
         assert "stopped" in group.log(other)
+
+
+async def test_what_a_lease_has_left_survives_the_leader(tmp_path: Path) -> None:
+    async with running(tmp_path, lease_checkpoint_s=1) as group:
+        client = group.client()
+        old, renewed = await client.lease_grant(100), await client.lease_grant(100)
+
+        async def left_s(lease: int) -> float:
+            return (await client.lease_time_to_live(lease))[0]
+
+        async def time_has_passed() -> bool:
+            return await left_s(old) < 90
+
+        await eventually(time_has_passed, 60)
+        group.kill(await group.leader(client))
+        # What it has left now is what it had, and the seconds that a checkpoint was old: not its whole time again.
+        assert await left_s(old) < 99
+        await client.lease_keep_alive(renewed)
+        group.start(next(member for member in group.addresses if member not in group.processes))
+        await same_everywhere(group, client)
+        group.kill(await group.leader(client))
+        assert await left_s(renewed) > await left_s(old) + 4, "the renewal took its checkpoint back"
 
 
 async def test_frozen_leader_is_replaced_and_comes_back_harmless(tmp_path: Path) -> None:

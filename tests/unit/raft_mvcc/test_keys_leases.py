@@ -66,6 +66,30 @@ def test_a_lease_that_is_being_revoked_cannot_be_renewed() -> None:
     assert leases.expired(11.9, 9) == []
 
 
+def test_what_a_long_lease_has_left_survives_a_change_of_leader() -> None:
+    backend = DictBackend()
+    leases = Leases(backend)
+    leases.promote(0.0, 0.0)
+    for lease_id, ttl_s in ((1, 1000), (2, 10)):
+        leases.grant(lease_id, ttl_s, 0.0)
+    told = leases.to_checkpoint(900.0, 300.0)
+    assert told == [(1, 100)], "a short one is not written down"
+    assert leases.get(1).checkpointed, "a renewal from now on has something to take back"
+    leases.checkpoint(*told[0])
+    leases.checkpoint(9, 5)
+    follower = Leases(backend)
+    follower.promote(2000.0, 1.0)
+    assert follower.expired(2011.0, 9) == [2] and follower.expired(2100.9, 1) != [1]
+    assert 1 in follower.expired(2101.0, 9)
+
+    leases.renew(1, 950.0)
+    leases.checkpoint(1, 0)
+    assert not leases.get(1).checkpointed
+    again = Leases(backend)
+    again.promote(3000.0, 1.0)
+    assert again.remaining_s(1, 3000.0) == 1001.0
+
+
 def test_leases_survive_with_their_ttl() -> None:
     backend = DictBackend()
     Leases(backend).grant(7, 30, 0.0)
