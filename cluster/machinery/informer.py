@@ -1,7 +1,8 @@
 """A local, indexed, ordered copy of one resource, kept by list and watch, that never shows the past.
 
 IO only through the injected Client. Handlers are plain functions called on the loop with (old, new); they should only
-mark keys as dirty. Objects are shared by all readers: `clone` before changing one.
+mark keys as dirty. Objects are shared by all readers: `clone` before changing one. A `view` makes of each object what
+is kept of it; it keeps name, namespace and resourceVersion.
 
 Invariants:
 - Events are applied in order; what a handler saw last is what `get` returns.
@@ -52,6 +53,7 @@ class Informer:
         label_selector: str = "",
         field_selector: str = "",
         rng: random.Random | None = None,
+        view: Callable[[Obj], Obj] | None = None,
     ) -> None:
         self.resource = resource
         self._client = client
@@ -59,6 +61,7 @@ class Informer:
         self._label_selector = label_selector
         self._field_selector = field_selector
         self._rng = rng or random.Random(0)
+        self._view = view
         self._objects: dict[_Key, Obj] = {}
         self._indexers: dict[str, IndexFunc] = {}
         self._indexes: dict[str, dict[str, dict[_Key, Obj]]] = {}
@@ -193,6 +196,7 @@ class Informer:
         self._reached = max(self._reached, revision)
 
     def _store(self, key: _Key, obj: Obj) -> None:
+        obj = obj if self._view is None else self._view(obj)
         old = self._objects.get(key)
         self._objects[key] = obj
         self._reindex(key, old, obj)
@@ -239,11 +243,11 @@ class Informers:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
 
-    def of(self, resource: str) -> Informer:
-        """The shared informer; started at once when the others already run."""
+    def of(self, resource: str, view: Callable[[Obj], Obj] | None = None) -> Informer:
+        """The shared informer; started at once when the others already run. `view`: the first to ask decides."""
         informer = self._informers.get(resource)
         if informer is None:
-            informer = self._informers[resource] = Informer(self._client, resource, rng=self._rng)
+            informer = self._informers[resource] = Informer(self._client, resource, rng=self._rng, view=view)
             if self._group is not None:
                 self._start(self._group, resource, informer)
         return informer

@@ -23,6 +23,7 @@ GROUP_LABELS = ("scheduling.x-k8s.io/pod-group", "pod-group.scheduling.sigs.k8s.
 MIN_AVAILABLE = "pod-group.scheduling.sigs.k8s.io/min-available"
 STRATEGY, TOPOLOGY_KEY = "sk8.io/gang-strategy", "sk8.io/gang-topology-key"
 STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
+ANNOTATIONS = (STRATEGY, TOPOLOGY_KEY)
 HOSTNAME = "kubernetes.io/hostname"
 
 

@@ -311,4 +311,4 @@ def _key(pod: Obj) -> Key:
 
 def _matters(old: Obj | None, new: Obj) -> bool:
     """A status-only change of a waiting pod (our own condition among them) is no reason to try it again."""
-    return old is None or old["spec"] != new["spec"] or old["metadata"].get("labels") != new["metadata"].get("labels")
+    return old is None or old["spec"] != new["spec"] or old["shape"] != new["shape"]

@@ -12,7 +12,6 @@ from typing import Any
 
 import orjson
 
-from cluster.api.meta import controller_of
 from cluster.api.pods import pod_requests
 
 DEFAULT_CPU_MILLICORES = 100
@@ -47,7 +46,6 @@ class PodShape:
     tolerations: bytes
     node_name: str
     host_ports: tuple[HostPort, ...]
-    owner_uid: str
     claims: tuple[str, ...]
     namespace: str
     labels: tuple[tuple[str, str], ...]
@@ -120,7 +118,6 @@ def _disks(spec: dict[str, Any]) -> tuple[tuple[str, bool], ...]:
 def shape_of(pod: dict[str, Any], default_spread: bytes = b"") -> PodShape:
     spec, meta = pod["spec"], pod["metadata"]
     requests = pod_requests(pod)
-    owner = controller_of(pod)
     affinity = spec.get("affinity") or {}
     relations = {kind: affinity[kind] for kind in ("podAffinity", "podAntiAffinity") if affinity.get(kind)}
     return PodShape(
@@ -131,7 +128,6 @@ def shape_of(pod: dict[str, Any], default_spread: bytes = b"") -> PodShape:
         tolerations=canonical(spec.get("tolerations")),
         node_name=spec.get("nodeName", ""),
         host_ports=_host_ports(spec),
-        owner_uid=owner["uid"] if owner else "",
         claims=claim_names(pod),
         namespace=meta.get("namespace", ""),
         labels=tuple(sorted((meta.get("labels") or {}).items())),

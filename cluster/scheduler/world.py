@@ -10,6 +10,7 @@ is not known is accounted when the node appears.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from cluster.api.meta import parse_time
@@ -24,7 +25,8 @@ from cluster.scheduler.nominated import Nominations
 from cluster.scheduler.owners import RESOURCE_OF_KIND, default_spread, owner_resource
 from cluster.scheduler.preempt import Budget, budget_of
 from cluster.scheduler.queue import ANY, Key
-from cluster.scheduler.shape import PodShape, shape_of
+from cluster.scheduler.shape import PodShape
+from cluster.scheduler.views import NodeViews, PodViews, selecting_view
 from cluster.scheduler.volumes import VolumeVerdict, check_claims
 
 Changed = Callable[[frozenset[str]], None]
@@ -51,15 +53,16 @@ class World:
         self.nominated = Nominations()
         self._changed = changed
         self._on_pod_next = on_pod
-        self.pods = informers.of("pods")
-        self.nodes = informers.of("nodes")
+        self.pods = informers.of("pods", PodViews().view)
+        self.nodes = informers.of("nodes", NodeViews().view)
         self._claims = informers.of("persistentvolumeclaims")
         self._volumes = informers.of("persistentvolumes")
         self._classes = informers.of("storageclasses.storage.k8s.io")
         self._namespaces = informers.of("namespaces")
-        self._services = informers.of("services")
+        self._services = informers.of("services", selecting_view)
         self._budgets = informers.of("poddisruptionbudgets.policy")
-        self._owners = {resource: informers.of(resource) for resource in RESOURCE_OF_KIND.values()}
+        self._owners = {resource: informers.of(resource, selecting_view) for resource in RESOURCE_OF_KIND.values()}
+        self._spread_shapes: dict[tuple[PodShape, bytes], PodShape] = {}
         self._spread_memo: dict[tuple[Any, ...], bytes] = {}
         self._listen()
 
@@ -125,7 +128,7 @@ class World:
         self.columns.place_pod(
             meta["uid"],
             spec["nodeName"],
-            shape_of(pod),
+            pod["shape"],
             key=(meta.get("namespace", ""), meta["name"]),
             priority=int(spec.get("priority") or 0),
             started=parse_time(started) if started else float("inf"),
@@ -136,7 +139,7 @@ class World:
         uid, node = new["metadata"]["uid"], (new.get("status") or {}).get("nominatedNodeName") or ""
         before = ((old or {}).get("status") or {}).get("nominatedNodeName") or ""
         if node and node != before:
-            self.nominated.set(uid, node, shape_of(new), int(new["spec"].get("priority") or 0))
+            self.nominated.set(uid, node, new["shape"], int(new["spec"].get("priority") or 0))
         elif before and not node and self.nominated.node_of(uid) == before and self.nominated.remove(uid):
             self._changed(_POD_GONE)
 
@@ -179,9 +182,13 @@ class World:
     # ---- what decisions take
 
     def shape(self, pod: Obj) -> PodShape:
-        if pod["spec"].get("topologySpreadConstraints"):
-            return shape_of(pod)
-        return shape_of(pod, self._default_spread(pod))
+        shape: PodShape = pod["shape"]
+        spread = b"" if shape.spread else self._default_spread(pod)
+        if not spread:
+            return shape
+        if len(self._spread_shapes) > 10_000:
+            self._spread_shapes.clear()
+        return self._spread_shapes.setdefault((shape, spread), replace(shape, default_spread=spread))
 
     def _default_spread(self, pod: Obj) -> bytes:
         meta = pod["metadata"]
@@ -231,14 +238,7 @@ class World:
 
 def _same_shape(old: Obj, new: Obj) -> bool:
     """Whether nothing the columns read differs but the node; statuses change often, these fields seldom."""
-    a, b, spec = old["metadata"], new["metadata"], new["spec"]
-    if not old["spec"].get("nodeName"):
-        spec = {k: v for k, v in spec.items() if k != "nodeName"}
-    return (
-        old["spec"] == spec
-        and a.get("labels") == b.get("labels")
-        and ("deletionTimestamp" in a) == ("deletionTimestamp" in b)
-    )
+    return old["shape"] is new["shape"] or bool(old["shape"] == new["shape"])
 
 
 def _placing_view(node: Obj) -> dict[str, Any]:
