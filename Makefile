@@ -9,7 +9,7 @@ SEEDS ?= 200
 MINUTES ?= 10
 FAULTS ?= 30
 
-.PHONY: help up down demo test check bench fmt bootstrap lint unit sim safety chaos chaos-store integration e2e lock
+.PHONY: help up down demo monitoring test check bench fmt bootstrap lint unit sim safety chaos chaos-store integration e2e lock
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,13 @@ up: bootstrap ## Start a three-machine cluster on this box and deploy the demo
 demo: ## Deploy the demo on the running cluster
 	@python3 infra/images/build.py
 	@python3 infra/demo.py
+
+monitoring: ## Prometheus on the running cluster, with rules and alerts (docs/monitoring.md)
+	@python3 infra/images/build.py prom/prometheus:v2.42.0 mycompany/api:v1.2.3
+	@kubectl apply -f infra/monitoring/prometheus.yaml
+	@for map in rules:rules.yaml discovery:discover.py; do kubectl create configmap prometheus-$${map%:*} -n monitoring --from-file=infra/monitoring/$${map#*:} --dry-run=client -o yaml | kubectl apply -f -; done
+	@kubectl rollout status deployment/prometheus -n monitoring --timeout=120s
+	@echo "Now: kubectl port-forward -n monitoring svc/prometheus 9090, then http://127.0.0.1:9090/alerts"
 
 down: ## Remove the cluster and everything sk8 made
 	@if [ -x $(BIN)/sk8 ]; then $(BIN)/sk8 down; python3 infra/images/build.py --remove; else echo "nothing to do: sk8 is not installed here (.venv is missing)"; fi

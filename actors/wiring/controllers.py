@@ -6,6 +6,8 @@ import random
 import time
 from dataclasses import replace
 
+from prometheus_client import REGISTRY
+
 from actors.host import Part
 from actors.wiring import basics, common
 from cluster.apiserver.tokens import LEGACY_ISSUER, TokenSigner
@@ -49,4 +51,5 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
         authorizer=authorizer,
         tokens=TokenSigner(str(pki / "sa.key"), LEGACY_ISSUER, time.time),
     )
+    REGISTRY.register(manager.state_metrics)
     return common.Together(manager, authorizer, registry, health=manager.health)

@@ -40,12 +40,26 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> KubeletConfig:
         shares_box=local,
         eviction_hard=dict(EVICTION_HARD_SHARED if local else EVICTION_HARD),
         cgroup_root=f"/{machine.netns}" if local else "",
+        part_ports=part_ports(cluster, machine),
         port=cluster.kubelet_port,
         healthz_port=cluster.kubelet_healthz_port,
         node_lease_duration_s=duration_s,
         node_lease_renew_s=renew_s,
     )
     return with_settings(own, cluster.kubelet)
+
+
+def part_ports(cluster: ClusterConfig, machine: MachineConfig) -> dict[str, int]:
+    """Where the other parts of this machine show their metrics, on loopback. The API server has its own way."""
+    ports = {"proxy": cluster.proxy_port}
+    if machine.control_plane:
+        ports |= {
+            "state": cluster.state_metrics_port,
+            "scheduler": cluster.scheduler_port,
+            "controllers": cluster.controllers_port,
+            "supervisor": cluster.supervisor_port,
+        }
+    return ports
 
 
 async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:

@@ -55,6 +55,7 @@ from cluster.machinery.informer import Informers
 from cluster.machinery.pod_metrics import PodMetrics
 from cluster.machinery.provider import CertificateIssuer, Provider
 from cluster.machinery.registry_client import RegistryClient
+from cluster.machinery.state_metrics import StateCollector
 from cluster.machinery.write_through import WriteThrough
 from cluster.registry.context import CAUSE, RequestContext, UserInfo
 from cluster.registry.registry import Registry
@@ -152,6 +153,7 @@ class ControllerManager:
             resources=registry.catalog,
         )
         self._controllers = build(self._env)
+        self.state_metrics = StateCollector(self._informers, lambda: self._elector.leading)
 
     async def run(self) -> None:
         """Until cancelled. Raises when a controller or the election cannot go on."""

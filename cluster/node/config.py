@@ -96,6 +96,7 @@ class KubeletConfig:
     enforce_node_allocatable: tuple[str, ...] = ("pods",)
     cgroups_per_qos: bool = True
     cgroup_root: str = ""
+    part_ports: Mapping[str, int] = field(default_factory=dict)
     pod_pids_limit: int = -1
     extended_resources: Mapping[str, str] = field(default_factory=dict)
     shutdown_grace_period_s: float = 0.0

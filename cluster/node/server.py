@@ -22,7 +22,7 @@ from prometheus_client import REGISTRY, generate_latest
 from cluster.api import errors
 from cluster.api.errors import ApiError
 from cluster.machinery.mtls import groups_of, server_context
-from cluster.node import exec_stream, logs, pod_dial, port_forward, stats
+from cluster.node import exec_stream, logs, parts, pod_dial, port_forward, stats
 from cluster.node.config import KubeletConfig
 from cluster.node.core import PodCore
 from cluster.node.core_status import container_status
@@ -87,11 +87,15 @@ class KubeletServer:
         app.router.add_get("/stats/summary", self._summary)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/metrics/resource", self._resource_metrics)
+        app.router.add_get("/metrics/parts/{part}", self._part_metrics)
         local = web.Application()
         local.router.add_get("/healthz", self._healthz)
         local.router.add_get("/metrics", self._metrics)
         self.port = await self._listen(app, self._config.node_ip, self._config.port, self._tls())
         self.healthz_port = await self._listen(local, "127.0.0.1", self._config.healthz_port, None)
+
+    async def _part_metrics(self, request: web.Request) -> web.StreamResponse:
+        return await parts.relay(self._config.part_ports, request.match_info["part"])
 
     async def stop(self) -> None:
         for runner in self._runners:

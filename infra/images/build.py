@@ -62,6 +62,8 @@ class Image:
     changes: tuple[str, ...]
     links: dict[str, str] = field(default_factory=dict)
     program: str = ""
+    on_request: bool = False
+    """Built only when it is named."""
 
     def files(self) -> dict[str, Path]:
         """What is ours in it: path in the image -> file here."""
@@ -178,6 +180,14 @@ IMAGES = (
         "sk8 demo image: Debian 12's busybox-static",
         ('CMD ["/bin/sh"]',),
         BUSYBOX_LINKS | {f"bin/{name}": "/bin/busybox" for name in BUSYBOX_APPLETS.split()},
+    ),
+    Image(
+        "prom/prometheus:v2.42.0",
+        "prometheus",
+        ("prometheus",),
+        "sk8 image: Debian 12's Prometheus",
+        ('ENTRYPOINT ["/usr/bin/prometheus"]', "EXPOSE 9090/tcp"),
+        on_request=True,
     ),
 )
 
@@ -299,7 +309,7 @@ def remove() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="only these images (default: all)")
+    parser.add_argument("names", nargs="*", help="only these images (default: the demo's)")
     parser.add_argument("--remove", action="store_true", help="remove the images made here from the engine")
     args = parser.parse_args()
     if args.remove:
@@ -313,7 +323,7 @@ def main() -> None:
     if unknown:
         known = ", ".join(image.name for image in IMAGES)
         raise SystemExit(f"images: {', '.join(unknown)} is not made here; there are {known}")
-    wanted = [image for image in IMAGES if not args.names or image.name in args.names]
+    wanted = [image for image in IMAGES if image.name in args.names or not (args.names or image.on_request)]
     missing = [image for image in wanted if not (CACHE / f"{image.overlay}-{image.digest()}.tar").exists()]
     if missing:
         print(f"Images: building {len(missing)} from Debian packages, about 10 s each, once", flush=True)
