@@ -17,11 +17,12 @@ from cluster.chaos.faults import Breaker
 from cluster.chaos.plan import NETEM_KINDS, Place, UnknownScenario, scenarios
 from cluster.chaos.run import Chaos, Options
 from cluster.cli.api import AdminApi, ApiUnavailable
+from cluster.cli.clusters import existing
 from cluster.cli.output import CommandError, Output, table
 from cluster.cli.store import store_status
 from cluster.cloud.engine import Engine
 from cluster.cloud.local import LocalProvider
-from cluster.machine.config import ClusterConfig, load_cluster
+from cluster.machine.config import ClusterConfig
 from cluster.machine.head import newest
 from cluster.machinery.provider import ProviderError
 from cluster.node.runtime import LABEL_CONTAINER, LABEL_NAMESPACE, LABEL_POD
@@ -55,7 +56,7 @@ async def _list(_: argparse.Namespace, out: Output) -> int:
 
 
 async def _run(args: argparse.Namespace, out: Output) -> int:
-    config = _cluster(args.base)
+    config = existing(args.base)
     seed = args.seed if args.seed is not None else random.randrange(1 << 31)
     without = tuple(filter(None, args.without.split(",")))
     options = Options(
@@ -93,13 +94,6 @@ def _write(directory: Path, found: reports.Report, out: Output) -> None:
 
 def _text(found: reports.Report) -> str:
     return f"{table(reports.COLUMNS, reports.rows(found))}\n\n{reports.verdict(found)}"
-
-
-def _cluster(base: Path) -> ClusterConfig:
-    try:
-        return load_cluster(base)
-    except FileNotFoundError as e:
-        raise CommandError(f"there is no cluster in {base}", "sk8 up makes one; chaos breaks local machines") from e
 
 
 def _tls(config: ClusterConfig) -> ssl.SSLContext:

@@ -13,14 +13,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cluster.cli import chaos, hollow, kubeconfig, store_commands
+from cluster.cli import chaos, doctor, hollow, kubeconfig, store_commands
 from cluster.cli.api import AdminApi
+from cluster.cli.clusters import existing
 from cluster.cli.down import down
 from cluster.cli.output import CommandError, Output
 from cluster.cli.status import show_machines, show_status
 from cluster.cli.up import READY_TIMEOUT_S, UpOptions, up
 from cluster.cloud.local import LocalProvider
-from cluster.machine.config import ClusterConfig, ConfigError, load_cluster
+from cluster.machine.config import ConfigError
 from cluster.machine.files import Locked
 from cluster.machinery.provider import ProviderError
 
@@ -59,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     store_commands.add_commands(commands, [common, listing])
     chaos.add_commands(commands, common, listing)
     hollow.add_command(commands, common)
+    doctor.add_commands(commands, common, listing)
     add = commands.add_parser("kubeconfig", parents=[common], help="print a kubeconfig for the administrator")
     add.set_defaults(run=_kubeconfig)
     add = commands.add_parser("version", help="print the version")
@@ -115,16 +117,16 @@ async def _down(args: argparse.Namespace, out: Output) -> int:
 
 
 async def _status(args: argparse.Namespace, out: Output) -> int:
-    return 0 if await show_status(_cluster(args.base), out, as_json=args.output == "json") else 3
+    return 0 if await show_status(existing(args.base), out, as_json=args.output == "json") else 3
 
 
 async def _machine_list(args: argparse.Namespace, out: Output) -> int:
-    await show_machines(_cluster(args.base), out, as_json=args.output == "json")
+    await show_machines(existing(args.base), out, as_json=args.output == "json")
     return 0
 
 
 async def _machine_power(args: argparse.Namespace, out: Output) -> int:
-    config = _cluster(args.base)
+    config = existing(args.base)
     config.spec(args.name)
     provider = LocalProvider(config.host_socket)
     said = {"kill": "lost power", "stop": "is off", "start": "is on"}[args.verb]
@@ -139,7 +141,7 @@ async def _machine_power(args: argparse.Namespace, out: Output) -> int:
 
 
 async def _link(args: argparse.Namespace, out: Output) -> int:
-    config = _cluster(args.base)
+    config = existing(args.base)
     config.spec(args.name)
     await LocalProvider(config.host_socket).set_link(args.name, up=args.up)
     out.say(f"  the link of {args.name} is {'up' if args.up else 'down'}")
@@ -150,12 +152,12 @@ async def _explain(args: argparse.Namespace, out: Output) -> int:
     from cluster.cli.explain import explain
 
     as_json = args.output == "json"
-    await explain(_cluster(args.base), out, args.pod, args.namespace, now=args.now, rows=args.nodes, as_json=as_json)
+    await explain(existing(args.base), out, args.pod, args.namespace, now=args.now, rows=args.nodes, as_json=as_json)
     return 0
 
 
 async def _kubeconfig(args: argparse.Namespace, out: Output) -> int:
-    out.result(kubeconfig.render(AdminApi(_cluster(args.base)).access()).rstrip())
+    out.result(kubeconfig.render(AdminApi(existing(args.base)).access()).rstrip())
     return 0
 
 
@@ -166,13 +168,6 @@ async def _version(_: argparse.Namespace, out: Output) -> int:
         number = "unknown (not installed)"
     out.result(f"sk8 {number}")
     return 0
-
-
-def _cluster(base: Path) -> ClusterConfig:
-    try:
-        return load_cluster(base)
-    except FileNotFoundError as e:
-        raise CommandError(f"there is no cluster in {base}", "sk8 up makes one") from e
 
 
 # -- running ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cluster.cli.output import CommandError, Output
+from cluster.cli.clusters import existing
+from cluster.cli.output import Output
 from cluster.machine.config import ClusterConfig, load_cluster
 
 FILE = "a file; a name `sk8 snapshot list` shows; `newest`; or a URL such as s3://bucket/prefix/name"
@@ -101,14 +102,6 @@ def _verb(verbs: Any, name: str, parents: list[argparse.ArgumentParser], text: s
     return add
 
 
-def _cluster(base: Path) -> ClusterConfig:
-    """Raises CommandError, ConfigError."""
-    found = _maybe_cluster(base)
-    if found is None:
-        raise CommandError(f"there is no cluster in {base}", "sk8 up makes one")
-    return found
-
-
 def _maybe_cluster(base: Path) -> ClusterConfig | None:
     try:
         return load_cluster(base)
@@ -120,7 +113,7 @@ def _maybe_cluster(base: Path) -> ClusterConfig | None:
 async def _save(args: argparse.Namespace, out: Output) -> int:
     from cluster.cli import store_snapshot
 
-    await store_snapshot.save(args, _cluster(args.base), out)
+    await store_snapshot.save(args, existing(args.base), out)
     return 0
 
 
@@ -134,7 +127,7 @@ async def _status(args: argparse.Namespace, out: Output) -> int:
 async def _list(args: argparse.Namespace, out: Output) -> int:
     from cluster.cli import store_snapshot
 
-    await store_snapshot.list_kept(args, _cluster(args.base), out)
+    await store_snapshot.list_kept(args, existing(args.base), out)
     return 0
 
 
@@ -155,55 +148,55 @@ async def _drill(args: argparse.Namespace, out: Output) -> int:
 async def _member_list(args: argparse.Namespace, out: Output) -> int:
     from cluster.cli import store_members
 
-    await store_members.list_members(args, _cluster(args.base), out)
+    await store_members.list_members(args, existing(args.base), out)
     return 0
 
 
 async def _member_add(args: argparse.Namespace, out: Output) -> int:
     from cluster.cli import store_members
 
-    await store_members.add(args, _cluster(args.base), out)
+    await store_members.add(args, existing(args.base), out)
     return 0
 
 
 async def _member_promote(args: argparse.Namespace, out: Output) -> int:
     from cluster.cli import store_members
 
-    await store_members.promote(args, _cluster(args.base), out)
+    await store_members.promote(args, existing(args.base), out)
     return 0
 
 
 async def _member_remove(args: argparse.Namespace, out: Output) -> int:
     from cluster.cli import store_members
 
-    await store_members.remove(args, _cluster(args.base), out)
+    await store_members.remove(args, existing(args.base), out)
     return 0
 
 
 async def _store_status(args: argparse.Namespace, out: Output) -> int:
     from cluster.cli import store_ops
 
-    await store_ops.status(args, _cluster(args.base), out)
+    await store_ops.status(args, existing(args.base), out)
     return 0
 
 
 async def _store_hash(args: argparse.Namespace, out: Output) -> int:
     from cluster.cli import store_ops
 
-    return await store_ops.compare_hashes(args, _cluster(args.base), out)
+    return await store_ops.compare_hashes(args, existing(args.base), out)
 
 
 async def _store_compact(args: argparse.Namespace, out: Output) -> int:
     from cluster.cli import store_ops
 
-    await store_ops.compact(args, _cluster(args.base), out)
+    await store_ops.compact(args, existing(args.base), out)
     return 0
 
 
 async def _store_alarms(args: argparse.Namespace, out: Output) -> int:
     from cluster.cli import store_ops
 
-    return await store_ops.alarms(args, _cluster(args.base), out)
+    return await store_ops.alarms(args, existing(args.base), out)
 
 
 async def _dump_wal(args: argparse.Namespace, out: Output) -> int:
