@@ -6,6 +6,7 @@ from actors.host import Part
 from actors.wiring import basics, http
 from cluster.machine.config import ClusterConfig, MachineConfig
 from cluster.machine.dns import resolv_conf_of
+from cluster.machine.roles import roles_of
 from cluster.node.cgroup_plan import pods_root
 from cluster.node.cni import PodNetwork
 from cluster.node.config import EVICTION_HARD, EVICTION_HARD_SHARED, KubeletConfig
@@ -51,15 +52,14 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> KubeletConfig:
 
 def part_ports(cluster: ClusterConfig, machine: MachineConfig) -> dict[str, int]:
     """Where the other parts of this machine show their metrics, on loopback. The API server has its own way."""
-    ports = {"proxy": cluster.proxy_port}
-    if machine.control_plane:
-        ports |= {
-            "state": cluster.state_metrics_port,
-            "scheduler": cluster.scheduler_port,
-            "controllers": cluster.controllers_port,
-            "supervisor": cluster.supervisor_port,
-        }
-    return ports
+    ports = {
+        "proxy": cluster.proxy_port,
+        "state": cluster.state_metrics_port,
+        "scheduler": cluster.scheduler_port,
+        "controllers": cluster.controllers_port,
+        "supervisor": cluster.supervisor_port,
+    }
+    return {part: ports[part] for part in roles_of(machine.name, cluster) if part in ports}
 
 
 async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:

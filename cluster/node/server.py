@@ -87,12 +87,16 @@ class KubeletServer:
         app.router.add_get("/stats/summary", self._summary)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/metrics/resource", self._resource_metrics)
+        app.router.add_get("/metrics/parts", self._parts)
         app.router.add_get("/metrics/parts/{part}", self._part_metrics)
         local = web.Application()
         local.router.add_get("/healthz", self._healthz)
         local.router.add_get("/metrics", self._metrics)
         self.port = await self._listen(app, self._config.node_ip, self._config.port, self._tls())
         self.healthz_port = await self._listen(local, "127.0.0.1", self._config.healthz_port, None)
+
+    async def _parts(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response(sorted(self._config.part_ports))
 
     async def _part_metrics(self, request: web.Request) -> web.StreamResponse:
         return await parts.relay(self._config.part_ports, request.match_info["part"])

@@ -1,6 +1,6 @@
 """Targets for a Prometheus without Kubernetes discovery (Debian builds it without): writes file_sd files, by watch.
 
-/targets/nodes.json: every node; planes.json: those with a control plane; servers.json: every API server.
+/targets/nodes.json: every node; PART.json: those that have that part; servers.json: every API server.
 Standard library only; runs beside Prometheus with its ServiceAccount.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 API = "https://kubernetes.default.svc"
 TARGETS = Path("/targets")
-PLANE = "node-role.kubernetes.io/control-plane"
+PARTS = ("state", "scheduler", "controllers", "supervisor", "proxy")
 SERVERS = (
     "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io/service-name=kubernetes"
 )
@@ -36,17 +36,29 @@ def write(name, groups):
     new.rename(TARGETS / name)
 
 
-def groups_of(nodes):
-    return [{"targets": ["kubernetes.default.svc:443"], "labels": {"node": n["metadata"]["name"]}} for n in nodes]
+def groups_of(names):
+    return [{"targets": ["kubernetes.default.svc:443"], "labels": {"node": name}} for name in names]
 
 
-def refresh():
+def parts_of(node, known):
+    """What the node's kubelet says it has; what it said before, when it is silent."""
+    try:
+        with ask(f"/api/v1/nodes/{node}/proxy/metrics/parts", 5) as answer:
+            known[node] = json.load(answer)
+    except (OSError, ValueError) as error:
+        print(f"discovery: {node}: {error}", flush=True)
+    return known.get(node, ())
+
+
+def refresh(known):
     """Writes all files; the nodes' resourceVersion to watch from."""
     with ask("/api/v1/nodes", 10) as answer:
         listed = json.load(answer)
-    nodes = sorted(listed["items"], key=lambda n: n["metadata"]["name"])
+    nodes = sorted(n["metadata"]["name"] for n in listed["items"])
     write("nodes.json", groups_of(nodes))
-    write("planes.json", groups_of(n for n in nodes if PLANE in n["metadata"].get("labels", {})))
+    parts = {node: parts_of(node, known) for node in nodes}
+    for part in PARTS:
+        write(f"{part}.json", groups_of(node for node in nodes if part in parts[node]))
     with ask(SERVERS, 10) as answer:
         slices = json.load(answer)["items"]
     found = [f"{a}:{s['ports'][0]['port']}" for s in slices for e in s["endpoints"] or () for a in e["addresses"]]
@@ -63,9 +75,10 @@ def watch(version):
 
 
 if __name__ == "__main__":
+    known = {}
     while True:
         try:
-            watch(refresh())
+            watch(refresh(known))
         except (OSError, ValueError, KeyError) as error:
             print(f"discovery: {error}", flush=True)
             time.sleep(float(os.environ.get("RETRY_S", "2")))
