@@ -28,7 +28,7 @@ def test_a_views_shape_is_the_pods(seed: int) -> None:
 
 def test_claims_named_after_the_pod_are_its_own() -> None:
     views = PodViews()
-    spec = {"containers": [], "volumes": [{"name": "scratch", "ephemeral": {}}]}
+    spec = {"containers": [], "volumes": [{"name": "scratch", "ephemeral": {"volumeClaimTemplate": {}}}]}
     shapes = [views.view({"metadata": {"name": name, "uid": name}, "spec": spec})["shape"] for name in ("a", "b")]
     assert [shape.claims for shape in shapes] == [("a-scratch",), ("b-scratch",)]
 
