@@ -12,6 +12,7 @@ from actors.host import Part
 from actors.wiring import basics, common
 from cluster.apiserver.tokens import LEGACY_ISSUER, TokenSigner
 from cluster.cloud.local import LocalProvider
+from cluster.cloud.local_balancers import AddressPool
 from cluster.controllers import config as settings
 from cluster.controllers.manager import ControllerManager
 from cluster.machine.config import ClusterConfig, MachineConfig
@@ -49,6 +50,7 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
         metrics=KubeletPodMetrics(access),
         issuer=provider,
         authorizer=authorizer,
+        balancers=AddressPool(cluster.load_balancer_addresses),
         tokens=TokenSigner(str(pki / "sa.key"), LEGACY_ISSUER, time.time),
     )
     REGISTRY.register(manager.state_metrics)

@@ -18,7 +18,7 @@ from cluster.machinery.clock import Clock, monotonic
 from cluster.machinery.events import EventRecorder
 from cluster.machinery.informer import Informer, Informers
 from cluster.machinery.pod_metrics import PodMetrics
-from cluster.machinery.provider import CertificateIssuer, Provider
+from cluster.machinery.provider import CertificateIssuer, LoadBalancers, Provider
 from cluster.registry.types import Authorizer
 
 
@@ -78,6 +78,7 @@ class Env:
     issuer: CertificateIssuer | None = None
     authorizer: Authorizer | None = None
     tokens: SecretTokens | None = None
+    balancers: LoadBalancers | None = None
     resources: Resources = field(default_factory=BuiltIn)
 
     def informer(self, resource: str) -> Informer:

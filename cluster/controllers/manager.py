@@ -34,6 +34,7 @@ from cluster.controllers.garbage_collector import GarbageCollector
 from cluster.controllers.hpa import HpaController
 from cluster.controllers.job import JobController
 from cluster.controllers.job_ttl import JobTtlController
+from cluster.controllers.load_balancers import LoadBalancerController
 from cluster.controllers.namespace import NamespaceController
 from cluster.controllers.namespace_defaults import RootCaPublisher, ServiceAccountController
 from cluster.controllers.node_ipam import NodeIpamController
@@ -53,7 +54,7 @@ from cluster.machinery.clock import Clock
 from cluster.machinery.election import Elector
 from cluster.machinery.informer import Informers
 from cluster.machinery.pod_metrics import PodMetrics
-from cluster.machinery.provider import CertificateIssuer, Provider
+from cluster.machinery.provider import CertificateIssuer, LoadBalancers, Provider
 from cluster.machinery.registry_client import RegistryClient
 from cluster.machinery.state_metrics import StateCollector
 from cluster.machinery.write_through import WriteThrough
@@ -79,6 +80,7 @@ CONTROLLERS: tuple[Callable[[Env], Controller], ...] = (
     EndpointSliceController,
     EndpointsController,
     EndpointSliceMirroringController,
+    LoadBalancerController,
     NodeLifecycleController,
     TaintEvictionController,
     NodeIpamController,
@@ -130,6 +132,7 @@ class ControllerManager:
         issuer: CertificateIssuer | None = None,
         authorizer: Authorizer | None = None,
         tokens: SecretTokens | None = None,
+        balancers: LoadBalancers | None = None,
     ) -> None:
         config.validate()
         rng = rng or random.Random(identity)
@@ -150,6 +153,7 @@ class ControllerManager:
             issuer=issuer,
             authorizer=authorizer,
             tokens=tokens,
+            balancers=balancers,
             resources=registry.catalog,
         )
         self._controllers = build(self._env)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import orjson
 
-from cluster.machine import store_settings
+from cluster.machine import address_pool, store_settings
 from cluster.machine.files import write_atomic
 
 Profile = Literal["fast", "kubernetes"]
@@ -170,6 +170,9 @@ class ClusterConfig:
     domain: str = "cluster.local"
     dns_upstreams: tuple[str, ...] = ()
     """Resolvers for names outside the cluster, "ip" or "ip:port"; none: those of the machine's resolv.conf."""
+    load_balancer_pool: str = ""
+    """Addresses of `node_cidr` for Services of type LoadBalancer: "a-b" or a network, several with commas; empty: its
+    last quarter."""
     node_port_min: int = 30000
     node_port_max: int = 32767
 
@@ -269,6 +272,14 @@ class ClusterConfig:
     @property
     def state_client_endpoints(self) -> tuple[tuple[str, int], ...]:
         return tuple((m.ip, self.state_client_port) for m in self.control_planes)
+
+    @property
+    def load_balancer_addresses(self) -> tuple[str, ...]:
+        """In the order they are given out."""
+        if self.load_balancer_pool:
+            return address_pool.addresses(self.load_balancer_pool)
+        own = {self.host_ip, *(m.ip for m in self.machines)}
+        return tuple(a for a in address_pool.last_quarter(self.node_cidr) if a not in own)
 
     @property
     def guarded_ports(self) -> tuple[int, ...]:
@@ -375,12 +386,29 @@ class ClusterConfig:
         for what, ip, key in members:
             if key in nets and not _inside(ip, nets[key]):
                 found.append(f"{what} {ip!r} is not an address of {key} {nets[key]}")
+        if "node_cidr" in nets:
+            found += self._pool_problems(nets["node_cidr"])
         pods = nets.get("pod_cidr")
         if pods is not None:
             if not pods.prefixlen <= self.pod_mask <= 30:
                 found.append(f"pod_mask: {self.pod_mask}: must be between {pods.prefixlen} and 30 for pod_cidr {pods}")
             elif 1 << (self.pod_mask - pods.prefixlen) < len(self.machines):
                 found.append(f"pod_cidr {pods} holds fewer /{self.pod_mask} networks than there are machines")
+        return found
+
+    def _pool_problems(self, nodes: ipaddress.IPv4Network) -> list[str]:
+        try:
+            pool = self.load_balancer_addresses
+        except ValueError as e:
+            return [f"load_balancer_pool: {e}"]
+        found = []
+        outside = [a for a in pool if not _inside(a, nodes)]
+        if outside:
+            why = "machines answer for addresses of their own network only"
+            found.append(f"load_balancer_pool: {outside[0]} is not an address of node_cidr {nodes}: {why}")
+        for what, ip in (("host_ip", self.host_ip), *((f"machine {m.name}", m.ip) for m in self.machines)):
+            if ip in pool:
+                found.append(f"load_balancer_pool: {ip} is the address of {what}; leave it out")
         return found
 
     def _port_problems(self) -> list[str]:

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from cluster.machinery.client import Obj
+
 MachineState = Literal["running", "off", "unknown"]
 
 
@@ -71,4 +73,17 @@ class CertificateIssuer(Protocol):
 
     async def issue(self, signer: str, request_pem: str, usages: Sequence[str], lifetime_s: float) -> str:
         """The PEM certificate. Raises ProviderError; not retriable when the request may never be signed."""
+        ...
+
+
+class LoadBalancers(Protocol):
+    """What stands before Services of type LoadBalancer; `cluster.cloud` has one for each provider."""
+
+    async def ensure(self, service: Obj, services: Sequence[Obj]) -> Sequence[Obj]:
+        """Where the Service answers, as status.loadBalancer.ingress has it; idempotent. `services`: all of the
+        cluster. Raises ProviderError; trying again later may help."""
+        ...
+
+    async def delete(self, service: Obj) -> None:
+        """Idempotent."""
         ...

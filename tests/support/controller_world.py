@@ -17,7 +17,7 @@ from cluster.controllers.env import Controller, Env, SecretTokens
 from cluster.machinery.client import Client, Obj, clone
 from cluster.machinery.clock import FakeClock
 from cluster.machinery.informer import Informers
-from cluster.machinery.provider import CertificateIssuer, DiskStatus, MachineStatus, ProviderError
+from cluster.machinery.provider import CertificateIssuer, DiskStatus, LoadBalancers, MachineStatus, ProviderError
 from cluster.machinery.reconciler import Reconciler
 from cluster.machinery.registry_client import RegistryClient
 from cluster.machinery.write_through import WriteThrough
@@ -94,6 +94,7 @@ class World:
         issuer: CertificateIssuer | None = None,
         authorizer: Authorizer | None = None,
         tokens: SecretTokens | None = None,
+        balancers: LoadBalancers | None = None,
     ) -> None:
         self.clock = clock or FakeClock()
         self.store = store or MemoryStore(self.clock)
@@ -104,6 +105,7 @@ class World:
         self._config = config or ControllerConfig()
         self._wrap = wrap
         self.issuer, self._authorizer, self._tokens = issuer, authorizer, tokens
+        self._balancers = balancers
         self._serial = 0
 
     async def __aenter__(self) -> World:
@@ -121,6 +123,7 @@ class World:
             issuer=self.issuer,
             authorizer=self._authorizer,
             tokens=self._tokens,
+            balancers=self._balancers,
             resources=self.registry.catalog,
         )
         self.controllers = [make(self.env) for make in self._makers]
@@ -131,8 +134,13 @@ class World:
     async def __aexit__(self, *exc: object) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        others = [t for t in asyncio.all_tasks() if t.get_name() == "event-recorder"]
-        await asyncio.gather(*others, return_exceptions=True)
+        await self._events_written()
+
+    @staticmethod
+    async def _events_written() -> None:
+        """Events gather for a moment before they are written."""
+        while recorders := [t for t in asyncio.all_tasks() if t.get_name() == "event-recorder"]:
+            await asyncio.gather(*recorders, return_exceptions=True)
 
     @staticmethod
     def _context() -> RequestContext:
@@ -146,10 +154,7 @@ class World:
         quiet = 0
         for _ in range(rounds):
             before = self.store.revision
-            for _ in range(10):
-                await asyncio.sleep(0)
-            for reconciler in self.reconcilers():
-                await reconciler.drain()
+            await self._round()
             backoff = any(r.queue._failures for r in self.reconcilers())
             quiet = quiet + 1 if self.store.revision == before else 0
             if quiet >= 3 and not backoff:
@@ -157,6 +162,17 @@ class World:
             if backoff:
                 await asyncio.sleep(0.002)
         raise AssertionError("the controllers do not come to rest")
+
+    async def churn(self, rounds: int = 20) -> None:
+        """Some rounds of a world in which something fails and is tried again, so that it never comes to rest."""
+        for _ in range(rounds):
+            await self._round()
+
+    async def _round(self) -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        for reconciler in self.reconcilers():
+            await reconciler.drain()
 
     async def tick(self, seconds: float) -> None:
         """Time passes: what waits for it is looked at again."""
@@ -178,6 +194,8 @@ class World:
         await self.create("serviceaccounts", {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta})
 
     async def items(self, resource: str, namespace: str = "") -> list[Obj]:
+        if resource == "events":
+            await self._events_written()
         return (await self.client.list(resource, namespace)).items
 
     async def node(self, name: str, *, ready: bool = True) -> None:

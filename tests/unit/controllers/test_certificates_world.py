@@ -104,8 +104,7 @@ async def test_a_silent_issuer_is_asked_again() -> None:
         w.issuer.down = True
         await w.create(CSRS, signing_request("jane", signers.API_CLIENT, request_pem("jane"), CLIENT))
         await approve(w)
-        for reconciler in w.reconcilers():
-            await reconciler.drain()
+        await w.churn()
         assert set(conditions(await w.client.get(CSRS, "jane"))) == {"Approved"}
         w.issuer.down = False
         await w.settle()

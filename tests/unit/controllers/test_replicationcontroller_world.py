@@ -87,8 +87,7 @@ async def test_a_quota_shows_as_replica_failure_until_the_wish_fits() -> None:
         await w.create(RCS, rc(replicas=3))
         for _ in range(5):
             await w.kubelet()
-            for reconciler in w.reconcilers():
-                await reconciler.drain()
+            await w.churn()
         failed = [c for c in (await get(w))["status"]["conditions"] if c["type"] == "ReplicaFailure"]
         assert [(c["status"], c["reason"]) for c in failed] == [("True", "FailedCreate")]
         assert "exceeded quota: two" in failed[0]["message"]

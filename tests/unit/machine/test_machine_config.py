@@ -64,6 +64,21 @@ def test_every_problem_is_told_at_once() -> None:
     assert len(problems) == 2
 
 
+def test_load_balancers_have_the_last_quarter_of_the_node_network_or_what_was_chosen() -> None:
+    own = ClusterConfig.local().load_balancer_addresses
+    assert (own[0], own[-1], len(own)) == ("10.89.0.192", "10.89.0.254", 63)
+    chosen = ClusterConfig.local(load_balancer_pool="10.89.0.100-10.89.0.101, 10.89.0.64/31").validate()
+    expected = ("10.89.0.100", "10.89.0.101", "10.89.0.64", "10.89.0.65")
+    assert chosen.load_balancer_addresses == expected
+    for pool, complaint in (
+        ("10.89.0.10-10.89.0.12", "10.89.0.11 is the address of machine m1; leave it out"),
+        ("192.168.0.0/30", "192.168.0.0 is not an address of node_cidr 10.89.0.0/24"),
+        ("10.89.0.9-10.89.0.1", "ends before it begins"),
+        ("many", "needed are addresses such as"),
+    ):
+        assert any(complaint in p for p in ClusterConfig.local(load_balancer_pool=pool).problems()), pool
+
+
 def test_machine_names_are_unique_and_fit_a_link_name() -> None:
     config = ClusterConfig.local()
     twice = replace(config, machines=(*config.machines, config.machines[0]))
