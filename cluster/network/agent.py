@@ -18,6 +18,8 @@ from cluster.api.faults import Hit, no_fault
 from cluster.machinery.client import Client
 from cluster.machinery.informer import Informers
 from cluster.network import links
+from cluster.network.announce import LINK as LOAD_BALANCER_LINK
+from cluster.network.announce import Announcer
 from cluster.network.config import SERVICE_LINK, NetworkConfig
 from cluster.network.dns import DnsServer
 from cluster.network.firewall import Firewall
@@ -28,6 +30,7 @@ from cluster.network.proxy import ServiceProxy
 from cluster.network.routes import RouteManager, sync_routes
 
 Part = Firewall | PolicyAgent | RouteManager | ServiceProxy | DnsServer
+"""What says how it is, in `health()`."""
 
 
 class NetworkAgent:
@@ -48,6 +51,7 @@ class NetworkAgent:
         self.policy = PolicyAgent(config.policy, client, informers=self.informers)
         self.routes = RouteManager(config.routes, client, informers=self.informers)
         self.proxy = ServiceProxy(config.proxy, client, clock=clock, informers=self.informers, hit=hit)
+        self.announcer = Announcer(config.proxy.node_name, config.proxy.node_ip, self.informers)
         self.dns = DnsServer(config.dns, client, informers=self.informers, registry=registry)
 
     async def run(self) -> None:
@@ -55,6 +59,7 @@ class NetworkAgent:
         async with asyncio.TaskGroup() as group:
             for name, part in self._parts().items():
                 group.create_task(part.run(), name=name)
+            group.create_task(self.announcer.run(), name="announcer")
             await asyncio.sleep(0)  # every part has asked for its informers now
             group.create_task(self.informers.run(), name="informers")
 
@@ -87,5 +92,6 @@ def clean_up(protocol: int | None = None) -> None:
     finally:
         nft.close()
     links.remove_link(SERVICE_LINK)
+    links.remove_link(LOAD_BALANCER_LINK)
     if protocol is not None:
         sync_routes({}, protocol)

@@ -46,42 +46,77 @@ def is_serving_terminating(endpoint: Obj) -> bool:
     return (is_ready(endpoint) if serving is None else bool(serving)) and bool(conditions.get("terminating"))
 
 
-def usable(slices: Iterable[Obj], port_name: str, protocol: str, node_name: str) -> list[Endpoint]:
-    """The endpoints of one Service port that new connections may go to."""
-    ready, terminating = _candidates(slices, port_name, protocol, node_name)
-    return sorted(ready or terminating)
+@dataclass(frozen=True, slots=True)
+class Port:
+    """Which port of a Service's slices, seen from which node; `zone`: that node's, "" when it has none."""
+
+    name: str
+    protocol: str
+    node_name: str
+    zone: str = ""
 
 
-def usable_local(slices: Iterable[Obj], port_name: str, protocol: str, node_name: str) -> list[Endpoint]:
+def usable(slices: Iterable[Obj], port: Port) -> list[Endpoint]:
+    """The endpoints of one Service port that new connections may go to: those meant for this node or zone, if such
+    hints can be followed."""
+    ready, terminating = _candidates(slices, port)
+    return sorted(_hinted(ready, port) or terminating)
+
+
+def usable_local(slices: Iterable[Obj], port: Port) -> list[Endpoint]:
     """The same among the endpoints on this node alone (traffic policy Local)."""
-    ready, terminating = _candidates(slices, port_name, protocol, node_name)
+    ready, terminating = _candidates(slices, port)
     return sorted([e for e in ready if e.local] or [e for e in terminating if e.local])
 
 
-def _candidates(
-    slices: Iterable[Obj], port_name: str, protocol: str, node_name: str
-) -> tuple[set[Endpoint], set[Endpoint]]:
-    ready: set[Endpoint] = set()
+_Hints = tuple[frozenset[str], frozenset[str]]
+"""Names of the zones and of the nodes an endpoint is meant for."""
+
+
+def _hinted(ready: dict[Endpoint, _Hints], port: Port) -> list[Endpoint]:
+    """Hints count only when every endpoint has one and somebody is meant for us (KEP-2433, KEP-3015)."""
+    for which, ours in ((1, port.node_name), (0, port.zone)):
+        if ours and all(hints[which] for hints in ready.values()):
+            meant = [endpoint for endpoint, hints in ready.items() if ours in hints[which]]
+            if meant:
+                return meant
+    return list(ready)
+
+
+def _candidates(slices: Iterable[Obj], port: Port) -> tuple[dict[Endpoint, _Hints], set[Endpoint]]:
+    ready: dict[Endpoint, _Hints] = {}
     terminating: set[Endpoint] = set()
     for slice_ in slices:
         if slice_.get("addressType", "IPv4") != "IPv4":
             continue
-        for port in slice_.get("ports") or ():
-            if (port.get("name") or "") != port_name or port.get("protocol", "TCP") != protocol:
-                continue
-            number = port.get("port")
-            if not number:
-                continue
+        for number in _numbers(slice_, port):
             for endpoint in slice_.get("endpoints") or ():
-                into = ready if is_ready(endpoint) else terminating if is_serving_terminating(endpoint) else None
-                if into is None:
-                    continue
-                local = endpoint.get("nodeName") == node_name
                 # All addresses of one endpoint are the same pod: the first is the one to use (API documentation).
-                for address in (endpoint.get("addresses") or ())[:1]:
-                    if is_ipv4(address):
-                        into.add(Endpoint(address, int(number), local))
-    return ready, terminating - ready
+                address = next(iter(endpoint.get("addresses") or ()), "")
+                if not is_ipv4(address):
+                    continue
+                found = Endpoint(address, number, endpoint.get("nodeName") == port.node_name)
+                if is_ready(endpoint):
+                    ready[found] = _hints(endpoint)
+                elif is_serving_terminating(endpoint):
+                    terminating.add(found)
+    return ready, terminating - ready.keys()
+
+
+def _numbers(slice_: Obj, port: Port) -> list[int]:
+    return [
+        int(item["port"])
+        for item in slice_.get("ports") or ()
+        if (item.get("name") or "") == port.name and item.get("protocol", "TCP") == port.protocol and item.get("port")
+    ]
+
+
+def _hints(endpoint: Obj) -> _Hints:
+    hints = endpoint.get("hints") or {}
+    zones, nodes = (
+        frozenset(item["name"] for item in hints.get(key) or () if item.get("name")) for key in ("forZones", "forNodes")
+    )
+    return zones, nodes
 
 
 def is_ipv4(address: str) -> bool:

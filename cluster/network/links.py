@@ -12,6 +12,7 @@ All functions block (pyroute2's asyncio sockets do not work on uvloop): call the
 from __future__ import annotations
 
 import errno
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,33 @@ def ensure_address(name: str, address: str) -> None:
             ipr.addr("replace", index=index, address=address, prefixlen=32)
         except NetlinkError as err:
             raise LinkError(f"address {address} dev {name}: {err}") from err
+
+
+def set_addresses(name: str, addresses: Collection[str]) -> None:
+    """Exactly these as /32 on the link, which goes when there are none. Raises LinkError."""
+    if not addresses:
+        remove_link(name)
+        return
+    with IPRoute() as ipr:
+        index = _ensure_link(ipr, name)
+        present = {str(item.get("address")) for item in ipr.addr("dump", family=2, index=index)}
+        try:
+            for address in sorted(set(addresses) - present):
+                ipr.addr("replace", index=index, address=address, prefixlen=32)
+            for address in sorted(present - set(addresses)):
+                ipr.addr("del", index=index, address=address, prefixlen=32)
+        except NetlinkError as err:
+            raise LinkError(f"addresses of {name}: {err}") from err
+
+
+def link_of(address: str) -> tuple[str, bytes] | None:
+    """(name, MAC) of the link that has `address`."""
+    with IPRoute() as ipr:
+        for item in ipr.addr("dump", family=2):
+            if item.get("address") == address:
+                link = ipr.get_links(item["index"])[0]
+                return str(link.get("ifname")), bytes.fromhex(str(link.get("address")).replace(":", ""))
+    return None
 
 
 def service_route_present(name: str, service_cidr: str) -> bool:

@@ -16,6 +16,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from cluster.api.faults import Hit, no_fault
@@ -26,6 +27,7 @@ from cluster.network import links, metrics
 from cluster.network.config import SERVICE_LINK, ProxyConfig
 from cluster.network.conntrack import Conntrack, orphaned_flows, stale_flows
 from cluster.network.endpoints import service_key
+from cluster.network.health_check import HealthCheckServers, check_of
 from cluster.network.httpz import serve_status
 from cluster.network.netlink import LinkWatch
 from cluster.network.nft import NftError, NftRunner
@@ -41,6 +43,7 @@ SLICES = "endpointslices.discovery.k8s.io"
 NODES = "nodes"
 BY_SERVICE = "service"
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
+ZONE_LABEL = "topology.kubernetes.io/zone"
 _TRIGGER_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
 
 
@@ -69,6 +72,7 @@ class ServiceProxy:
         self._table = RuleTable()
         self._kept = KeptTable(FAMILY, TABLE, self._foreign, nft)
         self._conntrack = Conntrack()
+        self._health_checks = HealthCheckServers(lambda: self._healthy()[0])
         self._chains: set[str] = set()
         self._dirty: set[str] = set()
         self._triggers: list[float] = []
@@ -94,6 +98,7 @@ class ServiceProxy:
                         name="proxy-http",
                     )
         finally:
+            await self._health_checks.close()
             self._kept.close()
 
     def health(self) -> dict[str, object]:
@@ -137,9 +142,19 @@ class ServiceProxy:
                 self._triggers.append(parse_time(triggered))
 
     def _on_node(self, old: Obj | None, new: Obj | None) -> None:
+        node = new or old or {}
+        if key_of(node) == self._config.node_name:
+            self._in_zone((node["metadata"].get("labels") or {}).get(ZONE_LABEL, ""))
         if node_elements(old or {}) == node_elements(new or {}) and old is not None and new is not None:
             return
         self._mark("node//" + key_of(new or old or {}))
+
+    def _in_zone(self, zone: str) -> None:
+        """This machine's zone decides which hints of endpoints are followed."""
+        if zone != self._rules.zone:
+            self._rules = replace(self._rules, zone=zone)
+            for service in self._informers.of(SERVICES).items():
+                self._mark(key_of(service))
 
     def _mark(self, key: str) -> None:
         self._dirty.add(key)
@@ -229,6 +244,7 @@ class ServiceProxy:
         service = self._informers.of(SERVICES).get(*split_key(key))
         if service is None or PROXY_NAME_LABEL in (service["metadata"].get("labels") or {}):
             self._table.set_owner(key, {})
+            self._health_checks.set_owner(key, None)
             return
         slices = self._informers.of(SLICES).by_index(BY_SERVICE, key)
         try:
@@ -237,6 +253,7 @@ class ServiceProxy:
             log.error("service %s is malformed and keeps the rules it had: %r", key, err)
             return
         self._table.set_owner(key, elements)
+        self._health_checks.set_owner(key, check_of(service, slices, self._config.node_name))
 
     async def _replace(self, reason: str) -> None:
         kept = await self._affinity_to_keep()

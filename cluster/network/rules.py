@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.network.endpoints import Endpoint, is_ipv4, usable, usable_local
+from cluster.network.endpoints import Endpoint, Port, is_ipv4, usable, usable_local
 
 Obj = dict[str, Any]
 ElementKey = tuple[str, str]
@@ -54,6 +54,7 @@ class RuleConfig:
     node_name: str
     node_ip: str
     local_dns_ip: str = ""
+    zone: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,12 @@ def service_elements(service: Obj, slices: Sequence[Obj], config: RuleConfig) ->
     return out
 
 
+def load_balancer_addresses(status: Obj) -> list[str]:
+    """The addresses of a load balancer whose packets arrive as they were sent (ipMode VIP)."""
+    ingress = (status.get("loadBalancer") or {}).get("ingress") or ()
+    return sorted({i.get("ip", "") for i in ingress if i.get("ipMode", "VIP") == "VIP" and is_ipv4(i.get("ip", ""))})
+
+
 class _PortRules:
     """One port of one Service."""
 
@@ -109,9 +116,9 @@ class _PortRules:
         self.port = port
         self.protocol = protocol
         self.number = int(port["port"])
-        wanted = (port.get("name") or "", port.get("protocol", "TCP"), config.node_name)
-        self.everywhere = usable(slices, *wanted)
-        self.here = usable_local(slices, *wanted)
+        wanted = Port(port.get("name") or "", port.get("protocol", "TCP"), config.node_name, config.zone)
+        self.everywhere = usable(slices, wanted)
+        self.here = usable_local(slices, wanted)
         self.cluster_ip: str = self.spec["clusterIP"]
         affinity = self.spec.get("sessionAffinity") == "ClientIP"
         self.prefix = AFFINITY_PREFIX if affinity else ""
@@ -125,8 +132,12 @@ class _PortRules:
 
     def render(self, out: Elements) -> None:
         self._cluster_ip(out)
-        for address in self._external_addresses():
+        balanced = self._load_balancer_addresses()
+        for address in sorted({*balanced, *self._external_ips()}):
             self._external(out, address)
+        for address in balanced:
+            out["lbaddrs", address] = ""
+            self._guard(out, address)
         node_port = self.port.get("nodePort")
         if node_port:
             self._node_port(out, int(node_port))
@@ -193,12 +204,22 @@ class _PortRules:
         if self.prefix:
             out["affids", front] = self.affinity_id(local_only)
 
-    def _external_addresses(self) -> list[str]:
-        wanted = list(self.spec.get("externalIPs") or ())
-        for ingress in (self.status.get("loadBalancer") or {}).get("ingress") or ():
-            if ingress.get("ipMode", "VIP") == "VIP":
-                wanted.append(ingress.get("ip", ""))
-        return sorted({a for a in wanted if is_ipv4(a) and a != self.cluster_ip})
+    def _guard(self, out: Elements, address: str) -> None:
+        """loadBalancerSourceRanges: whom the table lets come to this address."""
+        cidrs = [str(cidr).strip() for cidr in self.spec.get("loadBalancerSourceRanges") or ()]
+        if not cidrs:
+            return
+        front = self._front(address)
+        out["lbguard", front] = ""
+        networks = [ipaddress.IPv4Network(cidr, strict=False) for cidr in cidrs if ":" not in cidr]
+        for network in ipaddress.collapse_addresses(networks):  # the kernel's set takes no overlaps
+            out["lbranges", f"{front} . {network}"] = ""
+
+    def _external_ips(self) -> list[str]:
+        return [a for a in self.spec.get("externalIPs") or () if is_ipv4(a) and a != self.cluster_ip]
+
+    def _load_balancer_addresses(self) -> list[str]:
+        return [a for a in load_balancer_addresses(self.status) if a != self.cluster_ip]
 
 
 def _number(out: Elements, map_name: str, front: str, endpoints: Iterable[Endpoint], offset: int = 0) -> None:

@@ -58,6 +58,9 @@ table ip sk8 {{
     type ipv4_addr . mark : ipv4_addr . inet_service; flags dynamic,timeout; timeout 3h; size 65535;
   }}
   set noeps {{ type ipv4_addr . inet_proto . inet_service; }}
+  set lbaddrs {{ type ipv4_addr; }}
+  set lbguard {{ type ipv4_addr . inet_proto . inet_service; }}
+  set lbranges {{ type ipv4_addr . inet_proto . inet_service . ipv4_addr; flags interval; }}
   set noports {{ type inet_proto . inet_service; }}
   set hairpin {{ type ipv4_addr . ipv4_addr; }}
   set nodes {{ type ipv4_addr; }}
@@ -66,15 +69,26 @@ table ip sk8 {{
     fib saddr type local {_PORT_MATCH} vmap @inports
     {_PORT_MATCH} vmap @ports
   }}
+  chain guard {{
+    ip daddr . {_PORT_MATCH} @lbguard ip daddr . {_PORT_MATCH} . ip saddr != @lbranges drop
+  }}
+  chain guard-in {{
+    type filter hook prerouting priority -110; policy accept;
+    ct state new goto guard
+  }}
+  chain guard-out {{
+    type filter hook output priority -110; policy accept;
+    ct state new goto guard
+  }}
   chain prerouting {{
     type nat hook prerouting priority -100; policy accept;
     ip daddr . {_PORT_MATCH} vmap @svcs
-    fib daddr type local ip daddr != 127.0.0.0/8 jump nodeport
+    fib daddr type local ip daddr != 127.0.0.0/8 ip daddr != @lbaddrs jump nodeport
   }}
   chain output {{
     type nat hook output priority -100; policy accept;
     ip daddr . {_PORT_MATCH} vmap @svcs
-    fib daddr type local ip daddr != 127.0.0.0/8 jump nodeport
+    fib daddr type local ip daddr != 127.0.0.0/8 ip daddr != @lbaddrs jump nodeport
   }}
   chain affinity-learn {{
     type filter hook postrouting priority 90; policy accept;
@@ -103,6 +117,7 @@ masquerade fully-random
     type filter hook input priority -1; policy accept;
     ct state new jump reject-new
     ct state new ip daddr != 127.0.0.0/8 {_PORT_MATCH} @noports goto refuse
+    ct state new ip daddr @lbaddrs meta l4proto {{ tcp, udp, sctp }} goto refuse
   }}
   chain local-out {{
     type filter hook output priority -1; policy accept;

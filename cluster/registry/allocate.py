@@ -15,6 +15,7 @@ from cluster.api.scheme import ResourceInfo
 from cluster.registry import keys
 from cluster.registry.addresses import Addresses, Range, out_of_range, service_ips
 from cluster.registry.core import Core, Guard, Plan
+from cluster.registry.servicefields import needs_health_check_port
 from cluster.registry.store import KeyValue, delete, prefix_end, put
 
 Object = dict[str, Any]
@@ -124,7 +125,11 @@ class ServiceAllocator:
                 p["nodePort"] = await self._free_port(low, high, used, attempt)
                 used.add(p["nodePort"])
                 chosen[p["port"], p["protocol"]] = p["nodePort"]
-        return set(chosen.values())
+        drawn = set(chosen.values())
+        if needs_health_check_port(spec) and not spec.get("healthCheckNodePort"):
+            spec["healthCheckNodePort"] = await self._free_port(low, high, used, attempt)
+            drawn.add(spec["healthCheckNodePort"])
+        return drawn
 
     async def _free_port(self, low: int, high: int, used: set[int], attempt: int) -> int:
         if attempt < _GUESSES:
@@ -163,11 +168,13 @@ class ServiceAllocator:
         ports = service["spec"].get("ports") or ()
         index = next((i for i, p in enumerate(ports) if p.get("nodePort") == port), 0)
 
+        health = port == service["spec"].get("healthCheckNodePort")
+        field = "spec.healthCheckNodePort" if health else f"spec.ports[{index}].nodePort"
+
         def fail(kv: KeyValue | None) -> ApiError | None:
             if guessed:
                 return None
-            why = "provided port is already allocated"
-            return _invalid(info, service["metadata"]["name"], f"spec.ports[{index}].nodePort", str(port), why)
+            return _invalid(info, service["metadata"]["name"], field, str(port), "provided port is already allocated")
 
         key = keys.node_port(port)
         plan.guards.append(Guard((key, "create", "=", 0), fail))

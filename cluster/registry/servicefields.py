@@ -21,23 +21,42 @@ def inherit(new: Object, old: Object) -> None:
     _ips(spec, before, kind)
     if kind in _EXPOSED:
         _keep_ports(spec, before)
+        _health_check_port(spec, before, kind)
     else:
         _drop_ports(spec, before)
-        for field in ("externalTrafficPolicy", "healthCheckNodePort", "allocateLoadBalancerNodePorts"):
-            if field in spec and spec[field] == before.get(field):
-                del spec[field]
+        _drop(spec, before, ("externalTrafficPolicy", "healthCheckNodePort"))
+    if kind != "LoadBalancer":
+        _drop(spec, before, ("allocateLoadBalancerNodePorts", "loadBalancerClass"))
+
+
+def needs_health_check_port(spec: Object) -> bool:
+    return spec.get("type") == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local"
+
+
+def _health_check_port(spec: Object, before: Object, kind: str) -> None:
+    needs = needs_health_check_port({**spec, "type": kind})
+    had = before.get("healthCheckNodePort") if needs_health_check_port(before) else None
+    if needs and had and not spec.get("healthCheckNodePort"):
+        spec["healthCheckNodePort"] = had
+    elif not needs and had and spec.get("healthCheckNodePort") == had:
+        del spec["healthCheckNodePort"]
 
 
 def _ips(spec: Object, before: Object, kind: str) -> None:
     if kind == "ExternalName":
         if before.get("type") != "ExternalName":
-            for field in (*_IP_FIELDS, "internalTrafficPolicy"):
-                if field in spec and spec[field] == before.get(field):
-                    del spec[field]
+            _drop(spec, before, (*_IP_FIELDS, "internalTrafficPolicy"))
     elif before.get("type") != "ExternalName" and not spec.get("clusterIP"):
         for field in _IP_FIELDS:
             if field in before and not spec.get(field):
                 spec[field] = before[field]
+
+
+def _drop(spec: Object, before: Object, fields: tuple[str, ...]) -> None:
+    """Those the client only left as they were."""
+    for field in fields:
+        if field in spec and spec[field] == before.get(field):
+            del spec[field]
 
 
 def _keep_ports(spec: Object, before: Object) -> None:

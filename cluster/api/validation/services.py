@@ -5,6 +5,7 @@ Pure. That an address or node port is free is the allocator's to say.
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 from cluster.api.validation import fields
@@ -15,6 +16,8 @@ Object = dict[str, Any]
 _TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
 _PROTOCOLS = ("SCTP", "TCP", "UDP")
 _POLICIES = ("Cluster", "Local")
+_DISTRIBUTIONS = ("PreferClose", "PreferSameNode", "PreferSameZone")
+MAX_AFFINITY_S = 86400
 
 
 def validate_service(faults: Faults, obj: Object) -> None:
@@ -39,7 +42,47 @@ def validate_service(faults: Faults, obj: Object) -> None:
         faults.invalid("spec.externalTrafficPolicy", spec["externalTrafficPolicy"], why)
     for i, ip in enumerate(spec.get("externalIPs") or ()):
         faults.check(f"spec.externalIPs[{i}]", ip, fields.ip_address(ip))
+    _affinity(faults, spec)
+    _load_balancer(faults, spec, kind)
     _cluster_ip(faults, spec)
+
+
+def _affinity(faults: Faults, spec: Object) -> None:
+    config = spec.get("sessionAffinityConfig")
+    if config is None:
+        return
+    if spec.get("sessionAffinity") != "ClientIP":
+        faults.forbidden("spec.sessionAffinityConfig", "must not be set when session affinity is None")
+        return
+    seconds = (config.get("clientIP") or {}).get("timeoutSeconds")
+    at = "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
+    if seconds is None:
+        faults.required(at)
+    elif not 0 < seconds <= MAX_AFFINITY_S:
+        faults.invalid(at, seconds, f"must be greater than 0 and less than {MAX_AFFINITY_S}")
+
+
+def _load_balancer(faults: Faults, spec: Object, kind: Any) -> None:
+    """What only a load balancer has, and what hints there are for whom traffic goes to."""
+    only = "may only be used when `type` is 'LoadBalancer'"
+    if kind != "LoadBalancer":
+        for field in ("loadBalancerSourceRanges", "loadBalancerClass", "allocateLoadBalancerNodePorts"):
+            if spec.get(field) not in (None, [], ""):
+                faults.forbidden("spec." + field, only)
+    for i, cidr in enumerate(spec.get("loadBalancerSourceRanges") or () if kind == "LoadBalancer" else ()):
+        at = f"spec.loadBalancerSourceRanges[{i}]"
+        try:
+            ipaddress.ip_network(str(cidr).strip(), strict=False)
+        except ValueError:
+            faults.invalid(at, cidr, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)")
+    port = spec.get("healthCheckNodePort")
+    if port and not (kind == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local"):
+        why = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"
+        faults.invalid("spec.healthCheckNodePort", port, why)
+    elif port:
+        faults.check("spec.healthCheckNodePort", port, fields.port_number(port))
+    if spec.get("trafficDistribution"):
+        faults.enum("spec.trafficDistribution", spec["trafficDistribution"], _DISTRIBUTIONS)
 
 
 def _external(faults: Faults, spec: Object) -> None:
@@ -103,8 +146,11 @@ def _ports(faults: Faults, ports: list[Object], kind: Any) -> None:
 
 
 def validate_service_update(faults: Faults, new: Object, old: Object) -> None:
-    """A cluster IP, once given, stays while the Service has one."""
+    """A cluster IP, once given, stays while the Service has one; so does the port of health checks."""
     a, b = new["spec"], old["spec"]
+    health = b.get("healthCheckNodePort")
+    if health and a.get("healthCheckNodePort") and a["healthCheckNodePort"] != health:
+        faults.invalid("spec.healthCheckNodePort", a["healthCheckNodePort"], "field is immutable")
     if a.get("type") == "ExternalName" or b.get("type") == "ExternalName":
         return
     if a.get("clusterIP") and b.get("clusterIP") and a["clusterIP"] != b["clusterIP"]:

@@ -90,3 +90,49 @@ async def test_headless_and_external(bench: Any, make: Any) -> None:
     external = {"metadata": {"name": "e"}, "spec": {"type": "ExternalName", "externalName": "a.example"}}
     assert "clusterIP" not in (await bench.create("services", external)).obj["spec"]
     assert bench.keys("/sk8/alloc/") == []
+
+
+async def test_the_port_of_health_checks_comes_and_goes_with_the_local_policy(bench: Any, make: Any) -> None:
+    local = {"type": "LoadBalancer", "externalTrafficPolicy": "Local"}
+    made = (await bench.create("services", make.service(**local))).obj["spec"]
+    port = made["healthCheckNodePort"]
+    assert 30000 <= port <= 32767 and port != made["ports"][0]["nodePort"]
+    assert f"/sk8/alloc/nodeports/{port}" in bench.keys("/sk8/alloc/nodeports/")
+    e = await _raises(bench.create("services", make.service("b", **local, healthCheckNodePort=port)))
+    assert f"spec.healthCheckNodePort: Invalid value: {port}: provided port is already allocated" in e.message
+
+    async def change(**spec: Any) -> Any:
+        def changed(obj: Any) -> Any:
+            return {**obj, "spec": {k: v for k, v in {**obj["spec"], **spec}.items() if v is not None}}
+
+        return (await bench.registry.modify(bench.ctx, SERVICES, "default", "s", changed)).obj["spec"]
+
+    assert (await change(healthCheckNodePort=None))["healthCheckNodePort"] == port, "an update that leaves it out"
+    e = await _raises(change(healthCheckNodePort=port + 1))
+    assert "spec.healthCheckNodePort: Invalid value" in e.message and "field is immutable" in e.message
+    assert "healthCheckNodePort" not in await change(externalTrafficPolicy="Cluster")
+    assert f"/sk8/alloc/nodeports/{port}" not in bench.keys("/sk8/alloc/nodeports/")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 86401}}},
+            "timeoutSeconds: Invalid value: 86401: must be greater than 0 and less than 86400",
+        ),
+        (
+            {"loadBalancerSourceRanges": ["10.0.0.0/8"]},
+            "spec.loadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
+        ),
+        (
+            {"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0/99"]},
+            "spec.loadBalancerSourceRanges[0]: Invalid value",
+        ),
+        ({"type": "LoadBalancer", "healthCheckNodePort": 30000}, "spec.healthCheckNodePort: Invalid value"),
+        ({"trafficDistribution": "Far"}, "spec.trafficDistribution: Unsupported value"),
+        ({"ipFamilies": ["IPv6"]}, "spec.ipFamilies[0]: Invalid value"),
+    ],
+)
+async def test_what_does_not_go_together_is_refused(bench: Any, make: Any, spec: Any, message: str) -> None:
+    assert message in (await _raises(bench.create("services", make.service(**spec)))).message
