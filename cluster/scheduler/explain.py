@@ -63,7 +63,8 @@ def explained(columns: NodeColumns, pod: Pending, profile: Profile, nominated: N
     weights = tuple((name, weight) for name, weight in profile.weights if weight)
     if pod.refusal or pod.shape.unsupported:
         plugin = "VolumeBinding" if pod.refusal else "DynamicResources"
-        words: tuple[Refusals, ...] = ((), ((plugin, pod.refusal or pod.shape.unsupported),))
+        reason = pod.refusal.partition(": ")[2].rstrip(".") or pod.shape.unsupported
+        words: tuple[Refusals, ...] = ((), ((plugin, reason),))
         return Explanation(names, np.ones(len(rows), dtype=np.int32), words, weights, {})
     verdicts = diagnose(columns, pod, profile, nominated, by_row=True).verdicts
     if verdicts is None:

@@ -307,5 +307,6 @@ def explain(columns: NodeColumns, shape: PodShape, profile: Profile, possible: M
             parts[name] = USAGE[name](columns, shape, profile, _EVERY, 1)
             continue
         part = (SETTLED.get(name) or RELATIONAL[name])(columns, shape, possible, profile)
-        parts[name] = np.zeros(columns.size) if part is None else part
+        same = MAX_SCORE if name == "TaintToleration" else 0.0  # as kube-scheduler says it where it tells none apart
+        parts[name] = np.full(columns.size, same) if part is None else part
     return parts | {plugin.name: plugin.score(columns, shape) for plugin, _ in _own(profile)}

@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from cluster.api.pods import amount
+from cluster.api.selectors import from_label_selector
 from cluster.scheduler.columns import NodeColumns
 from cluster.scheduler.filters import match_term
 
+NO_PROVISIONER = "kubernetes.io/no-provisioner"
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
 Lookup = Callable[[str, str], dict[str, Any] | None]
 
@@ -48,8 +51,62 @@ def _nodes_of(volume: dict[str, Any], columns: NodeColumns) -> frozenset[str] | 
     return frozenset(columns.names[row] for row in np.flatnonzero(mask & columns.alive))
 
 
+def _offers(claim: dict[str, Any], volume: dict[str, Any]) -> bool:
+    """Whether an unclaimed volume would do for a claim."""
+    spec, wanted = volume["spec"], claim["spec"]
+    if spec.get("claimRef") or (volume.get("status") or {}).get("phase", "Available") != "Available":
+        return False
+    if spec.get("storageClassName", "") != (wanted.get("storageClassName") or ""):
+        return False
+    if (spec.get("volumeMode") or "Filesystem") != (wanted.get("volumeMode") or "Filesystem"):
+        return False
+    if not set(wanted.get("accessModes") or ()) <= set(spec.get("accessModes") or ()):
+        return False
+    selector = wanted.get("selector")
+    if selector and not from_label_selector(selector).matches(volume["metadata"].get("labels") or {}):
+        return False
+    size = amount("storage", (spec.get("capacity") or {}).get("storage", 0))
+    return size >= amount("storage", ((wanted.get("resources") or {}).get("requests") or {}).get("storage", 0))
+
+
+def _reachable(
+    claim: dict[str, Any], columns: NodeColumns, storage_class: dict[str, Any], volumes: Sequence[dict[str, Any]]
+) -> frozenset[str] | None:
+    """The nodes where an unbound claim can be served: by a volume that is there, or by one made for it (None: all)."""
+    if storage_class.get("provisioner") != NO_PROVISIONER:
+        return _in_topologies(storage_class, columns)
+    found: frozenset[str] = frozenset()
+    for volume in volumes:
+        if _offers(claim, volume):
+            nodes = _nodes_of(volume, columns)
+            if nodes is None:
+                return None
+            found |= nodes
+    return found
+
+
+def _in_topologies(storage_class: dict[str, Any], columns: NodeColumns) -> frozenset[str] | None:
+    """The nodes of a class's allowedTopologies; None: all."""
+    terms = storage_class.get("allowedTopologies")
+    if not terms:
+        return None
+    mask = np.zeros(columns.size, dtype=np.bool_)
+    for term in terms:
+        expressions = [
+            {"key": e["key"], "operator": "In", "values": e["values"]} for e in term.get("matchLabelExpressions") or ()
+        ]
+        mask |= match_term(columns, {"matchExpressions": expressions})
+    return frozenset(columns.names[row] for row in np.flatnonzero(mask & columns.alive))
+
+
 def check_claims(
-    namespace: str, names: Sequence[str], columns: NodeColumns, claims: Lookup, volumes: Lookup, classes: Lookup
+    namespace: str,
+    names: Sequence[str],
+    columns: NodeColumns,
+    claims: Lookup,
+    volumes: Lookup,
+    classes: Lookup,
+    all_volumes: Callable[[], Sequence[dict[str, Any]]] = tuple,
 ) -> VolumeVerdict:
     """The verdict over all claims of one pod."""
     allowed: frozenset[str] | None = None
@@ -70,6 +127,13 @@ def check_claims(
         if volume is None or claim.get("status", {}).get("phase") != "Bound":
             if not _waits_for_consumer(claim, classes):
                 return VolumeVerdict("pod has unbound immediate PersistentVolumeClaims")
+            storage_class = classes("", claim["spec"].get("storageClassName") or "") or {}
+            there = _reachable(claim, columns, storage_class, all_volumes())
+            if there is not None:
+                if not there:
+                    reason = "node(s) didn't find available persistent volumes to bind"
+                    return VolumeVerdict(f"{len(columns.rows)} {reason}")
+                allowed = there if allowed is None else allowed & there
             chosen = (claim["metadata"].get("annotations") or {}).get(SELECTED_NODE)
             provisioning = provisioning or chosen in columns.rows
             undecided.append(name)

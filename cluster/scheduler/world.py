@@ -211,7 +211,13 @@ class World:
         verdict = VolumeVerdict()
         if shape.claims:
             verdict = check_claims(
-                namespace, shape.claims, self.columns, self._claims.get, self._volumes.get, self._classes.get
+                namespace,
+                shape.claims,
+                self.columns,
+                self._claims.get,
+                self._volumes.get,
+                self._classes.get,
+                self._volumes.items,
             )
         refusal = f"0/{len(self.columns.rows)} nodes are available: {verdict.refusal}." if verdict.refusal else ""
         key: Key = (namespace, meta["name"])
