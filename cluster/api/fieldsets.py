@@ -18,6 +18,7 @@ from cluster.api.schema import Kind, Node
 FieldSet = dict[str, Any]
 
 _MEMBER = "."
+_NESTED = (dict, list)
 _STRIPPED_METADATA = frozenset(
     ("name", "namespace", "uid", "creationTimestamp", "generation", "resourceVersion", "managedFields", "selfLink",
      "deletionTimestamp", "deletionGracePeriodSeconds")
@@ -56,8 +57,8 @@ def _of(node: Node | None, value: Any) -> FieldSet:
             return {}
         fields, elem = node.fields, node.elem
         if kind is Kind.STRUCT:
-            return {"f:" + k: _of(fields.get(k), v) for k, v in value.items()}
-        return {"f:" + k: _of(elem, v) for k, v in value.items()}
+            return {"f:" + k: _of(fields.get(k), v) if type(v) in _NESTED else {} for k, v in value.items()}
+        return {"f:" + k: _of(elem, v) if type(v) in _NESTED else {} for k, v in value.items()}
     if kind is Kind.LIST and type(value) is list and _granular_list(node, value):
         if node.list_type == "set":
             return {_value_key(v): {} for v in value}
@@ -105,7 +106,8 @@ def field_set(node: Node, obj: dict[str, Any]) -> FieldSet:
                 out["f:metadata"] = _of(node.fields.get(k), kept)
             continue
         if v != {}:
-            out["f:" + k] = _sets.of(node.fields.get(k), v)
+            # Of the rest (an Event's whole content, a ConfigMap's data) hardly anything comes twice.
+            out["f:" + k] = (_sets.of if k == "spec" else _of)(node.fields.get(k), v)
     return out
 
 

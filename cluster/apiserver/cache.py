@@ -97,7 +97,7 @@ class Entry:
 class CacheEvent:
     """One change. `entry` is None for a delete; `prev` None for a create; `last` is what a DELETED event shows."""
 
-    __slots__ = ("_chunks", "entry", "key", "prev", "revision")
+    __slots__ = ("_chunks", "_frames", "entry", "key", "prev", "revision")
 
     def __init__(self, key: bytes, revision: int, entry: Entry | None, prev: Entry | None) -> None:
         self.key = key
@@ -105,6 +105,7 @@ class CacheEvent:
         self.entry = entry
         self.prev = prev
         self._chunks: dict[str, bytes] = {}
+        self._frames: dict[str, bytes] = {}
 
     @property
     def last(self) -> Entry:
@@ -120,6 +121,14 @@ class CacheEvent:
             entry = self.last if kind == "DELETED" or self.entry is None else self.entry
             found = event_line(kind, entry.raw)
             self._chunks[kind] = found
+        return found
+
+    def framed(self, kind: str) -> bytes:
+        """The line as an HTTP chunk (RFC 9112, section 7.1); made once, too."""
+        found = self._frames.get(kind)
+        if found is None:
+            line = self.chunk(kind)
+            found = self._frames[kind] = b"%x\r\n%b\r\n" % (len(line), line)
         return found
 
     def size(self) -> int:

@@ -82,6 +82,7 @@ class WatchServer:
         finally:
             if watcher is not None:
                 self._hub.remove(watcher)
+                watcher.close()
         return stream.response
 
     async def _subscribe(self, call: Call) -> tuple[list[Entry], Watcher | None, errors.ApiError | None]:
@@ -184,7 +185,18 @@ class _Stream:
             await self._write((kind, _shown(kind, event)) for kind, event in chunks)
             return
         self._counter.inc(len(chunks))
+        if len(chunks) == 1 and self._at_once(chunks[0][1].framed(chunks[0][0])):
+            return
         await self._send(event.chunk(kind) for kind, event in chunks)
+
+    def _at_once(self, framed: bytes) -> bool:
+        """Straight to a connection that has nothing left to send: with thousands of watches it is the writing that
+        costs. A client that lags is written to by aiohttp, which waits for it."""
+        transport = self._call.request.transport
+        if transport is None or transport.is_closing() or transport.get_write_buffer_size():
+            return False
+        transport.write(framed)
+        return True
 
     def _plain(self, chunks: list[Chunk]) -> bool:
         """Whether every event can be sent as it is stored, encoded once for all watchers."""

@@ -14,6 +14,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -28,7 +29,9 @@ Chunk = tuple[str, CacheEvent]
 class Watcher:
     """One open watch. The server's shell waits on `wait()`, then takes what `drain()` gives."""
 
-    __slots__ = ("_buffer", "_limit", "_wake", "error", "info", "overflowed", "revision", "selection", "stopped")
+    __slots__ = (
+        "_buffer", "_due", "_limit", "_timer", "_wake", "error", "info", "overflowed", "revision", "selection", "stopped",
+    )  # fmt: skip
 
     def __init__(self, info: ResourceInfo, selection: Selection, revision: int, limit: int) -> None:
         self.info = info
@@ -40,6 +43,8 @@ class Watcher:
         self._limit = limit
         self._buffer: list[Chunk] = []
         self._wake: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = math.inf
 
     def offer(self, events: Iterable[CacheEvent]) -> None:
         """Queue those of `events` that concern the selection. All of one batch go in together."""
@@ -77,17 +82,30 @@ class Watcher:
         return chunks
 
     async def wait(self, timeout_s: float) -> None:
-        """Return when there is something to drain, the watch stopped, or the time is over."""
+        """Return when there is something to drain, the watch stopped, or the time is over; sometimes sooner: the timer
+        of an earlier wait is left to run, so that an event costs none."""
         if self._buffer or self.stopped:
             return
         loop = asyncio.get_running_loop()
+        due = loop.time() + timeout_s
+        if due < self._due:
+            self.close()
+            self._due, self._timer = due, loop.call_at(due, self._ring)
         wake = self._wake = loop.create_future()
-        timer = loop.call_later(timeout_s, self._notify)
         try:
             await wake
         finally:
-            timer.cancel()
             self._wake = None
+
+    def _ring(self) -> None:
+        self._due, self._timer = math.inf, None
+        self._notify()
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due, self._timer = math.inf, None
 
     def _notify(self) -> None:
         if self._wake is not None and not self._wake.done():

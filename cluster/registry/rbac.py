@@ -31,6 +31,7 @@ MASTERS = "system:masters"
 
 _ALLOWED = Decision(True)
 _WAIT_S = 10.0
+_REMEMBERED = 10_000
 _CATCH_UP_S = 1.5
 
 
@@ -65,11 +66,14 @@ class RbacRules:
     """Roles and bindings by key, bindings indexed by subject."""
 
     def __init__(self) -> None:
+        self._allowed: set[tuple[object, ...]] = set()
+        """What rules allow whatever the object's name is; forgotten with every change."""
         self._roles: dict[tuple[str, str], Object] = {}
         self._bindings: dict[tuple[str, str], Object] = {}
         self._by_subject: dict[Subject, dict[tuple[str, str], None]] = {}
 
     def put(self, plural: str, namespace: str, name: str, obj: Object) -> None:
+        self._allowed.clear()
         if plural in ("roles", "clusterroles"):
             self._roles[namespace, name] = obj
             return
@@ -79,12 +83,14 @@ class RbacRules:
             self._by_subject.setdefault(subject, {})[namespace, name] = None
 
     def delete(self, plural: str, namespace: str, name: str) -> None:
+        self._allowed.clear()
         if plural in ("roles", "clusterroles"):
             self._roles.pop((namespace, name), None)
         else:
             self._drop_binding((namespace, name))
 
     def clear(self) -> None:
+        self._allowed.clear()
         self._roles.clear()
         self._bindings.clear()
         self._by_subject.clear()
@@ -124,7 +130,15 @@ class RbacRules:
                 yield from role.get("rules") or ()
 
     def allows(self, user: UserInfo, a: Attributes) -> bool:
-        return any(rule_allows(r, a) for r in self.rules_for(user, a.namespace))
+        asked = (user.name, user.groups, a.verb, a.group, a.resource, a.subresource, a.namespace, a.path)
+        if asked in self._allowed:
+            return True
+        rule = next((r for r in self.rules_for(user, a.namespace) if rule_allows(r, a)), None)
+        if rule is not None and not rule.get("resourceNames"):
+            if len(self._allowed) >= _REMEMBERED:
+                self._allowed.clear()
+            self._allowed.add(asked)
+        return rule is not None
 
 
 def _subjects(binding: Object, namespace: str) -> list[Subject]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+import orjson
+
 from cluster.api import quantity
 from cluster.api.validation import fields
 from cluster.api.validation.fields import Faults
@@ -29,8 +31,23 @@ _UNCHANGED = (
 )
 
 
+_sound: set[bytes] = set()
+"""Specs that were found without fault, as JSON: the pods of one template are validated once."""
+_REMEMBERED = 1024
+_LONGEST = 8192
+
+
 def validate_pod(faults: Faults, pod: Object) -> None:
-    validate_pod_spec(faults, "spec", pod.get("spec") or {})
+    spec = pod.get("spec") or {}
+    raw = orjson.dumps(spec)
+    if raw in _sound:
+        return
+    before = len(faults.causes)
+    validate_pod_spec(faults, "spec", spec)
+    if len(faults.causes) == before and len(raw) <= _LONGEST:
+        if len(_sound) >= _REMEMBERED:
+            _sound.clear()
+        _sound.add(raw)
 
 
 def validate_template(faults: Faults, at: str, template: Object, claim_volumes: Collection[str] = ()) -> None:

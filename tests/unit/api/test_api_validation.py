@@ -118,6 +118,14 @@ def test_container_faults(container: Object, fault: str) -> None:
     assert _faults("pods", _pod(**container)) == [fault]
 
 
+def test_a_spec_that_was_sound_says_nothing_of_another() -> None:
+    sound, faulty = _pod(ports=[{"containerPort": 80}]), _pod(ports=[{"containerPort": 80_000}])
+    assert _faults("pods", sound) == _faults("pods", sound) == []
+    assert _faults("pods", faulty) == _faults("pods", faulty) != []
+    named = {**sound, "metadata": {"name": "No_Name"}}
+    assert _faults("pods", named) != [], "the metadata is looked at each time"
+
+
 def test_workload_faults() -> None:
     assert _faults("deployments.apps", _deployment(selector={"matchLabels": {"a": "x"}})) == [
         'spec.template.metadata.labels: Invalid value: {"a":"b"}: `selector` does not match template `labels`'

@@ -13,7 +13,7 @@ from cluster.api.errors import ApiError
 from cluster.api.scheme import SCHEME
 from cluster.registry import bootstrap
 from cluster.registry.context import MASTERS, RequestContext, UserInfo
-from cluster.registry.rbac import RbacAuthorizer, rule_allows
+from cluster.registry.rbac import RbacAuthorizer, RbacRules, rule_allows
 from cluster.registry.types import Attributes, Binding
 
 RBAC = "rbac.authorization.k8s.io"
@@ -47,6 +47,30 @@ def test_rules() -> None:
     assert rule_allows(urls, Attributes("get", path="/healthz/ping"))
     assert not rule_allows(urls, Attributes("get", path="/versions"))
     assert not rule_allows(urls, Attributes("get", "", "pods"))
+
+
+def _named(kind: str, name: str) -> dict[str, Any]:
+    return {"apiGroup": RBAC, "kind": kind, "name": name}
+
+
+def test_what_was_allowed_is_remembered_no_longer_than_it_holds() -> None:
+    rules, asked = RbacRules(), Attributes("get", "", "configmaps", namespace="default", name="a")
+    role = {"rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}]}
+    binding = {"roleRef": _named("Role", "reader"), "subjects": [{"kind": "User", "name": "bob"}]}
+    rules.put("roles", "default", "reader", role)
+    rules.put("rolebindings", "default", "b", binding)
+    assert rules.allows(BOB, asked)
+    assert not rules.allows(replace(BOB, name="eve"), asked)
+    assert not rules.allows(BOB, replace(asked, namespace="other"))
+    one = {"rules": [role["rules"][0] | {"resourceNames": ["b"]}]}
+    rules.put("roles", "default", "reader", one)
+    assert not rules.allows(BOB, asked), "the role is another now"
+    assert rules.allows(BOB, replace(asked, name="b"))
+    assert not rules.allows(BOB, asked), "one name is not all of them"
+    rules.put("roles", "default", "reader", role)
+    assert rules.allows(BOB, asked)
+    rules.delete("rolebindings", "default", "b")
+    assert not rules.allows(BOB, asked)
 
 
 async def test_a_binding_counts_from_its_own_moment(bench: Any, authorizer: RbacAuthorizer) -> None:
