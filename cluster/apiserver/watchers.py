@@ -30,7 +30,8 @@ class Watcher:
     """One open watch. The server's shell waits on `wait()`, then takes what `drain()` gives."""
 
     __slots__ = (
-        "_buffer", "_due", "_limit", "_timer", "_wake", "error", "info", "overflowed", "revision", "selection", "stopped",
+        "_buffer", "_due", "_limit", "_timer", "_wake", "error", "info", "overflowed", "revision", "selection",
+        "stopped",
     )  # fmt: skip
 
     def __init__(self, info: ResourceInfo, selection: Selection, revision: int, limit: int) -> None:
