@@ -61,15 +61,33 @@ def reject(
         return "NodePorts", f"Pod was rejected: Predicate NodePorts failed: {why}"
     capacity = allocatable.get("pods", 0)
     if len(running) + 1 > capacity:
-        return "OutOfpods", _short("pods", 1, len(running), capacity)
+        return "OutOfpods", f"Pod was rejected: {_short('pods', 1, len(running), capacity)}"
     used: dict[str, int] = {}
     for other in running:
         for resource, amount in pod_requests(other).items():
             used[resource] = used.get(resource, 0) + amount
     for resource, amount in sorted(pod_requests(pod).items()):
         if amount and used.get(resource, 0) + amount > allocatable.get(resource, 0):
-            return f"OutOf{resource}", _short(resource, amount, used.get(resource, 0), allocatable.get(resource, 0))
+            why = _short(resource, amount, used.get(resource, 0), allocatable.get(resource, 0))
+            return f"OutOf{resource}", f"Pod was rejected: {why}"
     return None
+
+
+def judge_resize(pod: Obj, others: Iterable[Obj], allocatable: Mapping[str, int]) -> tuple[str, str]:
+    """("", "") when a running pod may have what its spec now asks for, beside what `others` were granted; else
+    Deferred (there may be room later) or Infeasible (there never will be), and why."""
+    wanted = {k: v for k, v in pod_requests(pod).items() if k in ("cpu", "memory")}
+    for resource, amount in sorted(wanted.items()):
+        capacity = allocatable.get(resource, 0)
+        if amount > capacity:
+            why = f"Node didn't have enough capacity: {resource}, requested: {amount}, capacity: {capacity}"
+            return "Infeasible", why
+    running = [pod_requests(other) for other in others if not is_terminal(other)]
+    for resource, amount in sorted(wanted.items()):
+        used = sum(requests.get(resource, 0) for requests in running)
+        if used + amount > allocatable.get(resource, 0):
+            return "Deferred", _short(resource, amount, used, allocatable.get(resource, 0))
+    return "", ""
 
 
 def _refused_for(pod: Obj, pressures: Sequence[str]) -> bool:
@@ -100,7 +118,4 @@ def _forbidden_sysctl(pod: Obj, allowed: Sequence[str]) -> str:
 
 
 def _short(resource: str, requested: int, used: int, capacity: int) -> str:
-    return (
-        f"Pod was rejected: Node didn't have enough resource: {resource}, "
-        f"requested: {requested}, used: {used}, capacity: {capacity}"
-    )
+    return f"Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"

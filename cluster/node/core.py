@@ -29,6 +29,18 @@ from cluster.node import core_events as ev
 from cluster.node.core_container import ContainerState, Retry, containers_of
 from cluster.node.core_events import Action, Event, ExitInfo
 from cluster.node.core_probe import describe
+from cluster.node.core_resize import (
+    RETRY_S,
+    ResizeState,
+    allocated_pod,
+    conditions,
+    needs_restart,
+    recall,
+    resizable,
+    same,
+    wanted_of,
+    wants_resize,
+)
 from cluster.node.core_status import PodView, final_phase, pod_status
 
 Mode = Literal["run", "finish", "terminate", "done"]
@@ -64,6 +76,7 @@ class PodCore:
         self.sandbox = SandboxState()
         self.volumes = VolumesState()
         self.containers = containers_of(pod)
+        self.resize = ResizeState()
         self.initialized = False
         self.verdict: tuple[str, str, str] | None = None
         self.object_gone = False
@@ -106,7 +119,14 @@ class PodCore:
             deadline = self._deadline()
             if deadline is not None:
                 times.append(deadline)
+            if self.resize.pending is not None and self.resize.pending[0] == "Deferred":
+                times.append(self.resize.retry_at)
         return min(times, default=None)
+
+    @property
+    def allocated(self) -> dict[str, Any]:
+        """The pod with what the machine has granted it, which a resize that waits does not change."""
+        return allocated_pod(self.pod, self.containers)
 
     def story(self) -> list[tuple[int, float, Event, tuple[Action, ...]]]:
         """The last events with what each of them caused: (number, time, event, actions). Of pods and statuses only
@@ -290,6 +310,40 @@ class PodCore:
             grace = self._grace() if probe.spec.grace_s is None else probe.spec.grace_s
             self._stop(state, grace, pre_stop=True)
 
+    def _on_resize_checked(self, event: ev.ResizeChecked, now: float) -> None:
+        self.resize.asking = False
+        if event.wanted != wanted_of(self.containers.values()):
+            return  # the spec changed meanwhile: it is asked about anew
+        new = self.resize.pending is None or self.resize.pending[0] != event.reason
+        self.resize.answered, self.resize.retry_at = event.wanted, now + RETRY_S
+        self.resize.pending = (event.reason, event.message) if event.reason else None
+        if event.reason:
+            if new:
+                self._emit("Warning", f"Resize{event.reason}", f"Pod resize {event.reason}: {event.message}")
+            return
+        self._emit("Normal", "ResizeStarted", "Pod resize started")
+        for state in self.containers.values():
+            if resizable(state):
+                state.allocated = state.spec.get("resources") or {}
+                if not state.active:
+                    state.actual = state.allocated
+
+    def _on_resized(self, event: ev.ContainerResized, now: float) -> None:
+        state = self.containers[event.name]
+        if state.id != event.id:
+            return
+        state.resizing = False
+        if event.error:
+            state.resize.failed(now)
+            if event.error != state.resize_error:
+                self._emit("Warning", "ResizeError", f"Pod resize failed: {event.error}", state.name)
+            state.resize_error = event.error
+            return
+        state.actual, state.resize_error = event.resources, ""
+        state.resize.reset()
+        if all(same(s.actual, s.allocated) for s in self.containers.values() if resizable(s)):
+            self._emit("Normal", "ResizeCompleted", "Pod resize completed")
+
     def _on_tick(self, event: ev.Tick, now: float) -> None:
         return
 
@@ -347,6 +401,27 @@ class PodCore:
             self._out.append(ev.StartSandbox(self.sandbox.attempt, self._seq))
         if self.volumes.phase == "mounted" and self.sandbox.phase == "ready":
             self._advance_containers(now)
+            self._advance_resize(now)
+
+    def _advance_resize(self, now: float) -> None:
+        """See core_resize: from wanted to allocated, from allocated to actual."""
+        states = self.containers.values()
+        wanted = wanted_of(states)
+        if not wants_resize(states):
+            self.resize.pending = None
+        elif self.resize.is_due(wanted, now):
+            self.resize.asking = True
+            self._out.append(ev.CheckResize(wanted, self._seq))
+        for state in states:
+            behind = resizable(state) and state.phase == "running" and not same(state.actual, state.allocated)
+            if not behind or state.resizing or now < state.resize.at:
+                continue
+            if needs_restart(state):
+                self._emit("Normal", "Killing", f"Container {state.name} resize requires restart", state.name)
+                self._stop(state, self._grace(), pre_stop=True)
+            else:
+                state.resizing = True
+                self._out.append(ev.ResizeContainer(state.name, state.id, state.allocated, self._seq))
 
     def _replace_sandbox(self) -> None:
         """The pause container is gone and the network with it: stop all, then build anew."""
@@ -488,7 +563,8 @@ class PodCore:
     def _container_wakes(self, state: ContainerState) -> list[float]:
         if state.phase == "running":
             wake = state.probes.next_wake(self.mode != "run")
-            return [] if wake is None else [wake]
+            times = [] if wake is None else [wake]
+            return [*times, state.resize.at] if state.resize_error and not state.resizing else times
         if self.mode != "run" or state.active:
             return []
         if state.phase == "exited":
@@ -523,11 +599,13 @@ class PodCore:
             runtime=self.runtime,
             verdict=self.verdict,
             disruption=self._disruption,
+            resize=conditions(self.resize, self.containers.values()),
         )
         return pod_status(view, list(self.containers.values()))
 
 
 def _adopt_container(state: ContainerState, seen: ev.SeenContainer, known: dict[str, Any], now: float) -> None:
+    recall(state, known)
     state.attempt = max(seen.attempt, int(known.get("restartCount") or 0))
     state.last = seen.previous
     if seen.running:
@@ -596,5 +674,7 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     ev.ContainerExited: PodCore._on_exited,
     ev.PostStartFailed: PodCore._on_post_start_failed,
     ev.ProbeDone: PodCore._on_probe,
+    ev.ResizeChecked: PodCore._on_resize_checked,
+    ev.ContainerResized: PodCore._on_resized,
     ev.Tick: PodCore._on_tick,
 }

@@ -92,6 +92,14 @@ class ContainerState:
     blocked: Retry = field(default_factory=lambda: Retry(5.0, 5.0))
     pulling: Retry = field(default_factory=lambda: Retry(10.0, 300.0))
     early_exit: ContainerExited | None = None
+    allocated: dict[str, Any] = field(default_factory=dict)  # resources that the machine has granted
+    actual: dict[str, Any] = field(default_factory=dict)  # resources that the current run has
+    resizing: bool = False
+    resize: Retry = field(default_factory=lambda: Retry(2.0, 60.0))
+    resize_error: str = ""
+
+    def __post_init__(self) -> None:
+        self.allocated = self.actual = self.spec.get("resources") or {}
 
     @property
     def name(self) -> str:
@@ -143,6 +151,9 @@ class ContainerState:
         self.phase = "starting"
         self.id, self.exit = "", None
         self.stop_grace_s = 0.0
+        self.actual = self.allocated
+        self.resizing, self.resize_error = False, ""
+        self.resize.reset()
         # The reason of the last failure stays visible until this start has an outcome, as in Kubernetes.
 
     def begin_run(self, container_id: str, image_id: str, at: float, now: float) -> None:

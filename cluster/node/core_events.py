@@ -182,6 +182,25 @@ class ProbeDone:
 
 
 @dataclass(frozen=True, slots=True)
+class ResizeChecked:
+    """Whether the machine has room for what the pod now asks for: `reason` is "", Deferred or Infeasible."""
+
+    wanted: tuple[str, ...]  # as CheckResize
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerResized:
+    """`error` is "" when the running container now has `resources`."""
+
+    name: str
+    id: str
+    resources: dict[str, Any]
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     pass
 
@@ -189,7 +208,7 @@ class Tick:
 Event = (
     PodSeen | PodGone | PodRejected | PodEvicted | Adopt | VolumesReady | VolumesFailed | SandboxReady | SandboxFailed
     | SandboxLost | SandboxStopped | VolumesReleased | PodRemoved | ContainerBlocked | ContainerStarted
-    | ContainerExited | PostStartFailed | ProbeDone | Tick
+    | ContainerExited | PostStartFailed | ProbeDone | ResizeChecked | ContainerResized | Tick
 )  # fmt: skip
 
 
@@ -237,6 +256,24 @@ class RemoveContainer:
     """Forget an old attempt's container. No event follows."""
 
     id: str
+    cause: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResize:
+    """Is there room for the pod as its spec is now? Ends in ResizeChecked with the same `wanted`."""
+
+    wanted: tuple[str, ...]
+    cause: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeContainer:
+    """Change a running container's limits in place. Ends in ContainerResized."""
+
+    name: str
+    id: str
+    resources: dict[str, Any]
     cause: int
 
 
@@ -306,6 +343,7 @@ class Emit:
 
 
 Action = (
-    MountVolumes | StartSandbox | StartContainer | StopContainer | RemoveContainer | RunProbe | StopSandbox
+    MountVolumes | StartSandbox | StartContainer | StopContainer | RemoveContainer | RunProbe | CheckResize
+    | ResizeContainer | StopSandbox
     | ReleaseVolumes | RemovePod | Report | DeleteObject | Forget | Emit
 )  # fmt: skip

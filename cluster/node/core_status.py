@@ -33,6 +33,7 @@ class PodView:
     initialized: bool
     runtime: str
     verdict: tuple[str, str, str] | None  # (phase, reason, message) once decided for good
+    resize: Sequence[tuple[str, str, str]] = ()  # (type, reason, message)
     disruption: str = ""  # why this kubelet ended the pod before its time
 
 
@@ -91,6 +92,10 @@ def container_status(container: ContainerState, default: str, runtime: str) -> S
     }
     if current:
         status["containerID"] = f"{runtime}://{current}"
+    if container.kind in ("main", "sidecar") and container.active:
+        status["resources"] = {k: v for k, v in container.actual.items() if k in ("requests", "limits")}
+        if container.allocated.get("requests"):
+            status["allocatedResources"] = container.allocated["requests"]
     return status
 
 
@@ -150,6 +155,7 @@ def conditions(view: PodView, containers: Sequence[ContainerState], phase: str) 
         out.append(_condition("Initialized", False, "ContainersNotInitialized", why))
     ready, containers_ready = _readiness(view, containers, over)
     out += [ready, containers_ready, _condition("PodScheduled", True)]
+    out += [_condition(kind, True, reason, message) for kind, reason, message in view.resize]
     if view.disruption:
         out.append(_condition("DisruptionTarget", True, "TerminationByKubelet", view.disruption))
     return out

@@ -26,7 +26,7 @@ from cluster.machinery.clock import monotonic, steady
 from cluster.machinery.events import EventRecorder
 from cluster.machinery.informer import Informer
 from cluster.node import core_events as ev
-from cluster.node.admission import reject
+from cluster.node.admission import judge_resize, reject
 from cluster.node.adoption import Adopter
 from cluster.node.cgroup_plan import pods_root
 from cluster.node.cni import NetworkFailure, PodNetwork
@@ -131,6 +131,7 @@ class Kubelet:
             ),
             prober=self._prober,
             statuses=self._statuses,
+            judge_resize=self._judge_resize,
             recorder=self._recorder,
             clock=steady(clock, monotonic),
             wall=clock,
@@ -314,6 +315,9 @@ class Kubelet:
         labels = (node.get("metadata") or {}).get("labels") or self._config.labels()
         sysctls, pressures = self._config.allowed_unsafe_sysctls, self._pressure.conditions
         return reject(pod, others, self._allocatable, labels, sysctls, pressures)
+
+    def _judge_resize(self, pod: Obj) -> tuple[str, str]:
+        return judge_resize(pod, self._set.holders(but=pod["metadata"]["uid"]), self._allocatable)
 
     async def _clear(self, uid: str, infos: list[ContainerInfo]) -> None:
         """Remove what is left of a pod that the API does not know."""

@@ -65,13 +65,18 @@ class PodSet:
 
     def add(self, pod: Obj, adopt: ev.Adopt) -> None:
         """Begin to work on a pod; a new one must be admitted."""
-        others = [w.pod for w in self._workers.values() if w.core.mode in ("run", "terminate")]
+        others = self.holders()
         worker = PodWorker(pod, self._tools, self._forget)
         self._workers[worker.uid] = worker
         RUNNING.inc()
         fresh = adopt.sandbox is None and not adopt.containers and worker.core.mode == "run"
         verdict = self._admit(pod, others) if fresh else None
         worker.post(adopt if verdict is None else ev.PodRejected(*verdict))
+
+    def holders(self, but: str = "") -> list[Obj]:
+        """The pods that hold resources of the machine, with what they were granted; without the one of uid `but`."""
+        active = [w for w in self._workers.values() if w.core.mode in ("run", "terminate") and w.uid != but]
+        return [w.core.allocated for w in active]
 
     def drop_all_but(self, present: Collection[str]) -> None:
         """Pods that were deleted while nobody listened."""

@@ -28,10 +28,10 @@ from cluster.node.container_stop import Stop, exit_info
 from cluster.node.core import PodCore
 from cluster.node.host_ports import HostPortFailure, port_mappings
 from cluster.node.pod_cgroups import PodCgroups
-from cluster.node.pod_config import pod_ref, uts_name
+from cluster.node.pod_config import cpu_quota_us, cpu_shares, memory_limit_bytes, pod_ref, uts_name
 from cluster.node.pod_env import ConfigError
 from cluster.node.prober import HookFailure
-from cluster.node.runtime import SANDBOX_CONTAINER, Runtime, RuntimeFailure, SandboxConfig
+from cluster.node.runtime import SANDBOX_CONTAINER, Resources, Runtime, RuntimeFailure, SandboxConfig
 from cluster.node.seams import Network, PodLogs, PodVolumes, Ports, Probing, Starter
 from cluster.node.status_writer import StatusWriter
 from cluster.node.volume_block import VolumeFailure
@@ -63,6 +63,7 @@ class Tools:
     starter: Starter
     prober: Probing
     statuses: StatusWriter
+    judge_resize: Callable[[Obj], tuple[str, str]]  # admission.judge_resize beside the machine's other pods
     recorder: EventRecorder
     clock: Callable[[], float]  # the cores' time: runs on evenly when the wall clock is set
     wall: Callable[[], float]
@@ -221,7 +222,7 @@ class PodWorker:
 
     async def apply_cgroup(self) -> None:
         """Raises OSError."""
-        await asyncio.to_thread(self._tools.cgroups.apply, self.pod)
+        await asyncio.to_thread(self._tools.cgroups.apply, self.core.allocated)
 
     async def _connect(self, sandbox_id: str, netns: str) -> str:
         """The pod's address: one of its own, or the machine's."""
@@ -282,8 +283,8 @@ class PodWorker:
             raise RuntimeError("a container was started before the volumes were mounted")
         state = self.core.containers[action.name]
         place = Place(
-            pod=self.pod,
-            spec=state.spec,
+            pod=self.core.allocated,
+            spec={**state.spec, "resources": state.allocated},
             sandbox_id=self.core.sandbox.id,
             ip=self.core.sandbox.ip,
             directory=self._tools.volumes.pod_dir(self.uid),
@@ -347,6 +348,32 @@ class PodWorker:
         exited = await exit_info(self._tools.runtime, info, container_id, self._tools.wall())
         self.post(ev.ContainerExited(name, exited))
         return True
+
+    # ------------------------------------------------------------ resize
+
+    def _check_resize(self, action: ev.CheckResize) -> None:
+        reason, message = self._tools.judge_resize(self.pod)
+        self.post(ev.ResizeChecked(action.wanted, reason, message))
+
+    def _resize(self, action: ev.ResizeContainer) -> None:
+        def failed(message: str) -> ev.Event:
+            return ev.ContainerResized(action.name, action.id, action.resources, message)
+
+        self._spawn(self._resize_task(action), "resize", failed)
+
+    async def _resize_task(self, action: ev.ResizeContainer) -> None:
+        """The pod's group is widened before its container's, and narrowed after it."""
+        error = ""
+        spec = {"resources": action.resources}
+        changed = Resources(cpu_shares(spec), cpu_quota_us(spec), memory_limit_bytes(spec))
+        try:
+            with contextlib.suppress(OSError):  # narrower than what is used until the container is narrowed, too
+                await self.apply_cgroup()
+            await self._tools.runtime.update_resources(action.id, changed)
+            await self.apply_cgroup()
+        except (RuntimeFailure, OSError) as err:
+            error = str(err)
+        self.post(ev.ContainerResized(action.name, action.id, action.resources, error))
 
     def _remove_container(self, action: ev.RemoveContainer) -> None:
         self._spawn(self._until_done("removing an old container", lambda: self._remove_run(action.id)), "remove old")
@@ -433,6 +460,8 @@ _ACTIONS: dict[type, Callable[..., None]] = {
     ev.StopContainer: PodWorker._stop,
     ev.RemoveContainer: PodWorker._remove_container,
     ev.RunProbe: PodWorker._probe,
+    ev.CheckResize: PodWorker._check_resize,
+    ev.ResizeContainer: PodWorker._resize,
     ev.StopSandbox: PodWorker._stop_sandbox,
     ev.ReleaseVolumes: PodWorker._release,
     ev.RemovePod: PodWorker._remove,

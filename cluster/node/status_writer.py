@@ -22,6 +22,8 @@ from cluster.machinery.informer import revision_of
 log = logging.getLogger(__name__)
 Obj = dict[str, Any]
 _RETRY_MAX_S = 5.0
+PASSING = ("PodResizePending", "PodResizeInProgress")
+"""Conditions that are there only while they are true."""
 
 
 @dataclass(slots=True)
@@ -160,6 +162,10 @@ def timed_conditions(conditions: list[Obj], known: dict[str, Obj], now: float) -
         timed = {**condition, "lastTransitionTime": old["lastTransitionTime"] if old and same else rfc3339(now)}
         by_type[condition["type"]] = timed
         listed.append({"reason": None, "message": None, **timed})
+    for kind in PASSING:
+        if kind in by_type and not any(c["type"] == kind for c in conditions):
+            del by_type[kind]
+            listed.append({"type": kind, "$patch": "delete"})
     return by_type, listed
 
 

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from node_world import IMAGE, NODE_TESTS, NodeWorld, condition, machine_namespace, sh
@@ -178,3 +179,33 @@ async def test_pods_have_control_groups_by_their_quality_of_service(world: NodeW
     await world.gone("burstable")
     assert not group("cpu", "burstable").exists()
     assert (group("cpu", "burstable").parent / "cpu.shares").read_text() == "2\n"
+
+
+async def test_a_running_pod_is_resized_in_place_or_told_why_not(world: NodeWorld) -> None:
+    def sized(cpu: str, memory: str) -> dict[str, Any]:
+        amounts = {"cpu": cpu, "memory": memory}
+        return {"resources": {"requests": amounts, "limits": amounts}}
+
+    async def resize(cpu: str, memory: str) -> None:
+        change = {"spec": {"containers": [{"name": "app", **sized(cpu, memory)}]}}
+        await world.client.patch("pods", "sized", change, "default", kind="strategic", subresource="resize")
+
+    await world.run_pod("sized", container=sized("200m", "64Mi"))
+    await world.ready("sized")
+    await resize("400m", "96Mi")
+    wanted = {"cpu": "400m", "memory": "96Mi"}
+    after = await world.status("sized", lambda s: s["containerStatuses"][0]["resources"].get("limits") == wanted)
+    assert after["containerStatuses"][0]["restartCount"] == 0
+    container = after["containerStatuses"][0]["containerID"].removeprefix("docker://")
+    group = Path(f"/sys/fs/cgroup/memory/{world.name}/kubepods/pod{(await world.pod('sized'))['metadata']['uid']}")
+    assert int((group / container / "memory.limit_in_bytes").read_text()) == 96 << 20
+    assert int((group / "memory.limit_in_bytes").read_text()) == (96 << 20) + SANDBOX_BYTES
+    await resize("64", "96Mi")
+    waiting = await world.status("sized", lambda s: condition(s, "PodResizePending") == "True")
+    pending = next(c for c in waiting["conditions"] if c["type"] == "PodResizePending")
+    assert pending["reason"] == "Infeasible"
+    assert pending["message"] == "Node didn't have enough capacity: cpu, requested: 64000, capacity: 2000"
+    await resize("300m", "80Mi")
+    await world.status("sized", lambda s: not condition(s, "PodResizePending"))
+    smaller = {"cpu": "300m", "memory": "80Mi"}
+    await world.status("sized", lambda s: s["containerStatuses"][0]["resources"].get("limits") == smaller)

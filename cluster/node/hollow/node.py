@@ -18,7 +18,7 @@ from cluster.machinery.client import Client
 from cluster.machinery.clock import monotonic, steady
 from cluster.machinery.events import EventRecorder
 from cluster.node import core_events as ev
-from cluster.node.admission import reject
+from cluster.node.admission import judge_resize, reject
 from cluster.node.config import KubeletConfig
 from cluster.node.hollow.parts import (
     HollowLogs,
@@ -126,6 +126,7 @@ class HollowNode:
             starter=HollowStarter(runtime, clock, spec.start_s),
             prober=HollowProber(),
             statuses=statuses,
+            judge_resize=self._judge_resize,
             recorder=self._recorder,
             clock=steady(clock, monotonic),
             wall=clock,
@@ -136,6 +137,9 @@ class HollowNode:
     def _admit(self, pod: Obj, others: Any) -> tuple[str, str] | None:
         labels = ((self.agent.node or {}).get("metadata") or {}).get("labels") or self._config.labels()
         return reject(pod, others, self._allocatable, labels)
+
+    def _judge_resize(self, pod: Obj) -> tuple[str, str]:
+        return judge_resize(pod, self.pods.holders(but=pod["metadata"]["uid"]), self._allocatable)
 
     def _cidr(self) -> str:
         given = ((self.agent.node or {}).get("spec") or {}).get("podCIDR")
