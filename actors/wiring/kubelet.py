@@ -42,6 +42,7 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> KubeletConfig:
         eviction_hard=dict(EVICTION_HARD_SHARED if local else EVICTION_HARD),
         cgroup_root=f"/{machine.netns}" if local else "",
         part_ports=part_ports(cluster, machine),
+        static_pod_path=str(machine.disk / "manifests"),
         port=cluster.kubelet_port,
         healthz_port=cluster.kubelet_healthz_port,
         node_lease_duration_s=duration_s,

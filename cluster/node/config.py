@@ -65,6 +65,8 @@ class KubeletConfig:
     pause_image: str = "sk8/pause:1"
     resolv_conf: str = "/etc/resolv.conf"
     hosts_file: str = "/etc/hosts"
+    static_pod_path: str = ""
+    file_check_frequency_s: float = 20.0
     pod_logs_dir: str = str(POD_LOGS)
     container_logs_dir: str = str(CONTAINER_LOGS)
     container_log_max_size: str = "10Mi"
@@ -113,6 +115,8 @@ class KubeletConfig:
                 ipaddress.ip_address(getattr(self, name))
             except ValueError:
                 wrong.append(f"{name}: {getattr(self, name)!r} is not an IP address")
+        if self.static_pod_path and not os.path.isabs(self.static_pod_path):
+            wrong.append(f"static_pod_path: {self.static_pod_path!r} must be an absolute path")
         for name in ("root_dir", "pod_logs_dir", "container_logs_dir"):
             if not os.path.isabs(getattr(self, name)):
                 wrong.append(f"{name}: {getattr(self, name)!r} must be an absolute path")

@@ -14,6 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,13 @@ from cluster.node.object_cache import ObjectCache
 from cluster.node.pod_cgroups import PodCgroups
 from cluster.node.pod_config import pod_ref
 from cluster.node.pod_set import PodSet
-from cluster.node.pod_worker import Tools
+from cluster.node.pod_worker import Tools, api_deleter
 from cluster.node.pressure import Pressure
 from cluster.node.prober import Prober
 from cluster.node.runtime import ContainerInfo, Runtime, RuntimeFailure
 from cluster.node.server import KubeletServer
+from cluster.node.static_pods import MirrorStatuses, StaticPods
+from cluster.node.static_spec import is_mirror
 from cluster.node.status_writer import StatusWriter
 from cluster.node.volume_block import VolumeFailure
 from cluster.node.volumes import Volumes
@@ -112,7 +115,7 @@ class Kubelet:
         self._host_ports = HostPorts()
         tools = Tools(
             config=config,
-            client=client,
+            delete_object=api_deleter(client),
             runtime=runtime,
             network=network,
             host_ports=self._host_ports,
@@ -137,7 +140,18 @@ class Kubelet:
             wall=clock,
             hit=hit,
         )
-        self._set = PodSet(tools, self._admit)
+        mirrors = MirrorStatuses(self._statuses)
+        self._static = StaticPods(
+            config.static_pod_path,
+            config.node_name,
+            client,
+            mirrors,
+            node=lambda: self._agent.node,
+            period_s=config.file_check_frequency_s,
+            clock=clock,
+        )
+        static = replace(tools, statuses=mirrors, delete_object=_is_gone)
+        self._set = PodSet(tools, self._admit, static=static, forgotten=self._static.forgotten)
         self._adopter = Adopter(runtime, network, config.node_ip)
         self._meter = Meter(config, runtime, memory_capacity_bytes=memory_bytes, clock=clock)
         self._pressure = Pressure(
@@ -175,10 +189,11 @@ class Kubelet:
                 await self._start_network()
                 await self._nodes_and_pods_synced()
                 await self._adopt()
-                self._pods.add_handler(self._set.on_pod)
-                self._set.drop_all_but({p["metadata"]["uid"] for p in self._pods.items()})
+                self._pods.add_handler(self._on_pod)
+                self._set.drop_all_but(self._own_pods())
                 group.create_task(self._watch_engine(), name="engine events")
                 group.create_task(self._relist(), name="relist")
+                group.create_task(self._static.run(self._set), name="static pods")
                 group.create_task(self._meter.run(), name="metering")
                 group.create_task(self._rotation.run(), name="log rotation")
                 group.create_task(self._refresh_volumes(), name="volumes")
@@ -271,7 +286,8 @@ class Kubelet:
         by_uid: dict[str, list[ContainerInfo]] = {}
         for info in found:
             by_uid.setdefault(info.pod.uid, []).append(info)
-        pods = {p["metadata"]["uid"]: p for p in self._pods.items()}
+        await self._static.load()
+        pods = self._own_pods()
         await self._network.reconcile([i.id for i in found if i.is_sandbox and i.pod.uid in pods])
         for uid in sorted(set(by_uid) | set(self._volumes.known()) | set(self._cgroups.known())):
             if uid not in pods:
@@ -292,6 +308,20 @@ class Kubelet:
             log.warning("pods get no control groups of their own: the engine's cgroup driver is systemd, not cgroupfs")
             self._cgroups.disable()
         await asyncio.to_thread(self._cgroups.start, self._node_limits)
+
+    def _own_pods(self) -> dict[str, Obj]:
+        """All that is to run here, by uid: what the API has but mirrors, and what the directory has."""
+        bound = [pod for pod in self._pods.items() if not is_mirror(pod)]
+        return {p["metadata"]["uid"]: p for p in (*bound, *self._static.pods())}
+
+    def _on_pod(self, old: Obj | None, new: Obj | None) -> None:
+        """The informer's handler."""
+        olds, news = (None if p is None or is_mirror(p) else p for p in (old, new))
+        if olds is not None or news is not None:
+            self._set.on_pod(olds, news)
+        olds, news = (p if p is not None and is_mirror(p) else None for p in (old, new))
+        if olds is not None or news is not None:
+            self._static.on_mirror(olds, news)
 
     async def _adopt_host_ports(self, adopted: list[tuple[Obj, ev.Adopt]]) -> None:
         running = [
@@ -398,6 +428,11 @@ def log_files(config: KubeletConfig) -> LogFiles:
         int(parse_quantity(config.container_log_max_size)),
         config.container_log_max_files,
     )
+
+
+async def _is_gone(pod: Obj) -> bool:
+    """A static pod is no object: its mirror goes with its file."""
+    return True
 
 
 def _start_time(pod: Obj) -> float:

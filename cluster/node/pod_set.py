@@ -14,6 +14,7 @@ from prometheus_client import Gauge
 from cluster.node import core_events as ev
 from cluster.node.core import PodCore
 from cluster.node.pod_worker import PodWorker, Tools
+from cluster.node.static_spec import is_static
 
 Obj = dict[str, Any]
 Admit = Callable[[Obj, Sequence[Obj]], tuple[str, str] | None]
@@ -22,10 +23,21 @@ RUNNING = Gauge("kubelet_running_pods", "Pods this kubelet works on")
 
 
 class PodSet:
-    """`admit(pod, others)`: (reason, message) when a new pod cannot run beside the others."""
+    """`admit(pod, others)`: (reason, message) when a new pod cannot run beside the others. `static`: what workers of
+    static pods have, whose objects are not the API's; `forgotten()` is called when nothing of a pod is left.
+    """
 
-    def __init__(self, tools: Tools, admit: Admit) -> None:
+    def __init__(
+        self,
+        tools: Tools,
+        admit: Admit,
+        *,
+        static: Tools | None = None,
+        forgotten: Callable[[], None] = lambda: None,
+    ) -> None:
         self._tools = tools
+        self._static = static or tools
+        self._forgotten = forgotten
         self._admit = admit
         self._workers: dict[str, PodWorker] = {}
 
@@ -66,7 +78,7 @@ class PodSet:
     def add(self, pod: Obj, adopt: ev.Adopt) -> None:
         """Begin to work on a pod; a new one must be admitted."""
         others = self.holders()
-        worker = PodWorker(pod, self._tools, self._forget)
+        worker = PodWorker(pod, self._static if is_static(pod) else self._tools, self._forget)
         self._workers[worker.uid] = worker
         RUNNING.inc()
         fresh = adopt.sandbox is None and not adopt.containers and worker.core.mode == "run"
@@ -98,3 +110,4 @@ class PodSet:
     def _forget(self, uid: str) -> None:
         if self._workers.pop(uid, None) is not None:
             RUNNING.dec()
+            self._forgotten()

@@ -32,8 +32,7 @@ from cluster.node.pod_config import cpu_quota_us, cpu_shares, memory_limit_bytes
 from cluster.node.pod_env import ConfigError
 from cluster.node.prober import HookFailure
 from cluster.node.runtime import SANDBOX_CONTAINER, Resources, Runtime, RuntimeFailure, SandboxConfig
-from cluster.node.seams import Network, PodLogs, PodVolumes, Ports, Probing, Starter
-from cluster.node.status_writer import StatusWriter
+from cluster.node.seams import Network, PodLogs, PodVolumes, Ports, Probing, Starter, Statuses
 from cluster.node.volume_block import VolumeFailure
 from cluster.node.volumes import MountedVolumes
 
@@ -53,7 +52,8 @@ class Tools:
     """What all workers of a kubelet share."""
 
     config: KubeletConfig
-    client: Client
+    delete_object: Callable[[Obj], Awaitable[bool]]
+    """Delete a pod's object with grace 0; True when it is gone and nobody else will say so. Raises ApiError."""
     runtime: Runtime
     network: Network
     host_ports: Ports
@@ -62,13 +62,29 @@ class Tools:
     cgroups: PodCgroups
     starter: Starter
     prober: Probing
-    statuses: StatusWriter
+    statuses: Statuses
     judge_resize: Callable[[Obj], tuple[str, str]]  # admission.judge_resize beside the machine's other pods
     recorder: EventRecorder
     clock: Callable[[], float]  # the cores' time: runs on evenly when the wall clock is set
     wall: Callable[[], float]
     hit: Hit
     """Fault points, about namespace/name of the pod."""
+
+
+def api_deleter(client: Client) -> Callable[[Obj], Awaitable[bool]]:
+    """Of pods of the API: that the object is gone, its watch says."""
+
+    async def delete(pod: Obj) -> bool:
+        meta = pod["metadata"]
+        try:
+            await client.delete("pods", meta["name"], meta["namespace"], uid=meta["uid"], grace_period_s=0)
+        except ApiError as err:
+            if not is_not_found(err) and err.code != 409:
+                raise
+            return True
+        return False
+
+    return delete
 
 
 class PodWorker:
@@ -412,18 +428,13 @@ class PodWorker:
         self._spawn(self._delete_task(), "delete")
 
     async def _delete_task(self) -> None:
-        meta = self.pod["metadata"]
         # The last status should be seen; a write that keeps failing must not keep the pod.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):
                 await self._tools.statuses.flush(self.uid)
 
         async def delete() -> None:
-            try:
-                await self._tools.client.delete("pods", meta["name"], meta["namespace"], uid=self.uid, grace_period_s=0)
-            except ApiError as err:
-                if not is_not_found(err) and err.code != 409:
-                    raise
+            if await self._tools.delete_object(self.pod):
                 self.post(ev.PodGone())
 
         await self._until_done("deleting the object", delete)

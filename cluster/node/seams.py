@@ -51,6 +51,24 @@ class PodVolumes(Protocol):
         ...
 
 
+class Statuses(Protocol):
+    """Where pods' statuses go."""
+
+    def set(self, pod: Obj, status: Obj) -> None:
+        """Want this status for the pod; returns at once."""
+        ...
+
+    def seen(self, pod: Obj) -> None:
+        """The API's view of a pod."""
+        ...
+
+    async def flush(self, uid: str) -> None:
+        """Return when nothing is left to be written for a pod."""
+        ...
+
+    def forget(self, uid: str) -> None: ...
+
+
 class PodLogs(Protocol):
     """Blocking."""
 

@@ -77,6 +77,9 @@ def _by_priority(value: Any) -> tuple[tuple[int, float], ...]:
 
 _SETTINGS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "allowedUnsafeSysctls": ("allowed_unsafe_sysctls", _texts),
+    "containerLogMaxFiles": ("container_log_max_files", _whole),
+    "containerLogMaxSize": ("container_log_max_size", _amount),
+    "containerLogMonitorInterval": ("container_log_monitor_s", duration_s),
     "cgroupRoot": ("cgroup_root", _text),
     "cgroupsPerQOS": ("cgroups_per_qos", _flag),
     "enforceNodeAllocatable": ("enforce_node_allocatable", _texts),
@@ -87,6 +90,7 @@ _SETTINGS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "evictionSoft": ("eviction_soft", _table(_text)),
     "evictionSoftGracePeriod": ("eviction_soft_grace_period_s", _table(duration_s)),
     "extendedResources": ("extended_resources", _table(_amount)),
+    "fileCheckFrequency": ("file_check_frequency_s", duration_s),
     "kubeReserved": ("kube_reserved", _table(_amount)),
     "maxPods": ("max_pods", _whole),
     "nodeLabels": ("node_labels", _table(_text)),
@@ -96,6 +100,7 @@ _SETTINGS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "shutdownGracePeriod": ("shutdown_grace_period_s", duration_s),
     "shutdownGracePeriodByPodPriority": ("shutdown_grace_period_by_pod_priority", _by_priority),
     "shutdownGracePeriodCriticalPods": ("shutdown_grace_period_critical_pods_s", duration_s),
+    "staticPodPath": ("static_pod_path", _text),
     "systemReserved": ("system_reserved", _table(_amount)),
 }
 """KubeletConfiguration's names; `nodeLabels`, `extendedResources` (as a device plugin would announce) are ours."""

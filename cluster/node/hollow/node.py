@@ -34,7 +34,7 @@ from cluster.node.node_status import MachineFacts, allocatable_amounts, capacity
 from cluster.node.pod_cgroups import PodCgroups
 from cluster.node.pod_config import pod_ref
 from cluster.node.pod_set import PodSet
-from cluster.node.pod_worker import Tools
+from cluster.node.pod_worker import Tools, api_deleter
 from cluster.node.runtime import SANDBOX_CONTAINER, ContainerInfo
 from cluster.node.status_writer import StatusWriter
 
@@ -116,7 +116,7 @@ class HollowNode:
         self.agent = NodeAgent(self._config, FACTS, client, runtime, network_problem=lambda: "", clock=clock)
         tools = Tools(
             config=self._config,
-            client=client,
+            delete_object=api_deleter(client),
             runtime=runtime,
             network=self._network,
             host_ports=HollowPorts(),
