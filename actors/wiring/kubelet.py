@@ -15,6 +15,8 @@ from cluster.node.kubelet import Kubelet
 from cluster.node.machine_netns import machine_netns
 from cluster.node.settings import with_settings
 
+POD_OVERHEAD_BYTES = {"routes": 0, "vxlan": 50}
+"""What the way to other machines adds to a pod's packet; with routes, a pod learns of a smaller way by path MTU."""
 LEASE = {"fast": (4, 1.0), "kubernetes": (40, 10.0)}
 """Seconds a heartbeat lasts, and between two, by profile."""
 
@@ -74,6 +76,6 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
             netns=machine_netns(),
             pods_cgroup=pods_root(config.cgroup_root),
         ),
-        PodNetwork(str(machine.kubelet_dir / "network")),
+        PodNetwork(str(machine.kubelet_dir / "network"), overhead_bytes=POD_OVERHEAD_BYTES[cluster.cni]),
         hit=basics.hit_of(machine, "kubelet"),
     )

@@ -21,7 +21,9 @@ def network_config(cluster: ClusterConfig, machine: MachineConfig) -> NetworkCon
             local_dns_ip=cluster.dns_ip,
             metrics_bind_address=f"{basics.LOOPBACK}:{cluster.proxy_port}",
         ),
-        routes=RouteConfig(node_name=machine.name, cluster_cidr=cluster.pod_cidr),
+        routes=RouteConfig(
+            node_name=machine.name, node_ip=machine.ip, backend=cluster.cni, cluster_cidr=cluster.pod_cidr
+        ),
         dns=dns_config(cluster, machine),
         firewall=FirewallConfig(
             cluster_cidr=cluster.pod_cidr,

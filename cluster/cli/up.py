@@ -53,6 +53,7 @@ class UpOptions:
     settings: Path | None
     base: Path
     timeout_s: float = READY_TIMEOUT_S
+    cni: str | None = None
 
 
 async def up(options: UpOptions, out: Output, environment: Mapping[str, str] = os.environ) -> None:
@@ -112,6 +113,7 @@ def _new_config(options: UpOptions) -> ClusterConfig:
         planes = max(n for n in (1, 3) if n <= max(count, 1))
     try:
         settings = _capacity(count) | _settings(options.settings) | {"base_dir": str(options.base.resolve())}
+        settings |= {"cni": options.cni} if options.cni else {}
         config = ClusterConfig.local(count, planes, cluster_id=secrets.token_hex(8), **settings).validate()
         chosen = config.enable_admission_plugins, config.disable_admission_plugins
         admissionconfig.load(config.admission_control_config_file, *chosen).validate()
@@ -161,6 +163,7 @@ def _same(config: ClusterConfig, options: UpOptions) -> None:
     for want, have, what in (
         (options.machines, len(config.machines), "machines"),
         (options.control_planes, len(config.control_planes), "control planes"),
+        (options.cni, config.cni, "as its pod network"),
     ):
         if want is not None and want != have:
             raise CommandError(

@@ -26,6 +26,10 @@ Profile = Literal["fast", "kubernetes"]
 
 FORMAT = 1
 DEFAULT_PREFIX = "sk8"
+CNIS = {
+    "routes": "directly where machines share a link, through VXLAN elsewhere",
+    "vxlan": "always through VXLAN",
+}
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?")  # a link `sk8x-<name>` must fit IFNAMSIZ (15 bytes)
 OTHER_CLUSTER = re.compile(r"sk8[a-z0-9]-")
 """How the container labels of a cluster with a prefix of its own begin; the default cluster's must not."""
@@ -168,6 +172,8 @@ class ClusterConfig:
     kubernetes_ip: str = "10.96.0.1"
     dns_ip: str = "10.96.0.10"
     domain: str = "cluster.local"
+    cni: str = "routes"
+    """How pods reach pods of other machines: CNIS says."""
     dns_upstreams: tuple[str, ...] = ()
     """Resolvers for names outside the cluster, "ip" or "ip:port"; none: those of the machine's resolv.conf."""
     load_balancer_pool: str = ""
@@ -443,6 +449,9 @@ class ClusterConfig:
             found.append(f"prefix: {self.prefix!r}: must be sk8, or sk8 and one more letter or digit")
         if not _DOMAIN.fullmatch(self.domain):
             found.append(f"domain: {self.domain!r}: must be a DNS name in lower case such as cluster.local")
+        if self.cni not in CNIS:
+            known = ", ".join(f"{name} ({what})" for name, what in CNIS.items())
+            found.append(f"cni: {self.cni!r} is not built; use one of {known}")
         for upstream in self.dns_upstreams:
             host, _, port = upstream.partition(":")
             if not _is_ipv4(host) or (port and not port.isdigit()):

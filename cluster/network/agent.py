@@ -20,7 +20,7 @@ from cluster.machinery.informer import Informers
 from cluster.network import links
 from cluster.network.announce import LINK as LOAD_BALANCER_LINK
 from cluster.network.announce import Announcer
-from cluster.network.config import SERVICE_LINK, NetworkConfig
+from cluster.network.config import OVERLAY_LINK, SERVICE_LINK, NetworkConfig
 from cluster.network.dns import DnsServer
 from cluster.network.firewall import Firewall
 from cluster.network.nft import NftError, open_nft
@@ -93,5 +93,6 @@ def clean_up(protocol: int | None = None) -> None:
         nft.close()
     links.remove_link(SERVICE_LINK)
     links.remove_link(LOAD_BALANCER_LINK)
+    links.remove_link(OVERLAY_LINK)
     if protocol is not None:
         sync_routes({}, protocol)

@@ -118,17 +118,18 @@ class Announcer:
 
     async def _sync(self) -> None:
         nodes = sorted(node["metadata"]["name"] for node in self._informers.of(NODES).items() if may_hold(node))
-        wanted: set[str] = set()
+        found: set[str] = set()
         for key in self._balanced:
             service = self._informers.of(SERVICES).get(*split_key(key))
             if service is not None:
                 slices = self._informers.of(SLICES).by_index(_BY_SERVICE, key)
-                wanted.update(held(service, slices, nodes, self._node_name))
+                found.update(held(service, slices, nodes, self._node_name))
+        wanted = frozenset(found)
         if wanted == self._held:
             return
         await asyncio.to_thread(links.set_addresses, LINK, wanted)
-        await asyncio.to_thread(announce, self._node_ip, sorted(wanted - (self._held or set())))
-        self._held = frozenset(wanted)
+        await asyncio.to_thread(announce, self._node_ip, sorted(wanted - (self._held or frozenset())))
+        self._held = wanted
         if wanted:
             log.info("this machine answers for %s", ", ".join(sorted(wanted)))
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from cluster.network.policy_table import PolicyTableConfig
 
 SERVICE_LINK = "sk8-dns"
+OVERLAY_LINK = "sk8-vxlan"
+BACKENDS = ("routes", "vxlan")
 ROUTE_PROTOCOL = 88
 """rtm_protocol of every route made here: only routes that carry it are ever changed or removed."""
 
@@ -54,9 +56,13 @@ class ProxyConfig:
 
 @dataclass(frozen=True, slots=True)
 class RouteConfig:
-    """RouteManager: which node this is, and the protocol number its routes carry."""
+    """RouteManager: which node this is, how it reaches the pods of others, and the protocol number its routes carry."""
 
     node_name: str
+    node_ip: str = ""
+    """The tunnel's own address; "": there is no tunnel."""
+    backend: str = "routes"
+    """"routes": directly where machines share a link, through a VXLAN tunnel elsewhere; "vxlan": always the tunnel."""
     cluster_cidr: str = "10.244.0.0/16"
     protocol: int = ROUTE_PROTOCOL
     retry_delay_s: float = 1.0
@@ -64,6 +70,10 @@ class RouteConfig:
     def validate(self) -> None:
         _name("node_name", self.node_name)
         _network("cluster_cidr", self.cluster_cidr)
+        if self.backend not in BACKENDS:
+            raise ConfigError(f"backend: {self.backend!r} is not built; must be one of {', '.join(BACKENDS)}")
+        if self.backend == "vxlan" and not self.node_ip:
+            raise ConfigError("node_ip: empty; the VXLAN tunnel needs the machine's InternalIP")
         if not 16 <= self.protocol <= 255:
             raise ConfigError(f"protocol: {self.protocol} is the kernel's or a routing daemon's own; must be 16 to 255")
 
@@ -183,7 +193,7 @@ class NetworkConfig:
                 service_cluster_ip_range=service_cluster_ip_range,
                 local_dns_ip=cluster_dns,
             ),
-            routes=RouteConfig(node_name=node_name, cluster_cidr=cluster_cidr),
+            routes=RouteConfig(node_name=node_name, node_ip=node_ip, cluster_cidr=cluster_cidr),
             dns=DnsConfig(
                 node_ip=node_ip,
                 listen_ip=cluster_dns,

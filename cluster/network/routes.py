@@ -1,8 +1,9 @@
-"""Routes to the pods of all other machines: podCIDR of a Node via its InternalIP, on the machines' common link.
+"""Routes to the pods of all other machines: podCIDR of a Node via its InternalIP on the machines' common link, or,
+where there is none, through a tunnel (`overlay.py`).
 
 `wanted_routes` and `route_changes` are pure; `RouteManager` is the shell: it wakes for Node events and for netlink
 events (a link that went down takes its routes with it), never by polling, and touches only routes that carry our
-protocol number. Nodes in another subnet are not reachable directly: they are named in `health()` and in the log.
+protocol number. What the kernel refuses is named in `health()` and in the log.
 
 Invariant: a route is replaced in place, so traffic to a machine that keeps its podCIDR is never without a route.
 Stopping it leaves the routes.
@@ -14,7 +15,7 @@ import asyncio
 import errno
 import ipaddress
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from cluster.machinery.informer import Informers
 from cluster.network import links
 from cluster.network.config import RouteConfig
 from cluster.network.netlink import LinkWatch
+from cluster.network.overlay import Tunnel, local_networks, split, sync_overlay
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +110,8 @@ class RouteManager:
     def _on_node(self, old: Obj | None, new: Obj | None) -> None:
         before = wanted_routes([old], self._config.node_name, self._config.cluster_cidr) if old else {}
         after = wanted_routes([new], self._config.node_name, self._config.cluster_cidr) if new else {}
-        if before != after:
+        own = (new or old or {})["metadata"]["name"] == self._config.node_name
+        if before != after or (own and (old or {}).get("spec") != (new or {}).get("spec")):
             self._wake.set()
 
     async def _sync_forever(self) -> None:
@@ -130,9 +133,10 @@ class RouteManager:
             watch.close()
 
     async def _sync(self) -> None:
-        wanted = wanted_routes(self._informers.of(NODES).items(), self._config.node_name, self._config.cluster_cidr)
+        nodes = self._informers.of(NODES).items()
+        wanted = wanted_routes(nodes, self._config.node_name, self._config.cluster_cidr)
         try:
-            failed = await asyncio.to_thread(sync_routes, wanted, self._config.protocol)
+            failed = await asyncio.to_thread(apply, self._config, nodes)
         except (NetlinkError, OSError) as err:
             failed = dict.fromkeys(wanted, str(err))
         for dst, why in failed.items():
@@ -143,14 +147,27 @@ class RouteManager:
         self._synced = True
 
 
-def sync_routes(wanted: Mapping[str, str], protocol: int) -> dict[str, str]:
+def apply(config: RouteConfig, nodes: Sequence[Obj]) -> dict[str, str]:
+    """Reach the pods of `nodes`, directly or through the tunnel; destination -> why for what was refused. Blocking."""
+    wanted = wanted_routes(nodes, config.node_name, config.cluster_cidr)
+    own = next((node for node in nodes if node["metadata"]["name"] == config.node_name), {})
+    cidr = (own.get("spec") or {}).get("podCIDR") or ""
+    if not config.node_ip or not cidr:  # not yet given out: the tunnel would have no address
+        return sync_routes(wanted, config.protocol)
+    near, far = split(wanted, local_networks(), always=config.backend == "vxlan")
+    failed = sync_overlay(far, Tunnel(config.node_ip, cidr, config.protocol))
+    return failed | sync_routes(near, config.protocol, leave=frozenset(far))
+
+
+def sync_routes(wanted: Mapping[str, str], protocol: int, *, leave: Collection[str] = ()) -> dict[str, str]:
     """Make the kernel's routes of `protocol` those wanted; returns destination -> why for those it refused.
 
-    Blocking. Routes without a gateway (the Services' range on its link) are not this function's.
+    Blocking. Routes to `leave`, and routes without a gateway (the Services' range on its link), are not this
+    function's.
     """
     failed: dict[str, str] = {}
     with IPRoute() as ipr:
-        changes = route_changes(wanted, _present(ipr, protocol))
+        changes = route_changes(wanted, {dst: via for dst, via in _present(ipr, protocol).items() if dst not in leave})
         for dst, via in changes.replace:
             try:
                 ipr.route("replace", dst=dst, gateway=via, proto=protocol)

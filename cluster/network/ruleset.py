@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from cluster.network.config import OVERLAY_LINK
 from cluster.network.rules import AFFINITY_PREFIX, INSIDE_OFFSET, PROTOCOLS, Delta, ElementKey
 
 FAMILY = "ip"
@@ -98,6 +99,7 @@ table ip sk8 {{
     type nat hook postrouting priority 100; policy accept;
     meta mark & {mark} != 0 meta mark set meta mark ^ {mark} masquerade fully-random
     ct status dnat ip saddr . ip daddr @hairpin masquerade fully-random
+    oifname "{OVERLAY_LINK}" ip saddr != {pods} masquerade
     ip saddr {pods} ip daddr != {{ {pods}, {services} }} ip daddr != @nodes fib daddr type unicast \
 masquerade fully-random
   }}

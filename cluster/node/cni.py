@@ -55,10 +55,11 @@ def link_name(sandbox_id: str) -> str:
 class PodNetwork:
     """One machine's pod network. Netlink work runs one piece at a time in a thread of its own."""
 
-    def __init__(self, state_dir: str, *, mtu: int = 0) -> None:
-        """`mtu` 0: that of the link with the default route, or 1500."""
+    def __init__(self, state_dir: str, *, mtu: int = 0, overhead_bytes: int = 0) -> None:
+        """`mtu` 0: that of the link with the default route, or 1500, less what a tunnel adds (`overhead_bytes`)."""
         self._state = Path(state_dir)
         self._mtu = mtu
+        self._overhead_bytes = overhead_bytes
         self._book: AddressBook | None = None
         self._cidr = ""
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cni")
@@ -125,7 +126,7 @@ class PodNetwork:
             ipr.link("set", index=loopback, state="up")
             ipr.route("replace", dst=cidr, type="unreachable", priority=_UNREACHABLE_METRIC)
             if self._mtu == 0:
-                self._mtu = _uplink_mtu(ipr)
+                self._mtu = _uplink_mtu(ipr) - self._overhead_bytes
         self._book, self._cidr = book, cidr
 
     def _known(self) -> AddressBook:

@@ -35,6 +35,8 @@ def test_defaults_are_those_of_the_contract() -> None:
         ({"machines": 7, "control_planes": 7}, "must be 1, 3 or 5"),
         ({"pod_cidr": "10.89.0.0/16"}, "overlap"),
         ({"pod_cidr": "nonsense"}, "an IPv4 network such as"),
+        ({"cni": "bgp"}, "cni: 'bgp' is not built; use one of routes"),
+        ({"dns_upstreams": ("nine",)}, "dns_upstreams: 'nine': must be an IPv4 address"),
         ({"dns_ip": "10.1.0.10"}, "is not an address of service_cidr"),
         ({"pod_cidr": "10.244.0.0/24"}, "fewer /24 networks than there are machines"),
         ({"kubelet_port": 6443}, "port 6443 is also api_port"),
