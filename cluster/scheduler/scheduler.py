@@ -213,6 +213,7 @@ class Scheduler:
                     self._set_aside(outcome, part, cycle, started)
         finally:
             self._binds.release()
+            self._wake.set()  # what was set aside may be due sooner than what the loop waits for
         for profile, refused in waiting:
             await self._post_filter.run(refused, profile)
 
