@@ -14,8 +14,9 @@ from cluster.apiserver.tokens import LEGACY_ISSUER, TokenSigner
 from cluster.cloud.local import LocalProvider
 from cluster.cloud.local_balancers import AddressPool
 from cluster.controllers import config as settings
-from cluster.controllers.manager import ControllerManager
+from cluster.controllers.manager import USER, ControllerManager
 from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machinery.aggregated import AggregatedApis, FrontProxy
 from cluster.machinery.kubelet_metrics import KubeletAccess, KubeletPodMetrics
 from cluster.registry.rbac import RbacAuthorizer
 
@@ -39,6 +40,7 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
         cert_file=str(pki / "kubelet-client.crt"),
         key_file=str(pki / "kubelet-client.key"),
     )
+    proxy = (pki / "front-proxy.crt", pki / "front-proxy.key")
     provider = LocalProvider(cluster.host_socket)
     manager = ControllerManager(
         store,
@@ -50,6 +52,7 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
         metrics=KubeletPodMetrics(access),
         issuer=provider,
         authorizer=authorizer,
+        aggregated=AggregatedApis(registry.cluster_ip, FrontProxy(*map(str, proxy)), USER),
         balancers=AddressPool(cluster.load_balancer_addresses),
         tokens=TokenSigner(str(pki / "sa.key"), LEGACY_ISSUER, time.time),
     )

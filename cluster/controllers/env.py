@@ -7,13 +7,13 @@ works only in `run()`, so that a standby is warm: its queues already hold every 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from cluster.api.scheme import SCHEME, ResourceInfo
 from cluster.controllers.config import ControllerConfig
-from cluster.machinery.client import Client
+from cluster.machinery.client import Client, Obj
 from cluster.machinery.clock import Clock, monotonic
 from cluster.machinery.events import EventRecorder
 from cluster.machinery.informer import Informer, Informers
@@ -32,6 +32,14 @@ class SecretTokens(Protocol):
     """Signs the tokens that are kept in Secrets; `cluster.apiserver.tokens.TokenSigner` fulfils it."""
 
     def sign_secret(self, namespace: str, name: str, uid: str, secret: str) -> str: ...
+
+
+class Aggregated(Protocol):
+    """Asks the server behind an APIService; `cluster.machinery.aggregated.AggregatedApis` fulfils it."""
+
+    async def get(self, service: Obj, path: str, query: Mapping[str, str]) -> Obj:
+        """Raises ApiError."""
+        ...
 
 
 class Resources(Protocol):
@@ -79,6 +87,7 @@ class Env:
     authorizer: Authorizer | None = None
     tokens: SecretTokens | None = None
     balancers: LoadBalancers | None = None
+    aggregated: Aggregated | None = None
     resources: Resources = field(default_factory=BuiltIn)
 
     def informer(self, resource: str) -> Informer:

@@ -1,38 +1,25 @@
 """The HorizontalPodAutoscaler controller: asks for metrics every period, and scales to what they say.
 
-A thin shell around `hpa_core`. Metrics of type Resource and ContainerResource are computed from `Env.metrics`; Pods,
-Object and External metrics have no source here, and the ScalingActive condition says so. Past recommendations and
-scalings are kept in memory, as in Kubernetes: a new leader begins with the present size as its only recommendation.
+A thin shell around `hpa_core`; what a metric proposes is the matter of `hpa_metrics`. Past recommendations and scalings
+are kept in memory, as in Kubernetes: a new leader begins with the present size as its only recommendation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 from cluster.api.errors import ApiError
 from cluster.api.meta import rfc3339, set_condition
-from cluster.api.pods import amount
-from cluster.api.quantity import format_quantity
 from cluster.api.selectors import LabelSelector, from_label_selector, parse_label_selector
 from cluster.controllers import hpa_core as core
 from cluster.controllers.env import Env
+from cluster.controllers.hpa_metrics import Measured, Metrics, Target, Unable
 from cluster.controllers.pod_control import namespace_of
 from cluster.machinery.client import Obj, clone, is_not_found, key_of, split_key
-from cluster.machinery.pod_metrics import PodUsage
 from cluster.machinery.reconciler import Reconciler, Result
 
 _HPAS = "horizontalpodautoscalers.autoscaling"
 _MEMORY_S = 3600.0
-
-
-class Unable(Exception):
-    """Why nothing can be decided now: (reason, message) of the condition."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 @dataclass(slots=True)
@@ -53,6 +40,7 @@ class HpaController:
         self._hpas = env.informer(_HPAS)
         self._pods = env.informer("pods")
         self._events = env.recorder("horizontal-pod-autoscaler")
+        self._metrics = Metrics(env)
         self._history: dict[str, _History] = {}
         self.reconciler = Reconciler(self.name, self._reconcile, workers=env.config.concurrent_hpa_syncs)
         self._pods.add_index("namespace", namespace_of)
@@ -98,7 +86,9 @@ class HpaController:
             return
         history = self._history.setdefault(key, _History([core.Past(now, current)]))
         history.trim(now)
-        proposal = await self._proposal(hpa, target, current, status, now)
+        scaled = self._scaled(hpa["metadata"]["namespace"], target, current, status)
+        best = await self._proposal(hpa, scaled, status, now)
+        proposal = best.proposal
         desired = core.bounded(hpa["spec"], current, proposal, history.recommendations, history.scalings, now)
         history.recommendations.append(core.Past(now, proposal))
         status["desiredReplicas"] = desired
@@ -121,7 +111,7 @@ class HpaController:
         way = "above" if desired > current else "below"
         text = f"New size: {desired}; reason: All metrics below target"
         if way == "above":
-            text = f"New size: {desired}; reason: {_names(hpa)} above target"
+            text = f"New size: {desired}; reason: {best.name} above target"
         self._events.event(hpa, "Normal", "SuccessfulRescale", text)
 
     async def _target(self, hpa: Obj, status: Obj, now: float) -> tuple[str, Obj]:
@@ -144,78 +134,36 @@ class HpaController:
 
     # ---- metrics
 
-    async def _proposal(self, hpa: Obj, target: Obj, current: int, status: Obj, now: float) -> int:
+    async def _proposal(self, hpa: Obj, target: Target, status: Obj, now: float) -> Measured:
         """The largest proposal. One metric that fails does not keep the others from scaling up, only from scaling
         down."""
-        selector = selector_of(target)
-        namespace = hpa["metadata"]["namespace"]
+        measured: list[Measured] = []
+        failure: Unable | None = None
+        for metric in hpa["spec"].get("metrics") or ():
+            try:
+                measured.append(await self._metrics.measure(metric, target, now))
+            except Unable as err:
+                failure = failure or err
+        status["currentMetrics"] = [m.shown for m in measured]
+        best = max(measured, key=lambda m: m.proposal, default=None)
+        if failure is not None and (best is None or best.proposal < target.current):
+            text = f"the HPA was unable to compute the replica count: {failure}"
+            _set(status, "ScalingActive", "False", failure.reason, text, now)
+            raise failure
+        if best is None:
+            raise Unable("InvalidMetricSourceType", "the autoscaler names no metrics")
+        text = f"the HPA was able to successfully calculate a replica count from {best.name}"
+        _set(status, "ScalingActive", "True", "ValidMetricFound", text, now)
+        return best
+
+    def _scaled(self, namespace: str, found: Obj, current: int, status: Obj) -> Target:
+        selector = selector_of(found)
         pods = [
             p
             for p in self._pods.by_index("namespace", namespace)
             if selector.matches(p["metadata"].get("labels") or {})
         ]
-        proposals: list[int] = []
-        shown: list[Obj] = []
-        failure: Unable | None = None
-        for metric in hpa["spec"].get("metrics") or ():
-            try:
-                proposal, seen = await self._one(metric, pods, namespace, current, now)
-            except Unable as err:
-                failure = failure or err
-                continue
-            proposals.append(proposal)
-            shown.append(seen)
-        status["currentMetrics"] = shown
-        if failure is not None and (not proposals or max(proposals) < current):
-            text = f"the HPA was unable to compute the replica count: {failure}"
-            _set(status, "ScalingActive", "False", failure.reason, text, now)
-            raise failure
-        text = f"the HPA was able to successfully calculate a replica count from {_names(hpa)}"
-        _set(status, "ScalingActive", "True", "ValidMetricFound", text, now)
-        return max(proposals)
-
-    async def _one(self, metric: Obj, pods: list[Obj], namespace: str, current: int, now: float) -> tuple[int, Obj]:
-        kind = metric["type"]
-        if kind not in ("Resource", "ContainerResource"):
-            raise Unable(
-                f"FailedGet{kind}Metric", f"unable to get metrics of type {kind}: no such metrics API is served"
-            )
-        field_ = kind[0].lower() + kind[1:]
-        source = metric[field_]
-        name, container = source["name"], source.get("container", "")
-        usage = await self._usage(namespace, name, pods)
-        samples = _samples(pods, usage, name, container)
-        groups = core.group(pods, samples, now, cpu=name == "cpu")
-        target = source["target"]
-        try:
-            if target.get("averageUtilization") is not None:
-                requests = _requests(pods, name, container)
-                proposal = core.by_utilization(current, samples, groups, requests, int(target["averageUtilization"]))
-            else:
-                requests = {}
-                proposal = core.by_average(current, samples, groups, amount(name, target["averageValue"]))
-        except core.NoMetrics as err:
-            raise Unable("FailedGetResourceMetric", f"failed to get {name} utilization: {err}") from err
-        used = sum(samples[n].value for n in groups.ready)
-        shown: Obj = {"averageValue": _quantity(name, used // max(len(groups.ready), 1))}
-        wanted = sum(requests.get(n, 0) for n in groups.ready)
-        if wanted:
-            shown["averageUtilization"] = used * 100 // wanted
-        entry: Obj = {"name": name, "current": shown} | ({"container": container} if container else {})
-        return proposal, {"type": kind, field_: entry}
-
-    async def _usage(self, namespace: str, resource: str, pods: list[Obj]) -> Mapping[str, PodUsage]:
-        why = f"failed to get {resource} utilization: unable to get metrics for resource {resource}: "
-        if self._env.metrics is None:
-            why += "unable to fetch metrics from resource metrics API: no source of pod metrics is configured"
-            raise Unable("FailedGetResourceMetric", why)
-        try:
-            found = await self._env.metrics.of_pods(namespace, pods)
-        except ApiError as err:
-            raise Unable("FailedGetResourceMetric", why + err.message) from err
-        if not found:
-            raise Unable("FailedGetResourceMetric", why + "no metrics returned from resource metrics API")
-        return found
+        return Target(namespace, selector, pods, current, status["currentReplicas"])
 
     async def _report(self, hpa: Obj, status: Obj) -> None:
         if status == hpa.get("status"):
@@ -227,48 +175,6 @@ class HpaController:
         except ApiError as err:
             if not is_not_found(err):
                 raise
-
-
-def _samples(pods: list[Obj], usage: Mapping[str, PodUsage], name: str, container: str) -> dict[str, core.Sample]:
-    samples: dict[str, core.Sample] = {}
-    for pod in pods:
-        seen = usage.get(pod["metadata"]["name"])
-        if seen is None:
-            continue
-        value = seen.usage.get(container, {}).get(name) if container else seen.total(name)
-        if value is not None:
-            samples[pod["metadata"]["name"]] = core.Sample(value, seen.at, seen.window_s)
-    return samples
-
-
-def _requests(pods: list[Obj], name: str, container: str) -> dict[str, int]:
-    """Per pod, of all containers or the named one. Every container that counts has to request the resource."""
-    out: dict[str, int] = {}
-    for pod in pods:
-        total = 0
-        for c in pod["spec"]["containers"]:
-            if container and c["name"] != container:
-                continue
-            request = ((c.get("resources") or {}).get("requests") or {}).get(name)
-            if request is None:
-                why = f"missing request for {name} in container {c['name']} of Pod {pod['metadata']['name']}"
-                raise Unable("FailedGetResourceMetric", f"failed to get {name} utilization: {why}")
-            total += amount(name, request)
-        out[pod["metadata"]["name"]] = total
-    return out
-
-
-def _quantity(name: str, value: int) -> str:
-    return format_quantity(Fraction(value, 1000) if name == "cpu" else value)
-
-
-def _names(hpa: Obj) -> str:
-    """What is measured, in the words of Kubernetes' conditions."""
-    first = (hpa["spec"].get("metrics") or [{}])[0]
-    source = first.get("resource") or first.get("containerResource") or {}
-    if (source.get("target") or {}).get("averageUtilization") is not None:
-        return f"{source.get('name')} resource utilization (percentage of request)"
-    return f"{source.get('name')} resource"
 
 
 def _limited(status: Obj, proposal: int, desired: int, now: float) -> None:

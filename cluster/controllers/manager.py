@@ -28,7 +28,7 @@ from cluster.controllers.deployment import DeploymentController
 from cluster.controllers.disruption import DisruptionController
 from cluster.controllers.endpoints import EndpointsController, EndpointSliceController
 from cluster.controllers.endpoints_mirroring import EndpointSliceMirroringController
-from cluster.controllers.env import Controller, Env, SecretTokens
+from cluster.controllers.env import Aggregated, Controller, Env, SecretTokens
 from cluster.controllers.ephemeral_volumes import EphemeralVolumeController
 from cluster.controllers.garbage_collector import GarbageCollector
 from cluster.controllers.hpa import HpaController
@@ -133,6 +133,7 @@ class ControllerManager:
         authorizer: Authorizer | None = None,
         tokens: SecretTokens | None = None,
         balancers: LoadBalancers | None = None,
+        aggregated: Aggregated | None = None,
     ) -> None:
         config.validate()
         rng = rng or random.Random(identity)
@@ -154,6 +155,7 @@ class ControllerManager:
             authorizer=authorizer,
             tokens=tokens,
             balancers=balancers,
+            aggregated=aggregated,
             resources=registry.catalog,
         )
         self._controllers = build(self._env)
