@@ -11,6 +11,7 @@ from cluster.node.cgroup_plan import pods_root
 from cluster.node.cni import PodNetwork
 from cluster.node.config import EVICTION_HARD, EVICTION_HARD_SHARED, KubeletConfig
 from cluster.node.docker_runtime import DockerRuntime
+from cluster.node.image_gc import OFF
 from cluster.node.kubelet import Kubelet
 from cluster.node.machine_netns import machine_netns
 from cluster.node.settings import with_settings
@@ -44,6 +45,8 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> KubeletConfig:
         eviction_hard=dict(EVICTION_HARD_SHARED if local else EVICTION_HARD),
         cgroup_root=f"/{machine.netns}" if local else "",
         part_ports=part_ports(cluster, machine),
+        # Images of a shared engine are not this machine's alone: it removes them only if its settings say so.
+        image_gc_high_threshold_percent=OFF if local else 85,
         static_pod_path=str(machine.disk / "manifests"),
         port=cluster.kubelet_port,
         healthz_port=cluster.kubelet_healthz_port,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cluster.cli.output import CommandError
 from cluster.machine.config import ClusterConfig, load_cluster
+from cluster.machinery.http_client import HttpConfig
 
 
 def existing(base: Path) -> ClusterConfig:
@@ -14,3 +15,9 @@ def existing(base: Path) -> ClusterConfig:
         return load_cluster(base)
     except FileNotFoundError as e:
         raise CommandError(f"there is no cluster in {base}", "sk8 up makes one") from e
+
+
+def admin_http(config: ClusterConfig) -> HttpConfig:
+    """The API as its administrator, from this box."""
+    ca, cert, key = (str(config.pki / name) for name in ("ca.crt", "admin.crt", "admin.key"))
+    return HttpConfig(server=f"https://127.0.0.1:{config.api_port}", ca_file=ca, cert_file=cert, key_file=key)

@@ -9,12 +9,11 @@ import argparse
 import asyncio
 import signal
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.cli.clusters import admin_http, existing
 from cluster.cli.output import CommandError, Output
-from cluster.machine.config import ClusterConfig, load_cluster
-from cluster.machinery.http_client import HttpClient, HttpConfig
+from cluster.machinery.http_client import HttpClient
 
 if TYPE_CHECKING:
     from cluster.node.hollow.node import HollowSpec
@@ -63,7 +62,7 @@ async def _run(args: argparse.Namespace, out: Output) -> int:
     if args.nodes < 1:
         raise CommandError(f"--nodes {args.nodes}: must be at least 1")
     spec = spec_of(args)
-    async with HttpClient(_access(args.base)) as client:
+    async with HttpClient(admin_http(existing(args.base))) as client:
         fleet = HollowFleet(client, args.nodes, spec, prefix=args.prefix, clock=time.time)
         running = asyncio.create_task(fleet.run())
         try:
@@ -93,12 +92,3 @@ def _interrupted() -> asyncio.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, event.set)
     return event
-
-
-def _access(base: Path) -> HttpConfig:
-    try:
-        config: ClusterConfig = load_cluster(base)
-    except FileNotFoundError as e:
-        raise CommandError(f"there is no cluster in {base}", "sk8 up makes one") from e
-    ca, cert, key = (str(config.pki / name) for name in ("ca.crt", "admin.crt", "admin.key"))
-    return HttpConfig(server=f"https://127.0.0.1:{config.api_port}", ca_file=ca, cert_file=cert, key_file=key)

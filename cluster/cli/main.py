@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cluster.cli import chaos, doctor, hollow, kubeconfig, store_commands
+from cluster.cli import chaos, doctor, hollow, image, kubeconfig, store_commands
 from cluster.cli.api import AdminApi
 from cluster.cli.clusters import existing
 from cluster.cli.down import down
@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     store_commands.add_commands(commands, [common, listing])
     chaos.add_commands(commands, common, listing)
     hollow.add_command(commands, common)
+    image.add_commands(commands, common)
     doctor.add_commands(commands, common, listing)
     add = commands.add_parser("kubeconfig", parents=[common], help="print a kubeconfig for the administrator")
     add.set_defaults(run=_kubeconfig)

@@ -65,6 +65,11 @@ class KubeletConfig:
     pause_image: str = "sk8/pause:1"
     resolv_conf: str = "/etc/resolv.conf"
     hosts_file: str = "/etc/hosts"
+    image_gc_high_threshold_percent: int = 85
+    image_gc_low_threshold_percent: int = 80
+    image_minimum_gc_age_s: float = 120.0
+    image_maximum_gc_age_s: float = 0.0  # 0: images never are too old
+    image_gc_period_s: float = 300.0
     static_pod_path: str = ""
     file_check_frequency_s: float = 20.0
     pod_logs_dir: str = str(POD_LOGS)
@@ -115,6 +120,12 @@ class KubeletConfig:
                 ipaddress.ip_address(getattr(self, name))
             except ValueError:
                 wrong.append(f"{name}: {getattr(self, name)!r} is not an IP address")
+        high, low = self.image_gc_high_threshold_percent, self.image_gc_low_threshold_percent
+        if not 0 <= low < high <= 100:
+            wrong.append(
+                f"image_gc_low_threshold_percent: {low} must be less than image_gc_high_threshold_percent, {high}, "
+                "and both between 0 and 100"
+            )
         if self.static_pod_path and not os.path.isabs(self.static_pod_path):
             wrong.append(f"static_pod_path: {self.static_pod_path!r} must be an absolute path")
         for name in ("root_dir", "pod_logs_dir", "container_logs_dir"):

@@ -163,11 +163,26 @@ class DockerRuntime:
 
     async def images(self) -> list[ImageEntry]:
         answer = await self._call(lambda api: api.images())
-        return [
-            ImageEntry(tuple(sorted(entry.get("RepoTags") or ())), int(entry.get("Size") or 0))
-            for entry in answer
-            if entry.get("RepoTags")
-        ]
+        return [ImageEntry(_names(entry), int(entry.get("Size") or 0), str(entry["Id"])) for entry in answer]
+
+    async def images_in_use(self) -> set[str]:
+        return {str(entry["ImageID"]) for entry in await self._call(lambda api: api.containers(all=True))}
+
+    async def remove_image(self, image_id: str) -> None:
+        """Name by name: with several, the engine takes an id only by force, which would not spare containers."""
+        image = await self._call_unless_gone(lambda api: api.inspect_image(image_id))
+        for name in (*(image.get("RepoTags") or ()), *(image.get("RepoDigests") or ())) if image else ():
+            await self._call_unless_gone(lambda api, name=name: api.remove_image(name))
+        if image:
+            await self._call_unless_gone(lambda api: api.remove_image(image_id))
+
+    async def _call_unless_gone(self, what: Callable[[Any], _T]) -> _T | None:
+        try:
+            return await self._call(what)
+        except RuntimeFailure as err:
+            if err.reason != "NotFound":
+                raise
+            return None
 
     async def pull(self, name: str, credential: Credential | None = None, source: str = "") -> ImageInfo:
         repository, tag = _split_image(source or name)
@@ -452,6 +467,12 @@ def lowest_oom_score() -> int:
             if line.startswith("CapEff:"):
                 return -1000 if int(line.split()[1], 16) & (1 << _CAP_SYS_RESOURCE) else 0
     return 0
+
+
+def _names(entry: dict[str, Any]) -> tuple[str, ...]:
+    """An image's names without the engine's <none>."""
+    digests, tags = (sorted(n for n in entry.get(k) or () if "<none>" not in n) for k in ("RepoDigests", "RepoTags"))
+    return (*digests, *tags)
 
 
 def _flag(value: bool) -> str:

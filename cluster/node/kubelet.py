@@ -35,9 +35,10 @@ from cluster.node.config import KubeletConfig
 from cluster.node.container_start import ContainerStarter
 from cluster.node.core import PodCore
 from cluster.node.host_ports import HostPortFailure, HostPorts, port_mappings
+from cluster.node.image_gc import ImageGc
 from cluster.node.log_files import LogFiles
 from cluster.node.log_rotation import LogRotation
-from cluster.node.metering import Meter
+from cluster.node.metering import Meter, disk_usage
 from cluster.node.node_agent import NodeAgent
 from cluster.node.node_status import allocatable, allocatable_amounts, capacity, machine_facts, node_group
 from cluster.node.object_cache import ObjectCache
@@ -167,6 +168,7 @@ class Kubelet:
             changed=self._agent.changed,
         )
         self.server = KubeletServer(config, runtime, self, self._meter, clock=clock)
+        self._image_gc = ImageGc(config, runtime, self._recorder, disk=disk_usage, clock=clock)
         self._rotation = LogRotation(
             self._logs, runtime, self._running_logs, period_s=config.container_log_monitor_s, clock=clock
         )
@@ -196,6 +198,7 @@ class Kubelet:
                 group.create_task(self._static.run(self._set), name="static pods")
                 group.create_task(self._meter.run(), name="metering")
                 group.create_task(self._rotation.run(), name="log rotation")
+                group.create_task(self._image_gc.run(), name="image garbage collection")
                 group.create_task(self._refresh_volumes(), name="volumes")
                 group.create_task(self._pressure.run(), name="pressure")
         finally:
@@ -405,9 +408,13 @@ class Kubelet:
         self._orphans = unowned
 
     async def _reclaim_disk(self) -> None:
-        """Remove the containers that no pod will start again: their layers and logs are all that is left of them."""
+        """Remove the containers that no pod will start again (their layers and logs are all that is left of them), and
+        then the images that nobody uses, where they are this machine's alone.
+        """
         for worker in self._set.workers():
             await worker.drop_dead_containers()
+        if not self._config.shares_box:
+            await self._image_gc.remove_unused()
 
     async def _refresh_volumes(self) -> None:
         while True:

@@ -25,6 +25,7 @@ from cluster.node.runtime import ImageEntry
 Obj = dict[str, Any]
 KUBELET_VERSION = "v1.34.0+sk8"
 _MAX_IMAGES = 50
+_MAX_NAMES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +201,8 @@ def node_status(
 ) -> Obj:
     """The whole status the kubelet owns."""
     has = capacity(config, facts)
-    listed = sorted(images, key=lambda image: (-image.size_bytes, image.names))[:_MAX_IMAGES]
+    named = [image for image in images if image.names]
+    listed = sorted(named, key=lambda image: (-image.size_bytes, image.names))[:_MAX_IMAGES]
     return {
         "addresses": _addresses(config),
         "capacity": has,
@@ -219,7 +221,7 @@ def node_status(
             "operatingSystem": "linux",
             "architecture": facts.arch,
         },
-        "images": [{"names": list(image.names), "sizeBytes": image.size_bytes} for image in listed],
+        "images": [{"names": list(image.names[:_MAX_NAMES]), "sizeBytes": image.size_bytes} for image in listed],
         "volumesInUse": list(volumes_in_use),
     }
 

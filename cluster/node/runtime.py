@@ -167,10 +167,11 @@ class ImageInfo:
 
 @dataclass(frozen=True, slots=True)
 class ImageEntry:
-    """One image of the machine's engine, for node.status.images."""
+    """One image of the machine's engine. `names`: with digests first, then with tags; none for what lost its name."""
 
     names: tuple[str, ...]
     size_bytes: int
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +272,14 @@ class Runtime(Protocol):
     async def image(self, name: str) -> ImageInfo | None: ...
 
     async def images(self) -> list[ImageEntry]: ...
+
+    async def images_in_use(self) -> set[str]:
+        """Ids of the images of all the engine's containers, dead ones and other machines' too."""
+        ...
+
+    async def remove_image(self, image_id: str) -> None:
+        """By id, all its names; one that is gone is no failure, one that a container has is."""
+        ...
 
     async def pull(self, name: str, credential: Credential | None = None, source: str = "") -> ImageInfo:
         """From `source` (a mirror's name for it) if given; the image is called `name` afterwards in any case."""

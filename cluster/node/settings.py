@@ -91,19 +91,25 @@ _SETTINGS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "evictionSoftGracePeriod": ("eviction_soft_grace_period_s", _table(duration_s)),
     "extendedResources": ("extended_resources", _table(_amount)),
     "fileCheckFrequency": ("file_check_frequency_s", duration_s),
+    "imageGCHighThresholdPercent": ("image_gc_high_threshold_percent", _whole),
+    "imageGCLowThresholdPercent": ("image_gc_low_threshold_percent", _whole),
+    "imageMaximumGCAge": ("image_maximum_gc_age_s", duration_s),
+    "imageMinimumGCAge": ("image_minimum_gc_age_s", duration_s),
     "kubeReserved": ("kube_reserved", _table(_amount)),
     "maxPods": ("max_pods", _whole),
     "nodeLabels": ("node_labels", _table(_text)),
     "nodeStatusReportFrequency": ("node_status_report_frequency_s", duration_s),
     "nodeStatusUpdateFrequency": ("node_status_update_frequency_s", duration_s),
     "podPidsLimit": ("pod_pids_limit", _whole),
+    "registryMirrors": ("registry_mirrors", _table(_texts)),
     "shutdownGracePeriod": ("shutdown_grace_period_s", duration_s),
     "shutdownGracePeriodByPodPriority": ("shutdown_grace_period_by_pod_priority", _by_priority),
     "shutdownGracePeriodCriticalPods": ("shutdown_grace_period_critical_pods_s", duration_s),
     "staticPodPath": ("static_pod_path", _text),
     "systemReserved": ("system_reserved", _table(_amount)),
 }
-"""KubeletConfiguration's names; `nodeLabels`, `extendedResources` (as a device plugin would announce) are ours."""
+"""KubeletConfiguration's names; `nodeLabels`, `extendedResources` (as a device plugin would announce) and
+`registryMirrors` (addresses to try first, by registry; `*` for all others) are ours."""
 
 
 def with_settings(config: KubeletConfig, settings: Mapping[str, Any]) -> KubeletConfig:

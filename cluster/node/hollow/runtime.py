@@ -72,6 +72,12 @@ class HollowRuntime:
     async def images(self) -> list[ImageEntry]:
         return []
 
+    async def images_in_use(self) -> set[str]:
+        return set()
+
+    async def remove_image(self, image_id: str) -> None:
+        return
+
     async def pull(self, name: str, credential: Credential | None = None, source: str = "") -> ImageInfo:
         return image_of(name)
 
