@@ -15,6 +15,7 @@ from typing import Any
 
 from raft.config import PEER_ROLE
 from raft.errors import Invalid, NotLeader, StoreError, Unavailable, from_wire
+from raft.mvcc.types import Event, KeyValue
 from raft.transport import Connection, dial
 from raft.wire import Hello, frames_of, pack
 
@@ -40,6 +41,11 @@ def decode_error(value: Any) -> StoreError:
     if code == "unavailable" and ("no leader" in text or "not leader" in text):
         return Redirect(text, (host, port) if host else None)
     return from_wire(code, text)
+
+
+def _event(raw: list[Any]) -> Event:
+    prev = raw[2]
+    return Event(raw[0], KeyValue(*raw[1]), None if prev is None else KeyValue(*prev))
 
 
 class ClientConnection:
@@ -119,7 +125,8 @@ class ClientConnection:
         start_revision: int,
         prev_kv: bool,
     ) -> tuple[int, asyncio.Future[Any]]:
-        """``on_batch(revision, wire events)``; revision -1: ended, with [code, text]; -2: the connection broke.
+        """``on_batch(revision, events)``; revision -1: ended, with [code, text]; -2: the connection broke. The list of
+        events may be another watch's, too: it is not to be changed.
 
         The future is the member's revision when the watch began.
         """
@@ -153,9 +160,7 @@ class ClientConnection:
         calls = self._calls
         for item in value:
             if item[0] == 0:
-                on_batch = self._watches.get(item[1])
-                if on_batch is not None:
-                    on_batch(item[2], item[3])
+                self._watched(item[1], item[2], item[3])
                 continue
             found = calls.pop(item[0], None)
             if found is None or found[0].done():
@@ -164,6 +169,15 @@ class ClientConnection:
                 found[0].set_result(item[2])
             else:
                 found[0].set_exception(decode_error(item[2]))
+
+    def _watched(self, watch_ids: int | list[int], revision: int, said: Any) -> None:
+        """Several watches of one range hear of the same events, decoded once."""
+        if revision >= 0:
+            said = [_event(raw) for raw in said]
+        for watch_id in (watch_ids,) if isinstance(watch_ids, int) else watch_ids:
+            on_batch = self._watches.get(watch_id)
+            if on_batch is not None:
+                on_batch(revision, said)
 
     def _on_closed(self) -> None:
         self._stop_timers()

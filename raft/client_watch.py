@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from raft.client_connection import ClientConnection
 from raft.errors import Unavailable, from_wire
-from raft.mvcc.types import Event, EventBatch, KeyValue
+from raft.mvcc.types import EventBatch
 
 if TYPE_CHECKING:
     from raft.client import StoreClient
@@ -67,11 +67,6 @@ class _Stream:
         self._connection.unwatch(self._watch_id)
 
 
-def _event(raw: list[Any]) -> Event:
-    prev = raw[2]
-    return Event(raw[0], KeyValue(*raw[1]), None if prev is None else KeyValue(*prev))
-
-
 async def watch_batches(
     client: StoreClient, key: bytes, end: bytes | None, start_revision: int, prev_kv: bool
 ) -> AsyncIterator[EventBatch]:
@@ -95,7 +90,7 @@ async def watch_batches(
                     if revision < next_revision:
                         continue
                     next_revision = revision + 1
-                    yield EventBatch(revision, [_event(raw) for raw in events])
+                    yield EventBatch(revision, list(events))
             finally:
                 stream.stop()
             if stream.overrun:

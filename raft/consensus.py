@@ -44,6 +44,7 @@ from raft.reads import ReadBarrier
 from raft.wal_writer import Log, WalWriter, Write
 
 SLICE_S = 0.003
+LIGHT_BYTES = 2 << 10
 ENTRIES_IN_FLIGHT = 2
 """While so many of our entries wait for a majority, further commands gather for the next. Every entry costs each member
 a message, a sync and an answer: without it, many connections' commands would leave in as many small entries as the loop
@@ -209,11 +210,11 @@ class Consensus:
             apply = bool(self._to_apply)
             if apply:
                 self._apply_slice()
+            if apply:
+                await asyncio.sleep(0)  # answers leave
             if self._after_apply:
                 messages, self._after_apply = self._after_apply, []
                 self._send(messages)
-            if apply:
-                await asyncio.sleep(0)
 
     def stop(self) -> None:
         """Make durable what was handed to the log, and close it. Blocks."""
@@ -253,7 +254,7 @@ class Consensus:
         if ready.must_sync:
             write, self._unsaved = Write(ready.number, self._unsaved, ready.entries), None
             self._in_flight += 1
-            if self._writer.write_now(write):
+            if self._writer.write_now(write, light=_is_light(ready.entries)):
                 self._durable(ready.number)
             else:
                 self._writer.submit(write)
@@ -354,6 +355,11 @@ class Consensus:
             self._kept_bytes -= size
         if drop:
             self.storage.compact(drop)
+
+
+def _is_light(entries: list[Entry]) -> bool:
+    """So little that nobody else is likely to wait meanwhile."""
+    return len(entries) <= 1 and sum(len(entry.data) for entry in entries) <= LIGHT_BYTES
 
 
 def _only_commits(message: Message) -> bool:

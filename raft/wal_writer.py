@@ -4,8 +4,9 @@ The loop hands over what each Ready wants written; the thread writes all that ha
 loop up to which Ready everything is on disk. While it syncs, the next batch gathers.
 
 Handing over to a thread and back costs more than a sync of a fast disk takes (0.04 ms here): as long as the disk is
-that fast and the thread idle, the loop writes and syncs itself (``write_now``). One slow sync ends that, QUICK_SYNCS
-quick ones in a row begin it again; a disk that stalls holds the loop for no more than one of its stalls.
+that fast and the thread idle, the loop writes and syncs itself (``write_now``); what is light, such as one caller's put
+while nobody else is there, also on a disk that takes somewhat longer. One slow sync ends that, QUICK_SYNCS quick ones
+in a row begin it again; a disk that stalls holds the loop for no more than one of its stalls.
 
 A failed write or sync ends the writing and is reported: the member must stop (see storage.wal).
 """
@@ -21,6 +22,7 @@ from typing import Protocol
 from raft.core.types import Entry, HardState, SnapshotMeta
 
 QUICK_S = 0.000_25
+QUICK_LIGHT_S = 0.001
 QUICK_SYNCS = 32
 
 
@@ -64,7 +66,7 @@ class WalWriter:
         self._wake = threading.Condition()
         self._stop = False
         self._busy = False
-        self._quick = 0
+        self._quick = self._quick_light = 0
         self._thread = threading.Thread(target=self._run, name="wal", daemon=True)
 
     def start(self) -> None:
@@ -75,12 +77,13 @@ class WalWriter:
             self._queue.append(write)
             self._wake.notify()
 
-    def write_now(self, write: Write) -> bool:
-        """On the caller's thread, if that is quicker: whether it is durable now (if not, submit it).
+    def write_now(self, write: Write, *, light: bool = False) -> bool:
+        """On the caller's thread, if that is quicker: whether it is durable now (if not, submit it). ``light``: the
+        caller has little else to do meanwhile.
 
         Raises what the log raises; the member must stop then.
         """
-        if self._quick < QUICK_SYNCS or write.release:
+        if (self._quick_light if light else self._quick) < QUICK_SYNCS or write.release:
             return False
         with self._wake:
             if self._busy or self._queue or self._stop:
@@ -129,6 +132,7 @@ class WalWriter:
         took_s = self._clock() - began
         self._observe_sync(took_s)
         self._quick = self._quick + 1 if took_s < QUICK_S else 0
+        self._quick_light = self._quick_light + 1 if took_s < QUICK_LIGHT_S else 0
 
     def _release(self, batch: list[Write]) -> None:
         for write in batch:

@@ -2,7 +2,7 @@
 
 All that one turn of the loop produces for a connection leaves in as few frames as it takes. A connection that cannot
 be written to blocks its watchers; the hub lets them read history when it can. Events are packed once for all watchers
-of one range.
+of one range, and cross a connection once for all of its watchers of that range.
 """
 
 from __future__ import annotations
@@ -20,13 +20,31 @@ CATCH_UP_RECORDS = 500
 MAX_WATCHES = 10_000
 
 
+class _Shared:
+    """Events of one commit, and who is to be told of them: by connection, its watches."""
+
+    __slots__ = ("events", "previous", "watches")
+
+    def __init__(self, events: list[Event], previous: bool) -> None:
+        self.events = events  # kept, lest another list gets the same identity
+        self.previous = previous
+        self.watches: dict[int, tuple[Outbox, list[int]]] = {}
+
+
+def _packed(revision: int, events: list[Event], previous: bool) -> bytes:
+    """What follows the watch ids in an item."""
+    parts = [pack(revision), array_header(len(events))]
+    parts += [pack(event if previous else (event.type, event.kv, None)) for event in events]
+    return b"".join(parts)
+
+
 class WatchService:
     def __init__(self, store: Mvcc, schedule_catch_up: Callable[[], None]) -> None:
         self.hub: WatchHub[Outbox] = WatchHub(store, self._deliver, self._ended)
         self._schedule = schedule_catch_up
         self._of: dict[int, dict[int, Watcher[Outbox]]] = {}
-        # Of one commit, by the identity of the list, which is kept here lest another gets the same.
-        self._packed: dict[tuple[int, bool], tuple[list[Event], bytes]] | None = None
+        self._shared: dict[tuple[int, bool], _Shared] | None = None
+        """Of one commit, by the identity of the list of events, and whether previous values are wanted."""
         self.events = 0
         """Sent to watchers, ever."""
 
@@ -36,9 +54,13 @@ class WatchService:
         return len(self._of)
 
     def commit(self, revision: int, events: list[Event]) -> None:
-        self._packed = {}
+        self._shared = {}
         self.hub.commit(revision, events)
-        self._packed = None
+        shared, self._shared = self._shared, None
+        for one in shared.values():
+            packed = _packed(revision, one.events, one.previous)
+            for owner, watch_ids in one.watches.values():
+                self._send(owner, watch_ids[0] if len(watch_ids) == 1 else watch_ids, packed)
 
     def watch(
         self, out: Outbox, watch_id: int, key: bytes, end: bytes | None, start_revision: int, prev_kv: bool
@@ -82,21 +104,22 @@ class WatchService:
 
     def _deliver(self, watcher: Watcher[Outbox], revision: int, events: list[Event]) -> None:
         self.events += len(events)
-        item = b"\x94\x00" + pack(watcher.id) + self._pack(revision, events, watcher.prev_kv)
-        if not watcher.owner.send(item):
-            self.set_writable(watcher.owner, False)
+        if self._shared is None:
+            self._send(watcher.owner, watcher.id, _packed(revision, events, watcher.prev_kv))
+            return
+        ident = (id(events), watcher.prev_kv)
+        shared = self._shared.get(ident)
+        if shared is None:
+            shared = self._shared[ident] = _Shared(events, watcher.prev_kv)
+        same = shared.watches.get(id(watcher.owner))
+        if same is None:
+            shared.watches[id(watcher.owner)] = (watcher.owner, [watcher.id])
+        else:
+            same[1].append(watcher.id)
 
-    def _pack(self, revision: int, events: list[Event], prev_kv: bool) -> bytes:
-        """What follows the watcher's id in an item."""
-        known, ident = self._packed, (id(events), prev_kv)
-        if known is not None and ident in known:
-            return known[ident][1]
-        parts = [pack(revision), array_header(len(events))]
-        parts += [pack(event if prev_kv else (event.type, event.kv, None)) for event in events]
-        packed = b"".join(parts)
-        if known is not None:
-            known[ident] = (events, packed)
-        return packed
+    def _send(self, owner: Outbox, watch_ids: int | list[int], packed: bytes) -> None:
+        if not owner.send(b"\x94\x00" + pack(watch_ids) + packed):
+            self.set_writable(owner, False)
 
     def _ended(self, watcher: Watcher[Outbox], error: Compacted) -> None:
         self._of.get(id(watcher.owner), {}).pop(watcher.id, None)

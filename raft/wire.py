@@ -10,7 +10,7 @@ Then, by purpose:
 - hash:      [revision]; the answer is [True, hash, revision, compacted] or [False, code, text].
 - client:    callers send lists of [request id, operation, argument...]; members send lists of
              [request id, True, result], [request id, False, [code, text, leader host, leader client port]] and
-             [0, watch id, revision, [event...]], [0, watch id, -1, [code, text]] (a watch that ended).
+             [0, watch id | [watch id...], revision, [event...]], [0, watch id, -1, [code, text]] (a watch that ended).
              An event is [type, key value, previous key value | nil], a key value a list of its six fields.
 - snapshot:  [core message, size] [bytes]... [sha256]; the answer is [True] or [False, text].
 """
