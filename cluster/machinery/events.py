@@ -164,8 +164,9 @@ class EventRecorder:
 
     async def _drain(self) -> None:
         while self._queue:
-            await asyncio.sleep(_GATHER_S)
             await asyncio.gather(*map(self._try, self._batch()))
+            if self._queue:
+                await asyncio.sleep(_GATHER_S)
 
     def _batch(self) -> list[_Write]:
         """What may be written at once: one event's own writes follow each other."""

@@ -158,7 +158,10 @@ class World:
             backoff = any(r.queue._failures for r in self.reconcilers())
             quiet = quiet + 1 if self.store.revision == before else 0
             if quiet >= 3 and not backoff:
-                return
+                await self._events_written()
+                if self.store.revision == before:
+                    return
+                quiet = 0
             if backoff:
                 await asyncio.sleep(0.002)
         raise AssertionError("the controllers do not come to rest")
