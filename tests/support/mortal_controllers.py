@@ -1,0 +1,120 @@
+"""All controllers in one world, killed right after their n-th write, and their successors, who start from the store.
+
+A kill is final: what the dead instance still had under way writes nothing any more, and all it knew is gone. Successors
+are new objects over the same store, as a standby's process is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from cluster.cloud.local_balancers import AddressPool
+from cluster.controllers.manager import CONTROLLERS
+from cluster.machinery.client import Client, Obj
+from tests.support.controller_world import World
+
+_WRITES = ("create", "update", "patch", "delete", "bind")
+_RANDOM = re.compile(r"-[bcdfghjklmnpqrstvwxz2456789]{5}$")
+_COUNTS = ("replicas", "readyReplicas", "availableReplicas", "updatedReplicas", "succeeded", "failed", "active",
+           "numberReady", "updatedNumberScheduled", "desiredNumberScheduled", "completedIndexes", "failedIndexes",
+           "disruptionsAllowed", "phase", "loadBalancer", "used")  # fmt: skip
+_SHOWN = ("pods", "replicasets.apps", "deployments.apps", "statefulsets.apps", "daemonsets.apps", "jobs.batch",
+          "controllerrevisions.apps", "persistentvolumeclaims", "services", "endpoints", "namespaces", "configmaps",
+          "endpointslices.discovery.k8s.io", "serviceaccounts", "poddisruptionbudgets.policy",
+          "resourcequotas", "replicationcontrollers")  # fmt: skip
+
+Step = Callable[[World], Awaitable[None]]
+
+
+class Killed(BaseException):
+    """Nobody handles it: the process is gone."""
+
+
+class Life:
+    """Ends with the `last` write (Events do not count); 0 is for ever."""
+
+    def __init__(self, last: int = 0) -> None:
+        self._last = last
+        self.writes = 0
+        self.dead = False
+
+    def wrap(self, client: Client) -> Any:
+        life = self
+
+        class Mortal:
+            def __getattr__(self, name: str) -> Any:
+                inner = getattr(client, name)
+                if name == "watch":
+                    return inner
+
+                async def call(*args: Any, **kwargs: Any) -> Any:
+                    if life.dead:
+                        raise Killed
+                    result = await inner(*args, **kwargs)
+                    if name in _WRITES and args[0] != "events":
+                        life.writes += 1
+                        if life.writes == life._last:
+                            life.dead = True
+                            raise Killed
+                    return result
+
+                return call
+
+        return Mortal()
+
+
+async def play(steps: list[Step], last: int = 0) -> tuple[Counter[str], int]:
+    """What is at rest after all steps, and how many writes the first instance made. `last`: after which it is killed;
+    its successor takes over in the middle of the step."""
+    life, done = Life(last), 0
+    world = _world(life)
+    try:
+        async with world:
+            for step in steps:
+                done += 1
+                await step(world)
+                await world.settle_with_kubelet(nodes=("n1", "n2"))
+    except Killed:
+        pass
+    if not life.dead:
+        return await _at_rest(world), life.writes
+    async with _world(Life(), world) as successor:
+        for controller in successor.controllers:
+            controller.resync()
+        await successor.settle_with_kubelet(nodes=("n1", "n2"))
+        for step in steps[done:]:
+            await step(successor)
+            await successor.settle_with_kubelet(nodes=("n1", "n2"))
+        return await _at_rest(successor), life.writes
+
+
+def _world(life: Life, before: World | None = None) -> World:
+    pool = AddressPool(["10.9.0.1", "10.9.0.2"])
+    if before is None:
+        return World(*CONTROLLERS, wrap=life.wrap, balancers=pool)
+    return World(
+        *CONTROLLERS, wrap=life.wrap, balancers=pool, store=before.store, clock=before.clock, provider=before.provider
+    )
+
+
+async def _at_rest(w: World) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for resource in _SHOWN:
+        found.update(_shape(resource, obj) for obj in await w.items(resource))
+    return found
+
+
+def _shape(resource: str, obj: Obj) -> str:
+    """What two runs must agree on: not random names, uids, times, addresses."""
+    meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
+    containers = (spec.get("template") or {}).get("spec", spec).get("containers") or ()
+    owners = [f"{r['kind']}/{_RANDOM.sub('', r['name'])}" for r in meta.get("ownerReferences") or ()]
+    ends = sorted(f"{c['type']}={c['status']}" for c in status.get("conditions") or ())
+    counts = {k: status[k] for k in _COUNTS if status.get(k)}
+    endpoints = len(obj.get("endpoints") or obj.get("subsets") or ())
+    parts: list[Any] = [resource, meta.get("namespace", ""), _RANDOM.sub("", meta["name"]), owners, ends, counts]
+    parts += [spec.get("replicas"), [c["image"] for c in containers], meta.get("finalizers"), endpoints]
+    return repr([*parts, "deletionTimestamp" in meta])
