@@ -53,7 +53,9 @@ class Cause:
 
 
 class ApiError(Exception):
-    """A Kubernetes Status with status Failure."""
+    """A Kubernetes Status with status Failure. `continue_token`: where a list whose revision is gone can go on."""
+
+    continue_token = ""
 
     def __init__(self, code: int, reason: str, message: str, details: dict[str, Any] | None = None) -> None:
         super().__init__(message)
@@ -69,7 +71,7 @@ class ApiError(Exception):
         out: dict[str, Any] = {
             "kind": "Status",
             "apiVersion": "v1",
-            "metadata": {},
+            "metadata": {"continue": self.continue_token} if self.continue_token else {},
             "status": "Failure",
             "message": self.message,
             "reason": self.reason,
@@ -200,9 +202,11 @@ def unsupported_media_type(accepted: Sequence[str] = ()) -> ApiError:
     return ApiError(415, "UnsupportedMediaType", message + ", ".join(accepted or ("application/json",)))
 
 
-def expired(message: str) -> ApiError:
+def expired(message: str, continue_token: str = "") -> ApiError:
     """A resource version or continue token older than the store's history (410)."""
-    return ApiError(410, "Expired", message)
+    error = ApiError(410, "Expired", message)
+    error.continue_token = continue_token
+    return error
 
 
 def gone(message: str) -> ApiError:

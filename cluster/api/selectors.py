@@ -197,19 +197,33 @@ def from_label_selector(selector: Mapping[str, Any] | None) -> LabelSelector:
 
 # --- fields ---------------------------------------------------------------------------------------------------------
 
-_DEFAULTS = {"status.phase": "", "spec.unschedulable": "false", "spec.hostNetwork": "false"}
+_DEFAULTS = {
+    "spec.unschedulable": "false", "spec.hostNetwork": "false", "status.replicas": "0", "status.successful": "0",
+}  # fmt: skip
+# Selectable fields that are called otherwise in the object; the first that is there counts.
+_READ_AS = {
+    "name": ("metadata.name",),
+    "source": ("source.component", "reportingComponent"),
+    "status.successful": ("status.succeeded",),
+}
 
 
 def field_value(obj: Mapping[str, Any], path: str) -> str:
     """The field as selectors see it: absent is "", booleans are true/false."""
-    at: Any = obj
+    found = _at(obj, path)
+    if found is None or isinstance(found, Mapping):
+        found = next((v for v in (_at(obj, other) for other in _READ_AS.get(path, ())) if v), None)
+    if found is None:
+        return _DEFAULTS.get(path, "")
+    if isinstance(found, bool):
+        return "true" if found else "false"
+    return str(found)
+
+
+def _at(obj: Any, path: str) -> Any:
     for part in path.split("."):
-        at = at.get(part) if isinstance(at, Mapping) else None
-        if at is None:
-            return _DEFAULTS.get(path, "")
-    if isinstance(at, bool):
-        return "true" if at else "false"
-    return str(at)
+        obj = obj.get(part) if isinstance(obj, Mapping) else None
+    return obj
 
 
 @dataclass(frozen=True, slots=True)

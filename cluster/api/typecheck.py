@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster.api import errors, meta, quantity
@@ -235,12 +235,21 @@ def prune(node: Node, value: Any) -> tuple[Any, list[str]]:
     return _CHECKS[node.kind](node, value, None, unknown), unknown
 
 
-def strict_message(unknown: list[str]) -> str:
-    return "strict decoding error: " + ", ".join(f'unknown field "{u}"' for u in unknown)
+def judged(head: str, unknown: Sequence[str], repeated: Sequence[str], validation: str) -> list[str]:
+    """Warnings of unknown fields (paths) and of what was said twice (messages), as fieldValidation asks: Strict raises
+    400, Warn warns, Ignore and "" are silent."""
+    found = [*(f'unknown field "{u}"' for u in unknown), *repeated]
+    if not found or validation in ("", "Ignore"):
+        return []
+    if validation == "Strict":
+        raise errors.bad_request(head + "strict decoding error: " + ", ".join(found))
+    return found
 
 
-def decode(node: Node, obj: Any, version: str, kind: str, validation: str = "") -> tuple[dict[str, Any], list[str]]:
-    """The clean object, and warnings about unknown fields.
+def decode(
+    node: Node, obj: Any, version: str, kind: str, validation: str = "", repeated: Sequence[str] = ()
+) -> tuple[dict[str, Any], list[str]]:
+    """The clean object, and warnings about unknown fields and about `repeated` (what its text said twice).
 
     `validation` is fieldValidation: Strict, Warn or Ignore ("" is Ignore). Raises 400 when the object cannot be read.
     """
@@ -249,8 +258,4 @@ def decode(node: Node, obj: Any, version: str, kind: str, validation: str = "") 
         clean, unknown = prune(node, obj)
     except DecodeError as e:
         raise errors.bad_request(head + str(e)) from e
-    if not unknown or validation in ("", "Ignore"):
-        return clean, []
-    if validation == "Strict":
-        raise errors.bad_request(head + strict_message(unknown))
-    return clean, [f'unknown field "{u}"' for u in unknown]
+    return clean, judged(head, unknown, repeated, validation)

@@ -18,9 +18,9 @@ from multidict import CIMultiDictProxy
 from cluster.api import errors
 from cluster.api.bodies import read_at_most
 from cluster.api.scheme import ResourceInfo
-from cluster.apiserver import duplicates, negotiate, options, protobuf
+from cluster.apiserver import negotiate, options, protobuf
 from cluster.apiserver.requestinfo import RequestInfo
-from cluster.registry import yaml_input
+from cluster.registry import duplicates, yaml_input
 from cluster.registry.context import RequestContext, UserInfo
 
 _READ = (negotiate.JSON, negotiate.YAML, protobuf.CONTENT_TYPE)
@@ -48,7 +48,8 @@ def text_reply(text: str, code: int = 200) -> Reply:
 @dataclass(slots=True)
 class Call:
     """What is known of a request when its handler starts; `resource` is None for non-resource paths, `deadline` (on the
-    event loop's clock) for long-running requests. `answer_headers` go with whatever is answered."""
+    event loop's clock) for long-running requests. `answer_headers` go with whatever is answered;
+    `repeated` is what the body said twice."""
 
     request: web.BaseRequest
     info: RequestInfo
@@ -63,6 +64,7 @@ class Call:
     warnings: list[str] = field(default_factory=list)
     annotations: dict[str, str] = field(default_factory=dict)
     received: bytes = b""
+    repeated: tuple[str, ...] = ()
     answer_headers: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -94,6 +96,7 @@ class Call:
             dry_run=dry or bool(dry_run),
             field_manager=manager,
             field_validation=validation,
+            repeated=self.repeated,
             warnings=self.warnings,
             annotations=self.annotations,
         )
@@ -129,24 +132,9 @@ class Call:
             return {}
         kind = negotiate.content_type(self.headers.get("Content-Type", ""))
         obj = decode_object(raw, kind)
-        if kind in ("", negotiate.JSON):
-            self._repeated(raw, obj)
+        if (self.params.get("fieldValidation") or "Warn") != "Ignore" and kind in ("", negotiate.JSON):
+            self.repeated = tuple(f'duplicate field "{path}"' for path in duplicates.duplicate_fields(raw, obj))
         return obj
-
-    def _repeated(self, raw: bytes, obj: dict[str, Any]) -> None:
-        """Warn of fields said twice, or refuse them, as fieldValidation asks."""
-        validation = self.params.get("fieldValidation") or "Warn"
-        if validation == "Ignore":
-            return
-        found = [f'duplicate field "{path}"' for path in duplicates.duplicate_fields(raw, obj)]
-        if found and validation == "Strict":
-            kind = obj.get("kind") or (self.resource.kind if self.resource is not None else "object")
-            version = obj.get("apiVersion") or (self.resource.api_version if self.resource is not None else "")
-            raise errors.bad_request(
-                f'{kind} in version "{version}" cannot be handled as a {kind}: strict decoding error: '
-                + ", ".join(found)
-            )
-        self.warnings.extend(found)
 
 
 def decode_object(raw: bytes, content_type: str) -> dict[str, Any]:

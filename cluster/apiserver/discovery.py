@@ -9,6 +9,7 @@ meta/v1 APIResourceList.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -106,6 +107,14 @@ def _group(group: str, versions: list[str]) -> dict[str, Any]:
     return {"name": group, "versions": listed, "preferredVersion": listed[0]}
 
 
+def _storage_version_hash(info: ResourceInfo) -> str:
+    """Names the version that objects are stored in; clients compare it only."""
+    hub = SCHEME.hub(info)
+    version = info.custom.storage if info.custom is not None else hub.version
+    stored = f"{hub.group}/{version}/{hub.kind}".encode()
+    return base64.b64encode(hashlib.sha256(stored).digest()[:8]).decode()
+
+
 def _legacy_resources(info: ResourceInfo) -> Iterable[dict[str, Any]]:
     out: dict[str, Any] = {
         "name": info.plural,
@@ -118,6 +127,8 @@ def _legacy_resources(info: ResourceInfo) -> Iterable[dict[str, Any]]:
         out["shortNames"] = list(info.short_names)
     if info.categories:
         out["categories"] = list(info.categories)
+    if "create" in info.verbs and "list" in info.verbs:
+        out["storageVersionHash"] = _storage_version_hash(info)
     yield out
     for sub in info.subresources:
         group, version, kind = subresource_kind(info, sub)

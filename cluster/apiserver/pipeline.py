@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from cluster.api import errors, meta
-from cluster.api.scheme import ResourceInfo
+from cluster.api.scheme import REVIEWS, ResourceInfo
 from cluster.apiserver import authz, discovery, metrics, negotiate, requestinfo
 from cluster.apiserver.aggregation import Aggregator
 from cluster.apiserver.audit import Judgement, Subject
@@ -136,6 +136,8 @@ class Pipeline:
             work.resource = discovery.resource(info.group, info.version, info.resource) or await self._catalog.find(
                 info.group, info.version, info.resource
             )
+            if accept is not None and accept.transform and work.resource in REVIEWS:
+                accept = negotiate.negotiate(request.headers.get("Accept", ""), transforms=False)
             if accept is None:
                 raise errors.not_acceptable((negotiate.JSON, negotiate.YAML))
         work.accept = accept or negotiate.Accept()

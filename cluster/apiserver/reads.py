@@ -38,7 +38,7 @@ def encode_continue(revision: int, start: bytes) -> str:
 
 
 def decode_continue(token: str) -> tuple[int, bytes]:
-    """Revision, and the first key of the next page. Raises ApiError 400."""
+    """Revision (negative: whatever is the latest), and the first key of the next page. Raises ApiError 400."""
     try:
         data = orjson.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
         return int(data["rv"]), str(data["start"]).encode()
@@ -98,6 +98,9 @@ class CacheReader:
         items: Sequence[Entry]
         if token:
             revision, start = decode_continue(token)
+            if revision < 0:
+                await self.freshen("")
+                revision = self._cache.revision
             await self._feed.loaded()
             if self._cache.revision < revision or self._cache.table(info).changed > revision:
                 return await self._from_store(call, chosen, limit)

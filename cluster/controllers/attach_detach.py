@@ -107,7 +107,7 @@ class AttachDetachController:
 
     async def _reconcile_volume(self, name: str) -> Result | None:
         volume = self._volumes.get("", name)
-        attachments = self._attachments.by_index("volume", name)
+        attachments = [a for a in self._attachments.by_index("volume", name) if a["spec"]["attacher"] == DRIVER]
         if volume is None:
             # Its disk may still be somewhere: detached by the attachment's own finalizer.
             await asyncio.gather(*(self._remove(core.Detach(a, "the volume is gone")) for a in attachments))

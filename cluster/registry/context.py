@@ -57,8 +57,9 @@ class RequestContext:
     """`deadline`: a moment on the event loop's clock, which no step of the wall clock moves. It bounds the
     transactions, leases and reads of what is asked for and of its quotas; what admission, address allocation and the
     authorizer look up ends with the store client's own time-out, or when the API server gives up the request.
-    `audit_id` names this request, `cause_id` what it was made for (the same for a user's own). `warnings` collects
-    texts for Warning headers of the answer, `annotations` what admission says for the audit event.
+    `audit_id` names this request, `cause_id` what it was made for (the same for a user's own). `repeated` is what the
+    text of the object said twice, for fieldValidation to judge; `warnings` collects texts for Warning headers of the
+    answer, `annotations` what admission says for the audit event.
     """
 
     user: UserInfo
@@ -69,6 +70,7 @@ class RequestContext:
     dry_run: bool = False
     field_manager: str = ""
     field_validation: str = ""
+    repeated: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list, compare=False)
     annotations: dict[str, str] = field(default_factory=dict, compare=False)
 

@@ -7,13 +7,14 @@ newer one. Server-side apply creates what is missing and keeps the applier's fie
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from cluster.api import errors, managed, patch, schema, scheme, selectors, typecheck
 from cluster.api.scheme import ResourceInfo
-from cluster.registry import scale, yaml_input
+from cluster.registry import duplicates, scale, yaml_input
 from cluster.registry.context import RequestContext
 from cluster.registry.core import Core
 from cluster.registry.strategies import strategy_for
@@ -85,7 +86,8 @@ class Patcher:
         accepted = patch.MEDIA_TYPES if info.custom is None else patch.CUSTOM_MEDIA_TYPES
         if media_type not in accepted:
             raise errors.unsupported_media_type(accepted)
-        wish = parse_body(body, media_type)
+        wish, repeated = parse_body(body, media_type)
+        ctx = replace(ctx, repeated=repeated)
         if media_type == patch.APPLY_PATCH:
             return await self._apply(ctx, info, namespace, name, wish, subresource, force)
         apply = patch_function(info, media_type, wish, subresource)
@@ -124,6 +126,7 @@ class Patcher:
         if scale.is_scale(info, subresource):
             return await self._rescale(ctx, info, namespace, name, lambda _: self._scale(ctx, wish))
         clean = _own_part(info, self._applied(ctx, info, namespace, name, wish), subresource)
+        ctx = replace(ctx, repeated=())  # judged
         node = schema.node_of(info)
         try:
             return await self._apply_existing(ctx, info, namespace, name, clean, subresource, force)
@@ -150,7 +153,11 @@ class Patcher:
         metadata = wish.get("metadata")
         if isinstance(metadata, dict) and metadata.get("managedFields"):
             raise errors.bad_request("metadata.managedFields must be nil")
-        clean = self._clean(ctx, info, wish)
+        noting = replace(ctx, field_validation="Warn", repeated=(), warnings=[])
+        clean = self._clean(noting, info, wish)
+        if noting.warnings:
+            raise _undeclared(info, namespace, name, noting.warnings)
+        _check_repeated(ctx)
         clean["metadata"].setdefault("name", name)
         if info.namespaced:
             clean["metadata"].setdefault("namespace", namespace)
@@ -278,19 +285,43 @@ def _own_part(info: ResourceInfo, clean: Object, subresource: str) -> Object:
     return kept
 
 
-def parse_body(body: Any, media_type: str) -> Any:
-    """JSON, or YAML for an apply patch; what is decoded already passes."""
+def parse_body(body: Any, media_type: str) -> tuple[Any, tuple[str, ...]]:
+    """JSON, or YAML for an apply patch, and what it says twice; what is decoded already passes."""
     if not isinstance(body, bytes | bytearray | memoryview | str):
-        return body
+        return body, ()
+    raw = body.encode() if isinstance(body, str) else bytes(body)
     try:
-        return orjson.loads(body)
+        found = orjson.loads(raw)
     except orjson.JSONDecodeError as e:
         if media_type != patch.APPLY_PATCH:
             raise errors.bad_request(f"error decoding patch: {e}") from e
+    else:
+        return found, tuple(f'duplicate field "{path}"' for path in duplicates.duplicate_fields(raw, found))
     try:
-        return yaml_input.load(body if isinstance(body, str) else bytes(body))
+        found, again = yaml_input.load_noting(raw)
     except yaml_input.BadYaml as e:
         raise errors.bad_request(f"error decoding YAML: {e}") from e
+    return found, tuple(again)
+
+
+def _undeclared(info: ResourceInfo, namespace: str, name: str, warnings: list[str]) -> errors.ApiError:
+    """An apply patch cannot own fields that its kind does not have, whatever fieldValidation says."""
+    unknown = [w.removeprefix('unknown field "').removesuffix('"') for w in warnings]
+    what = [f".{path}: field not declared in schema" for path in unknown]
+    listed = what[0] if len(what) == 1 else "errors:\n  " + "\n  ".join(what)
+    return errors.bad_request(
+        f"failed to create typed patch object ({namespace}/{name}; {info.api_version}, Kind={info.kind}): {listed}"
+    )
+
+
+def _check_repeated(ctx: RequestContext) -> None:
+    """Raises 400 for an apply patch that says something twice, or warns of it, as fieldValidation asks."""
+    if ctx.repeated and ctx.field_validation == "Strict":
+        listed = "\n  ".join(ctx.repeated)
+        why = "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  "
+        raise errors.bad_request(why + listed)
+    if ctx.field_validation == "Warn":
+        ctx.warnings.extend(ctx.repeated)
 
 
 def _names_revision(wish: Any, media_type: str) -> bool:

@@ -78,6 +78,15 @@ class Filter:
         return self.fields is None or self.fields.empty or self.fields.matches(stored.obj)
 
 
+_LATEST = -1  # in a token that goes on with what there is now
+_TOO_OLD = (
+    "The provided continue parameter is too old to display a consistent list result. You can start a new list without "
+    "the continue parameter, or use the continue token in this response to retrieve the remainder of the results. "
+    "Continuing with the provided token results in an inconsistent list - objects that were created, modified, or "
+    "deleted between the time the first chunk was returned and now may show up in the list."
+)
+
+
 def _token(revision: int, start: bytes) -> str:
     payload = orjson.dumps({"v": "meta.k8s.io/v1", "rv": revision, "start": start.decode()})
     return base64.urlsafe_b64encode(payload).decode().rstrip("=")
@@ -159,10 +168,7 @@ class Reader:
             return await self._core.range(start, end, **options)
         except errors.ApiError as e:
             if e.code == 410 and continued:
-                raise errors.expired(
-                    "The provided continue parameter is too old to display a consistent list result. You can start a "
-                    "new list without the continue parameter."
-                ) from e
+                raise errors.expired(_TOO_OLD, _token(_LATEST, start)) from e
             if e.code == 410:
                 raise errors.expired(f"The resourceVersion for the provided list is too old: {revision}") from e
             raise
@@ -179,7 +185,8 @@ class Reader:
         if continue_token:
             if resource_version not in ("", "0"):
                 raise errors.bad_request("specifying resource version is not allowed when using continue")
-            return _untoken(continue_token, prefix)
+            revision, start = _untoken(continue_token, prefix)
+            return max(revision, 0), start
         if match == "Exact":
             return parse_resource_version(resource_version), prefix
         return 0, prefix

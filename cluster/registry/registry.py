@@ -361,7 +361,7 @@ class Registry:
     def _decode_as(ctx: RequestContext, info: ResourceInfo, subresource: str, body: Object) -> Object:
         group, version, kind = scheme.subresource_kind(info, subresource)
         node = schema.node_for(group, version, kind)
-        clean, warnings = typecheck.decode(node, body, version, kind, ctx.field_validation)
+        clean, warnings = typecheck.decode(node, body, version, kind, ctx.field_validation, ctx.repeated)
         ctx.warnings.extend(warnings)
         return clean
 

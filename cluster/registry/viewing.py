@@ -53,7 +53,7 @@ def incoming(ctx: RequestContext, info: ResourceInfo, body: Object) -> Object:
                 f'{body.get("kind")} in version "{body.get("apiVersion")}" cannot be handled as a {info.kind}'
             )
     node = schema.node_for(info.group, info.version, info.kind)
-    clean, warnings = typecheck.decode(node, body, info.version, info.kind, ctx.field_validation)
+    clean, warnings = typecheck.decode(node, body, info.version, info.kind, ctx.field_validation, ctx.repeated)
     ctx.warnings.extend(warnings)
     if info.kind == "Event":
         _check_event(clean)
@@ -89,7 +89,8 @@ async def patched(
     media_type = media_type.split(";")[0].strip()
     if media_type not in patch.MEDIA_TYPES:
         raise errors.unsupported_media_type(patch.MEDIA_TYPES)
-    wish = parse_body(body, media_type)
+    wish, repeated = parse_body(body, media_type)
+    ctx = replace(ctx, repeated=repeated)
     if media_type == patch.APPLY_PATCH:
         clean = incoming(ctx, info, wish)
         return await patcher.patch(ctx, hub, namespace, name, media_type, clean, subresource, force)

@@ -309,10 +309,10 @@ class Writer:
                 f'no kind "{kind}" is registered for version "{version}" in scheme'
             )
         if info.custom is not None:
-            clean, warnings = info.custom.decode(body, field_validation)
+            clean, warnings = info.custom.decode(body, field_validation, ctx.repeated)
         else:
             node = schema.node_for(info.group, info.version, info.kind)
-            clean, warnings = typecheck.decode(node, body, info.version, info.kind, field_validation)
+            clean, warnings = typecheck.decode(node, body, info.version, info.kind, field_validation, ctx.repeated)
         ctx.warnings.extend(warnings)
         return clean
 

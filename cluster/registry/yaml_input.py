@@ -16,7 +16,20 @@ class BadYaml(ValueError):
 
 
 class _Loader(yaml.CSafeLoader):
-    """YAML as JSON has it: no timestamps."""
+    """YAML as JSON has it: no timestamps. `again` names the keys that a mapping has more than once."""
+
+    def __init__(self, stream: bytes | str) -> None:
+        super().__init__(stream)
+        self.again: list[str] = []
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    self.again.append(f'line {key.start_mark.line + 1}: key "{key.value}" already set in map')
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -27,9 +40,19 @@ _Loader.yaml_implicit_resolvers = {
 
 def load(raw: bytes | str) -> Any:
     """What JSON would hold. Raises BadYaml."""
+    return load_noting(raw)[0]
+
+
+def load_noting(raw: bytes | str) -> tuple[Any, list[str]]:
+    """The same, and which keys are there more than once, in the words of Kubernetes' parser. Raises BadYaml."""
     try:
         if any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(raw, Loader=yaml.CSafeLoader)):
             raise BadYaml("YAML aliases are not accepted")
-        return orjson.loads(orjson.dumps(yaml.load(raw, Loader=_Loader), option=orjson.OPT_NON_STR_KEYS))
+        loader = _Loader(raw)
+        try:
+            found = loader.get_single_data()
+        finally:
+            loader.dispose()
+        return orjson.loads(orjson.dumps(found, option=orjson.OPT_NON_STR_KEYS)), loader.again
     except (yaml.YAMLError, orjson.JSONEncodeError, RecursionError, UnicodeDecodeError) as e:
         raise BadYaml(str(e)) from e

@@ -7,6 +7,7 @@ first use, so that a cluster with a thousand definitions starts as fast as one w
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -102,8 +103,8 @@ class CustomVersion:
 
     # --- objects
 
-    def decode(self, obj: Any, validation: str) -> tuple[Object, list[str]]:
-        """A pruned copy without forgotten nulls, and warnings about unknown fields. Raises ApiError 400."""
+    def decode(self, obj: Any, validation: str, repeated: Sequence[str] = ()) -> tuple[Object, list[str]]:
+        """A pruned copy without forgotten nulls, and warnings as `typecheck.decode` has them. Raises ApiError 400."""
         head = f'{self.kind} in version "{self.version}" cannot be handled as a {self.kind}: '
         clean: Object = _copied(obj)
         try:
@@ -111,11 +112,7 @@ class CustomVersion:
         except typecheck.DecodeError as e:
             raise errors.bad_request(head + str(e)) from e
         pruning.drop_nulls(self.schema, clean)
-        if not unknown or validation in ("", "Ignore"):
-            return clean, []
-        if validation == "Strict":
-            raise errors.bad_request(head + typecheck.strict_message(unknown))
-        return clean, [f'unknown field "{u}"' for u in unknown]
+        return clean, typecheck.judged(head, unknown, repeated, validation)
 
     def default(self, obj: Object) -> bool:
         """In place; whether anything changed."""

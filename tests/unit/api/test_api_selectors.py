@@ -47,5 +47,9 @@ def test_field_selector() -> None:
     assert selectors.parse_field_selector("spec.unschedulable=false").matches({"spec": {}})
     assert selectors.parse_field_selector("metadata.name=x").required("metadata.name") == "x"
     assert selectors.parse_field_selector("spec.nodeName=").matches({"spec": {}})
+    assert selectors.parse_field_selector("source=kubelet").matches({"source": {"component": "kubelet"}})
+    assert selectors.parse_field_selector("source=c").matches({"source": {}, "reportingComponent": "c"})
+    assert selectors.parse_field_selector("status.successful=1").matches({"status": {"succeeded": 1}})
+    assert selectors.parse_field_selector("status.successful=0,name=j").matches({"metadata": {"name": "j"}})
     with pytest.raises(ValueError, match="can't understand"):
         selectors.parse_field_selector("nonsense")

@@ -283,6 +283,83 @@ async def test_health_version_metrics_and_discovery(server):
     assert orjson.loads((await server.call("GET", "/openid/v1/jwks")).body)["keys"][0]["kty"] == "RSA"
 
 
+WRONG_TWICE = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: twice}
+data:
+  a: b
+  a: c
+"""
+
+
+async def test_what_is_unknown_and_what_is_said_twice_are_told_together(server):
+    body = b'{"metadata": {"name": "u", "extra": 1}, "data": {"a": "b", "a": "c"}}'
+    json = {"Content-Type": "application/json"}
+    got = await server.call("POST", f"{CM}?fieldValidation=Strict", data=body, headers=json)
+    wanted = 'strict decoding error: unknown field "metadata.extra", duplicate field "data.a"'
+    assert got.status == 400 and wanted in got.json["message"]
+    got = await server.call("POST", CM, data=body, headers=json)
+    assert got.status == 201
+    assert got.headers.getall("Warning") == [
+        '299 - "unknown field \\"metadata.extra\\""',
+        '299 - "duplicate field \\"data.a\\""',
+    ]
+
+
+async def test_an_apply_patch_names_only_fields_that_there_are(server):
+    async def applied(text, validation):
+        path = f"{CM}/twice?fieldManager=m&fieldValidation={validation}"
+        return await server.call(
+            "PATCH", path, data=text.encode(), headers={"Content-Type": "application/apply-patch+yaml"}
+        )
+
+    got = await applied(WRONG_TWICE + "more: 1\n", "Ignore")
+    assert got.status == 400
+    where = "failed to create typed patch object (default/twice; v1, Kind=ConfigMap)"
+    assert got.json["message"] == f"{where}: .more: field not declared in schema"
+    got = await applied(WRONG_TWICE, "Strict")
+    assert got.status == 400 and 'line 7: key "a" already set in map' in got.json["message"]
+    got = await applied(WRONG_TWICE, "Warn")
+    assert (got.status, got.headers["Warning"]) == (201, '299 - "line 7: key \\"a\\" already set in map"')
+
+
+async def test_a_list_whose_revision_is_gone_goes_on_with_what_there_is(server):
+    for name in ("aa1", "aa2", "aa3"):
+        await server.create(CM, config_map(name))
+    first = await server.call("GET", f"{CM}?limit=1")
+    await server.create(CM, config_map("aa4"))
+    await server.store.compact(server.store.revision)
+    token = first.json["metadata"]["continue"]
+    expired = await server.call("GET", f"{CM}?limit=2&continue={token}")
+    assert (expired.status, expired.json["reason"]) == (410, "Expired")
+    token = expired.json["metadata"]["continue"]
+    rest = (await server.call("GET", f"{CM}?limit=2&continue={token}")).json
+    assert [o["metadata"]["name"] for o in rest["items"]] == ["aa2", "aa3"]
+    assert rest["metadata"]["resourceVersion"] > first.json["metadata"]["resourceVersion"]
+    last = (await server.call("GET", f"{CM}?limit=500&continue={rest['metadata']['continue']}")).json
+    assert last["metadata"]["resourceVersion"] == rest["metadata"]["resourceVersion"]
+    assert "aa4" in [o["metadata"]["name"] for o in last["items"]]
+
+
+async def test_a_review_has_no_table(server):
+    review = {"spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}}
+    path, table = (
+        "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+        "application/json;as=Table;v=v1;g=meta.k8s.io",
+    )
+    assert (await server.call("POST", path, review, headers={"Accept": table})).status == 406
+    got = await server.call("POST", path, review, headers={"Accept": table + ",application/json"})
+    assert (got.status, got.json["kind"]) == (201, "SelfSubjectAccessReview")
+
+
+async def test_discovery_tells_the_storage_version_apart(server):
+    served = (await server.call("GET", "/apis/autoscaling/v1")).json["resources"]
+    stored = (await server.call("GET", "/apis/autoscaling/v2")).json["resources"]
+    assert served[0]["storageVersionHash"] == stored[0]["storageVersionHash"]
+    assert "storageVersionHash" not in served[1]  # a subresource
+
+
 async def test_openapi(server):
     index = await server.call("GET", "/openapi/v3")
     assert "apis/apps/v1" in index.json["paths"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cluster.api.errors import ApiError
 from cluster.apiserver import options
-from cluster.apiserver.duplicates import duplicate_fields
+from cluster.registry.duplicates import duplicate_fields
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=5),

@@ -214,3 +214,13 @@ async def test_a_gone_machine_releases_its_volumes() -> None:
         (va,) = await w.items(ATTACHMENTS)
         assert va["spec"]["nodeName"] == "n2" and va["status"]["attached"] is True
         assert w.provider.violations == []
+
+
+async def test_an_attachment_of_another_driver_is_left_alone() -> None:
+    async with World(AttachDetachController) as w:
+        await start(w)
+        spec = {"attacher": "other.example.com", "nodeName": "n1", "source": {"persistentVolumeName": "nowhere"}}
+        await w.create("volumeattachments.storage.k8s.io", {"metadata": {"name": "theirs"}, "spec": spec})
+        await w.settle()
+        kept = await w.client.get("volumeattachments.storage.k8s.io", "theirs")
+        assert "deletionTimestamp" not in kept["metadata"]

@@ -44,6 +44,10 @@ async def test_a_compacted_token_is_expired(bench: Any) -> None:
     with pytest.raises(ApiError) as e:
         await bench.registry.list(bench.ctx, MAPS, "default", limit=1, continue_token=first.continue_token)
     assert (e.value.code, e.value.reason) == (410, "Expired")
+    again = e.value.status()["metadata"]["continue"]  # the rest as it is now
+    rest = await bench.registry.list(bench.ctx, MAPS, "default", continue_token=again)
+    assert _names(rest)[:2] == ["x01", "x02"]
+    assert rest.revision > first.revision
     with pytest.raises(ApiError) as e:
         await bench.registry.list(bench.ctx, MAPS, "default", continue_token="rubbish!")
     assert e.value.code == 400

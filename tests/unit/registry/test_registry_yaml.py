@@ -27,8 +27,9 @@ def test_an_apply_patch_is_read_with_the_same_care() -> None:
     """Regression: aliases of an apply patch were expanded."""
     with pytest.raises(ApiError, match="aliases are not accepted"):
         parse_body(BOMB, APPLY_PATCH)
-    assert parse_body(b"metadata: {annotations: {since: 2026-11-23}}", APPLY_PATCH) == {
-        "metadata": {"annotations": {"since": "2026-11-23"}}
-    }
+    read = {"metadata": {"annotations": {"since": "2026-11-23"}}}
+    assert parse_body(b"metadata: {annotations: {since: 2026-11-23}}", APPLY_PATCH) == (read, ())
+    again = 'line 3: key "b" already set in map'
+    assert parse_body(b"a:\n  b: 1\n  b: 2\n", APPLY_PATCH) == ({"a": {"b": 2}}, (again,))
     with pytest.raises(ApiError):
         parse_body(b"a: b", MERGE_PATCH)
