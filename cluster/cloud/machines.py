@@ -36,6 +36,7 @@ from cluster.machine import identity
 from cluster.machine.config import ClusterConfig, MachineConfig, container_label, load_machine
 from cluster.machine.files import make_private_dir, write_atomic
 from cluster.machine.machine import checkout_dir
+from cluster.machine.pods_shutdown import LONGEST_S
 from cluster.machine.processes import ProcessId, children_of, wait_gone
 from cluster.machinery.pod_logs import remove_machine_logs
 
@@ -163,7 +164,7 @@ class Machines:
                 await self._cut(name, slot)
                 log.info("machine %s lost power", name)
 
-    async def stop(self, name: str, grace_s: float = 20.0) -> None:
+    async def stop(self, name: str, grace_s: float = LONGEST_S + 20.0) -> None:
         """An orderly shutdown: sk8-machine and Ray first, so that nothing is restarted, then its containers."""
         slot = self._slot(name)
         async with slot.busy:

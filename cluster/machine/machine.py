@@ -25,6 +25,7 @@ from cluster.machine.forwarder import Forwarder, ForwarderConfig
 from cluster.machine.head import HeadRecord
 from cluster.machine.keeper import RayKeeper
 from cluster.machine.loop_watch import LoopWatch
+from cluster.machine.pods_shutdown import end_pods
 from cluster.machine.processes import Children
 from cluster.machine.unix_http import post
 
@@ -68,6 +69,8 @@ class Machine:
         stopped = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait({*parts, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if stop.is_set():
+                await end_pods(self._machine.kubelet_dir)
         finally:
             for task in (*parts, stopped):
                 task.cancel()

@@ -40,6 +40,7 @@ from cluster.node.log_files import LogFiles
 from cluster.node.log_rotation import LogRotation
 from cluster.node.metering import Meter, disk_usage
 from cluster.node.node_agent import NodeAgent
+from cluster.node.node_shutdown import NodeShutdown
 from cluster.node.node_status import allocatable, allocatable_amounts, capacity, machine_facts, node_group
 from cluster.node.object_cache import ObjectCache
 from cluster.node.pod_cgroups import PodCgroups
@@ -50,6 +51,7 @@ from cluster.node.pressure import Pressure
 from cluster.node.prober import Prober
 from cluster.node.runtime import ContainerInfo, Runtime, RuntimeFailure
 from cluster.node.server import KubeletServer
+from cluster.node.shutdown_plan import REJECTED
 from cluster.node.static_pods import MirrorStatuses, StaticPods
 from cluster.node.static_spec import is_mirror
 from cluster.node.status_writer import StatusWriter
@@ -89,7 +91,7 @@ class Kubelet:
             facts,
             client,
             runtime,
-            network_problem=self._network_problem,
+            network_problem=lambda: self._shutdown.problem or self._network_problem(),
             pressures=lambda: self._pressure.conditions,
             clock=clock,
         )
@@ -153,6 +155,9 @@ class Kubelet:
         )
         static = replace(tools, statuses=mirrors, delete_object=_is_gone)
         self._set = PodSet(tools, self._admit, static=static, forgotten=self._static.forgotten)
+        self._shutdown = NodeShutdown(
+            config, self._recorder, workers=self._set.workers, report=self._agent.try_write_status
+        )
         self._adopter = Adopter(runtime, network, config.node_ip)
         self._meter = Meter(config, runtime, memory_capacity_bytes=memory_bytes, clock=clock)
         self._pressure = Pressure(
@@ -201,6 +206,7 @@ class Kubelet:
                 group.create_task(self._image_gc.run(), name="image garbage collection")
                 group.create_task(self._refresh_volumes(), name="volumes")
                 group.create_task(self._pressure.run(), name="pressure")
+                group.create_task(self._shutdown.run(), name="shutdown")
         finally:
             await self._close()
 
@@ -344,6 +350,8 @@ class Kubelet:
                 await asyncio.sleep(1.0)
 
     def _admit(self, pod: Obj, others: Sequence[Obj]) -> tuple[str, str] | None:
+        if self._shutdown.under_way:
+            return REJECTED
         node = self._nodes.get("", self._config.node_name) or {}
         labels = (node.get("metadata") or {}).get("labels") or self._config.labels()
         sysctls, pressures = self._config.allowed_unsafe_sysctls, self._pressure.conditions

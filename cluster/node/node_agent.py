@@ -146,6 +146,13 @@ class NodeAgent:
         async with self._writing:
             await self._write_status()
 
+    async def try_write_status(self) -> None:
+        """Once; a failure is only logged."""
+        try:
+            await self.write_status()
+        except ApiError as err:
+            log.warning("writing the status of node %s: %s", self._config.node_name, err.message)
+
     async def _write_status(self) -> None:
         health = await self._health()
         now, at = self._clock(), self._monotonic()

@@ -281,6 +281,11 @@ class PodWorker:
             if info.pod.uid == self.uid:
                 await self._tools.runtime.remove(info.id)
 
+    async def over(self) -> None:
+        """Return when the pod has ended on this machine, and the API has been told."""
+        await self.released.wait()
+        await self._tools.statuses.flush(self.uid)
+
     async def drop_dead_containers(self) -> None:
         """Remove the containers of a pod that is over; afterwards their logs cannot be asked for."""
         if self.core.mode != "run" and self.core.sandbox.phase == "none":
