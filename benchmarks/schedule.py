@@ -88,26 +88,36 @@ class Burst:
         return [counts.get(i, 0) for i in range(max(counts) + 1)]
 
 
-async def prepare(target: Target, nodes: int) -> list[Connection]:
+async def prepare(target: Target, nodes: int, make: Callable[[int], Obj] = node) -> list[Connection]:
     """The namespace and the nodes; returns the open connections."""
     connections = [await Connection.open(target) for _ in range(CONNECTIONS)]
     await connections[0].call("GET", "/api/v1/namespaces/default", expect=(200, 404))
     await connections[0].call("POST", "/api/v1/namespaces", b'{"metadata":{"name":"default"}}', expect=(201, 409))
 
     async def one(connection: Connection, index: int) -> None:
-        await connection.call("POST", "/api/v1/nodes", orjson.dumps(node(index)))
+        await connection.call("POST", "/api/v1/nodes", orjson.dumps(make(index)))
 
     await spread(connections, nodes, one)
     return connections
 
 
-async def burst(target: Target, connections: list[Connection], first: int, pods: int, per_s: float = 0.0) -> Burst:
-    """Create pods first..first+pods, as fast as the connections allow or `per_s` a second, until all are bound."""
+async def burst(
+    target: Target,
+    connections: list[Connection],
+    first: int,
+    pods: int,
+    per_s: float = 0.0,
+    make: Callable[[int], Obj] = pod,
+) -> Burst:
+    """Create pods first..first+pods, as fast as the connections allow or `per_s` a second, until all are bound. `make`
+    names them bench-<number>."""
     watcher = await Connection.open(target)
     listing = await watcher.call("GET", "/api/v1/pods?limit=1")
     at = orjson.loads(listing)["metadata"]["resourceVersion"]
     seen = Burst()
-    done = asyncio.create_task(watcher.watch(f"/api/v1/pods?watch=1&resourceVersion={at}", _collector(seen, pods)))
+    done = asyncio.create_task(
+        watcher.watch(f"/api/v1/pods?watch=1&resourceVersion={at}", _collector(seen, pods, first))
+    )
     await asyncio.sleep(0.2)
     before = target.cpu_s()
     seen.began = time.monotonic()
@@ -115,7 +125,7 @@ async def burst(target: Target, connections: list[Connection], first: int, pods:
     async def one(connection: Connection, index: int) -> None:
         if per_s:
             await asyncio.sleep(max(0.0, seen.began + index / per_s - time.monotonic()))
-        body = orjson.dumps(pod(first + index))
+        body = orjson.dumps(make(first + index))
         started = time.monotonic()
         await connection.call("POST", "/api/v1/namespaces/default/pods", body)
         ended = time.monotonic()
@@ -130,11 +140,11 @@ async def burst(target: Target, connections: list[Connection], first: int, pods:
     return seen
 
 
-def _collector(seen: Burst, pods: int) -> Any:
+def _collector(seen: Burst, pods: int, first: int) -> Any:
     def on_lines(data: bytes) -> bool:
         now = time.monotonic()
         for line in data.split(b"\n"):
-            if b'"nodeName":"' in line and (found := _NAMED.search(line)):
+            if b'"nodeName":"' in line and (found := _NAMED.search(line)) and int(found[1]) >= first:
                 seen.bound.setdefault(int(found[1]), now)
         return len(seen.bound) >= pods
 

@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     add.set_defaults(run=_status)
     _machine_commands(commands, common, listing)
     _explain_command(commands, common, listing)
+    _bench_command(commands)
     store_commands.add_commands(commands, [common, listing])
     chaos.add_commands(commands, common, listing)
     hollow.add_command(commands, common)
@@ -107,6 +108,14 @@ def _explain_command(commands: Any, common: argparse.ArgumentParser, listing: ar
     add.set_defaults(run=_explain)
 
 
+def _bench_command(commands: Any) -> None:
+    text = "run one of the checkout's benchmarks, such as schedule, scheduler, schedule_workloads or store"
+    add = commands.add_parser("bench", help=text, description=text)
+    add.add_argument("name", metavar="NAME", help="which")
+    add.add_argument("arguments", nargs=argparse.REMAINDER, help="its own: --smoke, --peer, --json FILE, ...")
+    add.set_defaults(run=_bench, quiet=False)
+
+
 # -- commands --------------------------------------------------------------------------------------------------------
 async def _up(args: argparse.Namespace, out: Output) -> int:
     await up(UpOptions(args.machines, args.control_planes, args.config, args.base, args.timeout, args.cni), out)
@@ -148,6 +157,12 @@ async def _link(args: argparse.Namespace, out: Output) -> int:
     await LocalProvider(config.host_socket).set_link(args.name, up=args.up)
     out.say(f"  the link of {args.name} is {'up' if args.up else 'down'}")
     return 0
+
+
+async def _bench(args: argparse.Namespace, _: Output) -> int:
+    from cluster.cli.bench import bench
+
+    return await asyncio.to_thread(bench, args.name, args.arguments)
 
 
 async def _explain(args: argparse.Namespace, out: Output) -> int:

@@ -201,11 +201,16 @@ def _refuse(name: str, one: Filter, ask: Ask, possible: Mask, diagnosis: Diagnos
 
 
 def _keep_allowed(columns: NodeColumns, allowed: frozenset[str], possible: Mask, diagnosis: Diagnosis | None) -> None:
-    keep = np.zeros(columns.size, dtype=np.bool_)
-    keep[[columns.rows[name] for name in allowed if name in columns.rows]] = True
+    keep = columns.memo(("allowed", allowed), lambda: _rows_of(columns, allowed))
     if diagnosis is not None:
         diagnosis.note("VolumeBinding", "node(s) had volume node affinity conflict", possible & ~keep, None)
     possible &= keep
+
+
+def _rows_of(columns: NodeColumns, names: frozenset[str]) -> Mask:
+    rows = np.zeros(columns.size, dtype=np.bool_)
+    rows[[columns.rows[name] for name in names if name in columns.rows]] = True
+    return rows
 
 
 # ---- placing

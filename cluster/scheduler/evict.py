@@ -6,6 +6,7 @@ Messages and conditions are kube-scheduler's.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -15,6 +16,7 @@ from cluster.machinery.client import Client, Obj, is_not_found
 from cluster.machinery.clock import wall
 from cluster.machinery.events import EventRecorder
 from cluster.machinery.informer import Informer
+from cluster.scheduler.columns import Placed
 from cluster.scheduler.preempt import Candidate
 
 log = logging.getLogger(__name__)
@@ -36,20 +38,22 @@ class Evictor:
             "message": f"{scheduler}: preempting to accommodate a higher priority pod",
             "lastTransitionTime": rfc3339(wall()),
         }
-        for victim in candidate.victims:
-            namespace, name = victim.key
-            pod = self._pods.get(namespace, name)
-            if pod is None or pod["metadata"]["uid"] != victim.uid or "deletionTimestamp" in pod["metadata"]:
-                continue
-            try:
-                await self._status(pod, {"conditions": [condition]})
-                await self._client.delete("pods", name, namespace, uid=victim.uid)
-            except ApiError as error:
-                if not is_not_found(error):
-                    log.info("evicting %s/%s: %s", namespace, name, error.message)
-                continue
-            note = f"Preempted by pod {preemptor['metadata']['uid']} on node {candidate.node}"
-            self._events.event(pod, "Normal", "Preempted", note)
+        note = f"Preempted by pod {preemptor['metadata']['uid']} on node {candidate.node}"
+        await asyncio.gather(*(self._evict(victim, condition, note) for victim in candidate.victims))
+
+    async def _evict(self, victim: Placed, condition: dict[str, Any], note: str) -> None:
+        namespace, name = victim.key
+        pod = self._pods.get(namespace, name)
+        if pod is None or pod["metadata"]["uid"] != victim.uid or "deletionTimestamp" in pod["metadata"]:
+            return
+        try:
+            await self._status(pod, {"conditions": [condition]})
+            await self._client.delete("pods", name, namespace, uid=victim.uid)
+        except ApiError as error:
+            if not is_not_found(error):
+                log.info("evicting %s/%s: %s", namespace, name, error.message)
+            return
+        self._events.event(pod, "Normal", "Preempted", note)
 
     async def unschedulable(
         self, pod: Obj, message: str, *, nominated: str | None = None, reason: str = "Unschedulable"

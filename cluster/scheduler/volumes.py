@@ -17,6 +17,7 @@ from cluster.api.pods import amount
 from cluster.api.selectors import from_label_selector
 from cluster.scheduler.columns import NodeColumns
 from cluster.scheduler.filters import match_term
+from cluster.scheduler.shape import canonical
 
 NO_PROVISIONER = "kubernetes.io/no-provisioner"
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
@@ -43,12 +44,19 @@ def _waits_for_consumer(claim: dict[str, Any], storage_class: Lookup) -> bool:
 
 def _nodes_of(volume: dict[str, Any], columns: NodeColumns) -> frozenset[str] | None:
     required = (volume["spec"].get("nodeAffinity") or {}).get("required")
-    if not required:
-        return None
-    mask = np.zeros(columns.size, dtype=np.bool_)
-    for term in required["nodeSelectorTerms"]:
-        mask |= match_term(columns, term)
-    return frozenset(columns.names[row] for row in np.flatnonzero(mask & columns.alive))
+    return _matching(columns, required["nodeSelectorTerms"]) if required else None
+
+
+def _matching(columns: NodeColumns, terms: Sequence[dict[str, Any]]) -> frozenset[str]:
+    """The nodes that match one of the terms; remembered until a node changes."""
+
+    def make() -> frozenset[str]:
+        mask = np.zeros(columns.size, dtype=np.bool_)
+        for term in terms:
+            mask |= match_term(columns, term)
+        return frozenset(columns.names[row] for row in np.flatnonzero(mask & columns.alive))
+
+    return columns.memo(("matching", canonical(terms)), make)
 
 
 def _offers(claim: dict[str, Any], volume: dict[str, Any]) -> bool:
@@ -90,13 +98,11 @@ def _in_topologies(storage_class: dict[str, Any], columns: NodeColumns) -> froze
     terms = storage_class.get("allowedTopologies")
     if not terms:
         return None
-    mask = np.zeros(columns.size, dtype=np.bool_)
-    for term in terms:
-        expressions = [
-            {"key": e["key"], "operator": "In", "values": e["values"]} for e in term.get("matchLabelExpressions") or ()
-        ]
-        mask |= match_term(columns, {"matchExpressions": expressions})
-    return frozenset(columns.names[row] for row in np.flatnonzero(mask & columns.alive))
+    selectors = [
+        {"matchExpressions": [e | {"operator": "In"} for e in term.get("matchLabelExpressions") or ()]}
+        for term in terms
+    ]
+    return _matching(columns, selectors)
 
 
 def check_claims(
