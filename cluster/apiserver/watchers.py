@@ -24,6 +24,8 @@ from cluster.apiserver.cache import CacheEvent, Table
 from cluster.apiserver.selection import Selection
 
 Chunk = tuple[str, CacheEvent]
+_EARLY_S = 0.01
+"""The clocks of two waits for one moment differ: a timer that comes so much too late is still the same."""
 
 
 class Watcher:
@@ -89,7 +91,7 @@ class Watcher:
             return
         loop = asyncio.get_running_loop()
         due = loop.time() + timeout_s
-        if due < self._due:
+        if due < self._due - _EARLY_S:
             self.close()
             self._due, self._timer = due, loop.call_at(due, self._ring)
         wake = self._wake = loop.create_future()
@@ -185,8 +187,12 @@ class WatchHub:
         narrow = bool(index.namespaces or index.names or index.nodes)
         if narrow:
             for event in events:
-                for watcher in _narrow(index, table, event):
-                    offers.setdefault(id(watcher), (watcher, []))[1].append(event)
+                for ident, watcher in _narrow(index, table, event).items():
+                    offer = offers.get(ident)
+                    if offer is None:
+                        offers[ident] = (watcher, [event])
+                    else:
+                        offer[1].append(event)
         for watcher, wanted in offers.values():
             watcher.offer(wanted)
             if watcher.overflowed and self._on_slow is not None:
@@ -201,20 +207,22 @@ class WatchHub:
                     watcher.stop(error)
 
 
-def _narrow(index: _Index, table: Table, event: CacheEvent) -> Iterable[Watcher]:
-    """Watchers of the event's namespace, name and node (the node before and after), each once."""
-    found: Group = {}
+def _narrow(index: _Index, table: Table, event: CacheEvent) -> Group:
+    """Watchers of the event's namespace, name and node (the node before and after), each once. Not to be changed."""
+    groups: list[Group] = []
     namespace, name = split_key(table, event.key)
     if index.namespaces and namespace:
-        found.update(index.namespaces.get(namespace, {}))
+        groups.append(index.namespaces.get(namespace, {}))
     if index.names:
-        found.update(index.names.get((namespace, name), {}))
-        found.update(index.names.get(("", name), {}))
+        groups += (index.names.get((namespace, name), {}), index.names.get(("", name), {}))
     if index.nodes:
         for entry in (event.prev, event.entry):
             if entry is not None and entry.node:
-                found.update(index.nodes.get(entry.node, {}))
-    return found.values()
+                groups.append(index.nodes.get(entry.node, {}))
+    groups = [group for group in groups if group]
+    if len(groups) == 1:
+        return groups[0]
+    return {ident: watcher for group in groups for ident, watcher in group.items()}
 
 
 def split_key(table: Table, key: bytes) -> tuple[str, str]:
