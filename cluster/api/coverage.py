@@ -51,7 +51,7 @@ _WITHOUT_EFFECT = {
     "resourceslices.resource.k8s.io": "stored",
     "ingresses.networking.k8s.io": "stored; bring an ingress controller, as with Kubernetes",
     "volumeattributesclasses.storage.k8s.io": "stored; volumes of this cluster cannot be modified",
-    "runtimeclasses.node.k8s.io": "stored and admitted; containers run on the engine's default runtime",
+    "runtimeclasses.node.k8s.io": "the handler is one of the engine's runtimes",
 }
 
 

@@ -52,16 +52,16 @@ def reject(
     if any(node_labels.get(k) != v for k, v in wanted.items()):
         return (
             "NodeAffinity",
-            "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node selector",
+            "Predicate NodeAffinity failed: node(s) didn't match Pod's node selector",
         )
     running = [other for other in others if not is_terminal(other)]
     taken = [port for other in running for port in used_ports(other)]
     if conflict(used_ports(pod), taken):
         why = "node(s) didn't have free ports for the requested pod ports"
-        return "NodePorts", f"Pod was rejected: Predicate NodePorts failed: {why}"
+        return "NodePorts", f"Predicate NodePorts failed: {why}"
     capacity = allocatable.get("pods", 0)
     if len(running) + 1 > capacity:
-        return "OutOfpods", f"Pod was rejected: {_short('pods', 1, len(running), capacity)}"
+        return "OutOfpods", _short("pods", 1, len(running), capacity)
     used: dict[str, int] = {}
     for other in running:
         for resource, amount in pod_requests(other).items():
@@ -69,7 +69,7 @@ def reject(
     for resource, amount in sorted(pod_requests(pod).items()):
         if amount and used.get(resource, 0) + amount > allocatable.get(resource, 0):
             why = _short(resource, amount, used.get(resource, 0), allocatable.get(resource, 0))
-            return f"OutOf{resource}", f"Pod was rejected: {why}"
+            return f"OutOf{resource}", why
     return None
 
 

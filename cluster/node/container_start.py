@@ -49,6 +49,7 @@ class Place:
     directory: Path
     volumes: MountedVolumes
     cgroup_parent: str = ""
+    handler: str = ""
     running: Mapping[str, str] = field(default_factory=dict)  # container name -> id
 
 
@@ -193,6 +194,7 @@ class ContainerStarter:
             log_path=str(self._logs.path(pod_ref(place.pod), place.spec["name"], action.attempt)),
             pids_of=_target(place),
             cgroup_parent=place.cgroup_parent,
+            handler=place.handler,
         )
         config = container_config(place.pod, place.spec, inputs)
         return _with_subpaths(config, place.volumes)

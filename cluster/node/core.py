@@ -177,7 +177,7 @@ class PodCore:
     def _on_rejected(self, event: ev.PodRejected, now: float) -> None:
         if self.mode == "run":
             self._emit("Warning", event.reason, event.message)
-            self._decide("Failed", event.reason, event.message)
+            self._decide("Failed", event.reason, f"Pod was rejected: {event.message}")
 
     def _on_evicted(self, event: ev.PodEvicted, now: float) -> None:
         if self.mode == "run":

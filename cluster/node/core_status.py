@@ -89,6 +89,7 @@ def container_status(container: ContainerState, default: str, runtime: str) -> S
         "state": state,
         "lastState": last,
         "started": container.started,
+        **_volume_mounts(container.spec),
     }
     if current:
         status["containerID"] = f"{runtime}://{current}"
@@ -97,6 +98,17 @@ def container_status(container: ContainerState, default: str, runtime: str) -> S
         if container.allocated.get("requests"):
             status["allocatedResources"] = container.allocated["requests"]
     return status
+
+
+def _volume_mounts(spec: Mapping[str, Any]) -> Status:
+    """KEP-3857: what is mounted, and whether read-only holds below the mount point (no engine here can do that)."""
+    mounts = []
+    for mount in spec.get("volumeMounts") or ():
+        shown = {"name": mount["name"], "mountPath": mount["mountPath"]}
+        if mount.get("readOnly"):
+            shown |= {"readOnly": True, "recursiveReadOnly": "Disabled"}
+        mounts.append(shown)
+    return {"volumeMounts": mounts} if mounts else {}
 
 
 def phase_of(containers: Sequence[ContainerState], policy: str) -> str:
@@ -192,17 +204,25 @@ def _closed_gates(pod: Mapping[str, Any]) -> list[str]:
     return closed
 
 
+def _observed(pod: Mapping[str, Any]) -> Status:
+    """KEP-5067: which generation of the spec a status is about."""
+    generation = pod["metadata"].get("generation")
+    return {"observedGeneration": generation} if generation else {}
+
+
 def pod_status(view: PodView, containers: Sequence[ContainerState]) -> Status:
     """The whole status the kubelet owns; conditions without their times."""
     policy = str(view.pod["spec"].get("restartPolicy") or "Always")
     phase = view.verdict[0] if view.verdict else phase_of(containers, policy)
     inits = [c for c in containers if c.kind in ("init", "sidecar")]
     waiting = "PodInitializing" if inits else "ContainerCreating"
+    seen = _observed(view.pod)
     status: Status = {
         "phase": phase,
         "qosClass": view.qos_class,
         "startTime": rfc3339(view.start_time),
-        "conditions": conditions(view, containers, phase),
+        "conditions": [{**c, **seen} for c in conditions(view, containers, phase)],
+        **seen,
     }
     if view.node_ip:  # a hollow node has none
         status["hostIP"], status["hostIPs"] = view.node_ip, [{"ip": view.node_ip}]

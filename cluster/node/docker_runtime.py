@@ -172,7 +172,7 @@ class DockerRuntime:
         """Name by name: with several, the engine takes an id only by force, which would not spare containers."""
         image = await self._call_unless_gone(lambda api: api.inspect_image(image_id))
         for name in (*(image.get("RepoTags") or ()), *(image.get("RepoDigests") or ())) if image else ():
-            await self._call_unless_gone(lambda api, name=name: api.remove_image(name))
+            await self._call_unless_gone(functools.partial(_untag, name=name))
         if image:
             await self._call_unless_gone(lambda api: api.remove_image(image_id))
 
@@ -205,6 +205,8 @@ class DockerRuntime:
     # ------------------------------------------------------------ making and ending
 
     async def run_sandbox(self, config: SandboxConfig) -> tuple[str, str]:
+        if config.handler and config.handler not in (await self._call(lambda api: api.info())).get("Runtimes", {}):
+            raise RuntimeFailure(f'failed to get sandbox runtime: no runtime for "{config.handler}" is configured')
         name = spec.container_name(config.pod, SANDBOX_CONTAINER, config.attempt)
         body = spec.sandbox_body(self._machine, config, self._oom_floor, self._netns)
         sandbox = await self._create(name, body)
@@ -467,6 +469,10 @@ def lowest_oom_score() -> int:
             if line.startswith("CapEff:"):
                 return -1000 if int(line.split()[1], 16) & (1 << _CAP_SYS_RESOURCE) else 0
     return 0
+
+
+def _untag(api: Any, name: str) -> None:
+    api.remove_image(name)
 
 
 def _names(entry: dict[str, Any]) -> tuple[str, ...]:

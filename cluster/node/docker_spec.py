@@ -79,6 +79,8 @@ def sandbox_body(machine: str, config: SandboxConfig, oom_floor: int = -1000, ma
     }
     if config.cgroup_parent:
         body["HostConfig"]["CgroupParent"] = config.cgroup_parent
+    if config.handler:
+        body["HostConfig"]["Runtime"] = config.handler
     if config.host_pids:
         body["HostConfig"]["PidMode"] = "host"
     if config.host_ipc:
@@ -141,6 +143,8 @@ def _host_config(config: ContainerConfig, oom_floor: int) -> Obj:
         "GroupAdd": list(config.groups),
         "SecurityOpt": security,
     }
+    if config.handler:
+        host["Runtime"] = config.handler
     if config.pids_of:
         host["PidMode"] = f"container:{config.pids_of}"
     elif config.host_pids:

@@ -50,6 +50,7 @@ from cluster.node.pod_worker import Tools, api_deleter
 from cluster.node.pressure import Pressure
 from cluster.node.prober import Prober
 from cluster.node.runtime import ContainerInfo, Runtime, RuntimeFailure
+from cluster.node.runtime_class import handlers
 from cluster.node.server import KubeletServer
 from cluster.node.shutdown_plan import REJECTED
 from cluster.node.static_pods import MirrorStatuses, StaticPods
@@ -124,6 +125,7 @@ class Kubelet:
             host_ports=self._host_ports,
             volumes=self._volumes,
             cgroups=self._cgroups,
+            handler_of=handlers(cache),
             logs=self._logs,
             starter=ContainerStarter(
                 config,

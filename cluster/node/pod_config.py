@@ -212,6 +212,7 @@ class ContainerInputs:
     log_path: str = ""
     pids_of: str = ""
     cgroup_parent: str = ""
+    handler: str = ""
 
 
 def volume_mounts(container: Obj, inputs: ContainerInputs, variables: Mapping[str, str]) -> list[Mount]:
@@ -279,6 +280,7 @@ def container_config(pod: Obj, container: Obj, inputs: ContainerInputs) -> Conta
         host_pids=bool(pod["spec"].get("hostPID")),
         pids_of=inputs.pids_of,
         cgroup_parent=inputs.cgroup_parent,
+        handler=inputs.handler,
         message_path=inputs.message_file,
         log_path=inputs.log_path,
         message_policy=str(container.get("terminationMessagePolicy") or "File"),

@@ -21,6 +21,7 @@ from cluster.api.faults import Hit
 from cluster.machinery.client import Client, is_not_found, key_of
 from cluster.machinery.events import EventRecorder
 from cluster.node import core_events as ev
+from cluster.node import probe_metrics
 from cluster.node.cni import NetworkFailure
 from cluster.node.config import KubeletConfig
 from cluster.node.container_start import Place
@@ -32,6 +33,7 @@ from cluster.node.pod_config import cpu_quota_us, cpu_shares, memory_limit_bytes
 from cluster.node.pod_env import ConfigError
 from cluster.node.prober import HookFailure
 from cluster.node.runtime import SANDBOX_CONTAINER, Resources, Runtime, RuntimeFailure, SandboxConfig
+from cluster.node.runtime_class import HandlerOf
 from cluster.node.seams import Network, PodLogs, PodVolumes, Ports, Probing, Starter, Statuses
 from cluster.node.volume_block import VolumeFailure
 from cluster.node.volumes import MountedVolumes
@@ -60,6 +62,7 @@ class Tools:
     volumes: PodVolumes
     logs: PodLogs
     cgroups: PodCgroups
+    handler_of: HandlerOf
     starter: Starter
     prober: Probing
     statuses: Statuses
@@ -208,7 +211,7 @@ class PodWorker:
     async def _start_sandbox_task(self, attempt: int) -> None:
         try:
             await self.apply_cgroup()
-            sandbox_id, netns = await self._tools.runtime.run_sandbox(self._sandbox_config(attempt))
+            sandbox_id, netns = await self._tools.runtime.run_sandbox(await self._sandbox_config(attempt))
             self._tools.hit("after_sandbox", key_of(self.pod))
             try:
                 ip = await self._connect(sandbox_id, netns)
@@ -216,12 +219,12 @@ class PodWorker:
                 await self._tools.network.delete(sandbox_id)
                 await self._tools.runtime.remove(sandbox_id)
                 raise
-        except (RuntimeFailure, NetworkFailure, HostPortFailure, ConfigError, OSError) as err:
-            self.post(ev.SandboxFailed(str(err)))
+        except (RuntimeFailure, NetworkFailure, HostPortFailure, ConfigError, ApiError, OSError) as err:
+            self.post(ev.SandboxFailed(err.message if isinstance(err, ApiError) else str(err)))
         else:
             self.post(ev.SandboxReady(sandbox_id, ip))
 
-    def _sandbox_config(self, attempt: int) -> SandboxConfig:
+    async def _sandbox_config(self, attempt: int) -> SandboxConfig:
         spec, config = self.pod["spec"], self._tools.config
         sysctls = (spec.get("securityContext") or {}).get("sysctls") or ()
         return SandboxConfig(
@@ -234,6 +237,7 @@ class PodWorker:
             host_pids=bool(spec.get("hostPID")),
             host_ipc=bool(spec.get("hostIPC")),
             cgroup_parent=self._tools.cgroups.path(self.pod),
+            handler=await self._tools.handler_of(self.pod),
         )
 
     async def apply_cgroup(self) -> None:
@@ -311,6 +315,7 @@ class PodWorker:
             directory=self._tools.volumes.pod_dir(self.uid),
             volumes=self._volumes,
             cgroup_parent=self._tools.cgroups.path(self.pod),
+            handler=await self._tools.handler_of(self.pod),
             running={c.name: c.id for c in self.core.containers.values() if c.phase == "running"},
         )
         self._tools.hit("before_container", key_of(self.pod))
@@ -419,7 +424,12 @@ class PodWorker:
         ok, output = await self._tools.prober.probe(
             probe.spec.handler, state.spec, action.id, self.core.sandbox.ip, probe.spec.timeout_s
         )
+        probe_metrics.count(self._ref(), action.name, action.kind, ok)
         self.post(ev.ProbeDone(action.name, action.id, action.kind, ok, output))
+
+    def _ref(self) -> tuple[str, str, str]:
+        ref = pod_ref(self.pod)
+        return ref.namespace, ref.name, ref.uid
 
     # ------------------------------------------------------------ the API
 
@@ -446,6 +456,7 @@ class PodWorker:
 
     def _forget(self, action: ev.Forget) -> None:
         self._closed = True
+        probe_metrics.forget(self._ref(), list(self.core.containers))
         self._tools.statuses.forget(self.uid)
         self._on_forget(self.uid)
 

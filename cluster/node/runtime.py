@@ -52,6 +52,7 @@ class SandboxConfig:
     host_pids: bool = False
     host_ipc: bool = False
     cgroup_parent: str = ""
+    handler: str = ""  # the engine's runtime, by RuntimeClass; "" is its default
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ class ContainerConfig:
     message_path: str = ""
     message_policy: str = "File"
     log_path: str = ""
+    handler: str = ""
     cgroup_parent: str = ""  # of the machine's cgroups; "" is the engine's own choice
     devices: tuple[Device, ...] = ()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import logging
 import os
 import ssl
@@ -17,34 +16,28 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aiohttp import web
-from prometheus_client import REGISTRY, generate_latest
 
 from cluster.api import errors
 from cluster.api.errors import ApiError
 from cluster.machinery.mtls import groups_of, server_context
-from cluster.node import exec_stream, logs, parts, pod_dial, port_forward, stats
+from cluster.node import exec_stream, logs, parts, pod_dial, port_forward
 from cluster.node.config import KubeletConfig
 from cluster.node.core import PodCore
 from cluster.node.core_status import container_status
 from cluster.node.log_reader import read_log
 from cluster.node.metering import Meter
 from cluster.node.runtime import Runtime, RuntimeFailure, Session
+from cluster.node.server_views import PodsSeen, Views
 
 log = logging.getLogger(__name__)
 Obj = dict[str, Any]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Pods(Protocol):
+class Pods(PodsSeen, Protocol):
     """What the server needs to know of the kubelet."""
 
     def core_of(self, namespace: str, name: str) -> PodCore | None: ...
-
-    def pods(self) -> list[Obj]: ...
-
-    def sandboxes(self) -> dict[str, str]:
-        """Pod uid -> sandbox id."""
-        ...
 
     def health(self) -> dict[str, object]: ...
 
@@ -69,7 +62,7 @@ class KubeletServer:
         self._config = config
         self._runtime = runtime
         self._pods = pods
-        self._meter = meter
+        self._views = Views(config, runtime, pods, meter)
         self._clock = clock
         self._runners: list[web.AppRunner] = []
         self.port = config.port
@@ -82,16 +75,14 @@ class KubeletServer:
         for what in ("exec", "attach"):
             app.router.add_get(f"/{what}/{{ns}}/{{pod}}/{{container}}", self._interactive)
         app.router.add_get("/portForward/{ns}/{pod}", self._port_forward)
-        app.router.add_get("/healthz", self._healthz)
-        app.router.add_get("/pods", self._list_pods)
-        app.router.add_get("/stats/summary", self._summary)
-        app.router.add_get("/metrics", self._metrics)
-        app.router.add_get("/metrics/resource", self._resource_metrics)
+        for check in ("", "/ping", "/log", "/syncloop"):
+            app.router.add_get(f"/healthz{check}", self._healthz)
+        self._views.add_routes(app)
         app.router.add_get("/metrics/parts", self._parts)
         app.router.add_get("/metrics/parts/{part}", self._part_metrics)
         local = web.Application()
         local.router.add_get("/healthz", self._healthz)
-        local.router.add_get("/metrics", self._metrics)
+        local.router.add_get("/metrics", self._views.metrics)
         self.port = await self._listen(app, self._config.node_ip, self._config.port, self._tls())
         self.healthz_port = await self._listen(local, "127.0.0.1", self._config.healthz_port, None)
 
@@ -259,23 +250,6 @@ class KubeletServer:
         if health.get("ready"):
             return web.Response(text="ok")
         return web.json_response(health, status=503)
-
-    async def _list_pods(self, request: web.Request) -> web.Response:
-        return web.json_response({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": self._pods.pods()})
-
-    async def _metrics(self, request: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": "text/plain; version=0.0.4"})
-
-    async def _summary(self, request: web.Request) -> web.Response:
-        started = {p["metadata"]["uid"]: (p.get("status") or {}).get("startTime", "") for p in self._pods.pods()}
-        sandboxes = self._pods.sandboxes()
-        sample = await self._meter.sample()
-        body = stats.summary(sample, await asyncio.to_thread(self._meter.facts, started, sandboxes))
-        return web.Response(text=json.dumps(body), content_type="application/json")
-
-    async def _resource_metrics(self, request: web.Request) -> web.Response:
-        text = stats.resource_metrics(await self._meter.sample())
-        return web.Response(body=text.encode(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
 
 async def _copy(chunks: Any, response: web.StreamResponse) -> None:

@@ -129,3 +129,15 @@ def checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         except (ValueError, KeyError, TypeError) as err:
             raise ConfigError(f"kubelet: {key}: {err}") from err
     return out
+
+
+def kubelet_configuration(config: KubeletConfig) -> dict[str, Any]:
+    """The settings in force under KubeletConfiguration's names (GET /configz); times in seconds are durations."""
+    out: dict[str, Any] = {"kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1"}
+    for key, (name, parse) in sorted(_SETTINGS.items()):
+        value = getattr(config, name)
+        if parse is duration_s:
+            value = f"{value:g}s"
+        out[key] = dict(value) if isinstance(value, Mapping) else value
+    others = {"address": config.node_ip, "port": config.port, "healthzPort": config.healthz_port}
+    return out | others | {"clusterDomain": config.cluster_domain, "clusterDNS": [config.cluster_dns]}

@@ -35,10 +35,14 @@ async def test_a_pod_runs_is_ready_and_leaves_nothing(world: NodeWorld) -> None:
     assert status["podIP"].startswith("10.244.77.")
     assert status["containerStatuses"][0]["state"]["running"]
     assert sh("ping", "-c1", "-W1", status["podIP"]) if os.path.exists("/bin/ping") else True
-    assert {"Pulled", "Created", "Started"} <= set(await world.reasons("web"))
+    await world.until(lambda: _told(world, "web", {"Pulled", "Created", "Started"}), 60)  # events come a moment later
     await world.client.delete("pods", "web", "default")
     await world.gone("web")
     assert world.leftovers() == []
+
+
+async def _told(world: NodeWorld, name: str, wanted: set[str]) -> bool:
+    return wanted <= set(await world.reasons(name))
 
 
 async def test_a_crashing_container_is_restarted_with_back_off(world: NodeWorld) -> None:
@@ -209,3 +213,19 @@ async def test_a_running_pod_is_resized_in_place_or_told_why_not(world: NodeWorl
     await world.status("sized", lambda s: not condition(s, "PodResizePending"))
     smaller = {"cpu": "300m", "memory": "80Mi"}
     await world.status("sized", lambda s: s["containerStatuses"][0]["resources"].get("limits") == smaller)
+
+
+async def test_a_runtime_class_names_one_of_the_engines_runtimes(world: NodeWorld) -> None:
+    for name, handler in (("plain", "runc"), ("strange", "kata")):
+        made = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": name}, "handler": handler}
+        await world.client.create("runtimeclasses.node.k8s.io", made)
+    await world.run_pod("plain", runtimeClassName="plain")
+    await world.run_pod("strange", runtimeClassName="strange")
+    await world.ready("plain", 30)
+
+    async def told() -> list[str]:
+        events = (await world.client.list("events", "default")).items
+        return [e["message"] for e in events if e["reason"] == "FailedCreatePodSandBox"]
+
+    assert 'no runtime for "kata" is configured' in (await world.until(told, 30))[0]
+    assert (await world.pod("strange"))["status"]["phase"] == "Pending"

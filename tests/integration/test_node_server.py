@@ -80,8 +80,20 @@ async def test_logs_exec_attach_and_statistics(world: NodeWorld) -> None:
         assert (await caller.get("/healthz"))[1] == "ok"
         assert json.loads((await caller.get("/pods"))[1])["items"][0]["status"]["phase"] == "Running"
         assert "kubelet_running_pods 1.0" in (await caller.get("/metrics"))[1]
+        await _views(caller)
     finally:
         await caller.session.close()
+
+
+async def _views(caller: Caller) -> None:
+    running = json.loads((await caller.get("/runningpods/"))[1])["items"]
+    assert [c["name"] for c in running[0]["spec"]["containers"]] == ["app"]
+    assert 'container_memory_working_set_bytes{container="app"' in (await caller.get("/metrics/cadvisor"))[1]
+    assert (await caller.get("/metrics/probes"))[0] == 200
+    assert json.loads((await caller.get("/configz"))[1])["kubeletconfig"]["maxPods"] == 110
+    code, listing = await caller.get("/logs/")
+    assert code == 200 and "<a href=" in listing
+    assert (await caller.get("/logs/../../etc/shadow"))[0] in (403, 404)
 
 
 async def _statistics(caller: Caller, name: str) -> dict | None:

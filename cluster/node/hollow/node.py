@@ -36,6 +36,7 @@ from cluster.node.pod_config import pod_ref
 from cluster.node.pod_set import PodSet
 from cluster.node.pod_worker import Tools, api_deleter
 from cluster.node.runtime import SANDBOX_CONTAINER, ContainerInfo
+from cluster.node.runtime_class import no_handlers
 from cluster.node.status_writer import StatusWriter
 
 Obj = dict[str, Any]
@@ -123,6 +124,7 @@ class HollowNode:
             volumes=HollowVolumes(),
             logs=HollowLogs(),
             cgroups=PodCgroups(""),
+            handler_of=no_handlers,
             starter=HollowStarter(runtime, clock, spec.start_s),
             prober=HollowProber(),
             statuses=statuses,

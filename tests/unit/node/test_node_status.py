@@ -198,7 +198,7 @@ def test_admission() -> None:
     assert verdict is not None
     assert verdict == (
         "OutOfcpu",
-        "Pod was rejected: Node didn't have enough resource: cpu, requested: 401, used: 600, capacity: 1000",
+        "Node didn't have enough resource: cpu, requested: 401, used: 600, capacity: 1000",
     )
     done = {**pod("600m"), "status": {"phase": "Succeeded"}}
     assert reject(pod("401m"), [done], room, {}) is None
