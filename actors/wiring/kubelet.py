@@ -9,11 +9,13 @@ from cluster.machine.dns import resolv_conf_of
 from cluster.machine.roles import roles_of
 from cluster.node.cgroup_plan import pods_root
 from cluster.node.cni import PodNetwork
+from cluster.node.cni_plugins import PluginNetwork
 from cluster.node.config import EVICTION_HARD, EVICTION_HARD_SHARED, KubeletConfig
 from cluster.node.docker_runtime import DockerRuntime
 from cluster.node.image_gc import OFF
 from cluster.node.kubelet import Kubelet
 from cluster.node.machine_netns import machine_netns
+from cluster.node.seams import MachineNetwork
 from cluster.node.settings import with_settings
 
 POD_OVERHEAD_BYTES = {"routes": 0, "vxlan": 50}
@@ -68,6 +70,13 @@ def part_ports(cluster: ClusterConfig, machine: MachineConfig) -> dict[str, int]
     return {part: ports[part] for part in roles_of(machine.name, cluster) if part in ports}
 
 
+def pod_network(cluster: ClusterConfig, machine: MachineConfig) -> MachineNetwork:
+    state = str(machine.kubelet_dir / "network")
+    if cluster.cni == "conflist":
+        return PluginNetwork(state, cluster.cni_conf_dir, cluster.cni_bin_dirs)
+    return PodNetwork(state, overhead_bytes=POD_OVERHEAD_BYTES[cluster.cni])
+
+
 async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
     config = config_of(cluster, machine)
     return Kubelet(
@@ -79,6 +88,6 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
             netns=machine_netns(),
             pods_cgroup=pods_root(config.cgroup_root),
         ),
-        PodNetwork(str(machine.kubelet_dir / "network"), overhead_bytes=POD_OVERHEAD_BYTES[cluster.cni]),
+        pod_network(cluster, machine),
         hit=basics.hit_of(machine, "kubelet"),
     )

@@ -22,7 +22,10 @@ def network_config(cluster: ClusterConfig, machine: MachineConfig) -> NetworkCon
             metrics_bind_address=f"{basics.LOOPBACK}:{cluster.proxy_port}",
         ),
         routes=RouteConfig(
-            node_name=machine.name, node_ip=machine.ip, backend=cluster.cni, cluster_cidr=cluster.pod_cidr
+            node_name=machine.name,
+            node_ip=machine.ip,
+            backend="vxlan" if cluster.cni == "vxlan" else "routes",
+            cluster_cidr=cluster.pod_cidr,
         ),
         dns=dns_config(cluster, machine),
         firewall=FirewallConfig(

@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     add = commands.add_parser("up", parents=[common], help="start a cluster on this machine, or start it again")
     add.add_argument("--machines", type=int, metavar="N", help="how many machines to make (3)")
     add.add_argument("--control-planes", type=int, metavar="N", help="how many of them vote: 1, 3 or 5 (3)")
-    add.add_argument("--cni", metavar="NAME", help="how pods reach other machines: routes (default) or vxlan")
+    add.add_argument("--cni", metavar="NAME", help="the pod network: routes (default), vxlan, or conflist for plugins")
     add.add_argument("--config", type=Path, metavar="FILE", help="YAML of settings, such as `profile: kubernetes`")
     add.add_argument("--timeout", type=float, default=READY_TIMEOUT_S, metavar="S", help="how long to wait (180)")
     add.set_defaults(run=_up)

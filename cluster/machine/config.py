@@ -29,6 +29,7 @@ DEFAULT_PREFIX = "sk8"
 CNIS = {
     "routes": "directly where machines share a link, through VXLAN elsewhere",
     "vxlan": "always through VXLAN",
+    "conflist": "as the CNI plugins of cni_conf_dir do it",
 }
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?")  # a link `sk8x-<name>` must fit IFNAMSIZ (15 bytes)
 OTHER_CLUSTER = re.compile(r"sk8[a-z0-9]-")
@@ -174,6 +175,8 @@ class ClusterConfig:
     domain: str = "cluster.local"
     cni: str = "routes"
     """How pods reach pods of other machines: CNIS says."""
+    cni_conf_dir: str = "/etc/cni/net.d"
+    cni_bin_dirs: tuple[str, ...] = ("/opt/cni/bin", "/usr/lib/cni")
     dns_upstreams: tuple[str, ...] = ()
     """Resolvers for names outside the cluster, "ip" or "ip:port"; none: those of the machine's resolv.conf."""
     load_balancer_pool: str = ""
@@ -487,8 +490,9 @@ class ClusterConfig:
         raw = _object(data, "cluster.json", cls)
         raw["machines"] = tuple(MachineSpec(**spec) for spec in raw.get("machines", ()))
         raw["ray_ports"] = RayPorts(**raw.get("ray_ports", {}))
-        for key in ("ensure_command", "dns_upstreams", "enable_admission_plugins", "disable_admission_plugins"):
-            raw[key] = tuple(raw.get(key, ()))
+        for item in fields(cls):
+            if str(item.type).startswith("tuple[str") and item.name in raw:
+                raw[item.name] = tuple(raw[item.name])
         return cls(**raw)
 
 

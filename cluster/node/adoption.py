@@ -9,17 +9,18 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from cluster.node.cni import NetworkFailure, PodNetwork
+from cluster.node.cni import NetworkFailure
 from cluster.node.container_stop import exit_info
 from cluster.node.core_events import Adopt, ExitInfo, SeenContainer, SeenSandbox
 from cluster.node.runtime import ContainerInfo, Runtime, RuntimeFailure
+from cluster.node.seams import MachineNetwork
 
 log = logging.getLogger(__name__)
 Obj = dict[str, Any]
 
 
 class Adopter:
-    def __init__(self, runtime: Runtime, network: PodNetwork, node_ip: str) -> None:
+    def __init__(self, runtime: Runtime, network: MachineNetwork, node_ip: str) -> None:
         self._node_ip = node_ip
         self._runtime = runtime
         self._network = network

@@ -27,12 +27,16 @@ import threading
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from cluster.node.ipam import AddressBook, RangeExhausted
+
+if TYPE_CHECKING:
+    from cluster.node.host_ports import PortMapping
+    from cluster.node.runtime import PodRef
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -64,6 +68,9 @@ class PodNetwork:
         self._cidr = ""
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cni")
 
+    maps_ports = False
+    """Host ports are a table of their own (host_ports.py)."""
+
     @property
     def ready(self) -> bool:
         return self._book is not None
@@ -80,7 +87,9 @@ class PodNetwork:
         """Prepare the machine for pods of this range; idempotent. Raises NetworkFailure."""
         await self._run(lambda: self._setup(cidr))
 
-    async def add(self, sandbox_id: str, netns: str) -> str:
+    async def add(
+        self, sandbox_id: str, netns: str, pod: PodRef | None = None, ports: tuple[PortMapping, ...] = ()
+    ) -> str:
         """Connect a sandbox; returns its address. Repeating it repairs. Raises NetworkFailure."""
         return await self._run(lambda: self._add(sandbox_id, netns))
 

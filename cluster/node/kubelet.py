@@ -30,7 +30,7 @@ from cluster.node import core_events as ev
 from cluster.node.admission import judge_resize, reject
 from cluster.node.adoption import Adopter
 from cluster.node.cgroup_plan import pods_root
-from cluster.node.cni import NetworkFailure, PodNetwork
+from cluster.node.cni import NetworkFailure
 from cluster.node.config import KubeletConfig
 from cluster.node.container_start import ContainerStarter
 from cluster.node.core import PodCore
@@ -51,6 +51,7 @@ from cluster.node.pressure import Pressure
 from cluster.node.prober import Prober
 from cluster.node.runtime import ContainerInfo, Runtime, RuntimeFailure
 from cluster.node.runtime_class import handlers
+from cluster.node.seams import MachineNetwork
 from cluster.node.server import KubeletServer
 from cluster.node.shutdown_plan import REJECTED
 from cluster.node.static_pods import MirrorStatuses, StaticPods
@@ -71,7 +72,7 @@ class Kubelet:
         config: KubeletConfig,
         client: Client,
         runtime: Runtime,
-        network: PodNetwork,
+        network: MachineNetwork,
         *,
         clock: Callable[[], float] = time.time,
         hit: Hit = no_fault,
@@ -335,6 +336,8 @@ class Kubelet:
             self._static.on_mirror(olds, news)
 
     async def _adopt_host_ports(self, adopted: list[tuple[Obj, ev.Adopt]]) -> None:
+        if self._network.maps_ports:
+            return
         running = [
             (pod, adopt.sandbox) for pod, adopt in adopted if adopt.sandbox is not None and adopt.sandbox.running
         ]

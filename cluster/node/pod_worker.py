@@ -248,8 +248,10 @@ class PodWorker:
         """The pod's address: one of its own, or the machine's."""
         if self.pod["spec"].get("hostNetwork"):
             return self._tools.config.node_ip
-        ip = await self._tools.network.add(sandbox_id, netns)
-        await self._tools.host_ports.set(sandbox_id, ip, port_mappings(self.pod))
+        ports, network = port_mappings(self.pod), self._tools.network
+        ip = await network.add(sandbox_id, netns, pod_ref(self.pod), ports)
+        if not network.maps_ports:
+            await self._tools.host_ports.set(sandbox_id, ip, ports)
         return ip
 
     def _stop_sandbox(self, action: ev.StopSandbox) -> None:

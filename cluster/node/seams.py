@@ -5,6 +5,7 @@ Pure declarations; the engine's own is runtime.Runtime.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,13 +19,45 @@ Obj = dict[str, Any]
 
 
 class Network(Protocol):
-    async def add(self, sandbox_id: str, netns: str) -> str:
+    @property
+    def maps_ports(self) -> bool:
+        """Whether `add` opens the pod's host ports as well."""
+        ...
+
+    async def add(
+        self, sandbox_id: str, netns: str, pod: PodRef | None = None, ports: tuple[PortMapping, ...] = ()
+    ) -> str:
         """Connect a sandbox; returns its address. Repeating it repairs. Raises NetworkFailure."""
         ...
 
     async def delete(self, sandbox_id: str) -> None:
         """Disconnect; a sandbox that is not connected is no failure."""
         ...
+
+
+class MachineNetwork(Network, Protocol):
+    """The whole of a machine's pod network: the built-in one (cni.py), or plugins' (cni_plugins.py)."""
+
+    @property
+    def ready(self) -> bool: ...
+
+    def address(self, sandbox_id: str) -> str:
+        """The recorded address of a sandbox, "" for none."""
+        ...
+
+    async def setup(self, cidr: str) -> None:
+        """Prepare the machine for pods of this range; idempotent. Raises NetworkFailure."""
+        ...
+
+    async def check(self, sandbox_id: str) -> bool:
+        """Whether the sandbox is connected as it was made."""
+        ...
+
+    async def reconcile(self, live: Collection[str]) -> list[str]:
+        """Disconnect every recorded sandbox that is not live; returns their ids."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class Ports(Protocol):

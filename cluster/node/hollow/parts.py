@@ -18,6 +18,7 @@ from cluster.node.cni import NetworkFailure
 from cluster.node.container_start import Emit, Place, StartOutcome
 from cluster.node.core_events import ContainerStarted, StartContainer
 from cluster.node.hollow.runtime import HollowRuntime, Life, image_of
+from cluster.node.host_ports import PortMapping
 from cluster.node.pod_config import pod_ref
 from cluster.node.runtime import ContainerConfig, PodRef
 from cluster.node.volumes import MountedVolumes
@@ -36,7 +37,11 @@ class HollowNetwork:
         self._given: dict[str, str] = {}
         self._used: set[str] = set()
 
-    async def add(self, sandbox_id: str, netns: str) -> str:
+    maps_ports = True
+
+    async def add(
+        self, sandbox_id: str, netns: str, pod: PodRef | None = None, ports: tuple[PortMapping, ...] = ()
+    ) -> str:
         if sandbox_id not in self._given:
             self.adopt(sandbox_id, self._free())
         return self._given[sandbox_id]
