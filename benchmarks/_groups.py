@@ -13,9 +13,12 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,16 @@ from raft.config import CLIENT_ROLE, PEER_ROLE, TlsFiles
 MEMBERS = (1, 2, 3)
 ETCD_LOAD = Path(__file__).parent / "peer" / "etcd_load.go"
 GO_PATH = Path("/usr/share/gocode")
+HEALTHY_S = 120.0
+SLOW_SYNCS = (
+    *("strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync"),
+    *("-e", "inject=fdatasync,fsync:delay_enter=2000"),
+)
+"""In front of a command: each of its syncs takes 2 ms longer. The tracer is its grandchild, so signals reach it."""
+
+
+def strace_is_here() -> bool:
+    return bool(shutil.which("strace")) and subprocess.run([*SLOW_SYNCS, "true"], capture_output=True).returncode == 0
 
 
 def free_ports(count: int) -> list[int]:
@@ -95,11 +108,11 @@ def _anonymous_bytes(pid: int) -> int:
 
 
 class Group(Processes):
-    """Our members. ``faults`` as in raft.faults."""
+    """Our members. ``wrapper``: a command that runs each of them."""
 
-    def __init__(self, root: Path, tls: dict[str, TlsFiles], *, faults: str = "", **options: Any) -> None:
+    def __init__(self, root: Path, tls: dict[str, TlsFiles], *, wrapper: Sequence[str] = (), **options: Any) -> None:
         super().__init__()
-        self.root, self.tls, self.faults, self.options = root, tls, faults, options
+        self.root, self.tls, self.wrapper, self.options = root, tls, wrapper, options
         root.mkdir(exist_ok=True)
         ports = free_ports(9)
         self.metrics = {m: ports[6 + i] for i, m in enumerate(MEMBERS)}
@@ -122,11 +135,9 @@ class Group(Processes):
         } | self.options
         path = self.root / f"{member}.json"
         path.write_text(json.dumps(config))
-        environment = os.environ | ({"SK8_FAULTS": self.faults} if self.faults else {})
+        command = [*self.wrapper, sys.executable, "-m", "raft", "--config", str(path)]
         with (self.root / f"{member}.log").open("ab") as log:
-            self.processes[member] = subprocess.Popen(
-                [sys.executable, "-m", "raft", "--config", str(path)], stderr=log, env=environment
-            )
+            self.processes[member] = subprocess.Popen(command, stderr=log)
 
     def client(self, **options: Any) -> StoreClient:
         return StoreClient(list(self.endpoints.values()), self.tls[CLIENT_ROLE], **options)
@@ -158,9 +169,9 @@ def etcd_is_here() -> str:
 class Etcd(Processes):
     """etcd's members, and the load on them."""
 
-    def __init__(self, root: Path, tls: dict[str, TlsFiles]) -> None:
+    def __init__(self, root: Path, tls: dict[str, TlsFiles], *, wrapper: Sequence[str] = ()) -> None:
         super().__init__()
-        self.root, self.tls = root, tls
+        self.root, self.tls, self.wrapper = root, tls, wrapper
         root.mkdir(exist_ok=True)
         self.load_tool = root / "etcd_load"
         build = os.environ | {"GO111MODULE": "off", "GOPATH": str(GO_PATH), "GOCACHE": str(root / "go-cache")}
@@ -176,7 +187,7 @@ class Etcd(Processes):
         peer_url, client_url = self.urls[member]
         files = self.tls[PEER_ROLE]
         members = ",".join(f"m{m}={urls[0]}" for m, urls in self.urls.items())
-        command = ["etcd", "--name", f"m{member}", "--data-dir", str(self.root / f"m{member}")]
+        command = [*self.wrapper, "etcd", "--name", f"m{member}", "--data-dir", str(self.root / f"m{member}")]
         command += ["--initial-cluster", members, "--log-level", "error", "--logger", "zap"]
         command += ["--listen-peer-urls", peer_url, "--initial-advertise-peer-urls", peer_url]
         command += ["--listen-client-urls", client_url, "--advertise-client-urls", client_url]
@@ -186,6 +197,20 @@ class Etcd(Processes):
         command += ["--quota-backend-bytes", str(8 << 30)]
         with (self.root / f"m{member}.log").open("ab") as log:
             self.processes[member] = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def wait_healthy(self, member: int) -> float:
+        """Seconds until it answers a linearizable read of its own."""
+        context = ssl.create_default_context(cafile=self.tls[CLIENT_ROLE].ca)
+        context.load_cert_chain(self.tls[CLIENT_ROLE].cert, self.tls[CLIENT_ROLE].key)
+        began = time.perf_counter()
+        while True:
+            url = f"{self.urls[member][1]}/health"
+            with contextlib.suppress(OSError), urllib.request.urlopen(url, context=context, timeout=5) as answer:
+                if json.load(answer)["health"] == "true":
+                    return time.perf_counter() - began
+            if time.perf_counter() > began + HEALTHY_S:
+                raise RuntimeError(f"etcd m{member} does not serve: {self.root}/m{member}.log")
+            time.sleep(0.02)
 
     def leader(self) -> int:
         """Raises subprocess.CalledProcessError while nobody leads."""

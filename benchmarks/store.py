@@ -5,8 +5,8 @@ ours by raft.client in this process; what one call costs is therefore given in C
 distorts less than time. "A connection each": every caller has a client of its own; "one client": all callers share one,
 which sends what they ask in one turn of its loop in one frame (etcd's equivalent is one Go client).
 
-The goals are ratios to what etcd does in the same run. The 2 ms delay of syncs is injected by raft.faults, which etcd
-does not have: those rows have no peer.
+The goals are ratios to what etcd does in the same run. Where syncs are delayed by 2 ms, strace delays the system calls
+of both alike. Rows of kills, restarts and sizes are in _store_faults.py.
 """
 
 from __future__ import annotations
@@ -23,12 +23,23 @@ from typing import Any
 
 import uvloop
 
-from benchmarks._groups import MEMBERS, Etcd, Group, Processes, etcd_is_here, make_tls
+from benchmarks._groups import (
+    MEMBERS,
+    SLOW_SYNCS,
+    Etcd,
+    Group,
+    Processes,
+    etcd_is_here,
+    make_tls,
+    strace_is_here,
+)
+from benchmarks._store_faults import etcd_kills, etcd_size, fill, kills, ready, size
 from benchmarks.frame import Bench, main, percentile
 from raft.client import StoreClient
-from raft.errors import StoreError
 
 KEYS = 10_000
+SIZES = {False: (100_000, 1_000_000), True: (2_000,)}
+"""Keys, by whether it is a small run."""
 Call = Callable[[int], Awaitable[object]]
 GUARD = ((b"/registry/namespaces/default", "mod", "<", 1 << 60),)
 
@@ -104,7 +115,8 @@ async def ours(group: Group, client: StoreClient, load: Load) -> Measured:
     clients = [client]
     if load.each:
         clients = [group.client(prefer=group.endpoints[leader]) for _ in range(load.callers)]
-        await asyncio.gather(*(one.range(b"warm") for one in clients))
+        for at in range(0, len(clients), 16):  # 256 handshakes at once would time out on a busy machine
+            await asyncio.gather(*(one.range(b"warm") for one in clients[at : at + 16]))
     calls = [call_of(load, clients[i % len(clients)]) for i in range(load.callers)]
     before, own = group.cpu_s(), own_cpu_s()
     rate, took = await run_callers(calls, load.calls)
@@ -171,27 +183,39 @@ def row(bench: Bench, load: Load, what: str, value: float, unit: str, peer: floa
     bench.add(load.name + what, value, unit, samples=load.calls, peer=peer, goal=goal)
 
 
-async def slow_disk(bench: Bench, root: Path, tls: Any) -> None:
-    group = Group(root / "slow", tls, faults="delay:wal.fsync=2ms")
+async def slow_disk(bench: Bench, root: Path, tls: Any, *, with_etcd: bool) -> None:
+    """Both groups anew, with syncs that take 2 ms longer; one after the other."""
+    delayed = SLOW_SYNCS if strace_is_here() else ()
+    if not delayed:
+        bench.note("no rows of delayed syncs: strace is not on PATH, or may not trace here")
+        return
+    slow = [
+        Load(f"{name}, syncs delayed by 2 ms", "put", callers, callers if bench.smoke else calls, each=each)
+        for name, callers, calls, each in (
+            ("put, 1 caller", 1, 500, False),
+            ("put, 256 callers, a connection each", 256, 10_000, True),
+            ("put, 256 callers, one client", 256, 20_000, False),
+        )
+    ]
+    group = Group(root / "slow", tls, wrapper=delayed)
     client = group.client()
     try:
         await ready(client)
-        for callers, calls in ((1, 500), (256, 20_000)):
-            load = Load(
-                f"put, {callers} caller{'s' if callers > 1 else ''}, one client, syncs delayed by 2 ms",
-                "put",
-                callers,
-                calls,
-            )
-            if bench.smoke:
-                load = Load(load.name, "put", callers, callers)
-            mine = await ours(group, client, load)
-            row(bench, load, "", mine.rate, "calls/s", None, None)
-            row(bench, load, " p50", mine.p50_ms, "ms", None, None)
-            row(bench, load, " p99", mine.p99_ms, "ms", None, None)
+        mine = [await ours(group, client, load) for load in slow]
     finally:
         await client.close()
         group.stop()
+    peers: list[Measured | None] = [None] * len(slow)
+    if with_etcd:
+        etcd = Etcd(root / "slow-etcd", tls, wrapper=delayed)
+        try:
+            peers = [await theirs(etcd, load) for load in slow]
+        finally:
+            etcd.stop()
+    for load, own, peer in zip(slow, mine, peers, strict=True):
+        row(bench, load, "", own.rate, "calls/s", None if peer is None else peer.rate, None)
+        row(bench, load, " p50", own.p50_ms, "ms", None if peer is None else peer.p50_ms, None)
+        row(bench, load, " p99", own.p99_ms, "ms", None if peer is None else peer.p99_ms, None)
 
 
 # --- watches
@@ -251,85 +275,6 @@ async def watched(group: Group, client: StoreClient, watchers: int, events: int)
     return events * watchers / seconds, took
 
 
-# --- failures, size
-
-
-async def ready(client: StoreClient) -> None:
-    while True:
-        try:
-            await client.put(b"warm", b"")
-            return
-        except StoreError:
-            await asyncio.sleep(0.05)
-
-
-async def kills(bench: Bench, group: Group, client: StoreClient) -> None:
-    """The longest pause between two acknowledged writes around each SIGKILL of the leader."""
-    gaps: list[float] = []
-    for _ in range(1 if bench.smoke else 50):
-        leader = await group.leader(client)
-        gaps.append(await gap(group, client, leader))
-        group.start(leader)
-        await caught_up(group, client, leader)
-    name = "no writes when the leader is killed"
-    bench.add(f"{name} p50", percentile(gaps, 50), "s", samples=len(gaps))
-    bench.add(f"{name} p99", percentile(gaps, 99), "s", samples=len(gaps), goal=1.0)
-
-
-async def gap(group: Group, client: StoreClient, leader: int) -> float:
-    widest, killed_at, began = 0.0, 0.0, time.perf_counter()
-    last = began
-    while not killed_at or last < killed_at + 0.3:
-        if not killed_at and time.perf_counter() > began + 0.3:
-            killed_at = time.perf_counter()
-            group.kill(leader)
-        try:
-            await client.put(key(1), b"v" * 256)
-        except StoreError:
-            continue
-        widest, last = max(widest, time.perf_counter() - last), time.perf_counter()
-    return widest
-
-
-async def caught_up(group: Group, client: StoreClient, member: int) -> float:
-    """Seconds until ``member`` serves and has applied what was committed when this was called."""
-    began = time.perf_counter()
-    wanted = await client.read_index()
-    while True:
-        try:
-            if (await client.status(group.endpoints[member]))["revision"] >= wanted:
-                return time.perf_counter() - began
-        except StoreError:
-            await asyncio.sleep(0.02)
-
-
-async def fill(client: StoreClient, keys: int) -> None:
-    """Values of 256 bytes, many a transaction."""
-    value, each = b"v" * 256, 250
-
-    async def some(first: int) -> None:
-        ops = [("put", b"/registry/pods/default/%09d" % i, value, 0) for i in range(first, min(first + each, keys))]
-        await client.txn((), ops)
-
-    for start in range(0, keys, each * 16):
-        await asyncio.gather(*(some(first) for first in range(start, min(start + each * 16, keys), each)))
-
-
-async def size(bench: Bench, group: Group, client: StoreClient, keys: int) -> None:
-    await fill(client, keys)
-    await asyncio.sleep(2)
-    big = keys == 1_000_000
-    name = f"{keys:,} keys of 256 B"
-    bench.add(f"{name}: private memory of a member", group.private_mib(), "MiB", samples=3, goal=600 if big else None)
-    leader = await group.leader(client)
-    follower = min(member for member in group.processes if member != leader)
-    group.kill(follower)
-    group.start(follower)
-    took = await caught_up(group, client, follower)
-    bench.add(f"{name}: restart until it serves", took, "s", samples=1, goal=5.0 if big else None)
-    bench.add(f"{name}: CPU of that restart", group.cpu_s()[follower], "s", samples=1)
-
-
 async def measure(bench: Bench, root: Path) -> None:
     tls = make_tls(root)
     group, etcd = Group(root / "sk8", tls), None
@@ -347,12 +292,15 @@ async def measure(bench: Bench, root: Path) -> None:
         await throughput(bench, group, client, etcd)
         await fan_out(bench, group, client, etcd)
         if etcd is not None:
+            await etcd_kills(bench, etcd)
+            for keys in SIZES[bench.smoke]:
+                await etcd_size(bench, etcd, keys)
             etcd.stop()
         await kills(bench, group, client)
-        for keys in (2_000,) if bench.smoke else (100_000, 1_000_000):
+        for keys in SIZES[bench.smoke]:
             await size(bench, group, client, keys)
         group.stop()
-        await slow_disk(bench, root, tls)
+        await slow_disk(bench, root, tls, with_etcd=etcd is not None)
     finally:
         await client.close()
         for each in members:

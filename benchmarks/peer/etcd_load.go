@@ -3,7 +3,8 @@
 //
 //	etcd_load -endpoints https://h:p,... -cert F -key F -cacert F -op put|get|txn|watch|range -callers N -count N -value BYTES
 //
-// -op leader says {"leader": which endpoint leads, from 1}.
+// -op leader says {"leader": which endpoint leads, from 1}; -op gap writes one after the other for -count milliseconds and
+// says {"gap_s": the longest time between two acknowledged ones}; -op fill writes -keys keys, 100 a transaction.
 //
 // One line of JSON on standard output: {"rate", "p50_ms", "p99_ms", "cpu_us", "member_us"}: CPU per call of this process
 // and of each of -pids. Connecting is over before anything is counted.
@@ -33,7 +34,7 @@ var (
 	cert        = flag.String("cert", "", "client certificate")
 	key         = flag.String("key", "", "client key")
 	cacert      = flag.String("cacert", "", "CA")
-	op          = flag.String("op", "put", "put, get, txn, range, watch or leader")
+	op          = flag.String("op", "put", "put, get, txn, range, watch, leader, gap or fill")
 	callers     = flag.Int("callers", 1, "concurrent callers")
 	connections = flag.Int("connections", 0, "connections, 0: one a caller")
 	count       = flag.Int("count", 1000, "calls")
@@ -103,6 +104,12 @@ func call(ctx context.Context, client *clientv3.Client, i int64, body string) er
 		_, err = client.Get(ctx, name(i))
 	case "range":
 		_, err = client.Get(ctx, "/registry/pods/", clientv3.WithPrefix())
+	case "fill":
+		var puts []clientv3.Op
+		for k := i * 100; k < (i+1)*100; k++ {
+			puts = append(puts, clientv3.OpPut(name(k), body))
+		}
+		_, err = client.Txn(ctx).Then(puts...).Commit()
 	case "txn":
 		guard := clientv3.Compare(clientv3.ModRevision("/registry/namespaces/default"), "<", int64(1)<<60)
 		_, err = client.Txn(ctx).If(guard).Then(clientv3.OpPut(name(i), body)).Commit()
@@ -196,6 +203,25 @@ func leader(ctx context.Context, client *clientv3.Client) float64 {
 	return 0
 }
 
+// gap: the longest time between two acknowledged writes, in seconds. A write that takes half a second is given up.
+func gap(ctx context.Context, client *clientv3.Client) float64 {
+	began := time.Now()
+	last, widest := began, time.Duration(0)
+	for time.Since(began) < time.Duration(*count)*time.Millisecond {
+		limited, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+		_, err := client.Put(limited, "/registry/pods/default/000000001", strings.Repeat("v", *value))
+		cancel()
+		if err != nil {
+			continue
+		}
+		if time.Since(last) > widest {
+			widest = time.Since(last)
+		}
+		last = time.Now()
+	}
+	return widest.Seconds()
+}
+
 func percentile(sorted []float64, p float64) float64 {
 	at := int(p / 100 * float64(len(sorted)))
 	if at >= len(sorted) {
@@ -219,6 +245,10 @@ func main() {
 	}
 	if *op == "leader" {
 		fail(json.NewEncoder(os.Stdout).Encode(map[string]float64{"leader": leader(ctx, clients[0])}))
+		return
+	}
+	if *op == "gap" {
+		fail(json.NewEncoder(os.Stdout).Encode(map[string]float64{"gap_s": gap(ctx, clients[0])}))
 		return
 	}
 	members0, before, began := members(), cpu(), time.Now()
