@@ -9,6 +9,7 @@ from raft.core.errors import ConfigError, InvariantBroken, NotLeader, ProposalDr
 from raft.core.memory import MemoryStorage
 from raft.core.node import RawNode
 from raft.core.types import NO_ANSWER, ConfState, HardState, Message, MessageKind, Role
+from tests.sim.sim_mutations import commits_entries_of_older_terms
 
 
 def test_an_entry_on_a_majority_is_committed_and_applied_everywhere_in_order() -> None:
@@ -137,8 +138,8 @@ def test_a_follower_acknowledges_only_what_its_disk_has() -> None:
     assert [m.kind for m in late] == [MessageKind.APPEND_RESP]
 
 
-def test_entries_of_older_terms_are_not_committed_by_counting() -> None:
-    """Figure 8: 1 leads in term 4 and brings term 2's entry to a majority; that alone commits nothing."""
+def figure_8() -> Net:
+    """1 leads in term 4 and has brought term 2's entry to a majority; 3, whose log ends in term 3, is cut off."""
     net = Net(3, max_size_per_msg=1)
     net.with_log(1, [2], term=3)
     net.with_log(3, [3], term=3)
@@ -150,7 +151,12 @@ def test_entries_of_older_terms_are_not_committed_by_counting() -> None:
     net.tick(2, only=[1, 2])
     assert net[1].node.term == 4
     assert net[2].storage.term(2) == 2
-    assert net[1].node.status().commit == 1
+    return net
+
+
+def test_entries_of_older_terms_are_not_committed_by_counting() -> None:
+    net = figure_8()
+    assert net[1].node.status().commit == 1, "a majority has it, and that alone commits nothing"
     # So 3, whose log ends in a higher term, may still win and overwrite it.
     net.isolate(1)
     net.elect(3)
@@ -158,6 +164,17 @@ def test_entries_of_older_terms_are_not_committed_by_counting() -> None:
     net.heal()
     net.tick(3)
     assert net[1].storage.term(2) == 3
+
+
+def test_who_commits_them_by_counting_would_lose_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wrong core of docs/consensus.md, which the simulation catches by luck alone."""
+    commits_entries_of_older_terms(monkeypatch)
+    net = figure_8()
+    assert net[1].node.status().commit == 2 and net[1].data() == [b"x"], "it tells its client that this is kept"
+    net.isolate(1)
+    net.elect(3)
+    terms = {member: next(e.term for e in net[member].applied if e.index == 2) for member in (1, 3)}
+    assert terms == {1: 2, 3: 3}, "and another leader applies another entry in its place"
 
 
 def test_committing_one_of_its_own_commits_all_before() -> None:
