@@ -73,6 +73,9 @@ integration: ## Real processes, disks, containers and network namespaces (root)
 e2e: ## The README's promises on a running three-machine cluster (root)
 	@$(PYTEST) -q tests/e2e
 
+scheduler-cases: ## The scheduler against its oracles on many generated clusters; more with SEEDS=10000
+	@$(BIN)/python -m tests.unit.scheduler.sweep $(or $(SEEDS),3000)
+
 bench: ## Run every benchmark and draw the plots
 	@$(BIN)/python -m benchmarks
 

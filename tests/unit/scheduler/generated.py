@@ -32,7 +32,12 @@ def nodes(rng: random.Random, most: int = 7) -> list[Obj]:
             spec["unschedulable"] = True
         allocatable = {"cpu": str(rng.randint(1, 6)), "memory": f"{rng.randint(500, 6000)}Mi"}
         allocatable["pods"] = str(rng.choice((3, 8, 110)))
-        status = {"allocatable": allocatable}
+        if rng.random() < 0.3:
+            allocatable["example.com/gpu"] = str(rng.randint(1, 2))
+        status: Obj = {"allocatable": allocatable}
+        if rng.random() < 0.4:
+            size = rng.choice((10, 300, 900, 3000)) << 20
+            status["images"] = [{"names": [rng.choice(("web:1", "i:latest"))], "sizeBytes": size}]
         made.append({"metadata": {"name": f"node{i}", "labels": labels}, "spec": spec, "status": status})
     return made
 
@@ -56,6 +61,8 @@ def _term(rng: random.Random) -> Obj:
         term["namespaces"] = [rng.choice(("n1", "n2"))]
     elif where < 0.3:
         term["namespaceSelector"] = rng.choice(({}, {"matchLabels": {"team": "a"}}))
+    if rng.random() < 0.15:
+        term[rng.choice(("matchLabelKeys", "mismatchLabelKeys"))] = ["tier"]
     return term
 
 
@@ -110,14 +117,17 @@ def _affinity(rng: random.Random) -> Obj:
 
 def template(rng: random.Random, *, rules: bool = True) -> Obj:
     """Metadata and spec of a pod without a name; `defaultSpread`: the selector of its Services, as if it had some."""
-    container: Obj = {"name": "c", "image": "i", "resources": {}}
+    container: Obj = {"name": "c", "image": rng.choice(("i", "web:1")), "resources": {}}
     if rng.random() < 0.85:
         container["resources"]["requests"] = {
             "cpu": f"{rng.choice((50, 100, 333, 900))}m",
             "memory": f"{rng.choice((64, 100, 700))}Mi",
         }
     if rng.random() < 0.1:
-        container["ports"] = [{"containerPort": 80, "hostPort": rng.choice((8080, 8081))}]
+        port = {"containerPort": 80, "hostPort": rng.choice((8080, 8081)), "protocol": rng.choice(("TCP", "UDP"))}
+        container["ports"] = [port | rng.choice(({}, {"hostIP": "10.0.0.1"}, {"hostIP": "10.0.0.2"}))]
+    if rng.random() < 0.1:
+        container["resources"].setdefault("requests", {})["example.com/gpu"] = "1"
     spec: Obj = {"containers": [container]}
     if rng.random() < 0.4:
         spec["tolerations"] = [

@@ -15,6 +15,7 @@ from cluster.api.selectors import from_label_selector
 Obj = dict[str, Any]
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
+GPU = "example.com/gpu"
 HOST, ZONE = "kubernetes.io/hostname", "topology.kubernetes.io/zone"
 
 
@@ -70,6 +71,10 @@ def _amounts(pod: Obj, *, idle: bool) -> tuple[int, int]:
     return cpu, memory
 
 
+def _gpus(pod: Obj) -> int:
+    return sum(int(c.get("resources", {}).get("requests", {}).get(GPU, 0)) for c in pod["spec"]["containers"])
+
+
 class Oracle:
     def __init__(self, nodes: list[Obj], namespaces: dict[str, dict[str, str]]) -> None:
         self.nodes = {n["metadata"]["name"]: n for n in nodes}
@@ -99,10 +104,15 @@ class Oracle:
         return [] if _node_wanted(pod, node) else ["node(s) didn't match Pod's node affinity/selector"]
 
     def _ports(self, pod: Obj, node: Obj) -> list[str]:
-        def ports(one: Obj) -> set[int]:
-            return {p["hostPort"] for c in one["spec"]["containers"] for p in c.get("ports", ())}
+        def ports(one: Obj) -> list[Obj]:
+            return [p for c in one["spec"]["containers"] for p in c.get("ports", ())]
 
-        if any(ports(pod) & ports(other) for other in self.on(node["metadata"]["name"])):
+        def same(a: Obj, b: Obj) -> bool:
+            ips = {a.get("hostIP", ""), b.get("hostIP", "")}
+            return (a["hostPort"], a["protocol"]) == (b["hostPort"], b["protocol"]) and (len(ips) == 1 or "" in ips)
+
+        taken = [p for other in self.on(node["metadata"]["name"]) for p in ports(other)]
+        if any(same(a, b) for a in ports(pod) for b in taken):
             return ["node(s) didn't have free ports for the requested pod ports"]
         return []
 
@@ -118,6 +128,8 @@ class Oracle:
             short.append("Insufficient cpu")
         if memory and sum(u[1] for u in used) + memory > int(allocatable["memory"][:-2]):
             short.append("Insufficient memory")
+        if _gpus(pod) and sum(_gpus(other) for other in here) + _gpus(pod) > int(allocatable.get(GPU, 0)):
+            short.append(f"Insufficient {GPU}")
         return short
 
     def _constraints(self, pod: Obj, when: str) -> list[Obj]:
@@ -176,7 +188,10 @@ class Oracle:
         inside = namespace in names or (
             wanted is not None and from_label_selector(wanted).matches(self.namespaces.get(namespace, {}))
         )
-        return inside and from_label_selector(term.get("labelSelector")).matches(_labels(other))
+        mine, theirs = _labels(owner), _labels(other)
+        alike = all(theirs.get(k) == mine[k] for k in term.get("matchLabelKeys", ()) if k in mine)
+        unlike = all(theirs.get(k) != mine[k] for k in term.get("mismatchLabelKeys", ()) if k in mine)
+        return inside and alike and unlike and from_label_selector(term.get("labelSelector")).matches(theirs)
 
     @staticmethod
     def _terms(pod: Obj, side: str, kind: str) -> list[Any]:
@@ -221,6 +236,7 @@ class Oracle:
             (2, self._node_preferences(pod, names)),
             (2, self._spread_scores(pod, names)),
             (2, self._relation_scores(pod, names)),
+            (1, {n: self._images(pod, n) for n in names}),
         )
         return {n: sum(weight * part[n] for weight, part in parts) for n in names}
 
@@ -239,6 +255,21 @@ class Oracle:
             return 0
         (c0, u0), (c1, u1) = self._load(pod, name, idle=False)
         return int((1 - abs((min(u0 / c0, 1.0) - min(u1 / c1, 1.0)) / 2)) * 100)
+
+    def _images(self, pod: Obj, name: str) -> int:
+        """Megabytes that are there already, each image weighed by how many nodes have it: 23 to 1000 a container."""
+
+        def there(node: Obj) -> dict[str, int]:
+            return {n: i["sizeBytes"] for i in node["status"].get("images", ()) for n in i["names"]}
+
+        total = 0
+        for container in pod["spec"]["containers"]:
+            image = container["image"] if ":" in container["image"] else f"{container['image']}:latest"
+            if image in there(self.nodes[name]):
+                having = sum(image in there(node) for node in self.nodes.values())
+                total += int(there(self.nodes[name])[image] * (having / len(self.nodes)))
+        low, high = 23 << 20, (1000 << 20) * len(pod["spec"]["containers"])
+        return 100 * (min(max(total, low), high) - low) // (high - low)
 
     def _taints(self, pod: Obj, names: list[str]) -> dict[str, int]:
         bad = {

@@ -35,6 +35,11 @@ def pending(pod: Obj) -> Pending:
 @settings(max_examples=150, deadline=None)
 @given(SEEDS)
 def test_every_choice_is_one_the_oracle_scores_highest(seed: int) -> None:
+    check_choices(seed)
+
+
+def check_choices(seed: int) -> int:
+    """Returns how many decisions were compared."""
     rng = random.Random(seed)
     nodes = generated.nodes(rng)
     columns, oracle = columns_of(nodes), Oracle(nodes, generated.NAMESPACES)
@@ -52,11 +57,17 @@ def test_every_choice_is_one_the_oracle_scores_highest(seed: int) -> None:
         if rng.random() < 0.2:
             gone, _ = oracle.placed.pop(rng.randrange(len(oracle.placed)))
             assert columns.remove_pod(gone["metadata"]["uid"])
+    return 10
 
 
 @settings(max_examples=100, deadline=None)
 @given(SEEDS, st.booleans())
 def test_a_batch_lands_as_one_by_one(seed: int, rules: bool) -> None:
+    check_batch(seed, rules=rules)
+
+
+def check_batch(seed: int, *, rules: bool) -> int:
+    """Returns how many pods were compared."""
     rng = random.Random(seed)
     nodes = generated.nodes(rng, 12)
     pods = [pending(p) for p in generated.pods(rng, 4, run=30, rules=rules)]
@@ -65,6 +76,7 @@ def test_a_batch_lands_as_one_by_one(seed: int, rules: bool) -> None:
     alone = [place(separate, [one])[0] for one in pods]
     assert [_text(o) for o in batch] == [_text(o) for o in alone]
     assert (together.requested == separate.requested).all() and (together.free == separate.free).all()
+    return len(pods)
 
 
 @settings(max_examples=40, deadline=None)
