@@ -9,7 +9,7 @@ SEEDS ?= 200
 MINUTES ?= 10
 FAULTS ?= 30
 
-.PHONY: help up down demo monitoring test check bench fmt bootstrap lint unit sim safety chaos chaos-store integration e2e lock
+.PHONY: help up down demo monitoring test check bench fmt bootstrap lint unit sim scheduler-cases safety chaos chaos-store integration e2e lock
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -44,6 +44,7 @@ PLUGIN_SECONDS = Histogram(
 UNSCHEDULABLE_PODS = Gauge(
     "scheduler_unschedulable_pods", "Pods that a plugin refused when they were last tried.", ["plugin", "profile"]
 )
+CACHE_SIZE = Gauge("scheduler_scheduler_cache_size", "Nodes, pods and assumed pods that are known.", ["type"])
 PREEMPTION_ATTEMPTS = Counter("scheduler_preemption_attempts", "Pods for which victims were looked for.")
 PREEMPTION_VICTIMS = Histogram(
     "scheduler_preemption_victims", "Victims per preemption.", buckets=(1, 2, 4, 8, 16, 32, 64)

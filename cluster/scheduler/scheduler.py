@@ -181,10 +181,7 @@ class Scheduler:
             self._wake.clear()
             now = self._clock()
             keys = self._queue.pop_batch(self._config.batch, now)
-            for place_name, pods in self._queue.counts().items():
-                metrics.PENDING_PODS.labels(place_name).set(pods)
-            for plugin, pods in self._queue.refused_by().items():
-                metrics.UNSCHEDULABLE_PODS.labels(plugin, self._config.scheduler_name).set(pods)
+            self._show_counts()
             if keys:
                 return keys
             try:
@@ -192,6 +189,16 @@ class Scheduler:
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    def _show_counts(self) -> None:
+        columns = self._world.columns
+        sizes = {"nodes": len(columns.rows), "pods": len(columns.placed), "assumed_pods": len(self._binder.assumed)}
+        for kind, size in sizes.items():
+            metrics.CACHE_SIZE.labels(kind).set(size)
+        for place_name, pods in self._queue.counts().items():
+            metrics.PENDING_PODS.labels(place_name).set(pods)
+        for plugin, pods in self._queue.refused_by().items():
+            metrics.UNSCHEDULABLE_PODS.labels(plugin, self._config.scheduler_name).set(pods)
 
     async def _schedule_batch(self, keys: list[Key]) -> None:
         """Decide, bind; then, no longer counted among the binding, tell those that fit nowhere."""

@@ -125,9 +125,8 @@ def check_claims(
         if claim["metadata"].get("deletionTimestamp"):
             return VolumeVerdict(f'persistentvolumeclaim "{name}" is being deleted')
         if "ReadWriteOncePod" in (claim["spec"].get("accessModes") or ()) and columns.claims.get((namespace, name)):
-            return VolumeVerdict(
-                "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
-            )
+            reason = "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
+            return VolumeVerdict(f"{len(columns.rows)} {reason}")
         volume_name = claim["spec"].get("volumeName")
         volume = volumes("", volume_name) if volume_name else None
         if volume is None or claim.get("status", {}).get("phase") != "Bound":

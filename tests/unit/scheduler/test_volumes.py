@@ -50,6 +50,14 @@ def test_a_bound_volume_keeps_its_pod_near() -> None:
 
 def test_what_keeps_a_pod_waiting() -> None:
     assert check(None).refusal == 'persistentvolumeclaim "data" not found'
+    alone = claim("v", modes=("ReadWriteOncePod",))
+    CLUSTER.claims[("default", "data")] = 1
+    try:
+        assert check(alone, volumes=(volume("v"),)).refusal == (
+            "3 node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
+        )
+    finally:
+        CLUSTER.claims.clear()
     leaving = claim(metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"})
     assert check(leaving).refusal == 'persistentvolumeclaim "data" is being deleted'
     assert (
