@@ -67,6 +67,8 @@ def reject(
         for resource, amount in pod_requests(other).items():
             used[resource] = used.get(resource, 0) + amount
     for resource, amount in sorted(pod_requests(pod).items()):
+        if "/" in resource and resource not in allocatable:
+            continue  # the cluster's, not this machine's: somebody wrote it on the Node, and the scheduler counted it
         if amount and used.get(resource, 0) + amount > allocatable.get(resource, 0):
             why = _short(resource, amount, used.get(resource, 0), allocatable.get(resource, 0))
             return f"OutOf{resource}", why

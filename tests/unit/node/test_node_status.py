@@ -206,6 +206,16 @@ def test_admission() -> None:
     assert (reject(pod(nodeSelector={"disk": "ssd"}), [], room, {"disk": "hdd"}) or ("",))[0] == "NodeAffinity"
 
 
+def test_admission_leaves_what_the_machine_does_not_know_to_the_scheduler() -> None:
+    """Regression: an extended resource that somebody wrote on the Node kept every pod out that asked for it."""
+    wanted = {"example.com/licence": "2"}
+    asking = {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "resources": {"requests": wanted}}]}}
+    room = {"cpu": 1000, "pods": 2}
+    assert reject(asking, [], room, {}) is None
+    refused = reject(asking, [], room | {"example.com/licence": 1}, {})
+    assert refused is not None and refused[0] == "OutOfexample.com/licence"
+
+
 def with_port(**port: object) -> dict[str, Any]:
     return {
         "metadata": {"name": "p"},
