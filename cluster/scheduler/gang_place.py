@@ -65,8 +65,8 @@ class _Attempt:
         """Where most of the group would fit, counted up to `left`: so that few places hold it."""
         if self.gang.strategy != "PACK" or left <= 1:
             return possible
-        copies = np.minimum(self._copies(pod), left) * possible
-        return np.asarray(possible & (self._by_place(copies) == self._by_place(copies)[possible].max()))
+        room = self._by_place(np.minimum(self._copies(pod), left) * possible)
+        return np.asarray(possible & (room == room[possible].max()))
 
     def _copies(self, pod: Pending) -> Any:
         """How many such pods each row has room for."""
@@ -85,7 +85,7 @@ class _Attempt:
     def run(self, members: Sequence[Pending], within: Mask, enough: int) -> list[Placement]:
         """As many as fit, assumed; none when that is fewer than `enough`."""
         placed: list[Placement] = []
-        self.used = self.used.copy()
+        before, self.used = self.used, self.used.copy()
         for index, pod in enumerate(members):
             if len(placed) + len(members) - index < enough:
                 break
@@ -100,6 +100,7 @@ class _Attempt:
             return placed
         for one in placed:
             self.columns.remove_pod(one.pod.uid)
+        self.used = before
         return []
 
     def places(self, members: Sequence[Pending]) -> list[Mask]:
@@ -107,8 +108,10 @@ class _Attempt:
         if self.used.any():
             return [self.used]
         codes = self.columns.label(self.gang.topology_key).codes
-        room = self._by_place(self._copies(members[0]) * self.columns.alive)
-        rows = np.flatnonzero(self.columns.alive & (codes >= 0))
+        hardest = members[0]
+        possible = feasible(self.columns, hardest, self.profile, self.nominated)
+        room = self._by_place(self._copies(hardest) * possible)
+        rows = np.flatnonzero(self.columns.alive & (codes >= 0) & (room > 0))
         masks: dict[int, Mask] = {}
         for row in rows[np.argsort(-room[rows], kind="stable")].tolist():
             masks.setdefault(int(codes[row]), codes == codes[row])

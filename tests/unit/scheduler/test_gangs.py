@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -91,6 +92,19 @@ def test_a_zone_can_be_the_place() -> None:
     nodes = decide(cluster, gang(3, "STRICT_PACK", ZONE), members(2, 2, 2))
     assert set(nodes) <= {"n1", "n3"}
     assert decide(columns(8, 8, 8), gang(3, "STRICT_SPREAD", ZONE), members(1, 1, 1)) == ["", "", ""]
+
+
+def test_one_small_place_is_found_among_many_that_are_not_allowed() -> None:
+    cluster = columns(*[64] * 100, 4)
+    cluster.set_node(
+        {
+            "metadata": {"name": "n100", "labels": {HOST: "n100", "pool": "x"}},
+            "status": {"allocatable": {"cpu": "4", "memory": "64Gi", "pods": "110"}},
+        }
+    )
+    pods = members(2, 2)
+    pods = [replace(p, shape=replace(p.shape, node_selector=(("pool", "x"),))) for p in pods]
+    assert decide(cluster, gang(2, "STRICT_PACK"), pods) == ["n100", "n100"]
 
 
 def test_members_that_come_later_join_those_that_run() -> None:
