@@ -146,12 +146,14 @@ def on_apply_create(node: Node, obj: Object, wish: Object, manager: str, now: fl
 
 
 def _conflict_text(entry: Object) -> str:
-    how = f"using {entry.get('apiVersion', '')}"
-    if entry.get("operation") == "Update" and entry.get("time"):
-        how += f" at {entry['time']}"
+    """Whom it conflicts with; an Update is told by version and time as well, for its manager may not know of it."""
+    text = f'conflict with "{entry.get("manager")}"'
     if entry.get("subresource"):
-        return f'conflict with "{entry.get("manager")}" with subresource "{entry["subresource"]}" {how}'
-    return f'conflict with "{entry.get("manager")}" {how}'
+        text += f' with subresource "{entry["subresource"]}"'
+    if entry.get("operation") != "Update":
+        return text
+    text += f" using {entry.get('apiVersion', '')}"
+    return f"{text} at {entry['time']}" if entry.get("time") else text
 
 
 def _unowned(dropped: FieldSet, owned: FieldSet) -> FieldSet:

@@ -150,9 +150,9 @@ class DeploymentController:
                 )
                 raise
             return await self._collided(deployment, rs, err)
-        self._scaled(
-            deployment, f"Scaled up replica set {made['metadata']['name']} from 0 to {made['spec']['replicas']}"
-        )
+        name, replicas = made["metadata"]["name"], made["spec"]["replicas"]
+        if replicas:
+            self._scaled(deployment, f"Scaled up replica set {name} from 0 to {replicas}")
         return deployment
 
     async def _collided(self, deployment: Obj, rs: Obj, err: ApiError) -> Obj:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.api import errors, meta, pods
-from cluster.api.scheme import ResourceInfo
+from cluster.api.scheme import SCHEME, ResourceInfo
 from cluster.registry import keys
 from cluster.registry.admission import Admission, Request
 from cluster.registry.codec import splice
@@ -27,6 +27,8 @@ from cluster.registry.writing import Writer
 Object = dict[str, Any]
 
 _ATTEMPTS = 8
+_PRIORITY_CLASSES = SCHEME.named("priorityclasses.scheduling.k8s.io")
+_SYSTEM_CLASSES = ("system-node-critical", "system-cluster-critical")
 _PROPAGATION = {"Foreground": "foregroundDeletion", "Orphan": "orphan"}
 
 
@@ -48,6 +50,8 @@ class Deleter:
                 "propagationPolicy",
             )
             raise errors.invalid("DeleteOptions", "meta.k8s.io", "", [cause])
+        if info is _PRIORITY_CLASSES and name in _SYSTEM_CLASSES:
+            raise errors.forbidden(info, name, "this is a system priority class and cannot be deleted")
         key = keys.object_key(info, namespace, name)
         for _ in range(_ATTEMPTS):
             current = await self._core.read(key, deadline=ctx.deadline)

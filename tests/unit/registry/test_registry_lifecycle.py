@@ -9,6 +9,7 @@ import pytest
 
 from cluster.api.errors import ApiError
 from cluster.api.scheme import SCHEME
+from cluster.registry.context import internal_context
 from cluster.registry.types import Binding, DeleteOptions
 
 PODS = SCHEME.named("pods")
@@ -248,3 +249,10 @@ async def test_delete_collection(bench: Any) -> None:
     )
     assert [s.obj["metadata"]["name"] for s in gone.items] == ["x1", "x3"]
     assert len((await bench.registry.list(bench.ctx, info, "default")).items) == 2
+
+
+async def test_the_systems_priority_classes_stay(bench: Any) -> None:
+    body = {"metadata": {"name": "system-node-critical"}, "value": 2_000_001_000}
+    await bench.registry.create(internal_context("test"), SCHEME.named("priorityclasses.scheduling.k8s.io"), "", body)
+    with pytest.raises(ApiError, match="this is a system priority class and cannot be deleted"):
+        await bench.delete("priorityclasses.scheduling.k8s.io", "system-node-critical", "")
