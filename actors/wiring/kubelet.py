@@ -45,6 +45,7 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> KubeletConfig:
         zone=machine.zone,
         shares_box=local,
         eviction_hard=dict(EVICTION_HARD_SHARED if local else EVICTION_HARD),
+        device_plugin_dir="" if local else "/var/lib/kubelet/device-plugins",
         cgroup_root=f"/{machine.netns}" if local else "",
         part_ports=part_ports(cluster, machine),
         # Images of a shared engine are not this machine's alone: it removes them only if its settings say so.

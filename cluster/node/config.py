@@ -105,6 +105,7 @@ class KubeletConfig:
     cgroup_root: str = ""
     part_ports: Mapping[str, int] = field(default_factory=dict)
     pod_pids_limit: int = -1
+    device_plugin_dir: str = ""  # "": device-plugins in root_dir
     extended_resources: Mapping[str, str] = field(default_factory=dict)
     shutdown_grace_period_s: float = 0.0
     shutdown_grace_period_critical_pods_s: float = 0.0

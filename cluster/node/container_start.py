@@ -12,11 +12,12 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cluster.api.errors import ApiError
 from cluster.node.config import KubeletConfig
 from cluster.node.core_events import ContainerBlocked, ContainerExited, ContainerStarted, ExitInfo, StartContainer
+from cluster.node.device_core import Grant
 from cluster.node.log_files import LogFiles
 from cluster.node.object_cache import ObjectCache
 from cluster.node.pod_config import (
@@ -26,6 +27,7 @@ from cluster.node.pod_config import (
     hosts_file,
     pod_ref,
     resolv_conf,
+    with_devices,
 )
 from cluster.node.pod_env import ConfigError, EnvContext, references
 from cluster.node.pull_secrets import credentials, mirrored
@@ -60,6 +62,12 @@ class _Blocked(Exception):
         self.pull = pull
 
 
+class Devices(Protocol):
+    async def grants(self, uid: str, container: Obj) -> list[Grant]:
+        """What a container gets with the devices it asks for. Raises ConfigError."""
+        ...
+
+
 class ContainerStarter:
     def __init__(
         self,
@@ -72,6 +80,7 @@ class ContainerStarter:
         memory_capacity_bytes: int,
         logs: LogFiles,
         clock: Callable[[], float],
+        devices: Devices | None = None,
     ) -> None:
         self._config = config
         self._runtime = runtime
@@ -81,6 +90,7 @@ class ContainerStarter:
         self._memory_bytes = memory_capacity_bytes
         self._logs = logs
         self._clock = clock
+        self._devices = devices
 
     async def start(self, action: StartContainer, place: Place, emit: Emit) -> StartOutcome:
         began = self._clock()
@@ -197,6 +207,8 @@ class ContainerStarter:
             handler=place.handler,
         )
         config = container_config(place.pod, place.spec, inputs)
+        if self._devices is not None:
+            config = with_devices(config, await self._devices.grants(place.pod["metadata"]["uid"], place.spec))
         return _with_subpaths(config, place.volumes)
 
     def _write_files(self, place: Place, message_file: Path) -> tuple[Mount, ...]:

@@ -495,14 +495,13 @@ class PodCore:
         if grace is None:
             grace = spec.get("terminationGracePeriodSeconds")
         value = 30.0 if grace is None else float(grace)
-        if self._grace_limit_s is not None:
-            value = min(value, self._grace_limit_s)
         if self.object_gone:
             value = 0.0
-        return max(value, MIN_GRACE_S)
+        value = max(value, MIN_GRACE_S)
+        return value if self._grace_limit_s is None else min(value, self._grace_limit_s)
 
     def _stop(self, state: ContainerState, grace_s: float, *, pre_stop: bool) -> None:
-        grace_s = max(grace_s, MIN_GRACE_S)
+        grace_s = max(grace_s, MIN_GRACE_S if self._grace_limit_s is None else 0.0)
         if state.phase == "stopping" and grace_s >= state.stop_grace_s:
             return
         state.phase, state.stop_grace_s = "stopping", grace_s

@@ -34,6 +34,7 @@ from cluster.node.cni import NetworkFailure
 from cluster.node.config import KubeletConfig
 from cluster.node.container_start import ContainerStarter
 from cluster.node.core import PodCore
+from cluster.node.device_plugins import DevicePlugins
 from cluster.node.host_ports import HostPortFailure, HostPorts, port_mappings
 from cluster.node.image_gc import ImageGc
 from cluster.node.log_files import LogFiles
@@ -88,6 +89,8 @@ class Kubelet:
         has = capacity(config, facts)
         self._allocatable = allocatable_amounts(allocatable(config, has))
         memory_bytes = allocatable_amounts(has)["memory"]
+        plugins = config.device_plugin_dir or os.path.join(config.root_dir, "device-plugins")
+        self._devices = DevicePlugins(Path(plugins), self._devices_changed)
         self._agent = NodeAgent(
             config,
             facts,
@@ -95,6 +98,7 @@ class Kubelet:
             runtime,
             network_problem=lambda: self._shutdown.problem or self._network_problem(),
             pressures=lambda: self._pressure.conditions,
+            devices=self._devices.counts,
             clock=clock,
         )
         cache = self._cache = ObjectCache(client, ttl_s=config.config_map_and_secret_ttl_s, clock=monotonic)
@@ -137,6 +141,7 @@ class Kubelet:
                 logs=self._logs,
                 memory_capacity_bytes=memory_bytes,
                 clock=clock,
+                devices=self._devices,
             ),
             prober=self._prober,
             statuses=self._statuses,
@@ -145,6 +150,7 @@ class Kubelet:
             clock=steady(clock, monotonic),
             wall=clock,
             hit=hit,
+            free_devices=self._devices.free,
         )
         mirrors = MirrorStatuses(self._statuses)
         self._static = StaticPods(
@@ -198,6 +204,7 @@ class Kubelet:
                 group.create_task(self._agent.run_status(), name="node status")
                 await self._start_network()
                 await self._nodes_and_pods_synced()
+                group.create_task(self._devices.run(), name="device plugins")
                 await self._adopt()
                 self._pods.add_handler(self._on_pod)
                 self._set.drop_all_but(self._own_pods())
@@ -300,6 +307,7 @@ class Kubelet:
             by_uid.setdefault(info.pod.uid, []).append(info)
         await self._static.load()
         pods = self._own_pods()
+        await asyncio.to_thread(self._devices.recall, list(pods))
         await self._network.reconcile([i.id for i in found if i.is_sandbox and i.pod.uid in pods])
         for uid in sorted(set(by_uid) | set(self._volumes.known()) | set(self._cgroups.known())):
             if uid not in pods:
@@ -361,6 +369,10 @@ class Kubelet:
         labels = (node.get("metadata") or {}).get("labels") or self._config.labels()
         sysctls, pressures = self._config.allowed_unsafe_sysctls, self._pressure.conditions
         return reject(pod, others, self._allocatable, labels, sysctls, pressures)
+
+    def _devices_changed(self) -> None:
+        self._allocatable.update(self._devices.counts()[1])
+        self._agent.changed()
 
     def _judge_resize(self, pod: Obj) -> tuple[str, str]:
         return judge_resize(pod, self._set.holders(but=pod["metadata"]["uid"]), self._allocatable)

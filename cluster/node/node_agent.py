@@ -73,6 +73,7 @@ class NodeAgent:
         *,
         network_problem: Callable[[], str],
         pressures: Callable[[], tuple[str, ...]] = tuple,
+        devices: Callable[[], tuple[dict[str, int], dict[str, int]]] = lambda: ({}, {}),
         clock: Clock,
         monotonic: Clock = monotonic_clock,
     ) -> None:
@@ -82,6 +83,7 @@ class NodeAgent:
         self._runtime = runtime
         self._network_problem = network_problem
         self._pressures = pressures
+        self._devices = devices
         self._clock = clock
         self._monotonic = monotonic
         self._sync = RuntimeSync()
@@ -164,6 +166,7 @@ class NodeAgent:
             health=health,
             images=self._images,
             volumes_in_use=self._in_use,
+            devices=self._devices(),
             previous=previous,
             now=now,
         )

@@ -196,17 +196,19 @@ def node_status(
     health: Health,
     images: Iterable[ImageEntry],
     volumes_in_use: Sequence[str],
+    devices: tuple[Mapping[str, int], Mapping[str, int]] = ({}, {}),
     previous: Sequence[Obj],
     now: float,
 ) -> Obj:
-    """The whole status the kubelet owns."""
+    """The whole status the kubelet owns. `devices`: how many there are, and how many may be used, by resource."""
     has = capacity(config, facts)
+    plugged, usable = ({name: str(count) for name, count in counts.items()} for counts in devices)
     named = [image for image in images if image.names]
     listed = sorted(named, key=lambda image: (-image.size_bytes, image.names))[:_MAX_IMAGES]
     return {
         "addresses": _addresses(config),
-        "capacity": has,
-        "allocatable": allocatable(config, has),
+        "capacity": has | plugged,
+        "allocatable": allocatable(config, has) | usable,
         "conditions": conditions(health, previous, now),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": config.port}},
         "nodeInfo": {

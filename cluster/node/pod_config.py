@@ -6,16 +6,17 @@ Pure. Sources: Kubernetes' API reference (SecurityContext, PodDNSConfig, Resourc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cluster.api.pod_dns import CLUSTER_FIRST, dns_policy, parse_resolv_conf, search_domains
 from cluster.api.pods import amount, amounts, qos_class
 from cluster.api.quantity import millis
 from cluster.node.cgroup_plan import quota_us, shares
+from cluster.node.device_core import Grant
 from cluster.node.pod_env import ConfigError, EnvContext, command_line, environment, expand
-from cluster.node.runtime import ContainerConfig, ImageInfo, Mount, PodRef
+from cluster.node.runtime import ContainerConfig, Device, ImageInfo, Mount, PodRef
 
 Obj = dict[str, Any]
 SYSTEM_NODE_CRITICAL = 2_000_001_000
@@ -285,3 +286,12 @@ def container_config(pod: Obj, container: Obj, inputs: ContainerInputs) -> Conta
         log_path=inputs.log_path,
         message_policy=str(container.get("terminationMessagePolicy") or "File"),
     )
+
+
+def with_devices(config: ContainerConfig, grants: Sequence[Grant]) -> ContainerConfig:
+    """The container with what its devices bring along; its own variables come first, as the kubelet's."""
+    own = {entry.partition("=")[0] for entry in config.env}
+    env = [f"{k}={v}" for grant in grants for k, v in sorted(grant.envs.items()) if k not in own]
+    mounts = [Mount(host, inside, read_only) for grant in grants for inside, host, read_only in grant.mounts]
+    nodes = [Device(host, inside, permissions) for grant in grants for inside, host, permissions in grant.devices]
+    return replace(config, env=(*config.env, *env), mounts=(*config.mounts, *mounts), devices=(*config.devices, *nodes))

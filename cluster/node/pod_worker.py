@@ -72,6 +72,7 @@ class Tools:
     wall: Callable[[], float]
     hit: Hit
     """Fault points, about namespace/name of the pod."""
+    free_devices: Callable[[str], None] = lambda uid: None  # blocking
 
 
 def api_deleter(client: Client) -> Callable[[Obj], Awaitable[bool]]:
@@ -270,6 +271,7 @@ class PodWorker:
         await self._until_done("unmounting the volumes", lambda: self._tools.volumes.release(self.uid))
         cgroups = self._tools.cgroups
         await self._until_done("removing the cgroup", lambda: asyncio.to_thread(cgroups.remove, self.uid))
+        await asyncio.to_thread(self._tools.free_devices, self.uid)
         self.released.set()
         self.post(ev.VolumesReleased())
 

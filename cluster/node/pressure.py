@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 Obj = dict[str, Any]
 _PASS_S = 1.0
 _LOCAL_STORAGE_S = 10.0
-_CLEANUP_S = 3.0  # so long a pass waits for the pod that it evicted: what that frees may be enough
+_CLEANUP_S = 1.0  # so long a pass waits for the pod that it evicted: what that frees may be enough
 _IMMEDIATE_S = 1.0
 _DISK = ("ephemeral-storage", "inodes")
 
@@ -80,12 +80,13 @@ class Pressure:
     async def run(self) -> None:
         """Returns only by cancellation."""
         while True:
-            short = False
+            began, short = self._clock(), False
             try:
                 short = await self._pass()
             except (RuntimeFailure, OSError) as err:
                 log.warning("looking for pressure: %s; trying again", err)
-            await asyncio.sleep(_PASS_S if short else self._config.eviction_monitor_s)
+            rest = _PASS_S - (self._clock() - began)
+            await asyncio.sleep(max(rest, 0.05) if short else self._config.eviction_monitor_s)
 
     async def _pass(self) -> bool:
         """One look, and at most one pod evicted for what it shows; whether something is short."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from device_plugin import GPU, Plugin
 from node_world import IMAGE, NODE_TESTS, NodeWorld, condition, machine_namespace, sh
 
 from cluster.node.cgroup_plan import SANDBOX_BYTES
@@ -229,3 +230,23 @@ async def test_a_runtime_class_names_one_of_the_engines_runtimes(world: NodeWorl
 
     assert 'no runtime for "kata" is configured' in (await world.until(told, 30))[0]
     assert (await world.pod("strange"))["status"]["phase"] == "Pending"
+
+
+async def test_a_device_of_a_plugin_reaches_the_container(world: NodeWorld) -> None:
+    plugin = Plugin(world.root / "kubelet" / "device-plugins")
+    await plugin.start()
+    try:
+        await plugin.register()
+
+        async def announced() -> bool:
+            return (await world.client.get("nodes", world.name))["status"]["allocatable"].get(GPU) == "2"
+
+        await world.until(announced)
+        await world.run_pod("gpu", container={"resources": {"limits": {GPU: "1"}}})
+        status = await world.ready("gpu")
+        container = status["containerStatuses"][0]["containerID"].removeprefix("docker://")
+        assert sh("docker", "exec", container, "sh", "-c", "echo $VISIBLE; stat -c %F /dev/gpu0") == (
+            "0\ncharacter special file\n"
+        )
+    finally:
+        await plugin.stop()

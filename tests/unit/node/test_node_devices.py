@@ -1,0 +1,116 @@
+"""Devices: who has which, and the device plugin API spoken with a real plugin over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from device_plugin import GPU, Plugin
+
+from cluster.node import device_wire as wire
+from cluster.node.device_core import DeviceTable, Grant, NoDevices, requested
+from cluster.node.device_plugins import DevicePlugins
+from cluster.node.pod_config import with_devices
+from cluster.node.pod_env import ConfigError
+from cluster.node.runtime import ContainerConfig, Device, Mount, PodRef
+
+Obj = dict[str, Any]
+
+
+def asks(count: int) -> Obj:
+    return {"name": "app", "resources": {"limits": {GPU: str(count), "cpu": "1"}}}
+
+
+def test_a_container_keeps_its_devices_and_nobody_else_gets_them() -> None:
+    table = DeviceTable()
+    table.announce(GPU, {"a": True, "b": True, "c": False})
+    assert table.counts() == ({GPU: 3}, {GPU: 2})
+    assert table.take(("u1", "app"), GPU, 1) == ["a"]
+    assert table.take(("u1", "app"), GPU, 1) == ["a"], "its next run"
+    assert table.take(("u2", "app"), GPU, 1) == ["b"]
+    with pytest.raises(NoDevices, match=r"unavailable for example.com/gpu. Requested: 1, Available: 0"):
+        table.take(("u3", "app"), GPU, 1)
+    table.free("u1")
+    assert table.take(("u3", "app"), GPU, 1) == ["a"]
+
+
+def test_a_plugin_that_is_gone_leaves_its_devices_unhealthy() -> None:
+    table = DeviceTable()
+    table.announce(GPU, {"a": True})
+    assert table.lose(GPU) and table.counts() == ({GPU: 1}, {GPU: 0})
+
+
+def test_a_restarted_kubelet_recalls_what_living_pods_have() -> None:
+    table, again = DeviceTable(), DeviceTable()
+    table.announce(GPU, {"a": True, "b": True})
+    table.take(("u1", "app"), GPU, 1)
+    table.take(("u2", "app"), GPU, 1)
+    again.recall(table.to_json(), ["u2"])
+    again.announce(GPU, {"a": True, "b": True})
+    assert again.take(("u2", "app"), GPU, 1) == ["b"]
+    assert again.take(("u3", "app"), GPU, 1) == ["a"]
+
+
+def test_only_extended_resources_are_devices() -> None:
+    assert requested(asks(2)) == {GPU: 2}
+
+
+def test_a_message_cut_short_is_refused() -> None:
+    with pytest.raises(ValueError, match="ends within a field"):
+        wire.devices(wire.allocate_request(["abc"])[:-1])
+
+
+@pytest.fixture
+async def plugins(tmp_path: Path) -> AsyncIterator[tuple[DevicePlugins, Plugin, asyncio.Event]]:
+    changed = asyncio.Event()
+    served = DevicePlugins(tmp_path, changed.set)
+    task = asyncio.create_task(served.run())
+    plugin = Plugin(tmp_path)
+    await plugin.start()
+    yield served, plugin, changed
+    await plugin.stop()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def until_counts(served: DevicePlugins, changed: asyncio.Event, usable: int) -> None:
+    async with asyncio.timeout(30):
+        while served.counts()[1].get(GPU) != usable:
+            await changed.wait()
+            changed.clear()
+
+
+async def test_a_plugin_registers_announces_allocates_and_leaves(
+    plugins: tuple[DevicePlugins, Plugin, asyncio.Event],
+) -> None:
+    served, plugin, changed = plugins
+    await plugin.register()
+    await until_counts(served, changed, 2)
+    (granted,) = await served.grants("u1", asks(1))
+    assert granted == Grant({"VISIBLE": "0"}, (("/lib/gpu", "/opt", True),), (("/dev/gpu0", "/dev/null", "rw"),))
+    assert plugin.asked == [wire.allocate_request(["gpu-0"])]
+    with pytest.raises(ConfigError, match="Requested: 2, Available: 1"):
+        await served.grants("u2", asks(2))
+    plugin.ill.set()
+    await until_counts(served, changed, 1)
+    await plugin.stop()
+    await until_counts(served, changed, 0)
+    assert served.counts()[0] == {GPU: 2}
+
+
+async def test_another_version_is_refused(plugins: tuple[DevicePlugins, Plugin, asyncio.Event]) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match="is not supported by kubelet"):
+        await plugins[1].register(b"v1")
+
+
+def test_what_a_device_brings_reaches_the_container() -> None:
+    plain = ContainerConfig(PodRef("d", "p", "u"), "app", 0, "s", "img", env=("VISIBLE=mine",))
+    grant = Grant({"VISIBLE": "0", "N": "1"}, (("/lib/gpu", "/opt/gpu", True),), (("/dev/gpu0", "/dev/null", "rw"),))
+    made = with_devices(plain, [grant])
+    assert made.env == ("VISIBLE=mine", "N=1")
+    assert made.mounts == (Mount("/opt/gpu", "/lib/gpu", True),)
+    assert made.devices == (Device("/dev/null", "/dev/gpu0", "rw"),)
