@@ -104,7 +104,7 @@ async def test_who_uses_most_memory_beyond_its_request_goes_and_the_others_stay(
     assert (await world.pod("modest"))["status"]["phase"] == "Running"
     assert "EvictionThresholdMet" in await world.reasons(world.name)
     await world.run_pod("late")
-    assert await evicted_at_the_door(world, "late") == "The node had condition: [MemoryPressure]. "
+    assert await evicted_at_the_door(world, "late") == "Pod was rejected: The node had condition: [MemoryPressure]. "
 
 
 async def evicted_at_the_door(world: NodeWorld, name: str) -> str:
