@@ -7,7 +7,9 @@ body is looked at only where the caller wants it. IO; runs on any asyncio loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import gc
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from benchmarks._stack import Target
 
@@ -19,6 +21,17 @@ def head_of(target: Target) -> str:
     """The header lines of every request to it."""
     token = f"Authorization: Bearer {target.token}\r\n" if target.token else ""
     return f"Host: {target.host}:{target.port}\r\n{token}Accept: application/json\r\n"
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """The client collects no garbage meanwhile: its own pauses would be counted as the server's."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class HttpError(RuntimeError):

@@ -22,7 +22,7 @@ import uvloop
 
 from benchmarks import _peer, _stack, _watchers
 from benchmarks._api_stages import stages
-from benchmarks._load import Connection, spread
+from benchmarks._load import Connection, spread, undisturbed
 from benchmarks._stack import Target
 from benchmarks.frame import Bench, main, percentile
 from benchmarks.schedule import CONNECTIONS, pod
@@ -219,7 +219,8 @@ def _on(target: Target, work: Callable[[Target], Awaitable[T]]) -> T:
         return await work(target)
 
     try:
-        return uvloop.run(all_of_it())
+        with undisturbed():
+            return uvloop.run(all_of_it())
     finally:
         target.stop()
 

@@ -23,7 +23,7 @@ import orjson
 import uvloop
 
 from benchmarks import _peer, _stack
-from benchmarks._load import Connection, spread
+from benchmarks._load import Connection, spread, undisturbed
 from benchmarks._stack import Target
 from benchmarks.frame import Bench, main, percentile
 
@@ -186,7 +186,8 @@ def run(bench: Bench) -> None:
 
 def _on(target: Target, nodes: int, pods: int, offered: int) -> Measured:
     try:
-        return uvloop.run(measure(target, nodes, pods, offered))
+        with undisturbed():
+            return uvloop.run(measure(target, nodes, pods, offered))
     finally:
         target.stop()
 
