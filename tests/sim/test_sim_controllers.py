@@ -150,5 +150,6 @@ async def test_killed_after_every_write(story: str) -> None:
     undisturbed, writes = await play(steps)
     assert writes > 5, "the story is too short to say anything"
     for last in range(1, writes + 1):
-        found, _ = await play(steps, last)
-        assert found == undisturbed, f"killed after write {last}: {(found - undisturbed, undisturbed - found)}"
+        rests, _ = await play(steps, last)
+        for i, (found, wanted) in enumerate(zip(rests, undisturbed, strict=True)):
+            assert found == wanted, f"killed after write {last}, step {i}: {found - wanted} but not {wanted - found}"

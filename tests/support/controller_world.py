@@ -98,7 +98,9 @@ class World:
     ) -> None:
         self.clock = clock or FakeClock()
         self.store = store or MemoryStore(self.clock)
-        self.registry = Registry(self.store, admission, clock=self.clock, rng=random.Random(7))
+        # A second world over one store must not give out the uids of the first again.
+        rng = random.Random(7 + self.store.revision)
+        self.registry = Registry(self.store, admission, clock=self.clock, rng=rng)
         self.client = RegistryClient(self.registry, self._context)
         self.provider = provider or FakeProvider()
         self._makers = makers
@@ -150,18 +152,18 @@ class World:
         return [v for c in self.controllers for v in vars(c).values() if isinstance(v, Reconciler)]
 
     async def settle(self, rounds: int = 400) -> None:
-        """Until nothing waits in any queue and the store no longer changes (delayed keys are left)."""
-        quiet = 0
-        for _ in range(rounds):
+        """Until nothing waits in any queue and the store no longer changes (delayed keys are left). Fails after so many
+        rounds that changed something, or when what is tried again goes on failing."""
+        quiet = busy = 0
+        deadline = asyncio.get_running_loop().time() + 120
+        while busy < rounds and asyncio.get_running_loop().time() < deadline:
             before = self.store.revision
             await self._round()
             backoff = any(r.queue._failures for r in self.reconcilers())
-            quiet = quiet + 1 if self.store.revision == before else 0
+            changed = self.store.revision != before
+            quiet, busy = (0, busy + 1) if changed else (quiet + 1, busy)
             if quiet >= 3 and not backoff:
-                await self._events_written()
-                if self.store.revision == before:
-                    return
-                quiet = 0
+                return
             if backoff:
                 await asyncio.sleep(0.002)
         raise AssertionError("the controllers do not come to rest")
@@ -245,7 +247,7 @@ class World:
                 binding = {"metadata": {"name": meta["name"]}, "target": {"kind": "Node", "name": node}}
                 await self.client.create("pods", binding, meta["namespace"], subresource="binding", name=meta["name"])
                 pod = await self.client.get("pods", meta["name"], meta["namespace"])
-            if ready and (pod.get("status") or {}).get("phase") != "Running":
+            if ready and (pod.get("status") or {}).get("phase") not in ("Running", "Succeeded", "Failed"):
                 await self.pod_status(pod, ready=True)
 
     async def pod_status(self, pod: Obj, *, ready: bool, phase: str = "Running") -> None:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from cluster.api.errors import internal
 from cluster.cloud.local_balancers import AddressPool
 from cluster.controllers.manager import CONTROLLERS
 from cluster.machinery.client import Client, Obj
@@ -51,6 +52,8 @@ class Life:
                     return inner
 
                 async def call(*args: Any, **kwargs: Any) -> Any:
+                    if life.dead and args[0] == "events":
+                        raise internal("its task may still run, and nobody hears of its end")
                     if life.dead:
                         raise Killed
                     result = await inner(*args, **kwargs)
@@ -66,29 +69,29 @@ class Life:
         return Mortal()
 
 
-async def play(steps: list[Step], last: int = 0) -> tuple[Counter[str], int]:
-    """What is at rest after all steps, and how many writes the first instance made. `last`: after which it is killed;
-    its successor takes over in the middle of the step."""
-    life, done = Life(last), 0
+async def play(steps: list[Step], last: int = 0) -> tuple[list[Counter[str]], int]:
+    """What is at rest after each step, and how many writes the first instance made. `last`: the write after which it is
+    killed; its successor takes over in the middle of that step."""
+    life = Life(last)
     world = _world(life)
+    rests: list[Counter[str]] = []
     try:
         async with world:
             for step in steps:
-                done += 1
                 await step(world)
-                await world.settle_with_kubelet(nodes=("n1", "n2"))
+                rests.append(await _settled(world))
     except Killed:
-        pass
-    if not life.dead:
-        return await _at_rest(world), life.writes
-    async with _world(Life(), world) as successor:
-        for controller in successor.controllers:
-            controller.resync()
-        await successor.settle_with_kubelet(nodes=("n1", "n2"))
-        for step in steps[done:]:
-            await step(successor)
-            await successor.settle_with_kubelet(nodes=("n1", "n2"))
-        return await _at_rest(successor), life.writes
+        async with _world(Life(), world) as successor:
+            rests.append(await _settled(successor))
+            for step in steps[len(rests) :]:
+                await step(successor)
+                rests.append(await _settled(successor))
+    return rests, life.writes
+
+
+async def _settled(w: World) -> Counter[str]:
+    await w.settle_with_kubelet(nodes=("n1", "n2"))
+    return await _at_rest(w)
 
 
 def _world(life: Life, before: World | None = None) -> World:
