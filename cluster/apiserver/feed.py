@@ -35,39 +35,44 @@ class ReadIndex:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._next: asyncio.Future[int] | None = None
+        self._next: list[asyncio.Future[int]] = []
         self._rounds: asyncio.Task[None] | None = None
 
     async def get(self) -> int:
         """The store's revision at some moment after this call. Raises what the store raises."""
-        if self._next is None:
-            self._next = asyncio.get_running_loop().create_future()
-        joined = self._next
+        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._next.append(turn)
         if self._rounds is None:
             self._rounds = asyncio.create_task(self._run())
-        return await asyncio.shield(joined)
+        return await turn
 
     async def _run(self) -> None:
+        joined: list[asyncio.Future[int]] = []
         try:
-            while self._next is not None:
-                joined, self._next = self._next, None
+            while self._next:
+                joined, self._next = self._next, []
                 try:
                     revision = await self._store.read_index()
-                except asyncio.CancelledError:
-                    joined.cancel()
-                    raise
                 except Exception as e:  # noqa: BLE001 - it belongs to those who wait
-                    joined.set_exception(e)
-                    joined.exception()
+                    for turn in _waiting(joined):
+                        turn.set_exception(e)
                 else:
-                    joined.set_result(revision)
+                    for turn in _waiting(joined):
+                        turn.set_result(revision)
         finally:
             self._rounds = None
+            for turn in _waiting([*joined, *self._next]):  # cancelled under way
+                turn.cancel()
 
     async def close(self) -> None:
         if self._rounds is not None:
             self._rounds.cancel()
             await asyncio.gather(self._rounds, return_exceptions=True)
+
+
+def _waiting(turns: list[asyncio.Future[int]]) -> list[asyncio.Future[int]]:
+    """Without those whose caller has gone."""
+    return [turn for turn in turns if not turn.done()]
 
 
 class CacheFeed:

@@ -57,6 +57,29 @@ async def test_callers_join_the_next_round_never_a_running_one():
     await index.close()
 
 
+async def test_a_caller_that_goes_away_disturbs_nobody():
+    store = SlowIndex()
+    index = ReadIndex(store)
+    callers = [asyncio.create_task(index.get()) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    callers[1].cancel()
+    await asyncio.sleep(0)
+    store.gate.set()
+    found = await asyncio.gather(*callers, return_exceptions=True)
+    assert [type(f) for f in found] == [int, asyncio.CancelledError, int]
+    await index.close()
+
+
+async def test_closing_ends_every_wait():
+    index = ReadIndex(SlowIndex())
+    callers = [asyncio.create_task(index.get()) for _ in range(2)]
+    await asyncio.sleep(0.01)
+    callers.append(asyncio.create_task(index.get()))
+    await asyncio.sleep(0)
+    await index.close()
+    assert all(isinstance(f, asyncio.CancelledError) for f in await asyncio.gather(*callers, return_exceptions=True))
+
+
 @pytest.fixture
 async def fed():
     store = MemoryStore()
