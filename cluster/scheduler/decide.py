@@ -171,7 +171,10 @@ def _pass(
     for name, one in DYNAMIC:
         if name not in profile.disabled_filters:
             begun = timings.clock() if timings else 0.0
-            _refuse(name, one, ask, possible, diagnosis)
+            if diagnosis is None and name == "NodeResourcesFit":
+                _keep_fitting(ask, possible)
+            else:
+                _refuse(name, one, ask, possible, diagnosis)
             if timings:
                 timings.add("Filter", name, begun)
         if name == "VolumeRestrictions" and pod.allowed is not None:
@@ -183,6 +186,13 @@ def _pass(
             if timings:
                 timings.add("Filter", plugin.name, begun)
     return possible
+
+
+def _keep_fitting(ask: Ask, possible: Mask) -> None:
+    """NodeResourcesFit for those that want no reasons."""
+    vector = needed(ask.columns, ask.shape, ask.profile)
+    for column in np.flatnonzero(vector).tolist():
+        possible &= ask.free[column] >= vector[column]
 
 
 def _refuse(name: str, one: Filter, ask: Ask, possible: Mask, diagnosis: Diagnosis | None) -> None:

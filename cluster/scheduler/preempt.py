@@ -11,7 +11,7 @@ Source: kube-scheduler plugin DefaultPreemption.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,16 +80,12 @@ class _Search:
     free: Floats
     related: bool
     reasons: Counter[str] = field(default_factory=Counter)
+    _asked: list[tuple[int, float]] = field(init=False)
+    _held: dict[tuple[tuple[str, int], ...], list[float]] = field(default_factory=dict)
 
-    def fits(self, row: int, away: list[Placed]) -> bool:
-        """Whether the pod fits the row without those pods."""
-        if not self.related:
-            vector = needed(self.columns, self.pod.shape, self.profile)
-            room = self.free[:, row].copy()
-            for one in away:
-                room += self.columns.request_vector(one.shape)
-            return bool((room >= vector)[vector > 0].all())
-        return self._looked_at(row, away, None)
+    def __post_init__(self) -> None:
+        vector = needed(self.columns, self.pod.shape, self.profile)
+        self._asked = [(int(c), float(vector[c])) for c in np.flatnonzero(vector)]
 
     def _looked_at(self, row: int, away: list[Placed], why: Diagnosis | None) -> bool:
         for one in away:
@@ -118,18 +114,51 @@ class _Search:
                 return None
         lower.sort(key=lambda p: (-p.priority, p.started))
         guarded, open_ = self._by_budget(lower)
-        away, violations = lower, 0
-        for group, counts in ((guarded, 1), (open_, 0)):
-            for one in group:
-                fewer = [p for p in away if p is not one]
-                if self.fits(row, fewer):
-                    away = fewer
-                else:
-                    violations += counts
-        return Candidate(self.columns.names[row], tuple(away), violations) if away else None
+        stays = self._keeps_rules(row, lower) if self.related else self._keeps_room(row, lower)
+        broken = [one for one in guarded if not stays(one)]
+        away = [*broken, *(one for one in open_ if not stays(one))]
+        return Candidate(self.columns.names[row], tuple(away), len(broken)) if away else None
+
+    def _keeps_rules(self, row: int, away: list[Placed]) -> Callable[[Placed], bool]:
+        """Asked of one victim after the other: may it stay, beside those that may already? Looks at all filters."""
+        left = list(away)
+
+        def stays(one: Placed) -> bool:
+            fewer = [p for p in left if p is not one]
+            if not self._looked_at(row, fewer, None):
+                return False
+            left[:] = fewer
+            return True
+
+        return stays
+
+    def _keeps_room(self, row: int, away: list[Placed]) -> Callable[[Placed], bool]:
+        """The same where nothing but room matters: what would be left over is counted down."""
+        over = [float(self.free[c, row]) - need for c, need in self._asked]
+        for one in away:
+            over = [a + b for a, b in zip(over, self._takes(one), strict=True)]
+
+        def stays(one: Placed) -> bool:
+            rest = [a - b for a, b in zip(over, self._takes(one), strict=True)]
+            if min(rest, default=0.0) < 0:
+                return False
+            over[:] = rest
+            return True
+
+        return stays
+
+    def _takes(self, one: Placed) -> list[float]:
+        """What it holds of the resources that are asked for."""
+        known = self._held.get(one.shape.requests)
+        if known is None:
+            vector = self.columns.request_vector(one.shape)
+            known = self._held[one.shape.requests] = [float(vector[c]) for c, _ in self._asked]
+        return known
 
     def _by_budget(self, pods: list[Placed]) -> tuple[list[Placed], list[Placed]]:
         """(whose going would break a budget, the others)."""
+        if not self.budgets:
+            return [], pods
         left = {id(b): b.allowed for b in self.budgets}
         guarded: list[Placed] = []
         others: list[Placed] = []

@@ -75,39 +75,56 @@ def node_resources_fit(
         if resource is None or (resource not in (CPU, MEMORY) and not columns.request_vector(shape)[resource]):
             continue
         capacity, used = _load(columns, shape, resource, rows, copies)
-        there = capacity > 0
-        whole = np.maximum(capacity, 1.0)
+        there: Any = True if _everywhere(columns, resource) else capacity > 0
+        whole = _whole(columns, resource)[rows]
         if profile.strategy == "LeastAllocated":
-            score = np.maximum(np.floor((capacity - used) * MAX_SCORE / whole), 0.0)
+            score = np.subtract(capacity, used, out=used)
+            score *= MAX_SCORE
+            score /= whole
+            np.maximum(np.floor(score, out=score), 0.0, out=score)
         elif profile.strategy == "MostAllocated":
             score = np.where(there, np.floor(np.minimum(used, capacity) * MAX_SCORE / whole), 0.0)
         else:
             percent = np.where(there & (used <= capacity), np.floor(used * 100.0 / whole), 100.0)
             score = _ratio(profile.utilization_shape, percent)
             there = there & (score > 0)
-        total = score * weight if total is None else total + score * weight
+        score = score if weight == 1 else score * weight
+        total = score if total is None else np.add(total, score, out=total)
         weights = weights + there * float(weight)
     if total is None:
         return np.zeros(columns.size)[rows]
-    share = total / np.maximum(weights, 1.0)
-    result: Floats = np.floor(share + 0.5) if profile.strategy == "RequestedToCapacityRatio" else np.floor(share)
-    return result
+    total /= np.maximum(weights, 1.0)
+    if profile.strategy == "RequestedToCapacityRatio":
+        total += 0.5
+    return np.floor(total, out=total)
+
+
+def _whole(columns: NodeColumns, resource: int) -> Floats:
+    """Each row's capacity, 1 where there is none: to divide by."""
+    return columns.memo(("whole", resource), lambda: np.maximum(columns.allocatable[resource], 1.0))
+
+
+def _everywhere(columns: NodeColumns, resource: int) -> bool:
+    """Whether every node has some of it."""
+    return columns.memo(
+        ("everywhere", resource), lambda: bool((columns.allocatable[resource, columns.alive] > 0).all())
+    )
 
 
 def _fractions(
     columns: NodeColumns, shape: PodShape, names: Sequence[str], rows: slice | Rows, copies: int
-) -> tuple[list[Floats], list[Mask]]:
-    """Requested shares of the resources that the pod may weigh, and where each exists."""
+) -> tuple[list[Floats], list[Any]]:
+    """Requested shares of the resources that the pod may weigh, and where each exists (True: everywhere)."""
     vector = columns.request_vector(shape)
     shares: list[Floats] = []
-    there: list[Mask] = []
+    there: list[Any] = []
     for resource in (columns.resources[name] for name in names if name in columns.resources):
         if resource not in (CPU, MEMORY) and not vector[resource]:
             continue
-        capacity = columns.allocatable[resource, rows]
-        used = columns.requested[resource, rows] + copies * vector[resource]
-        shares.append(np.minimum(used / np.maximum(capacity, 1.0), 1.0))
-        there.append(capacity > 0)
+        share = columns.requested[resource, rows] + copies * vector[resource]
+        share /= _whole(columns, resource)[rows]
+        shares.append(np.minimum(share, 1.0, out=share))
+        there.append(True if _everywhere(columns, resource) else columns.allocatable[resource, rows] > 0)
     return shares, there
 
 
@@ -120,11 +137,16 @@ def balanced_allocation(
         return np.zeros(columns.size)[rows]
     shares, there = _fractions(columns, shape, profile.balanced, rows, copies)
     if len(shares) == 2:
-        deviation = np.abs((shares[0] - shares[1]) / 2.0) * (there[0] & there[1])
+        deviation = np.subtract(shares[0], shares[1], out=shares[0])
+        np.abs(deviation, out=deviation)
+        deviation /= 2.0
+        both = there[0] & there[1]
+        deviation = deviation if both is True else deviation * both
     else:
-        deviation = _deviation(np.array(shares), np.array(there))
-    result: Floats = np.floor((1.0 - deviation) * MAX_SCORE)
-    return result
+        deviation = _deviation(np.array(shares), np.array([np.broadcast_to(t, shares[0].shape) for t in there]))
+    result = np.subtract(1.0, deviation, out=deviation)
+    result *= MAX_SCORE
+    return np.floor(result, out=result)
 
 
 def _deviation(shares: Floats, there: NDArray[np.bool_]) -> Floats:
