@@ -80,6 +80,13 @@ class Place:
         self.heal(member)
         run(*self.enter(member), "nft", "-f", "-", text="\n".join([*rules, "}"]))
 
+    def lose(self, member: int, percent: int) -> None:
+        """Of every hundred packets to ``member``, so many are lost at random: nftables' dice, which is there where the
+        kernel has no netem. (Delay, which nftables has not, is the simulation's.)"""
+        rule = f"chain in {{ type filter hook input priority 0; iif eth0 numgen random mod 100 < {percent} drop; }}"
+        self.heal(member)
+        run(*self.enter(member), "nft", "-f", "-", text=f"table ip chaos {{\n{rule}\n}}")
+
     def heal(self, member: int) -> None:
         run(*self.enter(member), "nft", "delete", "table", "ip", "chaos", check=False)
 

@@ -127,6 +127,12 @@ class Chaos:
         await asyncio.sleep(self.rng.uniform(0.5, 3))
         self.place.heal(member)
 
+    async def lossy(self, member: int) -> None:
+        """Packets to it are lost, one in twenty to one in three: TCP repeats them, late."""
+        self.place.lose(member, self.rng.choice((5, 15, 33)))
+        await asyncio.sleep(self.rng.uniform(1, 4))
+        self.place.heal(member)
+
     async def full_disk(self, member: int) -> None:
         """It must stop by itself, having lost nothing, and go on once there is space."""
         self.place.fill(member)
@@ -179,7 +185,19 @@ class Chaos:
         finally:
             await admin.close()
 
-    FAULTS = (crash, freeze, partition, one_way, full_disk, slow_disk, failing_sync, crash_point, replace, crash_all)
+    FAULTS = (
+        crash,
+        freeze,
+        partition,
+        one_way,
+        lossy,
+        full_disk,
+        slow_disk,
+        failing_sync,
+        crash_point,
+        replace,
+        crash_all,
+    )
 
     async def nemesis(self, stop: asyncio.Event) -> None:
         """All kinds at least once, in an order of the seed, and before any comes again."""
