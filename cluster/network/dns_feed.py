@@ -99,7 +99,7 @@ class DnsFeed:
             try:
                 records = service_records(service, slices, self._config.cluster_domain) if service else {}
                 if key == self._config.upstream_service:
-                    found = usable(slices, Port(_UPSTREAM_PORT, "UDP", self._config.node_name))
+                    found, _ = usable(slices, Port(_UPSTREAM_PORT, "UDP", self._config.node_name))
                     self._upstreams.set_cluster((e.ip, e.port) for e in found)
             except (KeyError, TypeError, ValueError, AttributeError) as err:
                 log.error("service %s is malformed and keeps the names it had: %r", key, err)

@@ -140,7 +140,8 @@ class PolicyAgent:
             if number % _PODS_A_TURN == 0:
                 await asyncio.sleep(0)
         table.take()
-        await self._kept.replace(render_full(self._config, table))
+        text = await asyncio.to_thread(render_full, self._config, table)  # nobody else has this table yet
+        await self._kept.replace(text)
         self._table, self._in_kernel = table, set(table.chains)
         log.info("network policies in force: %d, %d elements", len(policies), len(table.elements))
 

@@ -257,7 +257,8 @@ class ServiceProxy:
 
     async def _replace(self, reason: str) -> None:
         kept = await self._affinity_to_keep()
-        text, self._chains = render_full(self._table_config, self._table.elements, kept)
+        # The loop answers DNS meanwhile; the table is only changed by `_sync`, which waits here.
+        text, self._chains = await asyncio.to_thread(render_full, self._table_config, self._table.elements, kept)
         await self._kept.replace(text)
         metrics.HEALED.labels(reason).inc()
         log.info("service rules in place (%s): %d elements", reason, len(self._table.elements))

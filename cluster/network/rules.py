@@ -6,7 +6,8 @@ numbered from 0. Changing one Service is a handful of elements, never a rule. No
 `porteps_PROTOCOL`) without the address. A chain is named [a]LETTER-PROTOCOL-K; letters are in `CHAINS` below.
 
 Invariants:
-- `RuleTable` fed event by event holds what one fed everything at once holds (tests check this with hypothesis).
+- `RuleTable` fed event by event holds what one fed everything at once holds, but for the numbers endpoints have within
+  their front (tests check this with hypothesis).
 - Where two owners claim one element, the least owner (by name) has it, whatever the order of events; when it goes,
   the next one gets it.
 - `take()` says exactly the difference from what was last taken, deletions apart from additions.
@@ -17,11 +18,12 @@ Source: Kubernetes' service semantics (KEP-2086 internal traffic policy, KEP-386
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.network.endpoints import Endpoint, Port, is_ipv4, usable, usable_local
+from cluster.network.endpoints import Endpoint, Port, is_ipv4, usable
 
 Obj = dict[str, Any]
 ElementKey = tuple[str, str]
@@ -34,6 +36,7 @@ INSIDE_OFFSET = 65536
 """Numbers in `porteps_*` from here on are for sources inside the cluster (externalTrafficPolicy Local)."""
 DEFAULT_AFFINITY_TIMEOUT_S = 10800
 DNS_PORT = 53
+_NUMBERED = ("eps_", "porteps_")
 
 CHAINS = {
     "n": "ClusterIP: masquerade what comes from outside the cluster",
@@ -117,8 +120,7 @@ class _PortRules:
         self.protocol = protocol
         self.number = int(port["port"])
         wanted = Port(port.get("name") or "", port.get("protocol", "TCP"), config.node_name, config.zone)
-        self.everywhere = usable(slices, wanted)
-        self.here = usable_local(slices, wanted)
+        self.everywhere, self.here = usable(slices, wanted)
         self.cluster_ip: str = self.spec["clusterIP"]
         affinity = self.spec.get("sessionAffinity") == "ClientIP"
         self.prefix = AFFINITY_PREFIX if affinity else ""
@@ -227,6 +229,40 @@ def _number(out: Elements, map_name: str, front: str, endpoints: Iterable[Endpoi
         out[map_name, f"{front} . {number}"] = f"{endpoint.ip} . {endpoint.port}"
 
 
+def renumbered(elements: Mapping[ElementKey, str], old: Mapping[ElementKey, str]) -> Mapping[ElementKey, str]:
+    """The same elements with endpoints at the numbers they had, where they can be: one that leaves a Service of ten
+    thousand is replaced by the last, and moves no other. Any numbering spreads alike."""
+    fronts: dict[tuple[str, str], list[ElementKey]] = {}
+    for key, value in elements.items():
+        if key[0].startswith(_NUMBERED) and old.get(key, value) != value:
+            fronts[key[0], key[1].rpartition(" . ")[0]] = []
+    if not fronts:
+        return elements
+    for key in elements:
+        if key[0].startswith(_NUMBERED) and (keys := fronts.get((key[0], key[1].rpartition(" . ")[0]))) is not None:
+            keys.append(key)
+    out = dict(elements)
+    for keys in fronts.values():
+        for inside in (False, True):  # two series of numbers: they are two sets of endpoints
+            series = [key for key in keys if (int(key[1].rpartition(" . ")[2]) >= INSIDE_OFFSET) is inside]
+            _renumber(series, out, old)
+    return out
+
+
+def _renumber(keys: Sequence[ElementKey], out: Elements, old: Mapping[ElementKey, str]) -> None:
+    left = Counter(out[key] for key in keys)
+    open_keys: list[ElementKey] = []
+    for key in keys:
+        before = old.get(key)
+        if before is not None and left[before]:
+            left[before] -= 1
+            out[key] = before
+        else:
+            open_keys.append(key)
+    for key, value in zip(open_keys, left.elements(), strict=True):
+        out[key] = value
+
+
 class RuleTable:
     """The desired maps, kept owner by owner (a Service, a Node), and what has changed since `take()`."""
 
@@ -238,8 +274,9 @@ class RuleTable:
         self._before: dict[ElementKey, str | None] = {}
 
     def set_owner(self, owner: str, elements: Mapping[ElementKey, str]) -> None:
-        """`owner` now wants exactly `elements`."""
+        """`owner` now wants exactly `elements`, whichever of its endpoints has which number."""
         old = self._owned.get(owner, {})
+        elements = renumbered(elements, old) if old else elements
         for key in old:
             if key not in elements:
                 self._release(owner, key)

@@ -108,7 +108,7 @@ def test_hints_are_followed_when_every_endpoint_has_one_and_one_is_meant_for_us(
     far = endpoint("10.244.2.5", "m2", hints=hints("b"))
 
     def chosen(*endpoints: Obj, zone: str = "a") -> list[str]:
-        return [e.ip for e in usable([slice_of(*endpoints)], Port("", "TCP", "m1", zone))]
+        return [e.ip for e in usable([slice_of(*endpoints)], Port("", "TCP", "m1", zone))[0]]
 
     assert chosen(near, far) == ["10.244.1.5"]
     assert chosen(near, far, zone="c") == ["10.244.1.5", "10.244.2.5"], "nobody is meant for us"

@@ -130,7 +130,7 @@ def test_what_changes_back_before_it_is_taken_is_no_change() -> None:
     assert not table.take()
 
 
-_keys = st.tuples(st.sampled_from(["svcs", "eps_tcp", "hairpin"]), st.sampled_from(["1", "2", "3"]))
+_keys = st.tuples(st.sampled_from(["svcs", "affids", "hairpin"]), st.sampled_from(["1", "2", "3"]))
 _steps = st.lists(
     st.tuples(st.sampled_from(["a", "b", "c"]), st.dictionaries(_keys, st.sampled_from(["", "v", "w"]), max_size=4)),
     max_size=25,
@@ -152,6 +152,30 @@ def test_incremental_equals_full(steps: list[tuple[str, dict[tuple[str, str], st
     for owner in sorted(last, reverse=True):
         full.set_owner(owner, last[owner])
     assert kernel == dict(table.elements) == dict(full.elements)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sets(st.integers(1, 40)), min_size=2, max_size=12))
+def test_a_change_of_endpoints_moves_no_others(members: list[set[int]]) -> None:
+    """One that goes is replaced by the last, so a change of n endpoints is at most 2n numbers of a front."""
+    config, table = RuleConfig("m1", "10.89.0.11"), RuleTable()
+    spec = service(type="NodePort", externalTrafficPolicy="Local", ports=[{"port": 80, "nodePort": 30080}])
+    before: set[int] = set()
+    for now in members:
+        slices = [slice_of(*(endpoint(f"10.244.1.{n}", f"m{n % 2}") for n in now))]
+        wanted = service_elements(spec, slices, config)
+        table.set_owner("default/web", wanted)
+        delta = table.take()
+        assert table.elements.keys() == wanted.keys()
+        for name in ("eps_tcp", "porteps_tcp"):
+            moved = [key for key in (*delta.added, *delta.removed) if key[0] == name]
+            assert len(moved) <= 2 * 2 * 3 * len(now ^ before), "three series of numbers, removed and added"
+            assert _values(table.elements, name) == _values(wanted, name)
+        before = now
+
+
+def _values(elements: Any, name: str) -> list[str]:
+    return sorted(value for (map_name, _), value in elements.items() if map_name == name)
 
 
 def _apply(table: RuleTable, kernel: dict[tuple[str, str], str]) -> None:
