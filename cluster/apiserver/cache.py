@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import bisect
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -235,17 +236,24 @@ class Snapshot:
 class Cache:
     """The tables of all resources, also of those that no definition serves (yet).
 
-    `decode(key, value, mod_revision)` gives the JSON to serve. `sink` is called once per resource and batch, after the
-    batch is applied.
+    `decode(key, value, mod_revision)` gives the JSON to serve. `sizes`: events a window holds, by resource name, where
+    it is not `max_events`. `sink` is called once per resource and batch, after the batch is applied.
     """
 
     def __init__(
-        self, decode: Decode, *, max_events: int = 4096, max_bytes: int = 16 * 1024 * 1024, sink: Sink | None = None
+        self,
+        decode: Decode,
+        *,
+        max_events: int = 4096,
+        max_bytes: int = 16 * 1024 * 1024,
+        sizes: Mapping[str, int] = MappingProxyType({}),
+        sink: Sink | None = None,
     ) -> None:
         self.decode = decode
         self.revision = 0
         self._max_events = max_events
         self._max_bytes = max_bytes
+        self._sizes = sizes
         self._sink = sink
         self._start = 0
         self._tables: dict[bytes, Table] = {}
@@ -296,8 +304,12 @@ class Cache:
         else:
             entry = Entry(kv.key, self.decode(kv.key, kv.value, kv.mod_revision), kv.mod_revision)
             change = CacheEvent(kv.key, kv.mod_revision, entry, table.put(entry))
-        table.record(change, self._max_events, self._max_bytes)
+        table.record(change, self.capacity(table.name), self._max_bytes)
         return change
+
+    def capacity(self, resource: str) -> int:
+        """How many events the window of `pods`, `deployments.apps` may hold."""
+        return self._sizes.get(resource, self._max_events)
 
 
 def _table_of(tables: dict[bytes, Table], key: bytes, start: int) -> Table | None:

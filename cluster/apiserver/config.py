@@ -67,6 +67,7 @@ class ApiServerConfig:
     bookmark_period_s: float = 60.0
     watch_buffer_events: int = 16384
     window_events: int = 4096
+    watch_cache_sizes: tuple[str, ...] = ()  # each resource[.group]#events, where it is not window_events
     window_bytes: int = 16 * 1024 * 1024
     cache_wait_s: float = 3.0
     shutdown_grace_s: float = 5.0
@@ -120,6 +121,20 @@ class ApiServerConfig:
         if self.audit_log_path and not self.audit_policy_file:
             raise ConfigError("audit_policy_file: missing; audit_log_path needs a policy that says what to note")
         self._oidc()
+        _ = self.watch_windows
+
+    @property
+    def watch_windows(self) -> dict[str, int]:
+        """Events by resource name. Raises ConfigError."""
+        sizes = {}
+        for size in self.watch_cache_sizes:
+            resource, _, events = size.partition("#")
+            if not resource or not events.isdigit():
+                raise ConfigError(
+                    f"watch_cache_sizes: {size!r} must be resource[.group]#events, as deployments.apps#500"
+                )
+            sizes[resource] = int(events)
+        return sizes
 
     def _oidc(self) -> None:
         if bool(self.oidc_issuer_url) != bool(self.oidc_client_id):

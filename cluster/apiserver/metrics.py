@@ -78,6 +78,7 @@ SLOW_WATCHERS = Counter(
     "apiserver_terminated_watchers", "Watches closed because their client was too slow", ("resource",)
 )
 CACHE_REVISION = Gauge("apiserver_cache_revision", "Store revision that the byte cache has applied")
+WATCH_CACHE_CAPACITY = Gauge("watch_cache_capacity", "Events a resource's window may hold", ("group", "resource"))
 CACHE_WAIT = Histogram(
     "apiserver_watch_cache_read_wait_seconds",
     "ReadIndex and wait for the cache, per consistent read",

@@ -87,8 +87,11 @@ class ApiServer:
             lambda key, value, revision: codec.decode(key, value, revision).raw,
             max_events=config.window_events,
             max_bytes=config.window_bytes,
+            sizes=config.watch_windows,
             sink=self._hub.dispatch,
         )
+        for info in SCHEME.all():
+            metrics.WATCH_CACHE_CAPACITY.labels(info.group, info.plural).set(self._cache.capacity(info.name))
         self._feed = CacheFeed(store, self._cache, wait_s=config.cache_wait_s, on_reset=self._on_reset)
         verifier = TokenVerifier(
             config.service_account_key_files, config.service_account_issuer, config.api_audiences, clock

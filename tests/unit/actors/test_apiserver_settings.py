@@ -8,7 +8,7 @@ import pytest
 
 from actors.wiring.apiserver import config_of
 from actors.wiring.common import encryption_keys
-from cluster.apiserver.config import ConfigError
+from cluster.apiserver.config import ApiServerConfig, ConfigError
 from cluster.machine.config import ClusterConfig
 
 
@@ -40,3 +40,9 @@ def test_the_primary_key_comes_first(tmp_path: Path) -> None:
     (tmp_path / "encryption.primary").write_text("2027\n")
     with pytest.raises(ValueError, match="2027"):
         encryption_keys(tmp_path)
+
+
+@pytest.mark.parametrize("size", ["pods", "#5", "pods#many", "pods#-1"])
+def test_a_window_is_a_resource_and_a_number(size: str) -> None:
+    with pytest.raises(ConfigError, match="watch_cache_sizes"):
+        _ = ApiServerConfig("", "", "", "", (), watch_cache_sizes=(size,)).watch_windows

@@ -121,6 +121,18 @@ async def test_too_old_is_an_error_event(pki):
             assert event["object"]["message"].startswith(f"too old resource version: {start} (")
 
 
+async def test_a_resource_has_the_window_it_was_given(pki):
+    async with edge(pki, watch_cache_sizes=("configmaps#2",)) as server:
+        start = await revision(server)
+        for i in range(6):
+            await server.create(CM, config_map(f"c{i}"))
+        async with watch(server, f"resourceVersion={start}") as stream:
+            assert (await stream.next())["object"]["reason"] == "Expired"
+        capacities = (await server.call("GET", "/metrics")).body.decode()
+        assert 'watch_cache_capacity{group="",resource="configmaps"} 2.0' in capacities
+        assert 'watch_cache_capacity{group="apps",resource="deployments"} 4096.0' in capacities
+
+
 async def test_selector_transitions(server):
     start = await revision(server)
     async with watch(server, f"resourceVersion={start}&labelSelector=app%3Dweb") as stream:
