@@ -39,6 +39,8 @@ DEFAULT_WEIGHTS: tuple[tuple[str, int], ...] = (
 REFERENCE_SCORES = ("LeastRequestedPriority", "BalancedResourceAllocation", "SelectorSpreadPriority")
 SCORES = (*(name for name, _ in DEFAULT_WEIGHTS), *REFERENCE_SCORES)
 RESOURCES = (("cpu", 1), ("memory", 1))
+LEASE_S = 2
+"""So long a dead leader is waited for; it is renewed every third of it."""
 STRATEGIES = ("LeastAllocated", "MostAllocated", "RequestedToCapacityRatio")
 
 
@@ -136,7 +138,7 @@ class SchedulerConfig:
 
     scheduler_name: str = "default-scheduler"
     identity: str = "scheduler"
-    lease_ttl_s: int = 3
+    lease_ttl_s: int = LEASE_S
     batch: int = 512
     parallel_binds: int = 4
     initial_backoff_s: float = 1.0

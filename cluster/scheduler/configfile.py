@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from cluster.scheduler.config import DEFAULT_WEIGHTS, FILTERS, REFERENCE, Profile, SchedulerConfig
+from cluster.scheduler.config import DEFAULT_WEIGHTS, FILTERS, LEASE_S, REFERENCE, Profile, SchedulerConfig
 from cluster.scheduler.configargs import ARGS
 from cluster.scheduler.plugin import Plugin
 from cluster.scheduler.plugin import load as load_plugin
@@ -180,11 +180,11 @@ def _leader(value: Any, problems: Problems) -> int:
     raw = problems.mapping(value, "leaderElection", _LEADER)
     if raw.get("leaderElect") is False:
         problems.invalid("leaderElection.leaderElect", False, "every write of the scheduler is compared with its lease")
-    text = str(raw.get("leaseDuration", "3s"))
+    text = str(raw.get("leaseDuration", f"{LEASE_S}s"))
     seconds = text.removesuffix("s")
     if not seconds.isdigit() or int(seconds) < 2:
         problems.invalid("leaderElection.leaseDuration", text, "must be whole seconds, 2s or more")
-        return 3
+        return LEASE_S
     return int(seconds)
 
 
