@@ -10,11 +10,13 @@ from cluster.machine.roles import roles_of
 from cluster.node.cgroup_plan import pods_root
 from cluster.node.cni import PodNetwork
 from cluster.node.cni_plugins import PluginNetwork
-from cluster.node.config import EVICTION_HARD, EVICTION_HARD_SHARED, KubeletConfig
+from cluster.node.config import EVICTION_HARD, EVICTION_HARD_SHARED, ConfigError, KubeletConfig
+from cluster.node.cri.cni_server import CniServer, install
 from cluster.node.docker_runtime import DockerRuntime
 from cluster.node.image_gc import OFF
 from cluster.node.kubelet import Kubelet
 from cluster.node.machine_netns import machine_netns
+from cluster.node.runtime import Runtime
 from cluster.node.seams import MachineNetwork
 from cluster.node.settings import with_settings
 
@@ -80,15 +82,42 @@ def pod_network(cluster: ClusterConfig, machine: MachineConfig) -> MachineNetwor
 
 async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
     config = config_of(cluster, machine)
+    network = pod_network(cluster, machine)
     return Kubelet(
         config,
         http.http_client(cluster, machine, "node"),
-        DockerRuntime(
-            machine.container_label,
-            socket_path=cluster.engine_socket,
-            netns=machine_netns(),
-            pods_cgroup=pods_root(config.cgroup_root),
-        ),
-        pod_network(cluster, machine),
+        _runtime(config, cluster, machine),
+        network,
+        cni=_cni(config, cluster, machine, network),
         hit=basics.hit_of(machine, "kubelet"),
     )
+
+
+def _runtime(config: KubeletConfig, cluster: ClusterConfig, machine: MachineConfig) -> Runtime:
+    """Docker, or what speaks CRI at the configured endpoint."""
+    if config.container_runtime_endpoint:
+        from cluster.node.cri.runtime import CriRuntime  # gRPC takes memory that a kubelet on Docker need not
+
+        return CriRuntime(machine.container_label, config.container_runtime_endpoint, netns=machine_netns())
+    return DockerRuntime(
+        machine.container_label,
+        socket_path=cluster.engine_socket,
+        netns=machine_netns(),
+        pods_cgroup=pods_root(config.cgroup_root),
+    )
+
+
+def _cni(
+    config: KubeletConfig, cluster: ClusterConfig, machine: MachineConfig, network: MachineNetwork
+) -> CniServer | None:
+    """A CRI runtime connects its sandboxes itself, by a plugin that asks us."""
+    if not config.container_runtime_endpoint:
+        return None
+    if cluster.cni == "conflist" and config.cni_conf_dir == cluster.cni_conf_dir:
+        raise ConfigError(
+            f"kubelet: cniConfDir {config.cni_conf_dir} is the cluster's cni_conf_dir: a CRI runtime needs another, in "
+            "which it finds the plugin that asks the kubelet"
+        )
+    socket = str(machine.kubelet_dir / "cni.sock")
+    install(config.cni_conf_dir, config.cni_bin_dir, socket)
+    return CniServer(socket, network)

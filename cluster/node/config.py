@@ -70,6 +70,9 @@ class KubeletConfig:
     image_minimum_gc_age_s: float = 120.0
     image_maximum_gc_age_s: float = 0.0  # 0: images never are too old
     image_gc_period_s: float = 300.0
+    container_runtime_endpoint: str = ""  # of a CRI runtime; "" is Docker
+    cni_conf_dir: str = "/etc/cni/net.d"
+    cni_bin_dir: str = "/opt/cni/bin"
     static_pod_path: str = ""
     file_check_frequency_s: float = 20.0
     pod_logs_dir: str = str(POD_LOGS)

@@ -34,6 +34,7 @@ from cluster.node.cni import NetworkFailure
 from cluster.node.config import KubeletConfig
 from cluster.node.container_start import ContainerStarter
 from cluster.node.core import PodCore
+from cluster.node.cri.cni_server import CniServer
 from cluster.node.device_plugins import DevicePlugins
 from cluster.node.host_ports import HostPortFailure, HostPorts, port_mappings
 from cluster.node.image_gc import ImageGc
@@ -75,15 +76,19 @@ class Kubelet:
         runtime: Runtime,
         network: MachineNetwork,
         *,
+        cni: CniServer | None = None,
         clock: Callable[[], float] = time.time,
         hit: Hit = no_fault,
     ) -> None:
-        """`hit`: fault points after_sandbox, before_container and after_container, about namespace/name of the pod."""
+        """`cni`: for a runtime that connects its sandboxes itself. `hit`: fault points after_sandbox, before_container
+        and after_container, about namespace/name of the pod.
+        """
         config.validate()
         self._config = config
         self._client = client
         self._runtime = runtime
         self._network = network
+        self._cni = cni
         self._clock = clock
         facts = machine_facts(config.root_dir)
         has = capacity(config, facts)
@@ -203,6 +208,8 @@ class Kubelet:
                 group.create_task(self._agent.run_lease(), name="lease")
                 group.create_task(self._agent.run_status(), name="node status")
                 await self._start_network()
+                if self._cni is not None:
+                    await self._cni.start()
                 await self._nodes_and_pods_synced()
                 group.create_task(self._devices.run(), name="device plugins")
                 await self._adopt()
@@ -259,6 +266,8 @@ class Kubelet:
 
     async def _close(self) -> None:
         await self._set.close()
+        if self._cni is not None:
+            await self._cni.close()
         await self.server.stop()
         await self._prober.close()
         await self._statuses.close()

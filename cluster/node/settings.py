@@ -77,6 +77,9 @@ def _by_priority(value: Any) -> tuple[tuple[int, float], ...]:
 
 _SETTINGS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "allowedUnsafeSysctls": ("allowed_unsafe_sysctls", _texts),
+    "cniBinDir": ("cni_bin_dir", _text),
+    "cniConfDir": ("cni_conf_dir", _text),
+    "containerRuntimeEndpoint": ("container_runtime_endpoint", _text),
     "containerLogMaxFiles": ("container_log_max_files", _whole),
     "containerLogMaxSize": ("container_log_max_size", _amount),
     "containerLogMonitorInterval": ("container_log_monitor_s", duration_s),
@@ -108,8 +111,8 @@ _SETTINGS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "staticPodPath": ("static_pod_path", _text),
     "systemReserved": ("system_reserved", _table(_amount)),
 }
-"""KubeletConfiguration's names; `nodeLabels`, `extendedResources` (as a device plugin would announce) and
-`registryMirrors` (addresses to try first, by registry; `*` for all others) are ours."""
+"""KubeletConfiguration's names; `nodeLabels`, `cniConfDir`, `cniBinDir`, `extendedResources` (as a device plugin would
+announce) and `registryMirrors` (addresses to try first, by registry; `*` for all others) are ours."""
 
 
 def with_settings(config: KubeletConfig, settings: Mapping[str, Any]) -> KubeletConfig:

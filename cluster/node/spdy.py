@@ -1,4 +1,4 @@
-"""SPDY/3.1 frames, the server's side of one connection: bytes in, events out.
+"""SPDY/3.1 frames of one connection: bytes in, events out. A server's side, and a client's that opens all streams.
 
 Pure (no IO). kubectl port-forward and older clients of exec speak it. Source: "SPDY Protocol - Draft 3.1" (Belshe,
 Peon), and what Kubernetes' clients use of it: streams that the client opens with headers, data both ways, half close,
@@ -137,6 +137,14 @@ class SpdyConnection:
         return {name.lower(): value for name, value in zip(words[::2], words[1::2], strict=True)}
 
     # ------------------------------------------------------------ frames to send
+
+    def open(self, stream: int, headers: dict[str, str]) -> bytes:
+        """Open a stream as a client (SYN_STREAM); its numbers are odd and grow."""
+        plain = b"".join(
+            struct.pack(">I", len(word)) + word for pair in headers.items() for word in map(str.encode, pair)
+        )
+        block = self._deflate.compress(struct.pack(">I", len(headers)) + plain) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
+        return _control(_SYN_STREAM, struct.pack(">IIH", stream, 0, 0) + block)
 
     def reply(self, stream: int) -> bytes:
         """Accept a stream (SYN_REPLY without headers)."""

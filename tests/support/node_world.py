@@ -28,9 +28,11 @@ from cluster.machinery.registry_client import RegistryClient
 from cluster.node.cgroup_plan import pods_root
 from cluster.node.cni import PodNetwork
 from cluster.node.config import KubeletConfig
+from cluster.node.cri.cni_server import CniServer
 from cluster.node.docker_runtime import DockerRuntime
 from cluster.node.kubelet import Kubelet
 from cluster.node.machine_netns import machine_netns
+from cluster.node.runtime import Runtime
 from cluster.registry.context import MASTERS, RequestContext
 from cluster.registry.registry import Registry
 from cluster.registry.types import RegistryConfig
@@ -189,11 +191,17 @@ class NodeWorld:
         self.client = await self._stack.enter_async_context(http("admin"))
         self.node_client = await self._stack.enter_async_context(http("node"))
 
-    async def start(self) -> None:
+    def engine(self) -> Runtime:
         groups = pods_root(self.config.cgroup_root)
-        runtime = DockerRuntime(self.name, netns=machine_netns("/proc/thread-self/ns/net"), pods_cgroup=groups)
+        return DockerRuntime(self.name, netns=machine_netns("/proc/thread-self/ns/net"), pods_cgroup=groups)
+
+    def cni(self, network: PodNetwork) -> CniServer | None:
+        """For an engine that connects its sandboxes itself."""
+        return None
+
+    async def start(self) -> None:
         network = PodNetwork(str(self.root / "kubelet" / "network"))
-        self.kubelet = Kubelet(self.config, self.node_client, runtime, network)
+        self.kubelet = Kubelet(self.config, self.node_client, self.engine(), network, cni=self.cni(network))
         self._task = asyncio.create_task(self.kubelet.run())
         await self.until(self._registered, 10)
         node = await self.client.get("nodes", self.name)
