@@ -79,6 +79,20 @@ async def test_a_pod_runs_is_probed_and_can_be_entered(world: CriWorld) -> None:
         await caller.session.close()
 
 
+async def test_attach_reaches_the_running_process(world: CriWorld) -> None:
+    command = 'while read line; do echo "got $line"; done; sleep 1000'
+    await world.run_pod("shell", command, container={"stdin": True})
+    await world.ready("shell", 60)
+    caller = Caller(world)
+    try:
+        url = f"{caller.url}/attach/default/shell/app?stdin=true&stdout=true&stderr=true"
+        async with asyncio.timeout(60), caller.session.ws_connect(url, protocols=("v5.channel.k8s.io",)) as socket:
+            await socket.send_bytes(b"\0hello\n")
+            assert (await socket.receive()).data == b"\1got hello\n"
+    finally:
+        await caller.session.close()
+
+
 async def _has_lines(caller: Caller, path: str, lines: list[str]) -> bool:
     return sorted((await caller.get(path))[1].split()) == lines
 
