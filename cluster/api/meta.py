@@ -18,7 +18,7 @@ _RFC3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(\.\d+)?([Z
 
 @lru_cache(maxsize=256)
 def _rfc3339_of_second(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return f"{datetime.fromtimestamp(second, UTC).replace(tzinfo=None).isoformat()}Z"  # strftime writes year 1 as "1"
 
 
 def rfc3339(t: float) -> str:

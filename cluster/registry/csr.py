@@ -1,13 +1,14 @@
 """Who may write what of a CertificateSigningRequest: the requester its spec, approvers the decision, signers the rest.
 
-Pure, in place; the strategy of k8s.io/kubernetes pkg/registry/certificates. The decision is the conditions Approved and
-Denied; `status` keeps them as they are, `approval` changes nothing else.
+Pure, in place; the rules of k8s.io/kubernetes pkg/registry/certificates. The decision is the conditions Approved and
+Denied, which only `approval` may add.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from cluster.api.meta import rfc3339
 from cluster.registry.context import UserInfo
 
 Object = dict[str, Any]
@@ -35,17 +36,43 @@ def keep_request(new: Object, old: Object) -> None:
     new["spec"] = old.get("spec") or {}
 
 
-def _conditions(obj: Object, *, decisions: bool) -> list[Object]:
-    found = (obj.get("status") or {}).get("conditions") or ()
-    return [c for c in found if (c.get("type") in _DECISIONS) is decisions]
-
-
-def merge_status(new: Object, old: Object, subresource: str) -> None:
-    """`approval` brings the decision, `status` everything else."""
-    decision_from, rest_from = (new, old) if subresource == "approval" else (old, new)
-    status = dict(rest_from.get("status") or {})
-    conditions = [*_conditions(decision_from, decisions=True), *_conditions(rest_from, decisions=False)]
-    status.pop("conditions", None)
-    if conditions:
-        status["conditions"] = conditions
+def merge_status(new: Object, old: Object, subresource: str, now: float) -> None:
+    """`approval` brings conditions and nothing else; `status` may do anything but decide: a decision stays as it was,
+    and one that is added or taken away there is refused by `cluster.api.validation`. Conditions get their times."""
+    before = old.get("status") or {}
+    if subresource == "approval":
+        status = {**before, "conditions": _conditions(new)}
+    else:
+        status = dict(new.get("status") or {})
+        status["conditions"] = _with_decisions(_conditions(new), _conditions(old))
+    status["conditions"] = [_timed(condition, _conditions(old), now) for condition in status["conditions"]]
+    if not status["conditions"]:
+        del status["conditions"]
     new["status"] = status
+
+
+def _conditions(obj: Object) -> list[Object]:
+    return list((obj.get("status") or {}).get("conditions") or ())
+
+
+def _with_decisions(conditions: list[Object], before: list[Object]) -> list[Object]:
+    """`conditions`, whose decisions are those of before where there are as many of each."""
+    out = list(conditions)
+    for decision in _DECISIONS:
+        was = [c for c in before if c.get("type") == decision]
+        at = [i for i, c in enumerate(out) if c.get("type") == decision]
+        if len(was) == len(at):
+            for i, condition in zip(at, was, strict=True):
+                out[i] = condition
+    return out
+
+
+def _timed(condition: Object, before: list[Object], now: float) -> Object:
+    """With lastUpdateTime, and lastTransitionTime since when its status is what it is, where the writer gave none."""
+    out = dict(condition)
+    out.setdefault("lastUpdateTime", rfc3339(now))
+    if not out.get("lastTransitionTime"):
+        same = (c for c in before if (c.get("type"), c.get("status")) == (out.get("type"), out.get("status")))
+        since = next((c["lastTransitionTime"] for c in same if c.get("lastTransitionTime")), rfc3339(now))
+        out["lastTransitionTime"] = since
+    return out

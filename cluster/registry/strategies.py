@@ -21,7 +21,7 @@ from cluster.registry.servicefields import inherit
 Object = dict[str, Any]
 Create = Callable[[Object, float], None]
 Update = Callable[[Object, Object], None]
-StatusUpdate = Callable[[Object, Object, str], None]
+StatusUpdate = Callable[[Object, Object, str, float], None]
 Asked = Callable[[Object, UserInfo], None]
 
 
@@ -33,7 +33,7 @@ def _no_update(new: Object, old: Object) -> None:
     return None
 
 
-def _no_status(new: Object, old: Object, subresource: str) -> None:
+def _no_status(new: Object, old: Object, subresource: str, now: float) -> None:
     return None
 
 
@@ -256,7 +256,7 @@ def carry_over(new: Object, old: Object) -> None:
     metadata.pop("resourceVersion", None)
 
 
-def merge_for_update(new: Object, old: Object, subresource: str, strategy: Strategy) -> None:
+def merge_for_update(new: Object, old: Object, subresource: str, strategy: Strategy, now: float) -> None:
     """Keep from `old` what this write must not touch, then derive."""
     if subresource in podparts.SUBRESOURCES:
         podparts.take_part(new, old, subresource)
@@ -275,7 +275,7 @@ def merge_for_update(new: Object, old: Object, subresource: str, strategy: Strat
                 new["metadata"]["managedFields"] = mine
             return
         _keep_metadata(new, old, labels=not strategy.status_labels)
-        strategy.on_status(new, old, subresource)
+        strategy.on_status(new, old, subresource, now)
         return
     if strategy.has_status:
         if "status" in old:

@@ -189,14 +189,16 @@ class Writer:
         if metadata.get("uid", current.uid) != current.uid:
             why = f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {current.uid}"
             raise errors.conflict(info, name, why)
-        merge_for_update(new, old, subresource, strategy)
+        merge_for_update(new, old, subresource, strategy, core.clock())
         if subresource not in ("status", "approval", "finalize"):
             defaults.apply(info, new)
         plan = Plan()
         request = Request(ctx, info, "UPDATE", namespace, name, new, old, plan, subresource)
         await self._admission.mutate(request)
         if request.renewed:
-            merge_for_update(new, old, subresource, strategy)  # nobody reaches beyond what this write is for
+            merge_for_update(
+                new, old, subresource, strategy, core.clock()
+            )  # nobody reaches beyond what this write is for
         _refuse(info, new, validation.update(info, new, old, subresource))
         await self._admission.validate(request)
         if info.name == "services" and subresource == "":

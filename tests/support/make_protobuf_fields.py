@@ -27,9 +27,12 @@ PACKAGES = (
     "core/v1",
     "discovery/v1",
     "events/v1",
+    "flowcontrol/v1",
     "networking/v1",
+    "node/v1",
     "policy/v1",
     "rbac/v1",
+    "resource/v1",
     "scheduling/v1",
     "storage/v1",
 )

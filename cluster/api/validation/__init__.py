@@ -133,14 +133,11 @@ _UPDATE: dict[str, OnUpdate] = {
     "runtimeclasses.node.k8s.io": controlplane.validate_runtime_class_update,
 }
 
-_STATUS: dict[str, OnUpdate] = {
-    "resourcequotas": limits.validate_quota_status,
-    "certificatesigningrequests.certificates.k8s.io": certificates.validate_status,
-    "customresourcedefinitions.apiextensions.k8s.io": cluster_kinds.validate_definition_status,
-}
-
-
 _PARTS: dict[tuple[str, str], OnUpdate] = {
+    ("resourcequotas", "status"): limits.validate_quota_status,
+    ("certificatesigningrequests.certificates.k8s.io", "status"): certificates.validate_status,
+    ("certificatesigningrequests.certificates.k8s.io", "approval"): certificates.validate_approval,
+    ("customresourcedefinitions.apiextensions.k8s.io", "status"): cluster_kinds.validate_definition_status,
     ("pods", "ephemeralcontainers"): podparts.validate_ephemeral_update,
     ("pods", "resize"): podparts.validate_resize,
 }
@@ -165,14 +162,10 @@ def update(info: ResourceInfo, new: Object, old: Object, subresource: str = "") 
     metadata.validate_update(faults, info, new["metadata"], old["metadata"])
     if info.custom is not None:
         return [*faults.causes, *info.custom.validate(new, old)]
-    if subresource in ("status", "approval", "finalize"):
-        status = _STATUS.get(info.name)
-        if status is not None:
-            status(faults, new, old)
-        return faults.causes
     part = _PARTS.get((info.name, subresource))
     if part is not None:
         part(faults, new, old)
+    if part is not None or subresource in ("status", "approval", "finalize"):
         return faults.causes
     spec_changed = any(new.get(k) != old.get(k) for k in {**new, **old} if k not in ("metadata", "status"))
     if spec_changed:

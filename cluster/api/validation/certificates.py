@@ -104,11 +104,22 @@ def _conditions(faults: Faults, obj: Object) -> None:
 
 
 def validate_status(faults: Faults, new: Object, old: Object) -> None:
+    """As `validate_approval`, and no decision is made: that is for the subresource `approval` (RBAC: `approve`)."""
+    validate_approval(faults, new, old)
+    for kind in ("Approved", "Denied"):
+        if _of_kind(new, kind) > _of_kind(old, kind):
+            faults.forbidden("status.conditions", f"updates may not add a condition of type {_shown(kind)}")
+
+
+def _of_kind(obj: Object, kind: str) -> int:
+    return sum(c.get("type") == kind for c in (obj.get("status") or {}).get("conditions") or ())
+
+
+def validate_approval(faults: Faults, new: Object, old: Object) -> None:
     """A decision, once made, stays; so does a certificate, once issued."""
     _conditions(faults, new)
-    kinds = {c.get("type") for c in (new.get("status") or {}).get("conditions") or ()}
     for kind in ("Approved", "Denied", "Failed"):
-        if kind not in kinds and any(c.get("type") == kind for c in (old.get("status") or {}).get("conditions") or ()):
+        if _of_kind(new, kind) < _of_kind(old, kind):
             faults.forbidden("status.conditions", f"updates may not remove a condition of type {_shown(kind)}")
     before, after = ((o.get("status") or {}).get("certificate") for o in (old, new))
     if before and after != before:
