@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cri_world import CriWorld, containerd, containerd_is_there
@@ -47,7 +48,7 @@ async def world(tmp_path: Path, engine: Path) -> AsyncIterator[CriWorld]:
 
 
 async def _empty(world: CriWorld) -> bool:
-    return not (await world.client.list("pods")).items and not world.kubelet.pods()
+    return not (await world.client.list("pods")).items and not (world.kubelet and world.kubelet.pods())
 
 
 async def test_a_pod_runs_is_probed_and_can_be_entered(world: CriWorld) -> None:
@@ -117,11 +118,11 @@ async def test_exits_restarts_and_messages(world: CriWorld) -> None:
     await world.gone("stubborn", 60)
 
 
-def _restarts(status: dict) -> int:
+def _restarts(status: dict[str, Any]) -> int:
     return int((status.get("containerStatuses") or [{}])[0].get("restartCount") or 0)
 
 
-def _last(status: dict) -> dict:
+def _last(status: dict[str, Any]) -> dict[str, Any]:
     return (status.get("containerStatuses") or [{}])[0].get("lastState") or {}
 
 

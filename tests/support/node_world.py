@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from apiserver_harness import Pki, edge
@@ -147,7 +147,7 @@ class NodeWorld:
         self.kubelet: Kubelet | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> NodeWorld:
+    async def __aenter__(self) -> Self:
         if self._edge:
             await self._start_edge()
         for namespace in ("default", "kube-node-lease", "kube-system"):
