@@ -68,6 +68,7 @@ class LogWriters:
         try:
             while True:
                 try:
+                    writer.open()  # here and not in the thread, which goes on when this task is cancelled
                     since = await asyncio.to_thread(writer.resume)
                     async for items in self._source(writer.id, since):
                         writer.write(items)
@@ -78,6 +79,8 @@ class LogWriters:
                     if err.reason == "NotFound":
                         return
                     log.warning("the log of container %s: %s; trying again", writer.id[:12], err)
+                except FileNotFoundError:
+                    return  # the directory is gone: so is the pod
                 except OSError as err:
                     log.error("writing %s: %s; trying again", writer.path, err)
                 await asyncio.sleep(delay)
@@ -97,9 +100,8 @@ class _Writer:
         self._known: Counter[bytes] = Counter()
 
     def resume(self) -> str:
-        """The time from which to ask for more. Blocking."""
-        self._fd = self._fd if self._fd >= 0 else self._open()
-        tail = _whole_tail(self._fd, self.path) or _newest_rotated(self.path)
+        """The time from which to ask for more. Blocking; opens the file anew, as ours may be closed meanwhile."""
+        tail = _whole_tail(self.path) or _newest_rotated(self.path)
         found = resume_after(tail)
         self._known = found.known
         return found.since
@@ -115,13 +117,13 @@ class _Writer:
             else:
                 lines.append(line)
         if lines:
-            if self._fd < 0:
-                self._fd = self._open()
+            self.open()
             _write_all(self._fd, b"".join(lines))
 
-    def _open(self) -> int:
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        return os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    def open(self) -> None:
+        """Raises FileNotFoundError when the pod's directory is gone."""
+        if self._fd < 0:
+            self._fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -135,25 +137,21 @@ def _write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _whole_tail(fd: int, path: str) -> bytes:
+def _whole_tail(path: str) -> bytes:
     """The last whole lines; a torn one at the end (a machine that lost power) is cut off the file."""
-    size = os.fstat(fd).st_size
-    begin = max(size - _TAIL_BYTES, 0)
-    data = os.pread(fd, size - begin, begin)
-    end = data.rfind(b"\n") + 1
-    if end < len(data):
-        log.warning("%s ended in half a line, which is cut off", path)
-        os.ftruncate(fd, begin + end)
+    with open(path, "r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        begin = max(size - _TAIL_BYTES, 0)
+        file.seek(begin)
+        data = file.read()
+        end = data.rfind(b"\n") + 1
+        if end < len(data):
+            log.warning("%s ended in half a line, which is cut off", path)
+            file.truncate(begin + end)
     return data[:end] if begin == 0 else data[data.find(b"\n") + 1 : end]
 
 
 def _newest_rotated(path: str) -> bytes:
     directory, name = os.path.split(path)
     older = sorted(n for n in os.listdir(directory) if n.startswith(f"{name}.") and not n.endswith((".gz", ".tmp")))
-    if not older:
-        return b""
-    fd = os.open(os.path.join(directory, older[-1]), os.O_RDWR | os.O_CLOEXEC)
-    try:
-        return _whole_tail(fd, older[-1])
-    finally:
-        os.close(fd)
+    return _whole_tail(os.path.join(directory, older[-1])) if older else b""

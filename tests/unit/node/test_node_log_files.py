@@ -175,7 +175,7 @@ async def test_a_stream_that_breaks_off_anywhere_is_written_once(tmp_path: Path,
     ]
     engine = Engine(items, breaks_after)
     writers = LogWriters(engine.source, engine.running)
-    path = tmp_path / "pod" / "c" / "0.log"
+    path = tmp_path / "0.log"
     writers.start("id", str(path))
     async with asyncio.timeout(60):
         await writers.written("id")
@@ -201,3 +201,13 @@ def test_where_a_writer_goes_on_is_exact_to_the_nanosecond() -> None:
     resume = resume_after(b"2026-11-27T02:00:02.015000002Z stdout F two\n")
     assert resume.since == "1795744802.005000002" and sum(resume.known.values()) == 1
     assert resume_after(b"").since == ""
+
+
+async def test_a_pod_that_is_gone_gets_no_new_directory(tmp_path: Path) -> None:
+    engine = Engine([(1, b"2026-11-27T02:00:01.000000001Z one\n")], 9)
+    writers = LogWriters(engine.source, engine.running)
+    writers.start("id", str(tmp_path / "gone" / "c" / "0.log"))
+    async with asyncio.timeout(60):
+        await writers.written("id")
+    assert not (tmp_path / "gone").exists()
+    await writers.close()
