@@ -9,7 +9,7 @@ SEEDS ?= 200
 MINUTES ?= 10
 FAULTS ?= 30
 
-.PHONY: help up down demo monitoring test check bench fmt bootstrap lint unit sim scheduler-cases safety chaos chaos-store integration e2e lock
+.PHONY: help up down demo monitoring test check bench fmt bootstrap lint unit sim scheduler-cases leaks safety chaos chaos-store integration e2e lock
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ e2e: ## The README's promises on a running three-machine cluster (root)
 
 scheduler-cases: ## The scheduler against its oracles on many generated clusters; more with SEEDS=10000
 	@$(BIN)/python -m tests.unit.scheduler.sweep $(or $(SEEDS),3000)
+
+leaks: ## Make and delete many pods on a kubelet and count what is left; PODS=1000 (root)
+	@SK8_LEAK_PODS=$(or $(PODS),1000) $(PYTEST) -q -s tests/integration/test_node_leaks.py
 
 bench: ## Run every benchmark and draw the plots
 	@$(BIN)/python -m benchmarks

@@ -62,8 +62,9 @@ class PodCgroups:
             self._share()
 
     def _share(self) -> None:
+        """Also makes the tiers again where somebody removed them: empty groups are anybody's to clear away."""
         for tier, limits in tier_groups(list(self._pods.values())).items():
-            self._write(f"{self._root}/{tier}", limits)
+            self._make(f"{self._root}/{tier}", limits)
 
     def remove(self, uid: str) -> None:
         """After the pod's last container ended; one that is absent is no failure. Raises OSError while it is busy."""

@@ -86,9 +86,9 @@ class BlockVolumes:
                 data = json.loads((directory / "vol_data.json").read_text())
                 self._in_use[data["uniqueName"]] = str(directory)
 
-    async def mount(self, namespace: str, claim: str, target: str, *, read_only: bool) -> str:
-        """Mount a claim's volume at `target`; returns the PersistentVolume's name. Idempotent. Raises VolumeFailure."""
-        volume = await self._resolve(namespace, claim)
+    async def mount(self, persistent_volume: Obj, target: str, *, read_only: bool) -> str:
+        """Mount a volume at `target`; returns its name. Idempotent. Raises VolumeFailure."""
+        volume = await self._resolve(persistent_volume)
         directory = self._directory(volume.handle)
         async with self._lock(directory):
             if volume.unique_name not in self._in_use:
@@ -136,7 +136,8 @@ class BlockVolumes:
 
     # ------------------------------------------------------------ from claim to device
 
-    async def _resolve(self, namespace: str, claim: str) -> BlockVolume:
+    async def bound(self, namespace: str, claim: str) -> Obj:
+        """The PersistentVolume of a claim. Raises VolumeFailure while there is none."""
         pvc = await self._get("persistentvolumeclaims", claim, namespace)
         if pvc is None:
             raise VolumeFailure(f'persistentvolumeclaim "{claim}" not found')
@@ -146,10 +147,14 @@ class BlockVolumes:
         volume = await self._get("persistentvolumes", name, "")
         if volume is None:
             raise VolumeFailure(f'persistentvolume "{name}" of claim "{claim}" not found')
-        spec = volume["spec"]
+        return volume
+
+    async def _resolve(self, volume: Obj) -> BlockVolume:
+        name, spec = volume["metadata"]["name"], volume["spec"]
         csi = spec.get("csi") or {}
         if csi.get("driver") != DRIVER:
-            raise VolumeFailure(f'persistentvolume "{name}": only the CSI driver {DRIVER} is supported by this kubelet')
+            why = f"only the CSI driver {DRIVER}, local and hostPath volumes are supported by this kubelet"
+            raise VolumeFailure(f'persistentvolume "{name}": {why}')
         if spec.get("volumeMode") == "Block":
             raise VolumeFailure(f'persistentvolume "{name}": volumeMode Block is not supported by this kubelet')
         device = await self._device(name, csi["volumeHandle"])

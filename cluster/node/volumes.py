@@ -222,13 +222,30 @@ class Volumes:
         return await self._mount_claim(pod, volume["name"], claim, False)
 
     async def _mount_claim(self, pod: Obj, name: str, claim: str, read_only: bool) -> str:
-        target = self._dir(pod, "csi", name) / "mount"
-        await self.block.mount(pod["metadata"]["namespace"], claim, str(target), read_only=read_only)
-        group = _fs_group(pod)
+        volume = await self.block.bound(pod["metadata"]["namespace"], claim)
+        spec = volume["spec"]
+        if "local" in spec or "hostPath" in spec:
+            target = Path(await self._of_machine(volume))
+        else:
+            target = self._dir(pod, "csi", name) / "mount"
+            await self.block.mount(volume, str(target), read_only=read_only)
+        group = None if "hostPath" in spec else _fs_group(pod)  # the machine's own files are not given away
         if group is not None and not read_only:
             policy = (pod["spec"].get("securityContext") or {}).get("fsGroupChangePolicy")
             await asyncio.to_thread(_own, target, group, recursive=True, only_on_mismatch=policy == "OnRootMismatch")
         return str(target)
+
+    async def _of_machine(self, volume: Obj) -> str:
+        """A directory that is this machine's: nothing is attached or mounted, and nothing taken away afterwards."""
+        spec, name = volume["spec"], volume["metadata"]["name"]
+        if spec.get("volumeMode") == "Block":
+            raise VolumeFailure(f'persistentvolume "{name}": volumeMode Block is not supported by this kubelet')
+        if "hostPath" in spec:
+            path, kind = str(spec["hostPath"]["path"]), spec["hostPath"].get("type") or ""
+        else:
+            path, kind = str(spec["local"]["path"]), "Directory"
+        await asyncio.to_thread(check_host_path, path, kind)
+        return path
 
     async def _write(self, pod: Obj, target: Path, payload: Payload, *, memory: bool) -> str:
         group = _fs_group(pod)

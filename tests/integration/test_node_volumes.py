@@ -78,23 +78,23 @@ async def test_secrets_tokens_and_memory_are_there_and_never_on_disk(world: Node
     assert world.leftovers() == []
 
 
-async def claim(world: NodeWorld, device: str) -> dict[str, Any]:
-    """A bound claim whose volume is about to be attached; returns the VolumeAttachment."""
+async def bound_claim(world: NodeWorld, source: dict[str, Any]) -> None:
+    """The claim `data`, bound to a volume of this source."""
     meta = {"apiVersion": "v1", "metadata": {"name": "data"}}
     size = {"storage": "64Mi"}
     spec = {"accessModes": ["ReadWriteOnce"], "storageClassName": "block"}
-    volume = {
-        **spec,
-        "capacity": size,
-        "csi": {"driver": "block.sk8.io", "volumeHandle": "h1", "fsType": "ext4"},
-        "claimRef": {"namespace": "default", "name": "data"},
-    }
+    volume = {**spec, "capacity": size, "claimRef": {"namespace": "default", "name": "data"}, **source}
     await world.client.create("persistentvolumes", {**meta, "kind": "PersistentVolume", "spec": volume})
     wanted = {**spec, "resources": {"requests": size}, "volumeName": "data"}
     pvc = await world.client.create(
         "persistentvolumeclaims", {**meta, "kind": "PersistentVolumeClaim", "spec": wanted}, "default"
     )
     await world.client.update("persistentvolumeclaims", {**pvc, "status": {"phase": "Bound"}}, subresource="status")
+
+
+async def claim(world: NodeWorld, device: str) -> dict[str, Any]:
+    """A bound claim whose volume is about to be attached; returns the VolumeAttachment."""
+    await bound_claim(world, {"csi": {"driver": "block.sk8.io", "volumeHandle": "h1", "fsType": "ext4"}})
     name = attachment_name("h1", "block.sk8.io", world.name)
     source = {"attacher": "block.sk8.io", "nodeName": world.name, "source": {"persistentVolumeName": "data"}}
     group = "storage.k8s.io/v1"
@@ -149,3 +149,40 @@ async def test_a_missing_volume_says_so_and_comes_later(world: NodeWorld) -> Non
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "later"}, "data": {"a": "b"}}
     await world.client.create("configmaps", config, "default")
     await world.ready("late")
+
+
+@pytest.mark.parametrize("source", ["local", "hostPath"])
+async def test_a_volume_of_the_machines_own_disk_is_used_in_place(
+    world: NodeWorld, tmp_path: Path, source: str
+) -> None:
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    (directory / "kept").write_text("here before")
+    await bound_claim(world, {source: {"path": str(directory)}, **on_machine(world)})
+    use = {
+        "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}],
+        "container": {"volumeMounts": [{"name": "d", "mountPath": "/data"}]},
+    }
+    await world.run_pod("first", **use)
+    status = await world.ready("first")
+    assert in_pod(status, "cat", "/data/kept") == "here before"
+    in_pod(status, "touch", "/data/new")
+    await world.client.delete("pods", "first", "default")
+    await world.gone("first")
+    assert sorted(p.name for p in directory.iterdir()) == ["kept", "new"]
+
+
+async def test_a_local_volume_whose_directory_is_absent_says_so(world: NodeWorld, tmp_path: Path) -> None:
+    await bound_claim(world, {"local": {"path": str(tmp_path / "absent")}, **on_machine(world)})
+    await world.run_pod("waits", volumes=[{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}])
+
+    async def told() -> list[str]:
+        events = (await world.client.list("events", "default")).items
+        return [e["message"] for e in events if e["reason"] == "FailedMount"]
+
+    assert "hostPath type check failed" in (await world.until(told, 30))[0]
+
+
+def on_machine(world: NodeWorld) -> dict[str, Any]:
+    term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [world.name]}]}
+    return {"nodeAffinity": {"required": {"nodeSelectorTerms": [term]}}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,17 @@ def test_version_2_passes_the_controllers_on(tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
     assert (tmp_path / "kubepods/podg/cpu.max").read_text() == "50000 100000"
     assert (tmp_path / "kubepods/memory.max").read_text() == str(512 * MI)
+
+
+def test_tiers_that_somebody_removed_are_made_again(tmp_path: Path) -> None:
+    kernel = Kernel(tmp_path, unified=False)
+    groups = PodCgroups("/m1/kubepods", base=tmp_path)
+    groups.start(Limits(2048))
+    groups.apply(pod("e", {}))
+    shutil.rmtree(tmp_path / "cpu" / "m1")
+    kernel.clear_files()
+    groups.remove("e")
+    assert (tmp_path / "cpu/m1/kubepods/besteffort/cpu.shares").read_text() == "2"
 
 
 def test_without_a_root_nothing_is_made(tmp_path: Path) -> None:
