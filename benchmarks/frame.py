@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-LOWER_IS_BETTER = ("s", "ms", "us", "bytes", "MB", "MiB", "cpu_us")
+LOWER_IS_BETTER = ("s", "ms", "us", "bytes", "MB", "MiB", "cpu_us", "cpu_percent")
 
 
 @dataclass(frozen=True, slots=True)
