@@ -242,7 +242,10 @@ def renumbered(elements: Mapping[ElementKey, str], old: Mapping[ElementKey, str]
         if key[0].startswith(_NUMBERED) and (keys := fronts.get((key[0], key[1].rpartition(" . ")[0]))) is not None:
             keys.append(key)
     out = dict(elements)
-    for keys in fronts.values():
+    for (map_name, _), keys in fronts.items():
+        if not map_name.startswith("porteps_"):
+            _renumber(keys, out, old)
+            continue
         for inside in (False, True):  # two series of numbers: they are two sets of endpoints
             series = [key for key in keys if (int(key[1].rpartition(" . ")[2]) >= INSIDE_OFFSET) is inside]
             _renumber(series, out, old)
