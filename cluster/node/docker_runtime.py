@@ -338,6 +338,11 @@ class DockerRuntime:
         query = {"stream": "1", "stdin": _flag(stdin), "stdout": _flag(stdout), "stderr": _flag(stderr)}
         path = f"/{_API}/containers/{container_id}/attach?{urlencode(query)}"
         reader, writer = await upgrade(self._socket, path)
+        try:
+            await self._check_running(container_id)
+        except BaseException:
+            writer.transport.abort()
+            raise
 
         async def no_code() -> int:
             return 0
@@ -350,6 +355,13 @@ class DockerRuntime:
             exit_code=no_code,
             passes_eof=stdin_once,
         )
+
+    async def _check_running(self, container_id: str) -> None:
+        """An attachment to a container that has ended waits for its next start, that is for ever. Asked once attached:
+        one that still runs then ends the attachment with itself."""
+        found = await self._json("GET", f"/containers/{container_id}/json")
+        if not (found.get("State") or {}).get("Running"):
+            raise RuntimeFailure("the container has ended: read its output with kubectl logs", "Conflict")
 
     async def _json(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         try:

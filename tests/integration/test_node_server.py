@@ -15,6 +15,8 @@ import pytest
 from kubelet_caller import Caller
 from node_world import NODE_TESTS, NodeWorld, machine_namespace, sh
 
+from cluster.node.runtime import RuntimeFailure
+
 pytestmark = NODE_TESTS
 
 
@@ -108,6 +110,21 @@ async def _attach(caller: Caller) -> None:
         await socket.send_bytes(b"\0hello\n")
         message = await asyncio.wait_for(socket.receive(), 5)
         assert message.data == b"\1got hello\n"
+
+
+async def test_an_attachment_that_comes_too_late_is_refused(world: NodeWorld) -> None:
+    """Regression: the kubelet had not noticed yet that the container ended, and the engine held the attachment for a
+    next start: `kubectl run -i` of a short command hung."""
+    await world.run_pod("e", "true", restartPolicy="Never")
+    status = await world.status("e", lambda s: s.get("phase") == "Succeeded")
+    ended = status["containerStatuses"][0]["containerID"].partition("://")[2]
+    runtime = world.engine()
+    try:
+        async with asyncio.timeout(60):
+            with pytest.raises(RuntimeFailure, match="the container has ended"):
+                await runtime.attach(ended, stdin=False, stdout=True, stderr=True, tty=False)
+    finally:
+        await runtime.close()
 
 
 async def test_followed_logs_end_with_the_container(world: NodeWorld) -> None:
