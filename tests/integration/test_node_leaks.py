@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from node_world import NODE_TESTS, NodeWorld, machine_namespace, sh
@@ -45,7 +46,7 @@ def census(world: NodeWorld) -> dict[str, int]:
     }
 
 
-USES_ALL = {
+USES_ALL: dict[str, Any] = {
     "container": {
         "ports": [{"containerPort": 80, "hostPort": 31999}],
         "volumeMounts": [{"name": "memory", "mountPath": "/m"}],
@@ -62,6 +63,7 @@ async def settled(world: NodeWorld, before: dict[str, int]) -> None:
         assert census(world) == before
 
 
+@pytest.mark.timeout(120 + PODS * SECONDS_PER_POD)
 async def test_pods_that_come_and_go_leave_nothing(world: NodeWorld) -> None:
     await world.run_pod("warm", **USES_ALL)
     await world.ready("warm", 60)
