@@ -96,9 +96,9 @@ class StreamServer:
     async def interactive(self, call: Call) -> web.StreamResponse:
         """Relay a WebSocket. Raises ApiError before the upgrade for what cannot be done."""
         what = call.info.subresource
-        offered = _offered(call, PROTOCOLS)
         await self._feed.barrier()
         target = self._kubelets.target(call.namespace, call.info.name, call.params.get("container", ""), must_run=True)
+        offered = _offered(call, PROTOCOLS)  # last: kubectl shows what its second attempt, by SPDY, was told
         query = [(k, "true") for k in ("stdin", "stdout", "stderr", "tty") if flag(call.params, k)]
         if what == "exec":
             command = multi(call.request.raw_path, "command")
@@ -161,7 +161,8 @@ def _offered(call: Call, served: tuple[str, ...]) -> tuple[str, ...]:
     upgrade = call.headers.get("Upgrade", "").lower()
     if upgrade.startswith("spdy"):
         raise errors.bad_request(
-            "SPDY streams are not served here; use a client that speaks WebSocket (kubectl 1.31 or newer)"
+            "SPDY streams are not served here; use a client that speaks WebSocket (kubectl 1.31 or newer). One that "
+            "does asks for SPDY once its WebSocket was refused, as it is when the container has just ended"
         )
     if upgrade != "websocket":
         raise errors.bad_request("Upgrade request required")

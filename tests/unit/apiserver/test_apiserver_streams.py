@@ -183,6 +183,8 @@ async def test_exec_refusals(world):
     server, _ = world
     got = await server.call("POST", f"{PODS}/p/exec?command=sh&stdout=true", headers={"Upgrade": "SPDY/3.1"})
     assert (got.status, got.json["reason"]) == (400, "BadRequest")
+    absent = await server.call("POST", f"{PODS}/p/exec?command=sh&container=x", headers={"Upgrade": "SPDY/3.1"})
+    assert "container x is not valid for pod p" in absent.json["message"]  # what is wrong with it, not with SPDY
     got = await server.call("GET", f"{PODS}/p/exec?command=sh&stdout=true")
     assert "Upgrade request required" in got.json["message"]
     got = await server.call("POST", f"{PODS}/p/portforward")
