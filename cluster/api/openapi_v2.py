@@ -19,6 +19,8 @@ PROTOBUF = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
 _METHODS = ("get", "put", "post", "delete", "options", "head", "patch")
 _V3, _V2 = "#/components/schemas/", "#/definitions/"
 _MEDIA = ["application/json", "application/yaml"]
+_GVK = "x-kubernetes-group-version-kind"
+_OF_ONE_TYPE = ("type", "items", "properties")
 _SPECIAL: dict[str, Doc] = {
     "io.k8s.apimachinery.pkg.api.resource.Quantity": {"type": "string"},
     "io.k8s.apimachinery.pkg.util.intstr.IntOrString": {"type": "string", "format": "int-or-string"},
@@ -30,7 +32,7 @@ def document(title: str, version: str, paths: Mapping[str, Doc], schemas: Mappin
     definitions = {
         name: {**({"description": s["description"]} if "description" in s else {}), **_SPECIAL[name]}
         if name in _SPECIAL
-        else _schema(s)
+        else _definition(s)
         for name, s in schemas.items()
     }
     return {
@@ -50,6 +52,14 @@ def document(title: str, version: str, paths: Mapping[str, Doc], schemas: Mappin
     }
 
 
+def _definition(schema: Doc) -> Doc:
+    """A kind that takes any field shows none: clients of v2 would refuse what is not among those shown."""
+    if schema.get("x-kubernetes-preserve-unknown-fields") and _GVK in schema:
+        return {"type": "object", _GVK: schema[_GVK]}
+    found: Doc = _schema(schema)
+    return found
+
+
 def _schema(node: Any) -> Any:
     """References lose their wrapping; what v2 has no word for (oneOf) becomes its nearest type."""
     if isinstance(node, list):
@@ -57,7 +67,11 @@ def _schema(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     out: Doc = {}
+    # v2 has no null: what may be null may be anything there.
+    unsaid = _OF_ONE_TYPE if node.get("nullable") is True else ()
     for k, v in node.items():
+        if k in unsaid:
+            continue
         if k == "$ref":
             out[k] = _V2 + v.removeprefix(_V3)
         elif k == "allOf" and len(v) == 1 and "$ref" in v[0]:

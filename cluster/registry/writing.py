@@ -189,6 +189,8 @@ class Writer:
         if metadata.get("uid", current.uid) != current.uid:
             why = f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {current.uid}"
             raise errors.conflict(info, name, why)
+        if namespace:
+            metadata.setdefault("namespace", namespace)  # the URL says it as well
         merge_for_update(new, old, subresource, strategy, core.clock())
         if subresource not in ("status", "approval", "finalize"):
             defaults.apply(info, new)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.api import openapi, schema
+from cluster.api import openapi, openapi_v2, schema
 from cluster.api.scheme import EDGE, SCHEME
 
 
@@ -39,3 +39,13 @@ def test_patch_operation_offers_field_validation() -> None:
 def test_unknown_group_version() -> None:
     with pytest.raises(KeyError):
         schema.openapi_v3("nope", "v1")
+
+
+def test_version_2_shows_no_fields_of_a_kind_that_takes_any_and_no_type_of_what_may_be_null() -> None:
+    gvk = [{"group": "g", "kind": "K", "version": "v1"}]
+    spec = {"type": "object", "nullable": True, "properties": {"a": {"type": "string"}}, "description": "kept"}
+    closed = {"type": "object", "properties": {"spec": spec}, "x-kubernetes-group-version-kind": gvk}
+    opened = {**closed, "x-kubernetes-preserve-unknown-fields": True}
+    definitions = openapi_v2.document("t", "v", {}, {"closed": closed, "opened": opened})["definitions"]
+    assert definitions["opened"] == {"type": "object", "x-kubernetes-group-version-kind": gvk}
+    assert definitions["closed"]["properties"] == {"spec": {"description": "kept"}}

@@ -46,6 +46,16 @@ async def test_life_of_an_object(server):
     assert missing.json["message"] == 'configmaps "a" not found'
 
 
+async def test_an_update_takes_the_namespace_of_its_url(server):
+    """Clients send back the object that they created, without what the server added."""
+    mine = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "1"}}
+    await server.create(CM, mine)
+    put = await server.call("PUT", f"{CM}/a", {**mine, "data": {"k": "2"}})
+    assert put.status == 200 and put.json["metadata"]["namespace"] == "default" and put.json["data"] == {"k": "2"}
+    elsewhere = {**mine, "metadata": {"name": "a", "namespace": "other"}}
+    assert (await server.call("PUT", f"{CM}/a", elsewhere)).status == 400
+
+
 async def test_list_is_linearizable_and_pages_are_of_one_revision(server):
     for i in range(7):
         await server.create(CM, config_map(f"c{i}"))
