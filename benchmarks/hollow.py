@@ -83,9 +83,9 @@ async def _create(client: Client, count: int) -> dict[str, float]:
 
 async def measure(target: Target, base: Path, nodes: int, pods: int, idle_s: float) -> Measured:
     pki = base / "cluster" / "pki"
-    files = {"ca_file": str(pki / "ca.crt"), "cert_file": str(pki / "admin.crt"), "key_file": str(pki / "admin.key")}
-    url = f"https://{target.host}:{target.port}"
-    async with HttpClient(HttpConfig(url, **files)) as client, asyncio.timeout(TIMEOUT_S):
+    ca, cert, key = (str(pki / name) for name in ("ca.crt", "admin.crt", "admin.key"))
+    config = HttpConfig(f"https://{target.host}:{target.port}", ca_file=ca, cert_file=cert, key_file=key)
+    async with HttpClient(config) as client, asyncio.timeout(TIMEOUT_S):
         fleet = HollowFleet(client, nodes, _SPEC, clock=time.time)
         began = time.perf_counter()
         running = asyncio.create_task(fleet.run())
