@@ -6,15 +6,16 @@ IO: HTTP and WebSocket on both sides.
             <── message for message, close code and reason included ──
 
 Messages are not looked into: the first byte is the channel, channel 3 carries the status, and both are the kubelet's
-and the client's affair. Invariant: when one side ends, so does the other; nothing outlives the request.
+and the client's affair. Clients from before that speak SPDY, which spdy.py translates. Invariant: when one side ends,
+so does the other; nothing outlives the request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
-from typing import Any
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -23,14 +24,16 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from cluster.api import errors
 from cluster.api.bodies import read_at_most
-from cluster.apiserver import metrics
+from cluster.api.remotecommand import SPDY_PROTOCOLS, V5, WEBSOCKET_PROTOCOLS
+from cluster.apiserver import metrics, spdy
 from cluster.apiserver.call import Call
 from cluster.apiserver.connection import on_close
 from cluster.apiserver.feed import CacheFeed
 from cluster.apiserver.kubelet import KubeletClient
 from cluster.apiserver.requestinfo import flag, multi
+from cluster.apiserver.spdy_exec import ExecTranslation
 
-PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
+_Serve = Callable[[spdy.SpdyClient, aiohttp.ClientWebSocketResponse], Awaitable[None]]
 # The first tunnels a SPDY connection (KEP-4006, kubectl), the others are channels per port (client libraries).
 PORT_PROTOCOLS = ("SPDY/3.1+portforward.k8s.io", "v4.channel.k8s.io", "portforward.k8s.io")
 _LOG_OPTIONS = (
@@ -43,6 +46,7 @@ _LOG_OPTIONS = (
     "limitBytes",
     "stream",
 )
+_STREAMS = ("stdin", "stdout", "stderr")
 _CHUNK = 64 * 1024
 CLOSE_S = 2.0
 
@@ -94,39 +98,45 @@ class StreamServer:
     # --- exec, attach
 
     async def interactive(self, call: Call) -> web.StreamResponse:
-        """Relay a WebSocket. Raises ApiError before the upgrade for what cannot be done."""
+        """Relay a WebSocket, or translate SPDY. Raises ApiError before the upgrade for what cannot be done."""
         what = call.info.subresource
         await self._feed.barrier()
         target = self._kubelets.target(call.namespace, call.info.name, call.params.get("container", ""), must_run=True)
-        offered = _offered(call, PROTOCOLS)  # last: kubectl shows what its second attempt, by SPDY, was told
-        query = [(k, "true") for k in ("stdin", "stdout", "stderr", "tty") if flag(call.params, k)]
+        by_spdy = spdy.negotiate(call, SPDY_PROTOCOLS) if spdy.asked(call) else ""
+        offered = (V5,) if by_spdy else _offered(call, WEBSOCKET_PROTOCOLS)  # v5 alone can end stdin
+        wants = [k for k in (*_STREAMS, "tty") if flag(call.params, k)]
+        query = [(k, "true") for k in wants]
         if what == "exec":
             command = multi(call.request.raw_path, "command")
             if not command:
                 raise errors.bad_request("you must specify at least one command for the container")
             query += [("command", c) for c in command]
-        if not any(k in ("stdin", "stdout", "stderr") for k, _ in query):
+        if not any(k in _STREAMS for k in wants):
             raise errors.bad_request("you must specify at least one of stdin, stdout, stderr")
-        return await self._through(call, f"{target.url(what)}?{urlencode(query)}", offered, target.base_url)
+        url = f"{target.url(what)}?{urlencode(query)}"
+        if not by_spdy:
+            return await self._through(call, url, offered, target.base_url)
+        serve = functools.partial(spdy.serve_exec, exec_=ExecTranslation(by_spdy, wants))
+        return await self._by_spdy(call, url, offered, target.base_url, by_spdy, serve)
 
     async def port_forward(self, call: Call) -> web.StreamResponse:
-        """Relay a WebSocket that carries connections to ports of the pod."""
-        offered = _offered(call, PORT_PROTOCOLS)
+        """Relay a WebSocket, or SPDY, that carries connections to ports of the pod."""
+        by_spdy = spdy.negotiate(call, (spdy.PORT_FORWARD,)) if spdy.asked(call) else ""
+        offered = PORT_PROTOCOLS[:1] if by_spdy else _offered(call, PORT_PROTOCOLS)
         await self._feed.barrier()
         base = self._kubelets.host_of(call.namespace, call.info.name)
         ports = multi(call.request.raw_path, "ports")
         if offered[0] != PORT_PROTOCOLS[0] and not ports:
             raise errors.bad_request('query parameter "ports" is required')
         url = f"{base}/portForward/{quote(call.namespace)}/{quote(call.info.name)}"
-        query = urlencode([("ports", p) for p in ports])
-        return await self._through(call, url + ("?" + query if query else ""), offered, base)
+        url += "?" + urlencode([("ports", p) for p in ports]) if ports else ""
+        if by_spdy:
+            return await self._by_spdy(call, url, offered, base, by_spdy, spdy.serve_port_forward)
+        return await self._through(call, url, offered, base)
 
     async def _through(self, call: Call, url: str, offered: tuple[str, ...], base: str) -> web.StreamResponse:
         """One WebSocket to the kubelet and one to the client, message for message."""
-        what = call.info.subresource
-        upstream = await self._connect(url, offered, base)
-        metrics.LONG_RUNNING.labels(what, "pods").inc()
-        try:
+        async with self._upstream(call, url, offered, base) as upstream:
             downstream = web.WebSocketResponse(
                 protocols=(upstream.protocol,) if upstream.protocol else (),
                 compress=False,
@@ -137,11 +147,36 @@ class StreamServer:
             await downstream.prepare(call.request)
             await relay(downstream, upstream)
             return downstream
+
+    async def _by_spdy(
+        self, call: Call, url: str, offered: tuple[str, ...], base: str, protocol: str, serve: _Serve
+    ) -> web.StreamResponse:
+        """One WebSocket to the kubelet, and the client's connection taken over."""
+        async with self._upstream(call, url, offered, base) as upstream:
+            if upstream.protocol not in offered:
+                raise errors.ApiError(502, "InternalError", f"the kubelet does not speak {offered[0]}")
+            client = await spdy.SpdyClient.accept(call, protocol)
+            try:
+                await serve(client, upstream)
+            finally:
+                client.writer.close()
+            return client.response
+
+    @contextlib.asynccontextmanager
+    async def _upstream(
+        self, call: Call, url: str, offered: tuple[str, ...], base: str
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """The kubelet's WebSocket, counted as long as it is open."""
+        upstream = await self._connect(url, offered, base)
+        running = metrics.LONG_RUNNING.labels(call.info.subresource, "pods")
+        running.inc()
+        try:
+            yield upstream
         finally:
-            metrics.LONG_RUNNING.labels(what, "pods").dec()
+            running.dec()
             await _bounded(upstream.close())
 
-    async def _connect(self, url: str, protocols: tuple[str, ...], base: str) -> Any:
+    async def _connect(self, url: str, protocols: tuple[str, ...], base: str) -> aiohttp.ClientWebSocketResponse:
         try:
             return await self._kubelets.session.ws_connect(
                 url,
@@ -157,14 +192,8 @@ class StreamServer:
 
 
 def _offered(call: Call, served: tuple[str, ...]) -> tuple[str, ...]:
-    """The WebSocket subprotocols both sides know. Raises ApiError 400 for SPDY and for requests without an upgrade."""
-    upgrade = call.headers.get("Upgrade", "").lower()
-    if upgrade.startswith("spdy"):
-        raise errors.bad_request(
-            "SPDY streams are not served here; use a client that speaks WebSocket (kubectl 1.31 or newer). One that "
-            "does asks for SPDY once its WebSocket was refused, as it is when the container has just ended"
-        )
-    if upgrade != "websocket":
+    """The WebSocket subprotocols both sides know. Raises ApiError 400."""
+    if call.headers.get("Upgrade", "").lower() != "websocket":
         raise errors.bad_request("Upgrade request required")
     asked = [p.strip() for p in call.headers.get("Sec-WebSocket-Protocol", "").split(",")]
     known = tuple(p for p in served if p in asked)

@@ -1,8 +1,6 @@
 """exec and attach over WebSocket, as Kubernetes' remotecommand subprotocols v5 and v4.
 
-IO: one WebSocket, one engine session. A message's first byte is its channel: 0 stdin, 1 stdout, 2 stderr, 3 error (a
-metav1.Status in JSON, the last message), 4 resize ({"Width":..,"Height":..}); v5 adds 255, "this channel is closed"
-(RemoteCommand subprotocol, KEP-4006), by which stdin can end while output goes on.
+IO: one WebSocket, one engine session. What its messages mean says cluster/api/remotecommand.py.
 """
 
 from __future__ import annotations
@@ -16,11 +14,10 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
+from cluster.api.remotecommand import CLOSE, ERROR, RESIZE, STDIN
 from cluster.node.runtime import RuntimeFailure, Session
 
 log = logging.getLogger(__name__)
-PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
-STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 _CHUNK = 32 * 1024
 CLOSE_S = 2.0
 

@@ -23,7 +23,7 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from cluster.api.errors import bad_request
-from cluster.node.spdy import Data, GoAway, Opened, Ping, Reset, SpdyConnection, SpdyError
+from cluster.api.spdy import Data, GoAway, Opened, Ping, Reset, SpdyConnection, SpdyError
 
 log = logging.getLogger(__name__)
 SPDY = "SPDY/3.1+portforward.k8s.io"

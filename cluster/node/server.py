@@ -19,6 +19,7 @@ from aiohttp import web
 
 from cluster.api import errors
 from cluster.api.errors import ApiError
+from cluster.api.remotecommand import WEBSOCKET_PROTOCOLS
 from cluster.machinery.mtls import groups_of, server_context
 from cluster.node import exec_stream, logs, parts, pod_dial, port_forward
 from cluster.node.config import KubeletConfig
@@ -186,7 +187,7 @@ class KubeletServer:
             raise errors.bad_request(f"container {request.match_info['container']} is not running")
         wants = {k: request.query.get(k, "").lower() in ("1", "true") for k in ("stdin", "stdout", "stderr", "tty")}
         socket = web.WebSocketResponse(
-            protocols=exec_stream.PROTOCOLS, compress=False, max_msg_size=0, timeout=exec_stream.CLOSE_S
+            protocols=WEBSOCKET_PROTOCOLS, compress=False, max_msg_size=0, timeout=exec_stream.CLOSE_S
         )
         if not socket.can_prepare(request).ok:
             raise errors.bad_request("a WebSocket upgrade is required")

@@ -198,3 +198,19 @@ async def edge(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.sleep(0)
+
+
+async def pod_on_kubelet(server: Edge, port: int) -> None:
+    """Pod p with container c in namespace default, on a machine whose kubelet listens on this port of loopback."""
+    made = await server.create("/api/v1/nodes", {"kind": "Node", "apiVersion": "v1", "metadata": {"name": "m1"}})
+    made["status"] = {
+        "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+    }
+    got = await server.call("PUT", "/api/v1/nodes/m1/status", made)
+    assert got.status == 200, got.body
+    account = {"kind": "ServiceAccount", "apiVersion": "v1", "metadata": {"name": "default"}}
+    await server.call("POST", "/api/v1/namespaces/default/serviceaccounts", account)
+    pod: dict[str, Any] = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "p"}}
+    pod["spec"] = {"nodeName": "m1", "containers": [{"name": "c", "image": "x"}]}
+    await server.create("/api/v1/namespaces/default/pods", pod)

@@ -12,8 +12,8 @@ import json
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
+from cluster.api.spdy import Data, GoAway, Ping, Reset, SpdyConnection, SpdyError
 from cluster.node.runtime import RuntimeFailure, Stream
-from cluster.node.spdy import Data, GoAway, Ping, Reset, SpdyConnection, SpdyError
 
 _READ = 64 * 1024
 _ERROR, _STDIN, _STDOUT, _STDERR, _RESIZE = 1, 3, 5, 7, 9  # a client's streams have odd numbers

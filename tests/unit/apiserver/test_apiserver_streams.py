@@ -6,7 +6,7 @@ import contextlib
 import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
-from apiserver_harness import edge
+from apiserver_harness import edge, pod_on_kubelet
 
 PODS = "/api/v1/namespaces/default/pods"
 
@@ -73,22 +73,7 @@ async def kubelet(pki):
 @pytest.fixture
 async def world(pki):
     async with kubelet(pki) as (port, asked), edge(pki) as server:
-        node = {"kind": "Node", "apiVersion": "v1", "metadata": {"name": "m1"}}
-        made = await server.create("/api/v1/nodes", node)
-        made["status"] = {
-            "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
-            "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
-        }
-        got = await server.call("PUT", "/api/v1/nodes/m1/status", made)
-        assert got.status == 200, got.body
-        await server.call(
-            "POST",
-            "/api/v1/namespaces/default/serviceaccounts",
-            {"kind": "ServiceAccount", "apiVersion": "v1", "metadata": {"name": "default"}},
-        )
-        pod = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "p"}}
-        pod["spec"] = {"nodeName": "m1", "containers": [{"name": "c", "image": "x"}]}
-        await server.create(PODS, pod)
+        await pod_on_kubelet(server, port)
         yield server, asked
 
 
@@ -181,8 +166,6 @@ async def test_client_that_leaves_closes_the_kubelets_side(world):
 
 async def test_exec_refusals(world):
     server, _ = world
-    got = await server.call("POST", f"{PODS}/p/exec?command=sh&stdout=true", headers={"Upgrade": "SPDY/3.1"})
-    assert (got.status, got.json["reason"]) == (400, "BadRequest")
     absent = await server.call("POST", f"{PODS}/p/exec?command=sh&container=x", headers={"Upgrade": "SPDY/3.1"})
     assert "container x is not valid for pod p" in absent.json["message"]  # what is wrong with it, not with SPDY
     got = await server.call("GET", f"{PODS}/p/exec?command=sh&stdout=true")
@@ -200,14 +183,6 @@ async def test_exec_refusals(world):
 
 async def test_dead_kubelet_is_502(pki):
     async with edge(pki) as server:
-        made = await server.create("/api/v1/nodes", {"kind": "Node", "apiVersion": "v1", "metadata": {"name": "m1"}})
-        made["status"] = {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}]}
-        made["status"]["daemonEndpoints"] = {"kubeletEndpoint": {"Port": 1}}
-        await server.call("PUT", "/api/v1/nodes/m1/status", made)
-        sa = {"kind": "ServiceAccount", "apiVersion": "v1", "metadata": {"name": "default"}}
-        await server.call("POST", "/api/v1/namespaces/default/serviceaccounts", sa)
-        pod = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "p"}}
-        pod["spec"] = {"nodeName": "m1", "containers": [{"name": "c", "image": "x"}]}
-        await server.create(PODS, pod)
+        await pod_on_kubelet(server, 1)
         got = await server.call("GET", f"{PODS}/p/log")
         assert (got.status, "does not answer" in got.json["message"]) == (502, True)

@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
 
+from cluster.api.remotecommand import ERROR, WEBSOCKET_PROTOCOLS
 from cluster.node import exec_stream
 from cluster.node.docker_stream import StreamSession, upgrade
 
@@ -47,7 +48,7 @@ async def kubelet(tmp_path: Path, engine: Engine, *, passes_eof: bool = True) ->
         session = StreamSession(
             *await upgrade(path, "/exec"), tty=False, resize=resize, exit_code=exit_code, passes_eof=passes_eof
         )
-        ws = web.WebSocketResponse(protocols=exec_stream.PROTOCOLS, max_msg_size=0, timeout=exec_stream.CLOSE_S)
+        ws = web.WebSocketResponse(protocols=WEBSOCKET_PROTOCOLS, max_msg_size=0, timeout=exec_stream.CLOSE_S)
         await ws.prepare(request)
         await exec_stream.serve(ws, session, stdin=True)
         return ws
@@ -82,7 +83,7 @@ async def talk(url: str) -> tuple[bytes, str, int | None]:
         feeding = asyncio.create_task(feed(ws))
         async for message in ws:
             assert message.type is WSMsgType.BINARY
-            if message.data[0] == exec_stream.ERROR:
+            if message.data[0] == ERROR:
                 code = json.loads(message.data[1:])["details"]["causes"][0]["message"]
             else:
                 output += message.data[1:]
@@ -142,7 +143,7 @@ async def test_an_attachment_whose_input_ended_still_shows_what_comes(tmp_path: 
         asyncio.timeout(30),
         kubelet(tmp_path, engine, passes_eof=False) as url,
         aiohttp.ClientSession() as http,
-        http.ws_connect(url, protocols=exec_stream.PROTOCOLS[:1]) as ws,
+        http.ws_connect(url, protocols=WEBSOCKET_PROTOCOLS[:1]) as ws,
     ):
         await ws.send_bytes(b"\xff\0")  # v5: the client closes its standard input
         said = b""

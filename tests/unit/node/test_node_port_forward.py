@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.api.errors import ApiError
+from cluster.api.spdy import DICTIONARY, Data, GoAway, Opened, Ping, Reset, SpdyConnection, SpdyError
 from cluster.node import port_forward
 from cluster.node.port_forward import SPDY, ports_of
-from cluster.node.spdy import DICTIONARY, Data, GoAway, Opened, Ping, Reset, SpdyConnection, SpdyError
 
 Pod = dict[int, int]  # port of the pod -> real port here
 

@@ -1,8 +1,8 @@
 """SPDY/3.1 frames of one connection: bytes in, events out. A server's side, and a client's that opens all streams.
 
-Pure (no IO). kubectl port-forward and older clients of exec speak it. Source: "SPDY Protocol - Draft 3.1" (Belshe,
-Peon), and what Kubernetes' clients use of it: streams that the client opens with headers, data both ways, half close,
-reset, ping. Flow control is left to TCP: those clients neither send nor heed WINDOW_UPDATE.
+Pure (no IO). kubectl port-forward, older clients of exec and CRI runtimes speak it. Source: "SPDY Protocol - Draft 3.1"
+(Belshe, Peon), and what Kubernetes' clients use of it: streams that the client opens with headers, data both ways, half
+close, reset, ping, goodbye. Flow control is left to TCP: those clients neither send nor heed WINDOW_UPDATE.
 
 A control frame is   1|version:15|type:16|flags:8|length:24|...   a data frame   0|stream:31|flags:8|length:24|data.
 Header blocks are zlib streams that last as long as the connection and begin with a dictionary both sides know.
@@ -166,6 +166,10 @@ class SpdyConnection:
 
     def pong(self, ping: int) -> bytes:
         return _control(_PING, struct.pack(">I", ping))
+
+    def go_away(self, last_stream: int, status: int = 0) -> bytes:
+        """Accept no more streams; `last_stream` is the last that was. 0 is OK."""
+        return _control(_GOAWAY, struct.pack(">II", last_stream, status))
 
 
 def _control(kind: int, body: bytes, flags: int = 0) -> bytes:
