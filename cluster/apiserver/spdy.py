@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from aiohttp import ClientWebSocketResponse, WSMsgType, web
 
@@ -161,7 +162,7 @@ async def _messages(client: SpdyClient, kubelet: ClientWebSocketResponse, transl
     return True
 
 
-async def _first_of(*ways: asyncio._CoroutineLike[bool]) -> bool:
+async def _first_of(*ways: Coroutine[Any, Any, bool]) -> bool:
     """What the way that ends first says; the other is cancelled. One that breaks says False."""
     tasks = [asyncio.ensure_future(way) for way in ways]
     try:

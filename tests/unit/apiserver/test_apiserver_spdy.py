@@ -32,6 +32,13 @@ async def kubelet(pki):
         ws = web.WebSocketResponse(protocols=("v5.channel.k8s.io", "v4.channel.k8s.io"), max_msg_size=0)
         await ws.prepare(request)
         await ws.send_bytes(b"\x02ready")
+        if request.query.get("command") == "deaf":  # ends with its input unread
+            await asyncio.sleep(0.3)
+            await ws.send_bytes(b"\x01" + b"o" * 1_000_000)
+            await ws.send_bytes(b"\x03" + json.dumps(EXITED).encode())
+            await ws.close()
+            told.append("closed")
+            return ws
         async for message in ws:
             if message.data[:1] == b"\x00":
                 await ws.send_bytes(b"\x01" + message.data[1:])
@@ -190,6 +197,25 @@ async def test_output_waits_for_its_streams_and_a_terminal_has_a_size(world):
         await client.read(lambda: client.came["stdout"] == b"early")
         client.say("stdin", b"", fin=True)
         await client.finish()
+
+
+async def test_a_command_that_ends_while_its_input_is_coming(world):
+    server, told = world
+    query = "stdin=true&stdout=true&stderr=true&command=deaf"
+    async with upgraded(server, f"{PODS}/p/exec?{query}", "v4.channel.k8s.io") as client:
+        client.open("error", "stdin", "stdout", "stderr")
+
+        async def feed() -> None:
+            while True:
+                client.say("stdin", b"z" * 32768)
+                await client.writer.drain()
+
+        feeding = asyncio.create_task(feed())
+        await client.finish()
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+    assert (len(client.came["stdout"]), json.loads(client.came["error"])) == (1_000_000, EXITED)
+    await eventually(lambda: told[-1] == "closed")
 
 
 async def test_a_client_that_leaves_closes_the_kubelets_side(world):
