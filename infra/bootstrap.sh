@@ -81,8 +81,8 @@ else
     missing+=(python3 python3-venv)
 fi
 
-# Debian 12's kubectl is 1.20: it cannot `apply` to a server of today. 1.31 is the first that speaks WebSocket for exec,
-# attach and port-forward by itself.
+# Debian 12's kubectl is 1.20: it works, but lacks commands and flags that the tests and the documentation use. What they
+# are made with is Debian 13's.
 kubectl_minor() {
     local said
     said=$(kubectl version --client -o json 2>/dev/null) || return 0
@@ -98,7 +98,7 @@ else
         if kubectl_of_debian; then
             want_kubectl=renew
         else
-            say "note: $(command -v kubectl) is 1.${minor:-?}; apply needs 1.29, exec, attach and port-forward 1.31 (it is left alone)"
+            say "note: $(command -v kubectl) is 1.${minor:-?}; it lacks commands and flags of 1.31 and newer (it is left alone)"
         fi
     fi
 fi
@@ -139,7 +139,7 @@ install_kubectl() {
         mirror=$(debian_mirror)
     fi
     [ -n "$mirror" ] && [ -e "$keyring" ] || fail "there is no kubectl here, and no Debian mirror to take it from" "$manual"
-    say "installing kubectl from Debian 13 (Debian 12 has 1.20, which is too old)"
+    say "installing kubectl from Debian 13 (Debian 12 has 1.20, which lacks much)"
     mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial" "$work/apt/none"
     printf 'deb [signed-by=%s] %s trixie main\n' "$keyring" "$mirror" >"$work/apt/sources.list"
     local options=(

@@ -22,10 +22,8 @@ from cluster.machine.processes import command_line
 _PROGRAMS = ("ip", "nsenter", "unshare", "losetup", "mkfs.ext4", "nft", "ray")
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}  # capabilities(7)
 _LOOP = Path("/dev/loop-control")
-_APPLY_MINOR = 29
-"""kubectl before 1.29 asks `apply` of OpenAPI version 2, which the API server does not have."""
-_EXEC_MINOR = 31
-"""kubectl 1.31 is the first that speaks WebSocket for exec, attach and port-forward by itself; SPDY is not served."""
+_KUBECTL_MINOR = 31
+"""Older ones are served too (`apply` asks them for OpenAPI version 2, exec for SPDY); what they lack is their own."""
 _DISK_BYTES = 2 << 30
 _MEMORY_BYTES = 1_500 << 20
 INSTALL = "run infra/bootstrap.sh in the checkout, which installs what is missing (or: make up)"
@@ -149,11 +147,12 @@ def _kubectl(facts: Facts) -> list[Finding]:
     minor = facts.kubectl_minor
     if "kubectl" in facts.missing:
         return [Finding("warning", "kubectl is not installed", f"{INSTALL}; the cluster itself does not need it")]
-    if minor is None or minor >= _EXEC_MINOR:
+    if minor is None or minor >= _KUBECTL_MINOR:
         return []
-    lost = "exec, attach and port-forward do" if minor >= _APPLY_MINOR else "apply, exec, attach and port-forward do"
-    fix = f"install 1.{_EXEC_MINOR} or newer: https://kubernetes.io/docs/tasks/tools/"
-    return [Finding("warning", f"kubectl here is 1.{minor}: {lost} not work with it", fix)]
+    fix = f"install 1.{_KUBECTL_MINOR} or newer if you miss one: https://kubernetes.io/docs/tasks/tools/"
+    return [
+        Finding("warning", f"kubectl here is 1.{minor}: it works, but lacks the commands and flags of newer ones", fix)
+    ]
 
 
 def _forbidden(status: str) -> tuple[str, ...]:

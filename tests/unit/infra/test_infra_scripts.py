@@ -165,7 +165,7 @@ def test_bootstrap_leaves_a_kubectl_of_yours_alone_and_says_what_it_lacks(
     program("uv", "mkdir -p .venv")
     done = bootstrap(bin_dir, checkout)
     assert done.returncode == 0, done
-    assert "kubectl is 1.27; apply needs 1.29, exec, attach and port-forward 1.31 (it is left alone)" in done.stdout
+    assert "kubectl is 1.27; it lacks commands and flags of 1.31 and newer (it is left alone)" in done.stdout
 
 
 def test_bootstrap_does_nothing_the_second_time(bin_dir: Path, checkout: Path, program: Program) -> None:
