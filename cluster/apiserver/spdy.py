@@ -120,7 +120,8 @@ async def _exec_in(
     while not exec_.left and (data := await client.reader.read(_CHUNK)):
         step = exec_.from_client(data)
         if step.client:
-            client.writer.write(step.client)  # small; waiting for the client here would hold its input up
+            client.writer.write(step.client)
+            await client.writer.drain()
         if exec_.ready:
             ready.set()
         for message in step.kubelet:

@@ -19,6 +19,13 @@ from cluster.api.remotecommand import CHANNELS, CLOSE, ERROR, RESIZE, STDERR, ST
 from cluster.api.spdy import Data, GoAway, Opened, Ping, Reset, SpdyConnection
 
 _PROTOCOL_ERROR = 1
+_NO_STATUS = {
+    "metadata": {},
+    "status": "Failure",
+    "message": "the connection to the kubelet ended before the command's status came",
+    "reason": "InternalError",
+    "code": 500,
+}
 _MAX_SIZE = 1024
 """Bytes of one terminal size; more without an end of it is not JSON of a size."""
 
@@ -48,6 +55,7 @@ class ExecTranslation:
         self._from_client: set[int] = set()
         self._sizes = bytearray()
         self._goodbye = False
+        self._has_status = False
 
     @property
     def left(self) -> bool:
@@ -133,8 +141,9 @@ class ExecTranslation:
             return self._end(payload[0])
         if channel not in self._to_client or channel not in (STDOUT, STDERR, ERROR):
             return b""
-        if channel == ERROR and not self._status_is_json:
-            payload = _as_text(payload)
+        if channel == ERROR:
+            self._has_status = True
+            payload = payload if self._status_is_json else _as_text(payload)
         return self._spdy.data(self._streams[channel], payload) if payload else b""
 
     def _end(self, channel: int) -> bytes:
@@ -144,9 +153,10 @@ class ExecTranslation:
         return self._spdy.data(self._streams[channel], b"", fin=True)
 
     def end(self) -> bytes:
-        """The kubelet has ended: so do all streams, and the connection."""
+        """The kubelet has ended: so do all streams, and the connection. A client takes no status at all for success."""
+        told = b"" if self._has_status else self.from_kubelet(bytes([ERROR]) + orjson.dumps(_NO_STATUS))
         ends = b"".join(self._end(channel) for channel in sorted(self._to_client))
-        return ends + self._spdy.go_away(max(self._channels, default=0))
+        return told + ends + self._spdy.go_away(max(self._channels, default=0))
 
 
 def _as_text(status: bytes) -> bytes:

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -49,6 +50,15 @@ _LOG_OPTIONS = (
 _STREAMS = ("stdin", "stdout", "stderr")
 _CHUNK = 64 * 1024
 CLOSE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Kubelet:
+    """Where a stream goes: the kubelet's address, the stream's on it, and the subprotocols to ask for."""
+
+    base: str
+    url: str
+    protocols: tuple[str, ...]
 
 
 class StreamServer:
@@ -113,11 +123,11 @@ class StreamServer:
             query += [("command", c) for c in command]
         if not any(k in _STREAMS for k in wants):
             raise errors.bad_request("you must specify at least one of stdin, stdout, stderr")
-        url = f"{target.url(what)}?{urlencode(query)}"
+        kubelet = _Kubelet(target.base_url, f"{target.url(what)}?{urlencode(query)}", offered)
         if not by_spdy:
-            return await self._through(call, url, offered, target.base_url)
+            return await self._through(call, kubelet)
         serve = functools.partial(spdy.serve_exec, exec_=ExecTranslation(by_spdy, wants))
-        return await self._by_spdy(call, url, offered, target.base_url, by_spdy, serve)
+        return await self._by_spdy(call, kubelet, by_spdy, serve)
 
     async def port_forward(self, call: Call) -> web.StreamResponse:
         """Relay a WebSocket, or SPDY, that carries connections to ports of the pod."""
@@ -130,13 +140,14 @@ class StreamServer:
             raise errors.bad_request('query parameter "ports" is required')
         url = f"{base}/portForward/{quote(call.namespace)}/{quote(call.info.name)}"
         url += "?" + urlencode([("ports", p) for p in ports]) if ports else ""
+        kubelet = _Kubelet(base, url, offered)
         if by_spdy:
-            return await self._by_spdy(call, url, offered, base, by_spdy, spdy.serve_port_forward)
-        return await self._through(call, url, offered, base)
+            return await self._by_spdy(call, kubelet, by_spdy, spdy.serve_port_forward)
+        return await self._through(call, kubelet)
 
-    async def _through(self, call: Call, url: str, offered: tuple[str, ...], base: str) -> web.StreamResponse:
+    async def _through(self, call: Call, kubelet: _Kubelet) -> web.StreamResponse:
         """One WebSocket to the kubelet and one to the client, message for message."""
-        async with self._upstream(call, url, offered, base) as upstream:
+        async with self._upstream(call, kubelet) as upstream:
             downstream = web.WebSocketResponse(
                 protocols=(upstream.protocol,) if upstream.protocol else (),
                 compress=False,
@@ -148,13 +159,11 @@ class StreamServer:
             await relay(downstream, upstream)
             return downstream
 
-    async def _by_spdy(
-        self, call: Call, url: str, offered: tuple[str, ...], base: str, protocol: str, serve: _Serve
-    ) -> web.StreamResponse:
+    async def _by_spdy(self, call: Call, kubelet: _Kubelet, protocol: str, serve: _Serve) -> web.StreamResponse:
         """One WebSocket to the kubelet, and the client's connection taken over."""
-        async with self._upstream(call, url, offered, base) as upstream:
-            if upstream.protocol not in offered:
-                raise errors.ApiError(502, "InternalError", f"the kubelet does not speak {offered[0]}")
+        async with self._upstream(call, kubelet) as upstream:
+            if upstream.protocol not in kubelet.protocols:
+                raise errors.ApiError(502, "InternalError", f"the kubelet does not speak {kubelet.protocols[0]}")
             client = await spdy.SpdyClient.accept(call, protocol)
             try:
                 await serve(client, upstream)
@@ -163,11 +172,9 @@ class StreamServer:
             return client.response
 
     @contextlib.asynccontextmanager
-    async def _upstream(
-        self, call: Call, url: str, offered: tuple[str, ...], base: str
-    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    async def _upstream(self, call: Call, kubelet: _Kubelet) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
         """The kubelet's WebSocket, counted as long as it is open."""
-        upstream = await self._connect(url, offered, base)
+        upstream = await self._connect(kubelet)
         running = metrics.LONG_RUNNING.labels(call.info.subresource, "pods")
         running.inc()
         try:
@@ -176,11 +183,11 @@ class StreamServer:
             running.dec()
             await _bounded(upstream.close())
 
-    async def _connect(self, url: str, protocols: tuple[str, ...], base: str) -> aiohttp.ClientWebSocketResponse:
+    async def _connect(self, kubelet: _Kubelet) -> aiohttp.ClientWebSocketResponse:
         try:
             return await self._kubelets.session.ws_connect(
-                url,
-                protocols=protocols,
+                kubelet.url,
+                protocols=kubelet.protocols,
                 max_msg_size=0,
                 compress=0,
                 timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
@@ -188,7 +195,7 @@ class StreamServer:
         except aiohttp.WSServerHandshakeError as e:
             raise _from_kubelet(e.status, e.message.encode()) from e
         except aiohttp.ClientError as e:
-            raise _unreachable(base, e) from e
+            raise _unreachable(kubelet.base, e) from e
 
 
 def _offered(call: Call, served: tuple[str, ...]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from aiohttp import WSMsgType, web
 from apiserver_harness import edge, pod_on_kubelet
 
 from cluster.api.spdy import Data, GoAway, Ping, Reset, SpdyConnection
+from cluster.apiserver import spdy
 
 PODS = "/api/v1/namespaces/default/pods"
 EXITED = {
@@ -223,6 +224,15 @@ async def test_a_client_that_leaves_closes_the_kubelets_side(world):
     async with upgraded(server, f"{PODS}/p/exec?stdout=true&command=cat", "v4.channel.k8s.io") as client:
         client.open("error", "stdout", "nonsense")
         await client.read(lambda: Reset(client.streams["nonsense"]) in client.events)
+    await eventually(lambda: told[-1] == "closed")
+
+
+async def test_a_client_that_opens_no_streams_is_not_waited_for_for_ever(world, monkeypatch):
+    server, told = world
+    monkeypatch.setattr(spdy, "_STREAMS_S", 0.05)
+    async with upgraded(server, f"{PODS}/p/exec?stdout=true&command=cat", "v4.channel.k8s.io") as client:
+        async with asyncio.timeout(60):
+            assert await client.reader.read() == b""
     await eventually(lambda: told[-1] == "closed")
 
 

@@ -61,6 +61,17 @@ def test_output_and_status_go_to_their_streams() -> None:
     assert sorted(e.stream for e in ends[:-1] if isinstance(e, Data) and e.fin) == [ERROR, STDIN, STDERR]
 
 
+def test_a_kubelet_that_ends_without_a_status_is_no_success() -> None:
+    made = translation()
+    made.from_kubelet(b"\x01half of it")
+    told = read(made.end())[0]
+    assert isinstance(told, Data) and told.stream == ERROR
+    status = json.loads(told.data)
+    assert (status["status"], status["reason"]) == ("Failure", "InternalError")
+    old = read(translation("v2.channel.k8s.io").end())[0]
+    assert isinstance(old, Data) and old.data.decode() == status["message"]
+
+
 @pytest.mark.parametrize("protocol", ["v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"])
 def test_before_v4_a_status_is_a_text(protocol: str) -> None:
     made = translation(protocol)
