@@ -10,6 +10,8 @@ import asyncio
 import os
 import shlex
 import signal
+import socket
+import struct
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -46,6 +48,7 @@ class Breaker:
         self._log = log
         self._engine_command: list[str] = []
         self._jumped_s = 0.0
+        self._netem = False
 
     async def aim(self, fault: Fault) -> Fault:
         """At the machine that holds the leader or the head now, or that has the actor at all."""
@@ -110,26 +113,42 @@ class Breaker:
             await self._provider.set_netem(machine)
         elif fault.kind in _INJECTED:
             self._faults_file(machine).unlink(missing_ok=True)
-            for process in self._processes(machine, _is_actor("state")):
-                process.signal(signal.SIGKILL)
+            self._kill_state(machine)
         elif fault.kind == "engine-restart":
             await self._start_engine()
         elif fault.kind == "clock-jump":
             self._jump(-self._jumped_s)
 
-    async def mend(self) -> None:
-        """As it was before any fault; what cannot be undone now is left to `sk8 status`."""
+    async def mend(self) -> list[str]:
+        """As it was before any fault, each machine for itself; what could not be undone, in words."""
         self._jump(-self._jumped_s)
-        await self._start_engine()
-        for machine in await self._provider.local_machines():
-            name = machine.status.name
-            self._faults_file(name).unlink(missing_ok=True)
-            if machine.status.state == "off":
-                await self._provider.start(name)
-                continue
-            self._resume(name)
-            await self._filter(name, "")
-            await self._provider.set_link(name, up=True)
+        left: list[str] = []
+        try:
+            await self._start_engine()
+            machines = await self._provider.local_machines()
+        except (FaultError, ProviderError) as e:
+            return [str(e)]
+        for machine in machines:
+            try:
+                await self._mend(machine.status.name, off=machine.status.state == "off")
+            except (FaultError, ProviderError, OSError) as e:
+                left.append(f"{machine.status.name}: {e}")
+        return left
+
+    async def _mend(self, machine: str, *, off: bool) -> None:
+        file = self._faults_file(machine)
+        injected = file.exists()
+        file.unlink(missing_ok=True)
+        if off:
+            await self._provider.start(machine)
+            return
+        self._resume(machine)
+        await self._filter(machine, "")
+        await self._provider.set_link(machine, up=True)
+        if injected:  # a member reads its faults when it starts
+            self._kill_state(machine)
+        if self._netem:
+            await self._provider.set_netem(machine)
 
     async def netem_refusal(self) -> str:
         """Why packets cannot be delayed or lost here; "" when they can."""
@@ -138,6 +157,7 @@ class Breaker:
             await self._provider.set_netem(self._config.machines[0].name)
         except ProviderError as e:
             return e.message
+        self._netem = True
         return ""
 
     def actors(self) -> frozenset[tuple[str, str]]:
@@ -160,6 +180,10 @@ class Breaker:
             raise FaultError(f"no {what} runs on {machine}")
         for process in found:
             process.signal(number)
+
+    def _kill_state(self, machine: str) -> None:
+        for process in self._processes(machine, _is_actor("state")):
+            process.signal(signal.SIGKILL)
 
     def _resume(self, machine: str) -> None:
         for process in self._processes(machine, lambda words: bool(words) and words[0].startswith("ray::")):
@@ -202,15 +226,17 @@ class Breaker:
             self._jumped_s += by_s
 
     async def _stop_engine(self) -> None:
-        for found in all_processes():
-            words = command_line(found.pid)
-            if words and words[0].endswith("dockerd"):
-                self._engine_command = words
-                process = ProcessId(found.pid, found.start)
-                process.signal(signal.SIGTERM)
-                await wait_gone([process], 30)
-                return
-        raise FaultError("no dockerd runs on this box")
+        """The engine that listens on the cluster's socket: there may be others on the box."""
+        pid = await asyncio.to_thread(_listener, self._config.engine_socket)
+        words = command_line(pid) if pid else []
+        if not words or not words[0].endswith("dockerd"):
+            raise FaultError(f"no dockerd listens on {self._config.engine_socket}")
+        self._engine_command = words
+        process = ProcessId.of(pid)
+        if process is not None:
+            process.signal(signal.SIGTERM)
+        if process is not None and await wait_gone([process], 30):
+            raise FaultError(f"dockerd (process {pid}) does not end")
 
     async def _start_engine(self) -> None:
         """As it was; something of the box (systemd) may have started it already."""
@@ -223,6 +249,18 @@ class Breaker:
                 return
             await asyncio.sleep(0.1)
         raise FaultError(f"{self._engine_command[0]} does not answer again; see {self._log}")
+
+
+def _listener(path: str) -> int:
+    """The process that accepts on a unix socket, 0 when nobody does: who answers a connection (SO_PEERCRED)."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        try:
+            connection.connect(path)
+        except OSError:
+            return 0
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", credentials)[0])
 
 
 def _is_raylet(words: list[str]) -> bool:

@@ -10,6 +10,7 @@ run.Chaos.run
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -24,6 +25,7 @@ from cluster.chaos.report import Happened, Report
 from cluster.machinery.provider import ProviderError
 
 _LOOK_S = 0.5
+_SILENT = (OSError, RuntimeError, TimeoutError)
 
 
 class Watcher(Protocol):
@@ -92,7 +94,7 @@ class Chaos:
             for task in (*tasks, watch):
                 task.cancel()
             await asyncio.gather(*tasks, watch, return_exceptions=True)
-            await self._breaker.mend()
+            self._report.problems += [f"not mended: {text}" for text in await self._breaker.mend()]
         self._report.seconds = time.monotonic() - self._began
         await self._judge(loads)
         return self._report
@@ -177,8 +179,10 @@ class Chaos:
         return ", ".join(f"no {actor} on {machine}" for actor, machine in sorted(self._actors - self._breaker.actors()))
 
     async def _watch_leaders(self) -> None:
+        """Nobody may answer for a while; a watch that saw nothing at all has judged nothing."""
         while True:
-            self._leaders.update(await self._watcher.leaders())
+            with contextlib.suppress(*_SILENT):
+                self._leaders.update(await self._watcher.leaders())
             await asyncio.sleep(_LOOK_S)
 
     def _now(self) -> float:
@@ -195,7 +199,7 @@ class Chaos:
                 problems.append(f"too little load to mean anything: {len(load.calls) - failed} answers to {load.name}")
             problems += _promises(load)
             self._report.watch_relists += load.relists if isinstance(load, ApiLoad) else 0
-        problems += judge.two_leaders(self._leaders)
+        problems += judge.two_leaders(self._leaders) if self._leaders else ["no leader of the store was ever seen"]
         problems += await self._at_rest(self._look_at_pods)
         problems += await self._at_rest(self._look_for_stuck)
 

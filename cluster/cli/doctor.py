@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import io
 import json
+import os
 import shutil
 import tarfile
 import time
@@ -44,7 +45,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, listing: argpar
     text = "look for what is wrong with the cluster, and say what to do"
     add = commands.add_parser("doctor", parents=[common, listing], help=text, description=text)
     add.set_defaults(run=_doctor)
-    text = "write a support bundle: objects, logs, metrics; no Secrets, ConfigMaps, keys or environment values"
+    text = "write a support bundle: objects and logs; no Secrets, ConfigMaps, keys or environment values"
     add = commands.add_parser("dump", parents=[common], help="write a support bundle without secrets", description=text)
     add.add_argument(
         "file", type=Path, nargs="?", default=Path("sk8-dump.tar.gz"), metavar="FILE", help="(%(default)s)"
@@ -153,7 +154,7 @@ def _json(value: Any) -> bytes:
 
 
 def without_secrets(value: Any) -> Any:
-    """The object with no value of an environment variable, no argument, no annotation that repeats the whole object."""
+    """The object with no value of an environment variable, header or driver, no argument, no copy of itself."""
     if isinstance(value, list):
         return [without_secrets(v) for v in value]
     if not isinstance(value, Mapping):
@@ -164,6 +165,10 @@ def without_secrets(value: Any) -> Any:
             out[key] = [e | {"value": _HIDDEN} if "value" in e else e for e in inner]
         elif key in ("command", "args") and isinstance(inner, list):
             out[key] = [_HIDDEN]
+        elif key == "httpHeaders" and isinstance(inner, list):
+            out[key] = [header | {"value": _HIDDEN} for header in inner]
+        elif key in ("volumeAttributes", "attributes") and isinstance(inner, Mapping):
+            out[key] = dict.fromkeys(inner, _HIDDEN)
         elif key == "kubectl.kubernetes.io/last-applied-configuration":
             out[key] = _HIDDEN
         else:
@@ -182,8 +187,9 @@ def _logs(config: ClusterConfig) -> Iterator[tuple[str, bytes]]:
 
 
 def _write(target: Path, files: Mapping[str, bytes]) -> None:
-    with tarfile.open(target, "w:gz") as bundle:
-        target.chmod(0o600)
+    target.unlink(missing_ok=True)
+    private = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(private, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as bundle:
         for name, data in sorted(files.items()):
             member = tarfile.TarInfo(f"sk8-dump/{name}")
             member.size, member.mtime, member.mode = len(data), int(time.time()), 0o600

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from cluster.api import errors
 
-_ANSWER = aiohttp.ClientTimeout(total=10)
+_ANSWER = aiohttp.ClientTimeout(total=60)
 
 
 async def relay(ports: Mapping[str, int], part: str) -> web.Response:

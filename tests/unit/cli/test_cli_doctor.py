@@ -111,8 +111,9 @@ def test_a_dump_has_no_values_of_the_environment() -> None:
     applied = json.dumps({"spec": "geheim"})
     secret = {
         "metadata": {"annotations": {"kubectl.kubernetes.io/last-applied-configuration": applied, "kept": "yes"}},
-        "spec": {"containers": [{
+        "spec": {"volumes": [{"csi": {"driver": "d", "volumeAttributes": {"k": "geheim"}}}], "containers": [{
             "image": "x", "command": ["run", "--password=geheim"],
+            "livenessProbe": {"httpGet": {"port": 80, "httpHeaders": [{"name": "Authorization", "value": "geheim"}]}},
             "env": [{"name": "P", "value": "geheim"}, {"name": "Q", "valueFrom": {"secretKeyRef": {"name": "s"}}}],
         }]},
     }  # fmt: skip
