@@ -57,7 +57,7 @@ from cluster.node.seams import MachineNetwork
 from cluster.node.server import KubeletServer
 from cluster.node.shutdown_plan import REJECTED
 from cluster.node.static_pods import MirrorStatuses, StaticPods
-from cluster.node.static_spec import is_mirror
+from cluster.node.static_spec import from_api, is_mirror
 from cluster.node.status_writer import StatusWriter
 from cluster.node.volume_block import VolumeFailure
 from cluster.node.volumes import Volumes
@@ -340,12 +340,12 @@ class Kubelet:
 
     def _own_pods(self) -> dict[str, Obj]:
         """All that is to run here, by uid: what the API has but mirrors, and what the directory has."""
-        bound = [pod for pod in self._pods.items() if not is_mirror(pod)]
+        bound = [from_api(pod) for pod in self._pods.items() if not is_mirror(pod)]
         return {p["metadata"]["uid"]: p for p in (*bound, *self._static.pods())}
 
     def _on_pod(self, old: Obj | None, new: Obj | None) -> None:
         """The informer's handler."""
-        olds, news = (None if p is None or is_mirror(p) else p for p in (old, new))
+        olds, news = (None if p is None or is_mirror(p) else from_api(p) for p in (old, new))
         if olds is not None or news is not None:
             self._set.on_pod(olds, news)
         olds, news = (p if p is not None and is_mirror(p) else None for p in (old, new))

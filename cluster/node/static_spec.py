@@ -40,6 +40,14 @@ def is_mirror(pod: Obj) -> bool:
     return bool(annotation(pod, MIRROR))
 
 
+def from_api(pod: Obj) -> Obj:
+    """The kubelet's copy of a pod of the API: its source is the API, whatever its owner says. Not reported back."""
+    notes = pod["metadata"].get("annotations") or {}
+    if notes.get(SOURCE, "api") == "api":
+        return pod
+    return {**pod, "metadata": {**pod["metadata"], "annotations": {**notes, SOURCE: "api"}}}
+
+
 def full_name(pod: Obj) -> tuple[str, str]:
     return str(pod["metadata"]["namespace"]), str(pod["metadata"]["name"])
 
