@@ -63,7 +63,7 @@ class _Blocked(Exception):
 
 
 class Devices(Protocol):
-    async def grants(self, uid: str, container: Obj) -> list[Grant]:
+    async def grants(self, pod: Obj, container: Obj) -> list[Grant]:
         """What a container gets with the devices it asks for. Raises ConfigError."""
         ...
 
@@ -208,7 +208,7 @@ class ContainerStarter:
         )
         config = container_config(place.pod, place.spec, inputs)
         if self._devices is not None:
-            config = with_devices(config, await self._devices.grants(place.pod["metadata"]["uid"], place.spec))
+            config = with_devices(config, await self._devices.grants(place.pod, place.spec))
         return _with_subpaths(config, place.volumes)
 
     def _write_files(self, place: Place, message_file: Path) -> tuple[Mount, ...]:

@@ -2,8 +2,10 @@
 
 IO: gRPC over unix sockets in the machine's device-plugins directory, a checkpoint beside them. A plugin that goes away
 takes its devices out of allocatable; containers keep what they have. Plugins notice a restarted kubelet by its new
-socket and register again, as with Kubernetes' kubelet. grpc is imported with the first plugin's directory in use: most
-machines have no devices.
+socket and register again, as with Kubernetes' kubelet. That socket has to be there before any plugin is, so every
+kubelet serves it, and pays for grpc; who only imports this module does not.
+
+The table is read and changed on the loop alone; threads only see the text that goes into the checkpoint.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from cluster.node import device_wire as wire
-from cluster.node.device_core import DeviceTable, Grant, NoDevices, requested
+from cluster.node.device_core import DeviceTable, Grant, NoDevices, ended_before, requested
 from cluster.node.pod_env import ConfigError
 
 log = logging.getLogger(__name__)
 Obj = dict[str, Any]
 _SOCKET = "kubelet.sock"
 _CHECKPOINT = "kubelet_internal_checkpoint"
+_NOTHING = "{}"
 _ALLOCATE_S = 30.0
 
 
@@ -36,6 +39,8 @@ class DevicePlugins:
         self._table = DeviceTable()
         self._endpoints: dict[str, str] = {}  # resource -> its plugin's socket
         self._watches: dict[str, asyncio.Task[None]] = {}
+        self._saved = _NOTHING  # the checkpoint as it was last written
+        self._saving = asyncio.Lock()
 
     def counts(self) -> tuple[dict[str, int], dict[str, int]]:
         """(capacity, allocatable) by resource."""
@@ -104,17 +109,18 @@ class DevicePlugins:
 
     # ------------------------------------------------------------ containers
 
-    async def grants(self, uid: str, container: Obj) -> list[Grant]:
-        """What a container gets for the devices it asks for. Raises ConfigError: such a container is not started."""
+    async def grants(self, pod: Obj, container: Obj) -> list[Grant]:
+        """What a container gets with the devices it asks for. Raises ConfigError or OSError: it is not started then."""
         out = []
+        holder, ended = (pod["metadata"]["uid"], container["name"]), ended_before(pod, container["name"])
         for resource, count in requested(container).items():
             if resource not in self._endpoints:
                 continue  # counted by configuration alone: there is nothing to hand over
             try:
-                ids = self._table.take((uid, container["name"]), resource, count)
+                ids = self._table.take(holder, resource, count, ended)
             except NoDevices as err:
                 raise ConfigError(str(err)) from err
-            await asyncio.to_thread(self._save)
+            await self._save()
             out.append(await self._allocate(resource, ids))
         return out
 
@@ -129,21 +135,33 @@ class DevicePlugins:
         except (grpc.aio.AioRpcError, ValueError) as err:
             raise ConfigError(f"device plugin for {resource} did not allocate {', '.join(ids)}: {err}") from err
 
-    def free(self, uid: str) -> None:
-        """A pod is over. Blocking."""
-        if self._table.free(uid):
-            self._save()
+    async def free(self, uid: str) -> None:
+        """A pod is over. Repeatable: what was not written is written by the next call. Raises OSError."""
+        self._table.free(uid)
+        await self._save()
 
-    def recall(self, living: Iterable[str]) -> None:
-        """Learn what an earlier kubelet had given to pods that are still here. Blocking."""
+    async def recall(self, living: Iterable[str]) -> None:
+        """Learn what an earlier kubelet had given to pods that are still here."""
+        path = self._directory / _CHECKPOINT
         try:
-            saved = json.loads((self._directory / _CHECKPOINT).read_text())
-        except (OSError, ValueError):
+            self._saved = await asyncio.to_thread(path.read_text)
+            self._table.recall(json.loads(self._saved), living)
+        except FileNotFoundError:
             return
-        self._table.recall(saved, living)
+        except (OSError, ValueError, TypeError, AttributeError) as err:  # of a shape that no kubelet of today writes
+            log.error("%s cannot be read, who has which device is not known: %s", path, err)
 
-    def _save(self) -> None:
+    async def _save(self) -> None:
+        """One writer at a time, each with what is true when its turn comes."""
+        async with self._saving:
+            text = json.dumps(self._table.to_json())
+            if text != self._saved:
+                await asyncio.to_thread(self._write, text)
+                self._saved = text
+
+    def _write(self, text: str) -> None:
+        """Blocking."""
         path = self._directory / _CHECKPOINT
         fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps(self._table.to_json()))
+        fresh.write_text(text)
         os.replace(fresh, path)

@@ -316,7 +316,7 @@ class Kubelet:
             by_uid.setdefault(info.pod.uid, []).append(info)
         await self._static.load()
         pods = self._own_pods()
-        await asyncio.to_thread(self._devices.recall, list(pods))
+        await self._devices.recall(pods)
         await self._network.reconcile([i.id for i in found if i.is_sandbox and i.pod.uid in pods])
         for uid in sorted(set(by_uid) | set(self._volumes.known()) | set(self._cgroups.known())):
             if uid not in pods:

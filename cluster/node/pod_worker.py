@@ -49,6 +49,10 @@ START_SECONDS = Histogram(
 )
 
 
+async def no_devices(uid: str) -> None:
+    """Of a machine without devices: there is nothing to give back."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tools:
     """What all workers of a kubelet share."""
@@ -72,7 +76,8 @@ class Tools:
     wall: Callable[[], float]
     hit: Hit
     """Fault points, about namespace/name of the pod."""
-    free_devices: Callable[[str], None] = lambda uid: None  # blocking
+    free_devices: Callable[[str], Awaitable[None]] = no_devices
+    """Repeatable. Raises OSError."""
 
 
 def api_deleter(client: Client) -> Callable[[Obj], Awaitable[bool]]:
@@ -271,7 +276,7 @@ class PodWorker:
         await self._until_done("unmounting the volumes", lambda: self._tools.volumes.release(self.uid))
         cgroups = self._tools.cgroups
         await self._until_done("removing the cgroup", lambda: asyncio.to_thread(cgroups.remove, self.uid))
-        await asyncio.to_thread(self._tools.free_devices, self.uid)
+        await self._until_done("giving the devices back", lambda: self._tools.free_devices(self.uid))
         self.released.set()
         self.post(ev.VolumesReleased())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,22 @@ import pytest
 from device_plugin import GPU, Plugin
 
 from cluster.node import device_wire as wire
-from cluster.node.device_core import DeviceTable, Grant, NoDevices, requested
+from cluster.node.device_core import DeviceTable, Grant, NoDevices, ended_before, requested
 from cluster.node.device_plugins import DevicePlugins
 from cluster.node.pod_config import with_devices
 from cluster.node.pod_env import ConfigError
 from cluster.node.runtime import ContainerConfig, Device, Mount, PodRef
 
 Obj = dict[str, Any]
+CHECKPOINT = "kubelet_internal_checkpoint"
 
 
 def asks(count: int) -> Obj:
     return {"name": "app", "resources": {"limits": {GPU: str(count), "cpu": "1"}}}
+
+
+def pod(uid: str, *inits: Obj) -> Obj:
+    return {"metadata": {"uid": uid}, "spec": {"initContainers": list(inits), "containers": [asks(1)]}}
 
 
 def test_a_container_keeps_its_devices_and_nobody_else_gets_them() -> None:
@@ -53,6 +59,40 @@ def test_a_restarted_kubelet_recalls_what_living_pods_have() -> None:
     again.announce(GPU, {"a": True, "b": True})
     assert again.take(("u2", "app"), GPU, 1) == ["b"]
     assert again.take(("u3", "app"), GPU, 1) == ["a"]
+
+
+def test_containers_take_over_what_init_containers_that_are_over_had() -> None:
+    table = DeviceTable()
+    table.announce(GPU, {"a": True, "b": True})
+    assert table.take(("u0", "app"), GPU, 1) == ["a"]
+    assert table.take(("u1", "first"), GPU, 1) == ["b"]
+    assert table.take(("u1", "second"), GPU, 1, ["first"]) == ["b"]
+    table.free("u0")
+    assert table.take(("u1", "app"), GPU, 1, ["first", "second"]) == ["b"], "before a device that is free"
+    assert table.take(("u1", "other"), GPU, 1, ["first", "second"]) == ["a"], "what one container took, no other gets"
+    with pytest.raises(NoDevices):
+        table.take(("u2", "app"), GPU, 1)
+    assert table.take(("u1", "first"), GPU, 1) == ["b"], "a new sandbox begins with the same"
+    again = DeviceTable()
+    again.recall(table.to_json(), ["u1"])
+    assert again == DeviceTable(held=table.held)
+    table.free("u1")
+    assert table.take(("u2", "app"), GPU, 2) == ["a", "b"]
+
+
+def test_an_init_containers_device_that_fell_ill_is_not_handed_on() -> None:
+    table = DeviceTable()
+    table.announce(GPU, {"a": True, "b": True})
+    table.take(("u1", "init"), GPU, 1)
+    table.announce(GPU, {"a": False, "b": True})
+    assert table.take(("u1", "app"), GPU, 1, ["init"]) == ["b"]
+
+
+def test_sidecars_and_later_init_containers_are_not_over() -> None:
+    made = pod("u1", {"name": "first"}, {"name": "sidecar", "restartPolicy": "Always"}, {"name": "second"})
+    assert ended_before(made, "app") == ["first", "second"]
+    assert ended_before(made, "second") == ["first"]
+    assert ended_before(made, "first") == []
 
 
 def test_only_extended_resources_are_devices() -> None:
@@ -90,16 +130,65 @@ async def test_a_plugin_registers_announces_allocates_and_leaves(
     served, plugin, changed = plugins
     await plugin.register()
     await until_counts(served, changed, 2)
-    (granted,) = await served.grants("u1", asks(1))
+    (granted,) = await served.grants(pod("u1"), asks(1))
     assert granted == Grant({"VISIBLE": "0"}, (("/lib/gpu", "/opt", True),), (("/dev/gpu0", "/dev/null", "rw"),))
     assert plugin.asked == [wire.allocate_request(["gpu-0"])]
     with pytest.raises(ConfigError, match="Requested: 2, Available: 1"):
-        await served.grants("u2", asks(2))
+        await served.grants(pod("u2"), asks(2))
     plugin.ill.set()
     await until_counts(served, changed, 1)
     await plugin.stop()
     await until_counts(served, changed, 0)
     assert served.counts()[0] == {GPU: 2}
+
+
+async def test_an_init_container_and_its_app_may_ask_for_the_only_device(
+    plugins: tuple[DevicePlugins, Plugin, asyncio.Event],
+) -> None:
+    served, plugin, changed = plugins
+    await plugin.register()
+    await until_counts(served, changed, 2)
+    both = pod("u1", {**asks(2), "name": "init"})
+    for container in (*both["spec"]["initContainers"], asks(2)):
+        await served.grants(both, container)
+    assert plugin.asked == [wire.allocate_request(["gpu-0", "gpu-1"])] * 2
+
+
+async def test_pods_that_come_and_go_at_once_leave_a_whole_checkpoint(
+    plugins: tuple[DevicePlugins, Plugin, asyncio.Event], tmp_path: Path
+) -> None:
+    served, plugin, changed = plugins
+    await plugin.register()
+    await until_counts(served, changed, 2)
+    await served.grants(pod("old"), asks(1))
+    work = [served.free(f"other-{i}") for i in range(20)]
+    await asyncio.gather(served.grants(pod("u1"), asks(1)), served.free("old"), *work)
+    await served.grants(pod("u2"), asks(1))
+    assert json.loads((tmp_path / CHECKPOINT).read_text()) == {
+        GPU: [["u1", "app", ["gpu-1"]], ["u2", "app", ["gpu-0"]]],
+    }
+
+
+async def test_a_checkpoint_that_was_not_written_is_written_by_the_next_try(tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINT).write_text(json.dumps({GPU: [["u1", "app", ["a"]]]}))
+    served = DevicePlugins(tmp_path, lambda: None)
+    await served.recall(["u1"])
+    fresh = (tmp_path / CHECKPOINT).with_suffix(".new")
+    fresh.mkdir()
+    with pytest.raises(IsADirectoryError):
+        await served.free("u1")
+    fresh.rmdir()
+    await served.free("u1")
+    assert (tmp_path / CHECKPOINT).read_text() == "{}"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"example.com/gpu": {"a": ["u1", "app"]}}', '{"example.com/gpu": 1}'])
+async def test_a_checkpoint_of_another_shape_does_not_stop_the_kubelet(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / CHECKPOINT).write_text(text)
+    await DevicePlugins(tmp_path, lambda: None).recall(["u1"])
+    assert "who has which device is not known" in caplog.text
 
 
 async def test_another_version_is_refused(plugins: tuple[DevicePlugins, Plugin, asyncio.Event]) -> None:
