@@ -2,9 +2,13 @@
 
 Stands where `PodNetwork` stands and has its verbs. Source: CNI specification 1.0.0 (containernetworking/cni, SPEC.md).
 
-    ADD    plugins in order, each told the result of the one before (`prevResult`); the last result is kept on disk
+    ADD    plugins in order, each told the result of the one before (`prevResult`). A record of the sandbox is on disk
+           before the first of them runs; the last result is added to it
     CHECK  in order, with the kept result
-    DEL    in reverse, with the kept result; a sandbox without one is cleaned up as well as the plugins can
+    DEL    in reverse, with the kept result; a record without one (its ADD was cancelled, failed and could not be
+           undone, or the kubelet died) is cleaned up as well as the plugins can. The record goes when all have said yes
+
+A plugin that does not end in time is killed, with the processes that it started.
 
 The conflist is the first of `conf_dir` by name, as for every runtime. `{{.PodCIDR}}` in it becomes the Node's podCIDR,
 as in containerd's `conf_template`: plugins know nothing of Nodes. A plugin that says
@@ -16,7 +20,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
+import signal
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +32,15 @@ from cluster.node.cni import NetworkFailure
 from cluster.node.host_ports import PortMapping
 from cluster.node.runtime import PodRef
 
+log = logging.getLogger(__name__)
 Obj = dict[str, Any]
 IFNAME = "eth0"
 PLACEHOLDER = "{{.PodCIDR}}"
 VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 _SUFFIXES = (".conflist", ".conf", ".json")
+_NETNS = "sk8.netns"
+_CALL_S = 120.0
+"""The longest that a plugin may take: as long as a kubelet waits for its runtime (runtimeRequestTimeout)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +104,22 @@ def address_of(result: Obj) -> str:
     raise NetworkFailure("the plugins gave the pod no IPv4 address")
 
 
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """A sandbox that plugins know. `result`: of its ADD; None while that has not ended well."""
+
+    netns: str
+    result: Obj | None = None
+
+
 class PluginNetwork:
     """One machine's pod network. Verbs about one sandbox run one at a time, those about others beside them."""
 
-    def __init__(self, state_dir: str, conf_dir: str, bin_dirs: Sequence[str]) -> None:
+    def __init__(self, state_dir: str, conf_dir: str, bin_dirs: Sequence[str], call_s: float = _CALL_S) -> None:
         self._results = Path(state_dir) / "cni-results"
         self._conf_dir = Path(conf_dir)
         self._bin_dirs = tuple(bin_dirs)
+        self._call_s = call_s
         self._conflist: Conflist | None = None
         self._cidr = ""
         self._locks: dict[str, asyncio.Lock] = {}
@@ -120,7 +139,7 @@ class PluginNetwork:
 
     def address(self, sandbox_id: str) -> str:
         kept = self._kept(sandbox_id)
-        return address_of(kept) if kept else ""
+        return address_of(kept.result) if kept is not None and kept.result is not None else ""
 
     async def setup(self, cidr: str) -> None:
         """Raises NetworkFailure when there is no usable conflist, or a plugin of it is not installed."""
@@ -136,9 +155,12 @@ class PluginNetwork:
         """Connect a sandbox; returns its address. One that is connected stays so. Raises NetworkFailure."""
         async with self._lock(sandbox_id):
             kept = self._kept(sandbox_id)
-            if kept is not None:
-                return address_of(kept)
+            if kept is not None and kept.result is not None:
+                return address_of(kept.result)
             conflist = self._known()
+            if kept is not None:  # an earlier ADD broke off: plugins may take an address only once
+                await self._undo(conflist, sandbox_id, netns, None)
+            self._keep(sandbox_id, _Record(netns))
             result: Obj | None = None
             try:
                 for plugin in conflist.plugins:
@@ -146,9 +168,10 @@ class PluginNetwork:
                     result = await self._call(plugin, conflist.input_of(plugin, result, ports), environment)
                 address = address_of(result or {})
             except NetworkFailure:
-                await self._undo(conflist, sandbox_id, netns, result)
+                if await self._undo(conflist, sandbox_id, netns, result):
+                    self._path(sandbox_id).unlink(missing_ok=True)
                 raise
-            self._keep(sandbox_id, {**(result or {}), "sk8.netns": netns})
+            self._keep(sandbox_id, _Record(netns, result))
             return address
 
     async def delete(self, sandbox_id: str) -> None:
@@ -157,35 +180,40 @@ class PluginNetwork:
             kept = self._kept(sandbox_id)
             if kept is None:
                 return
-            netns = str(kept.pop("sk8.netns", ""))
-            if not await asyncio.to_thread(os.path.exists, netns):
-                netns = ""  # it is gone with its processes; plugins clean up what is on the machine's side
-            await self._remove(self._known(), sandbox_id, netns, kept)
+            # without its namespace, which goes with the processes, plugins clean up what is on the machine's side
+            netns = kept.netns if await asyncio.to_thread(os.path.exists, kept.netns) else ""
+            await self._remove(self._known(), sandbox_id, netns, kept.result)
             self._path(sandbox_id).unlink(missing_ok=True)
         self._locks.pop(sandbox_id, None)
 
     async def check(self, sandbox_id: str) -> bool:
         """Whether the plugins find the sandbox as they left it."""
         kept = self._kept(sandbox_id)
-        if kept is None:
+        if kept is None or kept.result is None:
             return False
-        netns, conflist = str(kept.pop("sk8.netns", "")), self._known()
+        conflist = self._known()
         if not conflist.checks or conflist.version < "0.4.0":  # CHECK came with that version
             return True
-        environment = self._environment("CHECK", sandbox_id, netns)
+        environment = self._environment("CHECK", sandbox_id, kept.netns)
         try:
             for plugin in conflist.plugins:
-                await self._call(plugin, conflist.input_of(plugin, kept), environment)
+                await self._call(plugin, conflist.input_of(plugin, kept.result), environment)
         except NetworkFailure:
             return False
         return True
 
     async def reconcile(self, live: Collection[str]) -> list[str]:
-        """Disconnect every recorded sandbox that is not live; returns their ids."""
+        """Disconnect every recorded sandbox that is not live; returns their ids. What a plugin refuses is tried again
+        the next time.
+        """
         recorded = {path.stem for path in self._results.glob("*.json")} if self._results.exists() else set()
         stale = sorted(recorded - set(live)) if self.ready else []
-        for sandbox_id in stale:
-            await self.delete(sandbox_id)
+        for sandbox_id in list(stale):
+            try:
+                await self.delete(sandbox_id)
+            except NetworkFailure as err:
+                log.warning("disconnecting sandbox %s: %s", sandbox_id[:12], err)
+                stale.remove(sandbox_id)
         return stale
 
     async def teardown(self) -> None:
@@ -196,12 +224,18 @@ class PluginNetwork:
 
     # ---- running plugins
 
-    async def _undo(self, conflist: Conflist, sandbox_id: str, netns: str, result: Obj | None) -> None:
-        """After a failed ADD every plugin is told to clean up, also those that never ran (SPEC, "ADD")."""
-        environment = self._environment("DEL", sandbox_id, netns)
+    async def _undo(self, conflist: Conflist, sandbox_id: str, netns: str, result: Obj | None) -> bool:
+        """After a failed ADD every plugin is told to clean up, also those that never ran (SPEC, "ADD"). Returns whether
+        all of them did.
+        """
+        environment, clean = self._environment("DEL", sandbox_id, netns), True
         for plugin in reversed(conflist.plugins):
-            with contextlib.suppress(NetworkFailure):  # of no interest beside the ADD's own failure
+            try:
                 await self._call(plugin, conflist.input_of(plugin, result), environment)
+            except NetworkFailure as err:  # told here: what is raised is the ADD's own failure
+                log.warning("cleaning up after sandbox %s: %s", sandbox_id[:12], err)
+                clean = False
+        return clean
 
     async def _remove(self, conflist: Conflist, sandbox_id: str, netns: str, result: Obj | None) -> None:
         environment = self._environment("DEL", sandbox_id, netns)
@@ -225,21 +259,21 @@ class PluginNetwork:
     async def _call(self, plugin: Obj, given: Obj, environment: Mapping[str, str]) -> Obj:
         """What the plugin said. Raises NetworkFailure with the plugin's own message."""
         kind, verb = plugin["type"], environment["CNI_COMMAND"].lower()
-        process = await asyncio.create_subprocess_exec(
-            self._binary(kind),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=dict(environment),
-        )
-        output, errors = await process.communicate(json.dumps(given).encode())
+        try:
+            async with asyncio.timeout(self._call_s):
+                code, output, errors = await _run(self._binary(kind), json.dumps(given).encode(), environment)
+        except TimeoutError as err:
+            late = f"it did not end within {self._call_s:g} s and was killed"
+            raise NetworkFailure(f'plugin type="{kind}" failed ({verb}): {late}') from err
+        except OSError as err:
+            raise NetworkFailure(f'plugin type="{kind}" failed ({verb}): {err}') from err
         try:
             said = json.loads(output) if output.strip() else {}
         except ValueError:
             said = {}
-        if process.returncode:
+        if code:
             why = ": ".join(str(said[key]) for key in ("msg", "details") if said.get(key))
-            why = why or errors.decode(errors="replace").strip()[-300:] or f"exit status {process.returncode}"
+            why = why or errors.decode(errors="replace").strip()[-300:] or f"exit status {code}"
             raise NetworkFailure(f'plugin type="{kind}" failed ({verb}): {why}')
         return said if isinstance(said, dict) else {}
 
@@ -263,14 +297,34 @@ class PluginNetwork:
     def _path(self, sandbox_id: str) -> Path:
         return self._results / f"{sandbox_id}.json"
 
-    def _kept(self, sandbox_id: str) -> Obj | None:
+    def _kept(self, sandbox_id: str) -> _Record | None:
         try:
             kept: Obj = json.loads(self._path(sandbox_id).read_text())
-        except (FileNotFoundError, ValueError):
+        except FileNotFoundError:
             return None
-        return kept
+        except ValueError:  # the machine lost power: that there was one is all that is known
+            return _Record("")
+        return _Record(str(kept.pop(_NETNS, "")), kept or None)
 
-    def _keep(self, sandbox_id: str, result: Obj) -> None:
+    def _keep(self, sandbox_id: str, record: _Record) -> None:
         new = self._path(sandbox_id).with_suffix(".new")
-        new.write_text(json.dumps(result))
+        new.write_text(json.dumps({**(record.result or {}), _NETNS: record.netns}))
         new.replace(self._path(sandbox_id))
+
+
+async def _run(binary: str, given: bytes, environment: Mapping[str, str]) -> tuple[int, bytes, bytes]:
+    """Exit status, output, errors. Raises OSError. Cancelled, it leaves no process behind: a plugin has a group of its
+    own, as it may wait for another that it started (bridge for host-local).
+    """
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        binary, stdin=pipe, stdout=pipe, stderr=pipe, env=dict(environment), process_group=0
+    )
+    try:
+        output, errors = await process.communicate(given)
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+        raise
+    return process.returncode or 0, output, errors

@@ -222,7 +222,8 @@ class PodWorker:
             try:
                 ip = await self._connect(sandbox_id, netns)
             except (NetworkFailure, HostPortFailure):
-                await self._tools.network.delete(sandbox_id)
+                with contextlib.suppress(NetworkFailure):  # its record stays, for the kubelet's next start
+                    await self._tools.network.delete(sandbox_id)
                 await self._tools.runtime.remove(sandbox_id)
                 raise
         except (RuntimeFailure, NetworkFailure, HostPortFailure, ConfigError, ApiError, OSError) as err:
