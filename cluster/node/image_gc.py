@@ -2,8 +2,8 @@
 
 `Images` is pure: it remembers when each image was first seen and last used, and says which to remove. `ImageGc` is the
 shell: the engine, statvfs, Events about the node. Source: the kubelet's image GC manager: above the high threshold so
-much is freed that the low one holds, the least recently used first; never what a container has, never the pause image,
-never what is younger than the minimum age.
+much is freed that the low one holds, the least recently used first; never what a container has, never the pause image
+or what the engine has pinned, never what is younger than the minimum age.
 """
 
 from __future__ import annotations
@@ -138,7 +138,9 @@ class ImageGc:
         pause = await self._runtime.image(self._config.pause_image)
         if pause is not None:
             in_use.add(pause.id)
-        self._images.look(await self._runtime.images(), in_use, self._clock())
+        images = await self._runtime.images()
+        in_use |= {image.id for image in images if image.pinned}
+        self._images.look(images, in_use, self._clock())
         return in_use
 
     async def _free(self, in_use: Collection[str], wanted: int | None) -> int:

@@ -169,11 +169,15 @@ class ImageInfo:
 
 @dataclass(frozen=True, slots=True)
 class ImageEntry:
-    """One image of the machine's engine. `names`: with digests first, then with tags; none for what lost its name."""
+    """One image of the machine's engine. `names`: with digests first, then with tags; none for what lost its name.
+
+    `pinned`: the engine wants it kept though no container has it, such as its own pause image.
+    """
 
     names: tuple[str, ...]
     size_bytes: int
     id: str = ""
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,7 @@ class CriRuntime:
 
     async def images(self) -> list[ImageEntry]:
         answer = await self._client.call("ImageService/ListImages")
-        return [ImageEntry((*sorted(i.repo_digests), *sorted(i.repo_tags)), i.size, i.id) for i in answer.images]
+        return [spec.from_image(image) for image in answer.images]
 
     async def images_in_use(self) -> set[str]:
         answer = await self._client.call("RuntimeService/ListContainers")

@@ -25,6 +25,7 @@ from cluster.node.runtime import (
     SANDBOX_CONTAINER,
     ContainerConfig,
     ContainerInfo,
+    ImageEntry,
     PodRef,
     SandboxConfig,
     Usage,
@@ -230,6 +231,10 @@ def from_status(status: Any) -> ContainerInfo:
 
 def _state(number: int) -> Any:
     return {_RUNNING: "running", _EXITED: "exited"}.get(number, "created")
+
+
+def from_image(image: Any) -> ImageEntry:
+    return ImageEntry((*sorted(image.repo_digests), *sorted(image.repo_tags)), image.size, image.id, image.pinned)
 
 
 def from_stats(stats: Any) -> Usage:

@@ -14,7 +14,7 @@ from cluster.node.cni import NetworkFailure
 from cluster.node.cri import spec
 from cluster.node.cri.cni_server import CniServer, install
 from cluster.node.cri.protos import message
-from cluster.node.runtime import ContainerConfig, Mount, PodRef, SandboxConfig
+from cluster.node.runtime import ContainerConfig, ImageEntry, Mount, PodRef, SandboxConfig
 
 POD = PodRef("ns", "web", "uid-1")
 
@@ -53,6 +53,12 @@ def test_a_sandbox_and_its_network_namespace() -> None:
     entry = message("PodSandboxStatus", id="s", labels=made.labels, state=0)
     back = spec.from_sandbox(entry, {"info": json.dumps(verbose)})
     assert back.is_sandbox and back.attempt == 3 and back.netns == "/var/run/netns/x" and back.state == "running"
+
+
+def test_an_image_that_the_runtime_wants_kept() -> None:
+    made = message("Image", id="sha256:1", repo_tags=["registry.k8s.io/pause:3.6"], size=7, pinned=True)
+    assert spec.from_image(made) == ImageEntry(("registry.k8s.io/pause:3.6",), 7, "sha256:1", pinned=True)
+    assert not spec.from_image(message("Image", id="sha256:2")).pinned
 
 
 class Network:

@@ -15,7 +15,7 @@ GB = 1 << 30
 
 
 def entry(name: str, size: int = GB) -> ImageEntry:
-    return ImageEntry((name,), size, name)
+    return ImageEntry((name,), size, name, pinned=name == "pinned")
 
 
 @pytest.mark.parametrize(
@@ -107,3 +107,10 @@ async def test_a_short_disk_loses_all_unused_ones_but_the_pause_image() -> None:
     engine = Engine("a", "b", "pause", in_use=("b",))
     await gc(engine, Recorder()).remove_unused()
     assert engine.names == ["b", "pause"]
+
+
+async def test_what_the_engine_has_pinned_stays() -> None:
+    """A CRI runtime's own pause image has a name that the kubelet does not know, and often no container."""
+    engine = Engine("a", "pinned", "b")
+    await gc(engine, Recorder(), image_maximum_gc_age_s=1).remove_unused()
+    assert engine.names == ["pinned"]
