@@ -71,8 +71,10 @@ class LogFiles:
         except FileNotFoundError:
             return False
 
-    def rotate(self, path: str, now: float) -> None:
-        """Rename the file; then its writer opens a new one. Older ones are compressed, the oldest removed."""
+    def rotate(self, path: str, now: float) -> Path:
+        """Rename the file, and return its new name; then its writer is to open a new one. Older ones are compressed,
+        the oldest removed.
+        """
         file = Path(path)
         older = _rotated(file)
         keep = max(self.max_files - 2, 0)  # besides the new file and the one that is being renamed
@@ -81,12 +83,27 @@ class LogFiles:
         for old in _rotated(file):
             if old.suffix != ".gz":
                 _compress(old)
-        file.rename(f"{file}.{time.strftime(_STAMP, time.gmtime(now))}")
+        return file.rename(_free_name(file, now))
+
+    def restore(self, rotated: Path, path: str) -> None:
+        """Undo a rotation whose writer did not open a new file; one that it did open after all is never replaced."""
+        with contextlib.suppress(FileExistsError):
+            os.link(rotated, path)
+            rotated.unlink()
 
 
 def _rotated(file: Path) -> list[Path]:
     """The oldest first: their names end in their times."""
     return sorted(f for f in file.parent.glob(f"{file.name}.*") if not f.name.endswith(".tmp"))
+
+
+def _free_name(file: Path, now: float) -> Path:
+    """By the time, or by the next second that no earlier rotation has: the order of names stays that of rotations."""
+    while True:
+        name = file.with_name(f"{file.name}.{time.strftime(_STAMP, time.gmtime(now))}")
+        if not name.exists() and not name.with_name(f"{name.name}.gz").exists():
+            return name
+        now += 1
 
 
 def _compress(file: Path) -> None:

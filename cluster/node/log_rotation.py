@@ -1,7 +1,8 @@
 """Keeping containers' log files within their limits.
 
 IO: files, the runtime. Every few seconds the files of running containers are looked at (a stat each); one that has
-grown too long is renamed, and its writer told to open a new one.
+grown too long is renamed, and its writer told to open a new one. A writer that does not gets the name back:
+what it goes on writing is looked at again, and rotated once it answers.
 """
 
 from __future__ import annotations
@@ -45,7 +46,15 @@ class LogRotation:
         due = await asyncio.to_thread(lambda: [(i, p) for i, p in running if self._files.needs_rotation(p)])
         for container_id, path in due:
             try:
-                await asyncio.to_thread(self._files.rotate, path, self._clock())
-                await self._runtime.reopen_log(container_id)
+                await self._rotate(container_id, path)
             except (OSError, RuntimeFailure) as err:
                 log.warning("rotating %s: %s", path, err)
+
+    async def _rotate(self, container_id: str, path: str) -> None:
+        """Raises OSError, RuntimeFailure."""
+        rotated = await asyncio.to_thread(self._files.rotate, path, self._clock())
+        try:
+            await self._runtime.reopen_log(container_id)
+        except BaseException:  # also when it is cancelled: nothing would find the renamed file later
+            self._files.restore(rotated, path)
+            raise

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,9 @@ from cluster.node.docker_logs import LogWriters
 from cluster.node.docker_stream import Written
 from cluster.node.log_files import LogFiles
 from cluster.node.log_reader import log_tail, read_log
+from cluster.node.log_rotation import LogRotation
 from cluster.node.logs import LogQuery
-from cluster.node.runtime import LogOptions, PodRef
+from cluster.node.runtime import LogOptions, PodRef, RuntimeFailure
 
 POD = PodRef("ns", "web", "1234-uid")
 LOG = (
@@ -90,6 +92,50 @@ def test_rotation_keeps_so_many_files_and_packs_the_older_ones(tmp_path: Path) -
     assert len(names) == 4 and names[0] == "0.log" and [n.endswith(".gz") for n in names[1:]] == [True, True, False]
     assert gzip.decompress((path.parent / names[1]).read_bytes()) == b"3" * 20
     assert (path.parent / names[3]).read_bytes() == b"5" * 20
+
+
+def test_two_rotations_within_one_second_keep_both_files(tmp_path: Path) -> None:
+    logs = files(tmp_path, max_files=9)
+    path = logs.path(POD, "c", 0)
+    logs.prepare(POD, "c")
+    for turn in range(4):
+        path.write_bytes(b"%d" % turn)
+        rotated = logs.rotate(str(path), 1_000_000_000)
+        assert rotated.read_bytes() == b"%d" % turn
+    packed = sorted(p for p in path.parent.iterdir() if p.suffix == ".gz")
+    assert [gzip.decompress(p.read_bytes()) for p in packed] == [b"0", b"1", b"2"] and rotated.name > packed[-1].name
+
+
+class Reopening:
+    """A runtime that may not hear of a rotation, or whose answer may be lost."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.hears, self.fails = False, True
+
+    async def reopen_log(self, container_id: str) -> None:
+        if self.hears:
+            self.path.write_bytes(b"new")
+        if self.fails:
+            raise RuntimeFailure("the container runtime does not answer")
+
+
+async def test_a_log_that_is_not_reopened_keeps_its_name_and_is_rotated_later(tmp_path: Path) -> None:
+    logs = files(tmp_path, max_bytes=10)
+    path = logs.path(POD, "c", 0)
+    logs.prepare(POD, "c")
+    path.write_bytes(b"x" * 20)
+    runtime: Any = Reopening(path)
+    rotation = LogRotation(logs, runtime, lambda: [("id", str(path))], period_s=10, clock=lambda: 1e9)
+    await rotation.rotate_all()
+    assert [(p.name, p.stat().st_size) for p in path.parent.iterdir()] == [("0.log", 20)]
+    runtime.hears = True  # and its answer is lost
+    await rotation.rotate_all()
+    assert path.read_bytes() == b"new" and sorted(p.stat().st_size for p in path.parent.iterdir()) == [3, 20]
+    path.write_bytes(b"y" * 30)
+    runtime.fails = False
+    await rotation.rotate_all()
+    assert path.read_bytes() == b"new" and len(list(path.parent.iterdir())) == 3
 
 
 def test_links_go_with_their_run_and_with_their_pod(tmp_path: Path) -> None:
