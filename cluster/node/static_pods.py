@@ -151,6 +151,7 @@ class StaticPods:
 
     async def _loop(self, pods: PodSet) -> None:
         while True:
+            self._wake.clear()  # before the directory is read: what changes meanwhile is met by the next pass
             await self.load()
             await self._pass(pods)
 
@@ -162,7 +163,6 @@ class StaticPods:
     async def _pass(self, pods: PodSet) -> None:
         """Do what is missing, then wait for a change."""
         wait = self._period_s
-        self._wake.clear()
         self._workers(pods)
         try:
             await self._mirrors(pods)
