@@ -4,7 +4,8 @@ IO: a unix socket in the kubelet's directory (0600: whoever may write there owns
 connects to it when it was told to stop (cluster/machine/pods_shutdown.py) and reads one line when the pods have ended:
 
     -> connect     the node turns NotReady, new pods are refused, groups of pods end one after the other
-    <- "done\\n"    within the sum of the groups' periods; at once when no graceful shutdown is configured
+    <- "done\\n"    within the sum of the groups' periods, and two seconds to report; at once when no graceful shutdown
+                   is configured
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from cluster.node.shutdown_plan import MESSAGE, NOT_READY, REASON, Group, groups
 
 log = logging.getLogger(__name__)
 SOCKET = "shutdown.sock"
+_REPORT_S = 2.0
+"""How long the pods wait for the API to hear of it: it may be what went down first."""
 
 
 class NodeShutdown:
-    """`report()` writes the Node's status; it is awaited before the first pod is told to end."""
+    """`report()` writes the Node's status; the first pod is told to end after it, or after `_REPORT_S`."""
 
     def __init__(
         self,
@@ -77,7 +80,11 @@ class NodeShutdown:
         name = self._config.node_name
         node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "uid": name}}
         self._recorder.event(node, "Normal", "NodeShutdown", "Shutdown manager detected shutdown event")
-        await self._report()
+        try:
+            async with asyncio.timeout(_REPORT_S):
+                await self._report()
+        except TimeoutError:
+            log.warning("node shutdown: the API did not take the node's status within %g s", _REPORT_S)
         running = [w for w in self._workers() if w.core.mode == "run"]
         for group in groups([(w.uid, priority(w.pod)) for w in running], self._limits):
             await self._end(group, [w for w in running if w.uid in group.uids])

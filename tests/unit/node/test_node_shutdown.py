@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 from pod_driver import Driver, make_pod
 
 from cluster.node import core_events as ev
+from cluster.node import node_shutdown
+from cluster.node.config import KubeletConfig
 from cluster.node.shutdown_plan import MESSAGE, REASON, Group, groups, periods
 
 CRITICAL = 2_000_000_000
@@ -37,3 +44,43 @@ def test_a_pod_that_is_ended_fails_with_the_reason_and_within_the_groups_time() 
     assert d.of(ev.StopContainer)[0].grace_s == 10.0
     assert (d.status["phase"], d.status["reason"], d.status["message"]) == ("Failed", "Terminated", MESSAGE)
     assert d.condition("DisruptionTarget") == "True"
+
+
+class Worker:
+    """A pod that ends when it is told to."""
+
+    uid = "a"
+    core = SimpleNamespace(mode="run")
+    pod: dict[str, Any] = {"spec": {}}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.posted: list[Any] = []
+        self._told = asyncio.Event()
+
+    def post(self, event: Any) -> None:
+        self.posted.append(event)
+        self._told.set()
+
+    async def over(self) -> None:
+        await self._told.wait()
+
+
+async def test_pods_end_though_the_api_never_takes_the_nodes_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_shutdown, "_REPORT_S", 0.01)
+    config = KubeletConfig("m1", "127.0.0.1", "/r", "", "", "", shutdown_grace_period_s=600)
+    worker, recorder = Worker(), SimpleNamespace(event=lambda *_: None)
+    workers: Any = [worker]
+    unreachable = asyncio.Event()
+
+    async def report() -> None:
+        await unreachable.wait()
+
+    shutdown = node_shutdown.NodeShutdown(
+        config,
+        recorder,  # type: ignore[arg-type]
+        workers=lambda: workers,
+        report=report,
+    )
+    async with asyncio.timeout(60):
+        await shutdown.end_pods()
+    assert worker.posted == [ev.PodEvicted(REASON, MESSAGE, 600, "Normal")]
