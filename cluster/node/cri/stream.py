@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
-from urllib.parse import urlsplit
+from collections.abc import AsyncIterator, Sequence
+from urllib.parse import SplitResult, urlsplit
 
 from cluster.api.spdy import Data, GoAway, Ping, Reset, SpdyConnection, SpdyError
 from cluster.node.runtime import RuntimeFailure, Stream
 
 _READ = 64 * 1024
+_CONNECT_S = 30.0
 _ERROR, _STDIN, _STDOUT, _STDERR, _RESIZE = 1, 3, 5, 7, 9  # a client's streams have odd numbers
 
 
@@ -31,23 +32,28 @@ class CriSession:
     async def connect(cls, url: str, *, stdin: bool, stdout: bool, stderr: bool, tty: bool) -> CriSession:
         """Raises RuntimeFailure."""
         parts = urlsplit(url)
-        try:
-            reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-            head = (
-                f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
-                "X-Stream-Protocol-Version: v4.channel.k8s.io\r\nContent-Length: 0\r\n\r\n"
-            )
-            writer.write(head.encode())
-            answer = (await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as err:
-            raise RuntimeFailure(f"the runtime's streaming server at {parts.netloc}: {err}") from err
-        if answer[1] != b"101":
-            writer.close()
-            raise RuntimeFailure(f"the runtime's streaming server answered {answer[1].decode()}")
         wanted = {_STDIN: stdin, _STDOUT: stdout, _STDERR: stderr and not tty, _RESIZE: tty}
-        outputs = {s for s in (_STDOUT, _STDERR) if wanted[s]}
-        session = cls(reader, writer, outputs)
-        for stream in (_ERROR, *(s for s, want in wanted.items() if want)):
+        server = f"the runtime's streaming server at {parts.netloc}"
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+                try:
+                    await _upgrade(reader, writer, parts)
+                    return await cls._begin(reader, writer, [s for s, want in wanted.items() if want])
+                except BaseException:  # nobody else has the connection yet
+                    writer.transport.abort()
+                    raise
+        except TimeoutError as err:
+            raise RuntimeFailure(f"{server} did not answer within {_CONNECT_S:g} s") from err
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as err:
+            raise RuntimeFailure(f"{server}: {err}") from err
+
+    @classmethod
+    async def _begin(
+        cls, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, streams: Sequence[int]
+    ) -> CriSession:
+        session = cls(reader, writer, {_STDOUT, _STDERR} & set(streams))
+        for stream in (_ERROR, *streams):
             writer.write(session._spdy.open(stream, {"streamtype": _NAMES[stream]}))
         await writer.drain()
         return session
@@ -101,3 +107,15 @@ class CriSession:
 
 
 _NAMES = {_ERROR: "error", _STDIN: "stdin", _STDOUT: "stdout", _STDERR: "stderr", _RESIZE: "resize"}
+
+
+async def _upgrade(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, url: SplitResult) -> None:
+    """From HTTP to SPDY. Raises RuntimeFailure, OSError, IncompleteReadError, LimitOverrunError."""
+    head = (
+        f"POST {url.path} HTTP/1.1\r\nHost: {url.netloc}\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
+        "X-Stream-Protocol-Version: v4.channel.k8s.io\r\nContent-Length: 0\r\n\r\n"
+    )
+    writer.write(head.encode())
+    status = (await reader.readuntil(b"\r\n\r\n")).partition(b"\r\n")[0].partition(b" ")[2]
+    if status.split(b" ")[0] != b"101":
+        raise RuntimeFailure(f"the runtime's streaming server answered {status.decode(errors='replace')}")
