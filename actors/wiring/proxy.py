@@ -7,7 +7,7 @@ from actors.wiring import basics, http
 from cluster.machine.config import ClusterConfig, MachineConfig
 from cluster.machine.dns import dns_config
 from cluster.network.agent import NetworkAgent
-from cluster.network.config import FirewallConfig, NetworkConfig, ProxyConfig, RouteConfig
+from cluster.network.config import OVERLAY_PORT, FirewallConfig, NetworkConfig, ProxyConfig, RouteConfig
 
 
 def network_config(cluster: ClusterConfig, machine: MachineConfig) -> NetworkConfig:
@@ -34,6 +34,7 @@ def network_config(cluster: ClusterConfig, machine: MachineConfig) -> NetworkCon
             protected_ports=(
                 *(str(port) for port in cluster.guarded_ports),
                 f"{ray.worker_min}-{ray.worker_max}",
+                str(OVERLAY_PORT),
             ),
         ),
     )

@@ -14,6 +14,8 @@ from cluster.network.policy_table import PolicyTableConfig
 
 SERVICE_LINK = "sk8-dns"
 OVERLAY_LINK = "sk8-vxlan"
+OVERLAY_PORT = 8472
+"""UDP. Linux' own default; 4789 of RFC 7348 is often filtered between a cloud's machines, or in use by its network."""
 BACKENDS = ("routes", "vxlan")
 ROUTE_PROTOCOL = 88
 """rtm_protocol of every route made here: only routes that carry it are ever changed or removed."""
@@ -90,6 +92,7 @@ class FirewallConfig:
         "6379",  # Ray GCS
         "8076-8077",  # Ray node and object manager, as commonly fixed
         "8265",  # Ray dashboard
+        str(OVERLAY_PORT),  # VXLAN believes every packet: whoever reaches it sends as any pod, past every policy
         "10001-19999",  # Ray client and workers; kubelet, proxy, scheduler, controllers
     )
     pod_link_prefix: str = "veth"

@@ -11,6 +11,8 @@ is learnt or asked on the wire:
     fdb    02:73:0a:59:4e:0c dst 10.89.78.12                      ... is at that machine
 
 What a machine itself sends through the tunnel comes from its VTEP's address, so that the answer comes back through it.
+
+VXLAN proves nothing of a sender: that only machines reach its port is the firewall's part (`firewall.py`).
 """
 
 from __future__ import annotations
@@ -26,10 +28,9 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from cluster.network.config import OVERLAY_LINK as LINK
+from cluster.network.config import OVERLAY_PORT as PORT
 
 VNI = 1
-PORT = 8472
-"""Linux' own default; 4789 of the RFC is often filtered between a cloud's machines, or in use by its network."""
 HEADERS_BYTES = 50
 """What VXLAN over IPv4 adds to a packet: outer Ethernet 14, IP 20, UDP 8, VXLAN 8."""
 _PERMANENT = 0x80  # NUD_PERMANENT

@@ -10,15 +10,17 @@ import contextlib
 import json
 import os
 import socket
+import struct
 import subprocess
 from collections.abc import Collection, Iterator
 from typing import Any
 
 import pytest
-from network_lab import PREFIX, Echo, inside, ip, node, tcp
+from network_lab import PREFIX, Echo, inside, ip, nft, node, tcp
 
-from cluster.network.config import RouteConfig
-from cluster.network.overlay import HEADERS_BYTES
+from cluster.network.config import OVERLAY_PORT, FirewallConfig, RouteConfig
+from cluster.network.firewall import firewall_rules
+from cluster.network.overlay import HEADERS_BYTES, VNI, vtep_mac
 from cluster.network.routes import apply
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
@@ -121,6 +123,39 @@ def test_the_tunnels_mtu_leaves_room_for_its_headers_and_large_transfers_pass(se
             received = 0
             while received < sent:  # a segment that does not fit would be lost for ever
                 received += len(receiver.recv(1 << 16))
+
+
+def forged(payload: bytes) -> bytes:
+    """What whoever reaches b's end of the tunnel may send there: a datagram from a1 to port 9000 of b1."""
+    addresses = socket.inet_aton("10.244.1.2") + socket.inet_aton("10.244.2.2")
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 28 + len(payload), 0, 0, 64, socket.IPPROTO_UDP, 0)
+    words = sum(struct.unpack("!10H", head + addresses))
+    words = (words & 0xFFFF) + (words >> 16)
+    ip_header = head[:10] + struct.pack("!H", ~words & 0xFFFF) + addresses
+    udp = struct.pack("!HHHH", 9000, 9000, 8 + len(payload), 0)  # without checksum
+    macs = bytes.fromhex((vtep_mac("10.89.78.12") + vtep_mac("10.89.77.11")).replace(":", ""))
+    return struct.pack("!II", 0x08000000, VNI << 8) + macs + b"\x08\x00" + ip_header + udp + payload
+
+
+def send(namespace: str, data: bytes, address: str, port: int) -> None:
+    with inside(namespace, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
+        sock.sendto(data, (address, port))
+
+
+def test_only_machines_may_send_into_the_tunnel(segments: None) -> None:
+    sync(NODES)
+    with inside("b1", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as listener:
+        listener.settimeout(30)
+        listener.bind(("10.244.2.2", 9000))
+        send("r", forged(b"unguarded"), "10.89.78.12", OVERLAY_PORT)
+        assert listener.recvfrom(100) == (b"unguarded", ("10.244.1.2", 9000)), "the forgery works: refusing it counts"
+        machine_ips = [address for address, _ in MACHINES.values()]
+        for machine in MACHINES:
+            nft(machine, firewall_rules(FirewallConfig(machine_cidrs=("10.89.76.0/24",)), machine_ips))
+        for where in ("r", "c1", "b1"):  # an outsider, a pod of another machine, one of b's own
+            send(where, forged(where.encode()), "10.89.78.12", OVERLAY_PORT)
+        send("a1", b"through the tunnel", "10.244.2.2", 9000)
+        assert listener.recv(100) == b"through the tunnel"
 
 
 def test_vxlan_everywhere_when_asked_for_and_back(segments: None) -> None:

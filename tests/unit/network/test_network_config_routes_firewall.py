@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from cluster.network.config import ConfigError, DnsConfig, FirewallConfig, NetworkConfig, ProxyConfig, RouteConfig
+from actors.wiring.proxy import network_config
+from cluster.machine.config import ClusterConfig
+from cluster.network.config import (
+    OVERLAY_PORT,
+    ConfigError,
+    DnsConfig,
+    FirewallConfig,
+    NetworkConfig,
+    ProxyConfig,
+    RouteConfig,
+)
 from cluster.network.conntrack import parse_flow
 from cluster.network.firewall import firewall_rules, merged
 from cluster.network.netlink import attribute, attributes, table_name
@@ -82,6 +92,15 @@ def test_firewall_text_names_ports_and_machines() -> None:
     assert "th dport { 2379-2390, 6379 }" in text
     assert "elements = { 10.0.0.1, 10.0.0.2 }" in text
     assert firewall_rules(FirewallConfig(protected_ports=()), []).count("dport") == 0
+
+
+def test_only_machines_reach_the_tunnels_port() -> None:
+    cluster = ClusterConfig.local()
+    for firewall in (FirewallConfig(), network_config(cluster, cluster.machine("m1")).firewall):
+        rules = firewall_rules(firewall, [])
+        [guarded] = {line.partition("dport {")[2].partition("}")[0] for line in rules.splitlines() if "dport" in line}
+        assert str(OVERLAY_PORT) in guarded.replace(" ", "").split(",")
+        assert rules.count("dport") == rules.count("meta l4proto { tcp, udp } th dport")
 
 
 def test_merged_ranges_do_not_overlap() -> None:
