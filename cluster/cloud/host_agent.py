@@ -40,6 +40,8 @@ from cluster.machine.pki import PkiError
 log = logging.getLogger(__name__)
 
 _POLL_S = 25.0
+_RESTART_S = 1.0
+"""How long a part that failed stays away."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -79,14 +81,14 @@ class HostAgent:
         socket.chmod(0o600)
         forwarder = asyncio.create_task(self._forwarder.run())
         stopped = asyncio.create_task(stop.wait())
-        others = [LoopWatch("host-agent").beat(), *(part.run() for part in self._beside)]
-        watch = asyncio.gather(*others, return_exceptions=True)
+        others = [asyncio.create_task(_kept(run)) for run in (_watch_loop, *(part.run for part in self._beside))]
         try:
             await asyncio.wait({forwarder, stopped}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (forwarder, stopped, watch):
+            tasks = (forwarder, stopped, *others)
+            for task in tasks:
                 task.cancel()
-            ends = await asyncio.gather(forwarder, stopped, return_exceptions=True)
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
             self._machines.forget()
             await runner.cleanup()
             socket.unlink(missing_ok=True)
@@ -227,6 +229,21 @@ class HostAgent:
         certificate = await asyncio.to_thread(self._authority.sign, signer, asked, usages, lifetime_s)
         log.info("signed a request for %s", signer)
         return web.json_response({"certificate": certificate.decode()})
+
+
+async def _watch_loop() -> None:
+    await LoopWatch("host-agent").beat()  # one beats once: its thread ends with it
+
+
+async def _kept(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """For ever: a part that fails or returns is missed by nobody here, so it is logged and started again."""
+    while True:
+        try:
+            await run()
+            log.error("%s returned; it starts again in %g s", run.__qualname__, _RESTART_S)
+        except Exception:  # a part's outermost loop: the machines need the others
+            log.exception("%s failed; it starts again in %g s", run.__qualname__, _RESTART_S)
+        await asyncio.sleep(_RESTART_S)
 
 
 async def _body(request: web.Request) -> dict[str, Any]:
