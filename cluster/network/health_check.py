@@ -50,7 +50,7 @@ class HealthCheckServers:
     def __init__(self, healthy: Callable[[], bool]) -> None:
         self._healthy = healthy
         self._checks: dict[int, HealthCheck] = {}
-        self._owners: dict[str, int] = {}
+        self._owners: dict[str, tuple[int, HealthCheck]] = {}
         self._listeners: dict[int, asyncio.Task[None]] = {}
 
     @property
@@ -58,17 +58,25 @@ class HealthCheckServers:
         return self._checks
 
     def set_owner(self, owner: str, check: tuple[int, HealthCheck] | None) -> None:
-        """`owner` (a Service) now has this check, or none."""
+        """`owner` (a Service) now has this check, or none. A port that changes hands has two owners in between."""
         before = self._owners.pop(owner, None)
-        if before is not None and (check is None or check[0] != before):
-            self._checks.pop(before, None)
-            self._listeners.pop(before).cancel()
+        if before is not None and (check is None or check[0] != before[0]):
+            self._leave(before[0])
         if check is None:
             return
         port, self._checks[check[0]] = check[0], check[1]
-        self._owners[owner] = port
+        self._owners[owner] = check
         if port not in self._listeners:
             self._listeners[port] = asyncio.get_running_loop().create_task(self._listen(port), name=f"health-{port}")
+
+    def _leave(self, port: int) -> None:
+        """The port is another owner's, or nobody's."""
+        other = next((check for taken, check in self._owners.values() if taken == port), None)
+        if other is not None:
+            self._checks[port] = other
+            return
+        self._checks.pop(port, None)
+        self._listeners.pop(port).cancel()
 
     async def close(self) -> None:
         tasks, self._listeners = list(self._listeners.values()), {}

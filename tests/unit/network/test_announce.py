@@ -8,7 +8,7 @@ import pytest
 
 from cluster.network.announce import EXCLUDE_LABEL, gratuitous_arp, held, holder, may_hold
 from cluster.network.endpoints import Port, usable
-from cluster.network.health_check import HealthCheck, check_of
+from cluster.network.health_check import HealthCheck, HealthCheckServers, check_of
 from cluster.network.rules import RuleConfig, service_elements
 
 Obj = dict[str, Any]
@@ -87,6 +87,23 @@ def test_a_health_check_counts_the_ready_endpoints_here() -> None:
     assert check_of(service, slices, "m1") == (31000, HealthCheck("default", "web", 1))
     assert check_of(service, slices, "m3") == (31000, HealthCheck("default", "web", 0))
     assert check_of(balanced(healthCheckNodePort=31000), slices, "m1") is None
+
+
+async def test_a_health_check_port_that_changes_hands_is_the_new_owners_whoever_is_told_first() -> None:
+    a, b = HealthCheck("ns", "a", 1), HealthCheck("ns", "b", 2)
+    servers = HealthCheckServers(lambda: True)
+    try:
+        servers.set_owner("ns/b", (31000, b))
+        servers.set_owner("ns/a", (31000, a))
+        servers.set_owner("ns/b", None)
+        assert servers.checks == {31000: a}
+        servers.set_owner("ns/b", (31000, b))
+        servers.set_owner("ns/b", (31001, b))
+        assert servers.checks == {31000: a, 31001: b}, "what a still has is not b's any more"
+        servers.set_owner("ns/a", None)
+        assert servers.checks == {31001: b}
+    finally:
+        await servers.close()
 
 
 def test_source_ranges_guard_the_load_balancers_address_alone() -> None:
