@@ -12,6 +12,7 @@ import contextlib
 import http.client
 import json
 import os
+import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator
@@ -127,7 +128,8 @@ class _WatchThread(threading.Thread):
         end: ApiError | None = None
         try:
             with contextlib.closing(self._connection):
-                for line in self._client.request(self._connection, self._path, self._query):
+                response = self._client.request(self._connection, self._path, self._query)
+                while not self._stopped and (line := response.readline()):
                     self._put(_event(json.loads(line)))
         except ApiError as err:
             end = err
@@ -136,11 +138,14 @@ class _WatchThread(threading.Thread):
         self._put(end)
 
     def stop(self) -> None:
+        """Ends the thread: while it connects there is no socket yet, and it looks at `_stopped` afterwards. One that
+        reads is not woken by close(), because the response holds the socket too. Not by the TLS layer's own shutdown
+        either: that takes its state from under the reader."""
         self._stopped = True
         sock = self._connection.sock
         if sock is not None:
             with contextlib.suppress(OSError):
-                sock.close()
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def _put(self, item: WatchEvent | ApiError | None) -> None:
         if not self._stopped and not self._loop.is_closed():
