@@ -64,27 +64,35 @@ async def _run(args: argparse.Namespace, out: Output) -> int:
     spec = spec_of(args)
     async with HttpClient(admin_http(existing(args.base))) as client:
         fleet = HollowFleet(client, args.nodes, spec, prefix=args.prefix, clock=time.time)
+        interrupted = _interrupted()  # before there are nodes to leave behind
         running = asyncio.create_task(fleet.run())
         try:
-            with out.step(f"{args.nodes} hollow nodes"):
-                await _first(asyncio.create_task(fleet.ready.wait()), running)
-            out.say(f"  {args.nodes} nodes are Ready: kubectl get nodes -l sk8.io/hollow=true; interrupt to end")
-            await _first(asyncio.create_task(_interrupted().wait()), running)
+            with out.step(f"{args.nodes} hollow nodes") as step:
+                await _first(running, fleet.ready, interrupted)
+                if not fleet.ready.is_set():
+                    step.update("interrupted")
+            if not interrupted.is_set():
+                out.say(f"  {args.nodes} nodes are Ready: kubectl get nodes -l sk8.io/hollow=true; interrupt to end")
+                await _first(running, interrupted)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
-        if not args.keep:
-            with out.step("removing the hollow nodes"):
-                await fleet.remove()
+            if not args.keep:
+                with out.step("removing the hollow nodes"):
+                    await fleet.remove()
     return 0
 
 
-async def _first(wanted: asyncio.Task[Any], running: asyncio.Task[None]) -> None:
-    """Wait for `wanted`; the fleet's end before that is its failure."""
-    await asyncio.wait([wanted, running], return_when=asyncio.FIRST_COMPLETED)
-    if running.done():
-        wanted.cancel()
-        await running
+async def _first(running: asyncio.Task[None], *wanted: asyncio.Event) -> None:
+    """Wait for one of `wanted`; the fleet's end before that is its failure."""
+    waits = [asyncio.create_task(event.wait()) for event in wanted]
+    try:
+        await asyncio.wait([*waits, running], return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            await running
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 def _interrupted() -> asyncio.Event:
