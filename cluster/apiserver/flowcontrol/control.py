@@ -51,6 +51,10 @@ class _Counts:
             gauge.labels(level, schema).set_function(lambda: self.executing)
         metrics.FLOW_QUEUED.labels(level, schema).set_function(lambda: self.queued)
 
+    @property
+    def idle(self) -> bool:
+        return not self.executing and not self.queued
+
 
 @dataclass(frozen=True, slots=True)
 class Flow:
@@ -91,7 +95,17 @@ class FlowControl:
         every = {o["metadata"]["name"]: o for o in (*_mandatory(bootstrap_flow.flow_schemas()), *schemas)}
         self._schemas = in_order((Schema.of(o) for o in every.values()), found)
         self._flows.clear()
+        self._forget_counts()
         self._publish(before - set(found))
+
+    def _forget_counts(self) -> None:
+        """Of FlowSchemas that are gone; one whose requests are still under way goes at a later change. Counters stay:
+        a total that vanishes before it is read is lost."""
+        pairs = {(schema.level, schema.name) for schema in self._schemas}
+        for pair in [p for p, counts in self._counts.items() if p not in pairs and counts.idle]:
+            del self._counts[pair]
+            for gauge in (metrics.FLOW_EXECUTING, metrics.FLOW_SEATS, metrics.FLOW_QUEUED):
+                gauge.remove(*pair)
 
     def _publish(self, gone: set[str]) -> None:
         for level in self._seats.levels.values():

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.api.errors import ApiError
+from cluster.apiserver import metrics
 from cluster.apiserver.flowcontrol.control import FlowControl
 from cluster.apiserver.flowcontrol.levels import Seats, hand
 from cluster.apiserver.requestinfo import RequestInfo
@@ -136,6 +137,35 @@ async def test_requests_of_a_level_that_goes_are_served_to_their_end() -> None:
     assert clients.order == ["a-0", "b-0"]
     await clients.finish_all()
     assert clients.control.total == 0
+
+
+async def test_the_gauges_of_a_flow_schema_go_with_it_once_its_requests_are_served() -> None:
+    def shown() -> set[str]:
+        gauges = (metrics.FLOW_EXECUTING, metrics.FLOW_SEATS, metrics.FLOW_QUEUED)
+        samples = [s for gauge in gauges for family in gauge.collect() for s in family.samples]
+        return {s.name for s in samples if s.labels == {"priority_level": "narrow", "flow_schema": "all"}}
+
+    clients = Clients(one_seat())
+    await clients.start("a-0")
+    assert len(shown()) == 3
+    clients.control.configure([], [])
+    assert len(shown()) == 3, "a request is still served"
+    await clients.finish_all()
+    clients.control.configure([], [])
+    assert shown() == set()
+
+
+async def test_requests_that_wait_at_a_level_made_again_under_its_name_are_served() -> None:
+    clients = Clients(one_seat())
+    for i in range(4):
+        await clients.start(f"a-{i}")
+    level = clients.control.match(UserInfo("a", groups=(AUTHENTICATED,)), PODS).level
+    clients.control.configure([], [])
+    assert not level.ring, "who waited has a seat as soon as the level goes"
+    clients.control.configure([_schema("all", "narrow")], [_level("narrow")])
+    await asyncio.sleep(0)
+    assert sorted(clients.order) == ["a-0", "a-1", "a-2", "a-3"]
+    await clients.finish_all()
 
 
 @pytest.mark.parametrize(
