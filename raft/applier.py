@@ -23,7 +23,7 @@ from raft.mvcc.backend import Backend
 from raft.mvcc.record import Written
 from raft.mvcc.store import Mvcc
 from raft.mvcc.types import prefix_end
-from raft.proposals import FORMAT
+from raft.proposals import READABLE
 from raft.wire import pack, unpack
 
 _APPLIED = b"applied"
@@ -128,7 +128,7 @@ class Applier:
     def apply(self, entry: Entry) -> None:
         if entry.data:
             version, origin, sequence, commands = unpack(entry.data)
-            if version != FORMAT:
+            if version not in READABLE:
                 raise Corrupt(f"entry {entry.index} has format {version}: this program is too old for its group")
             results = self._do_all(commands)
             self._commit_point(entry)

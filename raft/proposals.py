@@ -18,7 +18,9 @@ from raft.core.types import Proposed
 from raft.errors import NotLeader, OutcomeUnknown, StoreError, TooManyRequests, Unavailable
 from raft.wire import array_header, pack
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, FORMAT)
+"""Entries of 1 hold the same commands but `checkpoint`."""
 ENTRY_BYTES = 1 << 20
 ENTRY_COMMANDS = 512
 

@@ -25,7 +25,9 @@ import msgpack
 
 from raft.errors import Invalid, NotLeader, Removed, StoreError, TooLarge
 
-PROTOCOL = 1
+PROTOCOL = 2
+"""Of both sides alike. One of 1 would misread what is sent here: watch frames for several watches, `checkpoint` in the
+log, leases in the state."""
 MAGIC = "sk8-store"
 HEADER = struct.Struct(">I")
 HELLO_FRAME_BYTES = 4096

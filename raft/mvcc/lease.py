@@ -21,6 +21,8 @@ from raft.mvcc.backend import Backend
 _META = b"lease/"
 _ID = struct.Struct(">Q")
 _STORED = struct.Struct(">QQ")
+_STORED_1 = struct.Struct(">Q")
+"""In a directory or snapshot of format 1, which knew no checkpoints."""
 MAX_TTL_S = 9_000_000_000
 
 
@@ -48,7 +50,8 @@ class Leases:
         self._holders: dict[bytes, int] = {}
         """The lease of each key that has one."""
         for name, value in backend.meta_scan(_META):
-            self._leases[_ID.unpack(name[len(_META) :])[0]] = Lease(*_STORED.unpack(value))
+            stored = _STORED_1 if len(value) == _STORED_1.size else _STORED
+            self._leases[_ID.unpack(name[len(_META) :])[0]] = Lease(*stored.unpack(value))
 
     def __contains__(self, lease_id: int) -> bool:
         return lease_id in self._leases

@@ -9,6 +9,8 @@ Invariants:
   directory therefore never becomes a member that has forgotten its votes.
 - identity.json is written last: without it the directory counts as never created, whatever a crash left there
   (``creating`` marks that it may be cleared).
+- A directory of an older format that is still read is marked with the present one before anything else is written, so
+  that the older program refuses it instead of stumbling over what it does not know. 2: leases carry a checkpoint.
 - flock(2) is released by the kernel when the process dies, so a crash never leaves a stale lock.
 """
 
@@ -33,7 +35,8 @@ from raft.storage.errors import (
 )
 from raft.storage.files import replace_durably, sync_directory
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READABLE = (1, FORMAT_VERSION)
 _LOCK = "lock"
 _IDENTITY = "identity.json"
 _CREATING = "creating"
@@ -121,7 +124,7 @@ class StateDirectory:
             )
         fd = _lock(path)
         try:
-            identity = _read_identity(path / _IDENTITY)
+            version, identity = _read_identity(path / _IDENTITY)
             if cluster_id and identity.cluster_id != cluster_id:
                 raise DirectoryError(f"{path} belongs to cluster {identity.cluster_id}, not to {cluster_id}")
             if identity.retired:
@@ -130,10 +133,13 @@ class StateDirectory:
                     "add a new member in an empty directory"
                 )
             (path / _CREATING).unlink(missing_ok=True)
+            directory = cls(path, identity, fd, faults or Faults())
+            if version != FORMAT_VERSION:
+                directory._write_identity(identity)
         except BaseException:
             os.close(fd)
             raise
-        return cls(path, identity, fd, faults or Faults())
+        return directory
 
     def _start_creating(self) -> None:
         """Clear what an interrupted creation left behind (it never was a member), and mark that one is on."""
@@ -209,14 +215,15 @@ def _lock(path: Path) -> int:
     return fd
 
 
-def _read_identity(path: Path) -> Identity:
+def _read_identity(path: Path) -> tuple[int, Identity]:
+    """With the format version it was written in. Raises DirectoryError."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         version = raw["formatVersion"]
-        if version != FORMAT_VERSION:
+        if version not in _READABLE:
             raise DirectoryError(f"{path}: format version {version} is not known here (this one is {FORMAT_VERSION})")
         members = {int(i): str(address) for i, address in raw["members"].items()}
-        return Identity(
+        return version, Identity(
             str(raw["clusterId"]), int(raw["memberId"]), members, bool(raw["founding"]), bool(raw["retired"])
         )
     except (ValueError, KeyError, TypeError, AttributeError) as e:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_left
 
 import pytest
@@ -64,6 +65,15 @@ def test_a_lease_that_is_being_revoked_cannot_be_renewed() -> None:
     leases.promote(6.0, 1.0)
     assert leases.renew(1, 6.0) == 5
     assert leases.expired(11.9, 9) == []
+
+
+def test_leases_stored_before_there_were_checkpoints_are_read() -> None:
+    backend = DictBackend()
+    backend.meta_set(b"lease/" + struct.pack(">Q", 7), struct.pack(">Q", 60))
+    leases = Leases(backend)
+    assert (leases.get(7).ttl_s, leases.get(7).remaining_s, leases.get(7).checkpointed) == (60, 0, False)
+    leases.checkpoint(7, 20)
+    assert Leases(backend).get(7).remaining_s == 20
 
 
 def test_what_a_long_lease_has_left_survives_a_change_of_leader() -> None:

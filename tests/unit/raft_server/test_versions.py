@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import struct
 from pathlib import Path
 
 import pytest
 
-from raft import applier, proposals, wire
+from raft import proposals, wire
+from raft.backup.file import describe, restore
 from raft.client import StoreClient
 from raft.errors import Corrupt, StoreError, Unavailable
 from raft.server import StateServer
 from raft.storage import identity, segment
+from raft.storage.backend_lmdb import LmdbBackend, data_file
 from raft.storage.errors import DirectoryError, WalCorrupt
 from raft.wire import HEADER, frame, pack, unpack
 from tests.unit.raft_server.test_one_member import One, free_port, serving
@@ -23,11 +27,11 @@ def files(directory: Path) -> dict[str, bytes]:
 
 
 async def test_a_directory_of_another_version_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "FORMAT_VERSION", 2)
+    monkeypatch.setattr(identity, "FORMAT_VERSION", 3)
     one = One(tmp_path / "m")
     monkeypatch.undo()
     before = files(one.directory)
-    with pytest.raises(DirectoryError, match="format version 2 is not known here"):
+    with pytest.raises(DirectoryError, match=r"format version 3 is not known here \(this one is 2\)"):
         await StateServer(one.config()).run()
     assert files(one.directory) == before
 
@@ -46,16 +50,57 @@ async def test_an_entry_of_another_version_stops_the_member(tmp_path: Path, monk
     one = One(tmp_path / "m", flush_interval_s=3600)
     async with serving(one):
         await one.client().put(b"k", b"v")
-    monkeypatch.setattr(proposals, "FORMAT", 2)
+    monkeypatch.setattr(proposals, "FORMAT", 3)
     server = StateServer(one.config())
     task = asyncio.create_task(server.run())
     client = one.client(timeout_s=5)
     with pytest.raises(StoreError):
         await client.put(b"from a newer member", b"v")
-    with pytest.raises(Corrupt, match="has format 2: this program is too old for its group"):
+    with pytest.raises(Corrupt, match="has format 3: this program is too old for its group"):
         await task
     await client.close()
-    assert applier.FORMAT == 1
+
+
+async def test_a_directory_of_format_1_is_opened_and_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log has entries of format 1, its leases have no checkpoint; afterwards the older program refuses it."""
+    one = One(tmp_path / "m", flush_interval_s=3600)
+    monkeypatch.setattr(proposals, "FORMAT", 1)
+    async with serving(one):
+        await one.client().put(b"k", b"v")
+    monkeypatch.undo()
+    older(one.directory)
+    async with serving(one):
+        client = one.client()
+        assert (await client.range(b"k")).kvs[0].value == b"v"
+        assert await client.lease_list() == [7]
+        assert await client.lease_keep_alive(7) == 60
+    assert json.loads((one.directory / "identity.json").read_text())["formatVersion"] == 2
+    monkeypatch.setattr(identity, "_READABLE", (1,))
+    monkeypatch.setattr(identity, "FORMAT_VERSION", 1)
+    with pytest.raises(DirectoryError, match=r"format version 2 is not known here \(this one is 1\)"):
+        await StateServer(one.config()).run()
+
+
+def older(directory: Path) -> None:
+    """As the version before checkpoints left it, with lease 7."""
+    path = directory / "identity.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"formatVersion": 1}))
+    backend = LmdbBackend(directory / "db")
+    backend.meta_set(b"lease/" + struct.pack(">Q", 7), struct.pack(">Q", 60))
+    backend.flush()
+    backend.close()
+
+
+async def test_a_snapshot_of_format_1_is_restored(tmp_path: Path) -> None:
+    one = One(tmp_path / "m")
+    older(one.directory)
+    path = data_file(one.directory / "db")
+    assert describe(path, skip_hash_check=True).leases == 1
+    restore(path, tmp_path / "new", "new", 2, {2: one.address})
+    again = One(tmp_path / "new")
+    again.address = one.address
+    async with serving(again):
+        assert await again.client().lease_keep_alive(7) == 60
 
 
 async def test_a_member_refuses_a_caller_of_another_version_by_name(tmp_path: Path) -> None:
@@ -69,7 +114,7 @@ async def test_a_member_refuses_a_caller_of_another_version_by_name(tmp_path: Pa
                 (size,) = HEADER.unpack(await reader.readexactly(4))
                 said = unpack(await reader.readexactly(size))
                 assert said[:2] == ["error", "invalid"]
-                assert "protocol version 99 is not spoken here: this member speaks 1" in said[2]
+                assert "protocol version 99 is not spoken here: this member speaks 2" in said[2]
                 assert await reader.read() == b"", "and hangs up"
             writer.close()
         assert await one.client().put(b"k", b"")

@@ -90,8 +90,11 @@ def test_handshake_takes_its_own_kind_alone(value: Any) -> None:
 def test_handshake_refuses_other_versions() -> None:
     hello = Hello("peer", "c", 3)
     assert Hello.decode(unpack(pack(hello.encode()))) == hello
-    with pytest.raises(Invalid, match="protocol version 2 is not spoken here: this member speaks 1"):
-        Hello.decode(["sk8-store", 2, "peer", "c", 3])
+    for other in (1, 3):
+        with pytest.raises(Invalid, match=f"protocol version {other} is not spoken here: this member speaks 2"):
+            Hello.decode(["sk8-store", other, "peer", "c", 3])
+        with pytest.raises(Invalid, match="not that of a State member of this version"):
+            decode_answer(["sk8-store", other, "c", 3])
 
 
 @given(st.lists(st.binary(max_size=400_000), max_size=12))
