@@ -28,6 +28,8 @@ PAGE_BYTES = 1 << 20
 SMALL_LIMIT = 64
 MAX_RANGES_PER_CONNECTION = 64
 KEEP_ALIVE = "lease_keep_alive"
+UNKNOWN = "unknown"
+"""What every operation that is none is counted as: the counters must not grow with what clients send."""
 
 Handler = Callable[["ClientSession", int, list[Any]], None]
 
@@ -59,13 +61,14 @@ class ClientSession:
 
     def _dispatch(self, request_id: int, operation: Any, arguments: list[Any]) -> None:
         handler = HANDLERS.get(operation) if isinstance(operation, str) else None
+        if handler is None:
+            self.fail(request_id, UNKNOWN, Invalid(f"operation {operation!r} is not known here"))
+            return
         try:
-            if handler is None:
-                raise Invalid(f"operation {operation!r} is not known here")
             self.service.started[operation] += 1
             handler(self, request_id, arguments)
         except StoreError as error:
-            self.fail(request_id, str(operation), error)
+            self.fail(request_id, operation, error)
         except (TypeError, ValueError, KeyError, IndexError) as error:
             self.fail(request_id, operation, Invalid(f"malformed {operation!r} request: {error}"))
 
@@ -111,18 +114,17 @@ class ClientSession:
         command = pack(("txn", compares, then, otherwise))
         if len(command) > self.service.config.max_request_bytes:
             raise TooLarge(len(command), self.service.config.max_request_bytes)
-        self._check_deletes((*then, *otherwise))
+        self._check_deletes(then)
+        self._check_deletes(otherwise)
         self.member.admit(command, then, otherwise)
         self.member.propose(command, partial(self._txn_done, request_id))
 
-    def _check_deletes(self, ops: Sequence[Op]) -> None:
+    def _check_deletes(self, branch: Sequence[Op]) -> None:
         """Raises Invalid for what would hold up everybody else. Judged by what is there now: a bound, not a promise."""
         limit = self.service.config.max_delete_keys
-        for op in ops:
-            if op[0] == "delete" and op[2] is not None:
-                count = self.member.store.count(op[1], op[2])
-                if count > limit:
-                    raise Invalid(f"{TOO_MANY_KEYS} ({count} to delete, limit {limit}): delete them in parts")
+        count = sum(self.member.store.count(op[1], op[2]) for op in branch if op[0] == "delete")
+        if count > limit:
+            raise Invalid(f"{TOO_MANY_KEYS} ({count} to delete, limit {limit}): delete them in parts")
 
     def _txn_done(self, request_id: int, result: TxnResult | StoreError) -> None:
         if isinstance(result, StoreError):

@@ -234,6 +234,20 @@ async def test_malformed_requests_get_clear_errors(tmp_path: Path) -> None:
         assert await client.read_index() == 1
 
 
+async def test_unknown_operations_are_counted_as_one(tmp_path: Path) -> None:
+    """What a client makes up must not fill the member's memory."""
+    one = One(tmp_path / "m")
+    async with serving(one) as server:
+        client = one.client()
+        await client.read_index()
+        connection = await client.connection(client.endpoints[0])
+        for i in range(20):
+            with pytest.raises(Invalid, match=f"operation 'made up {i}' is not known here"):
+                await connection.call(f"made up {i}")
+        assert server._shown is not None
+        assert server._shown._service.failed == {("unknown", "invalid"): 20}
+
+
 async def test_a_transaction_deletes_no_more_than_others_can_wait_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,9 +261,13 @@ async def test_a_transaction_deletes_no_more_than_others_can_wait_for(
         for then, otherwise in ((whole, ()), ((), whole)):
             with pytest.raises(Invalid, match=r"too many keys in one transaction \(25 to delete, limit 10\)"):
                 await client.txn((), then, otherwise)
+        parts = (("delete", b"k/00", b"k/09"), ("delete", b"k/10", None), ("delete", b"k/11", b"k/12"))
+        with pytest.raises(Invalid, match=r"\(11 to delete, limit 10\)"):
+            await client.txn((), parts, ())
         assert (await client.range(b"k/", b"k0")).count == 25
+        await client.txn(((b"k/00", "version", "=", 0),), parts[:2], parts[2:])  # 10 and 1: one branch alone is run
         assert await client.delete(b"k/00", b"k/10") == 10
-        assert await client.delete(b"k/", b"k0") == 15, "the client deletes large ranges in parts"
+        assert await client.delete(b"k/", b"k0") == 14, "the client deletes large ranges in parts"
         assert (await client.range(b"k/", b"k0")).count == 0
 
 
