@@ -16,7 +16,8 @@ from cluster.api.scheme import SCHEME
 from cluster.registry import addresses, bootstrap_flow, bootstrap_rbac
 from cluster.registry.context import RequestContext, internal_context
 from cluster.registry.registry import Registry
-from cluster.registry.types import RegistryConfig
+from cluster.registry.store import unchanged
+from cluster.registry.types import RegistryConfig, Stored
 
 Object = dict[str, Any]
 
@@ -104,18 +105,34 @@ async def ensure(registry: Registry, config: RegistryConfig) -> None:
     await registry.modify(
         ctx, addresses.SERVICE_CIDRS, "", addresses.DEFAULT_CIDR, addresses.ready, subresource="status"
     )
-    await _ensure_all(registry, ctx, addresses.IP_ADDRESSES.name, await _addresses_in_use(registry, ctx))
+    while await _claim_addresses_in_use(registry, ctx):
+        pass
     await _ensure_all(registry, ctx, "services", services(config))
 
 
-async def _addresses_in_use(registry: Registry, ctx: RequestContext) -> list[tuple[str, Object]]:
-    """The IPAddress of every Service's address: a store written by a version before them has none."""
-    found = []
-    for stored in (await registry.list(ctx, SCHEME.named("services"))).items:
-        metadata = stored.obj["metadata"]
-        for ip in addresses.service_ips(stored.obj.get("spec") or {}):
-            found.append(("", addresses.ip_address(ip, metadata["namespace"], metadata["name"])))
-    return found
+async def _claim_addresses_in_use(registry: Registry, ctx: RequestContext) -> bool:
+    """The IPAddress of every Service's address: a store written by a version before them has none.
+
+    Each is made only while its Service is as it was read: nobody would release that of one deleted meanwhile. True
+    when one had changed: look again.
+    """
+    found = (await registry.list(ctx, SCHEME.named("services"))).items
+    present = {o.obj["metadata"]["name"] for o in (await registry.list(ctx, addresses.IP_ADDRESSES)).items}
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def claim(service: Stored, ip: str) -> bool:
+        metadata = service.obj["metadata"]
+        guarded = ctx.with_fence(unchanged(service.key, service.revision))
+        wanted = addresses.ip_address(ip, metadata["namespace"], metadata["name"])
+        async with gate:
+            try:
+                await _create(registry, guarded, addresses.IP_ADDRESSES.name, "", wanted)
+            except errors.FenceLost:
+                return True
+        return False
+
+    in_use = [(s, ip) for s in found for ip in addresses.service_ips(s.obj.get("spec") or {})]
+    return any(await asyncio.gather(*(claim(s, ip) for s, ip in in_use if ip not in present)))
 
 
 async def _ensure_all(registry: Registry, ctx: RequestContext, resource: str, wanted: list[tuple[str, Object]]) -> None:

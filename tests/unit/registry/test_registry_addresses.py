@@ -133,6 +133,34 @@ async def test_an_addresses_name_is_its_one_spelling(bench: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("change", ["deleted", "labelled"])
+async def test_a_service_that_changes_meanwhile_leaves_no_address_behind(
+    bench: Any, make: Any, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """Between the reading of the Services and the making of the addresses that an older version had not."""
+    ip = (await bench.create("services", make.service())).obj["spec"]["clusterIP"]
+    await bench.store.txn([], [delete(f"/registry/networking.k8s.io/ipaddresses/{ip}".encode())], [])
+    real, listed = bench.registry.list, []
+
+    async def listing(ctx: Any, info: Any) -> Any:
+        found = await real(ctx, info)
+        if info is SERVICES and not listed:
+            listed.append(found)
+            if change == "deleted":
+                await bench.delete("services", "s")
+            else:
+                label = {"labels": {"a": "b"}}
+                await bench.registry.modify(
+                    bench.ctx, SERVICES, "default", "s", lambda o: {**o, "metadata": {**o["metadata"], **label}}
+                )
+        return found
+
+    monkeypatch.setattr(bench.registry, "list", listing)
+    await bootstrap.ensure(bench.registry, bench.registry.config)
+    names = {s.obj["metadata"]["name"] for s in (await real(bench.ctx, ADDRESSES)).items}
+    assert listed and names == {"10.96.0.1", "10.96.0.10"} | ({ip} if change == "labelled" else set())
+
+
 async def test_a_cluster_begins_with_its_range_and_with_the_addresses_in_use(bench: Any, make: Any) -> None:
     ip = (await bench.create("services", make.service())).obj["spec"]["clusterIP"]
     key = f"/registry/networking.k8s.io/ipaddresses/{ip}".encode()
