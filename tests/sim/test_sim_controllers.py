@@ -144,6 +144,7 @@ STORIES: dict[str, list[Step]] = {
 }
 
 
+@pytest.mark.timeout(600)  # half a minute of nothing but computing, on a box of its own
 @pytest.mark.parametrize("story", STORIES)
 async def test_killed_after_every_write(story: str) -> None:
     steps: list[Step] = [_cluster, *STORIES[story]]

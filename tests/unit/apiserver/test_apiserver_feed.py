@@ -43,13 +43,19 @@ class SlowIndex:
         return self.rounds
 
 
+async def begun(store: SlowIndex, rounds: int = 1) -> None:
+    async with asyncio.timeout(30):
+        while store.rounds < rounds:
+            await asyncio.sleep(0)
+
+
 async def test_callers_join_the_next_round_never_a_running_one():
     store = SlowIndex()
     index = ReadIndex(store)
     first = [asyncio.create_task(index.get()) for _ in range(5)]
-    await asyncio.sleep(0.01)
+    await begun(store)
     late = [asyncio.create_task(index.get()) for _ in range(5)]
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0)  # each of them has asked
     assert store.rounds == 1
     store.gate.set()
     assert set(await asyncio.gather(*first)) == {1}
@@ -61,7 +67,7 @@ async def test_a_caller_that_goes_away_disturbs_nobody():
     store = SlowIndex()
     index = ReadIndex(store)
     callers = [asyncio.create_task(index.get()) for _ in range(3)]
-    await asyncio.sleep(0.01)
+    await begun(store)
     callers[1].cancel()
     await asyncio.sleep(0)
     store.gate.set()
@@ -71,9 +77,10 @@ async def test_a_caller_that_goes_away_disturbs_nobody():
 
 
 async def test_closing_ends_every_wait():
-    index = ReadIndex(SlowIndex())
+    store = SlowIndex()
+    index = ReadIndex(store)
     callers = [asyncio.create_task(index.get()) for _ in range(2)]
-    await asyncio.sleep(0.01)
+    await begun(store)
     callers.append(asyncio.create_task(index.get()))
     await asyncio.sleep(0)
     await index.close()
