@@ -6,6 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy box is no failure: neither an example that took long, nor that drawing them did.
+settings.register_profile("sk8", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("sk8")
 
 _SUPPORT = str(Path(__file__).parent / "support")
 if _SUPPORT not in sys.path:

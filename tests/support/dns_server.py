@@ -102,11 +102,17 @@ class Upstream(asyncio.DatagramProtocol):
 
 @contextlib.asynccontextmanager
 async def running_upstream() -> AsyncIterator[Upstream]:
-    """On UDP and TCP of one loopback port."""
-    transport, upstream = await asyncio.get_running_loop().create_datagram_endpoint(
-        Upstream, local_addr=("127.0.0.1", 0)
-    )
-    server = await asyncio.start_server(upstream.on_connection, "127.0.0.1", upstream.port)
+    """On UDP and TCP of one loopback port; one that is free for UDP may be taken for TCP."""
+    loop = asyncio.get_running_loop()
+    for attempts in range(20, 0, -1):
+        transport, upstream = await loop.create_datagram_endpoint(Upstream, local_addr=("127.0.0.1", 0))
+        try:
+            server = await asyncio.start_server(upstream.on_connection, "127.0.0.1", upstream.port)
+            break
+        except OSError:
+            transport.close()
+            if attempts == 1:
+                raise
     try:
         yield upstream
     finally:

@@ -111,7 +111,7 @@ async def test_a_certificate_is_decided_on_apart(server: Any) -> None:
     assert [c["type"] for c in approved.json["status"]["conditions"]] == ["Approved"]
     assert "certificate" not in approved.json["status"]
     issued = approved.json
-    issued["status"] = {"certificate": "eA=="}
+    issued["status"]["certificate"] = "eA=="
     signed = await server.call("PUT", path + "/c/status", issued)
     assert signed.json["status"]["certificate"] == "eA=="
     assert [c["type"] for c in signed.json["status"]["conditions"]] == ["Approved"]
