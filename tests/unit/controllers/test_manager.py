@@ -70,6 +70,7 @@ async def test_all_controllers_together_come_to_rest_and_then_write_nothing() ->
         await w.settle_with_kubelet()
         (s,) = await w.items("endpointslices.discovery.k8s.io")
         assert len(s["endpoints"]) == 3
+        await w.items("events")  # waits for what the recorders still hold
         before = w.store.revision
         for controller in w.controllers:
             controller.resync()
