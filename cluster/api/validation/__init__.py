@@ -162,6 +162,8 @@ def update(info: ResourceInfo, new: Object, old: Object, subresource: str = "") 
     metadata.validate_update(faults, info, new["metadata"], old["metadata"])
     if info.custom is not None:
         return [*faults.causes, *info.custom.validate(new, old)]
+    if info.name == "pods":
+        podparts.validate_mirror(faults, new, old)
     part = _PARTS.get((info.name, subresource))
     if part is not None:
         part(faults, new, old)

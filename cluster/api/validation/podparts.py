@@ -1,4 +1,5 @@
-"""Validation of what may change in a running pod through a subresource of its own: ephemeral containers, resources.
+"""Validation of what may change in a running pod through a subresource of its own: ephemeral containers, resources; and
+of what may not: being a mirror.
 
 Pure. Source: pkg/apis/core/validation (ValidatePodEphemeralContainersUpdate, ValidatePodResize).
 """
@@ -16,6 +17,15 @@ Object = dict[str, Any]
 _AT = "spec.ephemeralContainers"
 _NOT_EPHEMERAL = ("ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "resizePolicy")
 _RESIZABLE = ("cpu", "memory")
+_MIRROR = "kubernetes.io/config.mirror"
+
+
+def validate_mirror(faults: Faults, new: Object, old: Object) -> None:
+    """A pod is a static pod's mirror from its first moment on or never: its kubelet takes a mirror for its own."""
+    before, after = ((o["metadata"].get("annotations") or {}).get(_MIRROR) for o in (old, new))
+    if before != after:
+        what = "add" if before is None else "remove or update"
+        faults.forbidden(f"metadata.annotations[{_MIRROR}]", f"may not {what} mirror pod annotation")
 
 
 def _by_name(pod: Object, field: str) -> dict[str, Object]:
