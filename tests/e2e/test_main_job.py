@@ -5,9 +5,12 @@ The tests run in file order on one cluster, each leaving the demo whole for the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -266,6 +269,24 @@ def test_machine_killed_and_its_disk_wiped(cluster: Cluster, victim: str) -> Non
     have = eventually(lambda: cluster.users(MACHINES["m2"]), within_s=20, what="rows read back")
     assert set(rows) <= {row["id"] for row in have}
     eventually(lambda: _voters(cluster), lambda v: v == sorted(MACHINES), within_s=90, what="three voters again")
+    # A machine that still has its turn to come would be down together with whatever the next test takes away.
+    eventually(_epochs, lambda epochs: len(set(epochs.values())) == 1, within_s=180, what="one Ray on all machines")
+    eventually(_serving, lambda names: names == sorted(MACHINES), within_s=60, what="an API server on each machine")
+
+
+def _epochs() -> dict[str, str]:
+    """Which Ray each machine is in, by the last start that its log tells of; the head's is that of its disk."""
+    said = {name: Path(f"/var/lib/sk8/machines/{name}/log/machine.log").read_text() for name in MACHINES}
+    found = {name: re.findall(r"Ray runs in epoch (\S+)", text)[-1] for name, text in said.items()}
+    return found | {"head": Path("/var/lib/sk8/machines/m1/ray/epoch").read_text().strip()}
+
+
+def _serving() -> list[str]:
+    names = []
+    for name, ip in MACHINES.items():
+        with contextlib.suppress(OSError), socket.create_connection((ip, 6443), 2):
+            names.append(name)
+    return sorted(names)
 
 
 def _voters(cluster: Cluster) -> list[str]:
