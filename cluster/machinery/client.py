@@ -145,3 +145,37 @@ def is_conflict(err: ApiError) -> bool:
 
 def is_already_exists(err: ApiError) -> bool:
     return err.code == 409 and err.reason == "AlreadyExists"
+
+
+class Reads:
+    """Reading passed on as it is; for a client that stands before another and adds something to its writes."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def get(self, resource: str, name: str, namespace: str = "") -> Obj:
+        return await self._client.get(resource, name, namespace)
+
+    async def list(
+        self, resource: str, namespace: str = "", *, label_selector: str = "", field_selector: str = ""
+    ) -> ObjectList:
+        return await self._client.list(
+            resource, namespace, label_selector=label_selector, field_selector=field_selector
+        )
+
+    def watch(
+        self,
+        resource: str,
+        namespace: str = "",
+        *,
+        resource_version: str,
+        label_selector: str = "",
+        field_selector: str = "",
+    ) -> AsyncIterator[WatchEvent]:
+        return self._client.watch(
+            resource,
+            namespace,
+            resource_version=resource_version,
+            label_selector=label_selector,
+            field_selector=field_selector,
+        )

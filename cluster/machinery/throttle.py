@@ -8,10 +8,10 @@ afterwards.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from cluster.machinery.client import Binding, BindOutcomes, Client, Obj, ObjectList, PatchKind, WatchEvent
+from cluster.machinery.client import Binding, BindOutcomes, Client, Obj, PatchKind, Reads
 from cluster.machinery.clock import Clock, monotonic
 
 
@@ -34,11 +34,11 @@ class TokenBucket:
         return max(-self._tokens / self._per_s, 0.0)
 
 
-class Throttled:
+class Throttled(Reads):
     def __init__(self, client: Client, qps: float, burst: int, *, clock: Clock = monotonic) -> None:
         if qps <= 0 or burst < 1:
             raise ValueError(f"qps ({qps:g}) must be above 0 and burst ({burst}) 1 or more")
-        self._client = client
+        super().__init__(client)
         self._burst = burst
         self._bucket = TokenBucket(qps, burst, clock)
 
@@ -46,33 +46,6 @@ class Throttled:
         delay = self._bucket.take(writes)
         if delay > 0:
             await asyncio.sleep(delay)
-
-    async def get(self, resource: str, name: str, namespace: str = "") -> Obj:
-        return await self._client.get(resource, name, namespace)
-
-    async def list(
-        self, resource: str, namespace: str = "", *, label_selector: str = "", field_selector: str = ""
-    ) -> ObjectList:
-        return await self._client.list(
-            resource, namespace, label_selector=label_selector, field_selector=field_selector
-        )
-
-    def watch(
-        self,
-        resource: str,
-        namespace: str = "",
-        *,
-        resource_version: str,
-        label_selector: str = "",
-        field_selector: str = "",
-    ) -> AsyncIterator[WatchEvent]:
-        return self._client.watch(
-            resource,
-            namespace,
-            resource_version=resource_version,
-            label_selector=label_selector,
-            field_selector=field_selector,
-        )
 
     async def create(
         self, resource: str, obj: Obj, namespace: str = "", *, subresource: str = "", name: str = ""

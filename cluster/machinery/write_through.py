@@ -7,47 +7,20 @@ it matters.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from cluster.machinery.client import Binding, BindOutcomes, Client, Obj, ObjectList, PatchKind, WatchEvent
+from cluster.machinery.client import Binding, BindOutcomes, Client, Obj, PatchKind, Reads
 from cluster.machinery.informer import Informers
 
 # These subresources answer with another kind than the object's own.
 _FOREIGN = frozenset({"binding", "eviction", "scale", "token"})
 
 
-class WriteThrough:
+class WriteThrough(Reads):
     def __init__(self, client: Client, informers: Informers) -> None:
-        self._client = client
+        super().__init__(client)
         self._informers = informers
-
-    async def get(self, resource: str, name: str, namespace: str = "") -> Obj:
-        return await self._client.get(resource, name, namespace)
-
-    async def list(
-        self, resource: str, namespace: str = "", *, label_selector: str = "", field_selector: str = ""
-    ) -> ObjectList:
-        return await self._client.list(
-            resource, namespace, label_selector=label_selector, field_selector=field_selector
-        )
-
-    def watch(
-        self,
-        resource: str,
-        namespace: str = "",
-        *,
-        resource_version: str,
-        label_selector: str = "",
-        field_selector: str = "",
-    ) -> AsyncIterator[WatchEvent]:
-        return self._client.watch(
-            resource,
-            namespace,
-            resource_version=resource_version,
-            label_selector=label_selector,
-            field_selector=field_selector,
-        )
 
     async def create(
         self, resource: str, obj: Obj, namespace: str = "", *, subresource: str = "", name: str = ""
