@@ -90,12 +90,25 @@ def _machine_commands(commands: Any, common: argparse.ArgumentParser, listing: a
         if verb == "start":
             add.add_argument("--wipe", action="store_true", help="empty its disk first, as if it was replaced")
         add.set_defaults(run=_machine_power, verb=verb, wipe=False)
-    link = commands.add_parser("link", help="cut or mend a machine's network cable")
+    _link_command(commands, common)
+
+
+def _link_command(commands: Any, common: argparse.ArgumentParser) -> None:
+    link = commands.add_parser("link", help="cut, spoil or mend a machine's network cable")
     ways = link.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for way, text in (("down", "cut it: the machine runs on, alone"), ("up", "mend it")):
+    described = {
+        "down": "cut it: the machine runs on, alone",
+        "slow": "delay what passes it, in both directions, or lose some of it",
+        "up": "mend it, whatever was done to it",
+    }
+    for way, text in described.items():
         add = ways.add_parser(way, parents=[common], help=text, description=text)
         add.add_argument("name", metavar="NAME", help="such as m1")
-        add.set_defaults(run=_link, up=way == "up")
+        if way == "slow":
+            add.add_argument("--delay-ms", type=float, default=0.0, metavar="MS", help="each packet comes so late")
+            add.add_argument("--jitter-ms", type=float, default=0.0, metavar="MS", help="give or take so much")
+            add.add_argument("--loss-percent", type=float, default=0.0, metavar="P", help="of each hundred, P are lost")
+        add.set_defaults(run=_link, way=way)
 
 
 def _explain_command(commands: Any, common: argparse.ArgumentParser, listing: argparse.ArgumentParser) -> None:
@@ -154,8 +167,18 @@ async def _machine_power(args: argparse.Namespace, out: Output) -> int:
 async def _link(args: argparse.Namespace, out: Output) -> int:
     config = existing(args.base)
     config.spec(args.name)
-    await LocalProvider(config.host_socket).set_link(args.name, up=args.up)
-    out.say(f"  the link of {args.name} is {'up' if args.up else 'down'}")
+    provider = LocalProvider(config.host_socket)
+    if args.way == "slow":
+        if not (args.delay_ms or args.loss_percent):
+            raise CommandError("a slow link needs --delay-ms or --loss-percent", "such as --delay-ms 50", code=2)
+        await provider.set_netem(
+            args.name, delay_ms=args.delay_ms, jitter_ms=args.jitter_ms, loss_percent=args.loss_percent
+        )
+    else:
+        await provider.set_link(args.name, up=args.way == "up")
+    if args.way == "up":
+        await provider.set_netem(args.name)
+    out.say(f"  the link of {args.name} is {args.way}")
     return 0
 
 

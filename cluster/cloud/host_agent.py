@@ -170,7 +170,7 @@ class HostAgent:
                 self._need_on(name)
                 await asyncio.to_thread(self._switch.set_link, name, up=up)
             case "netem":
-                settings = {k: float(body.get(k, 0)) for k in ("delay_ms", "jitter_ms", "loss_percent")}
+                settings = _netem(body)
                 self._need_on(name)
                 await asyncio.to_thread(lambda: self._switch.set_netem(name, **settings))
             case _:
@@ -244,6 +244,15 @@ async def _kept(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         except Exception:  # a part's outermost loop: the machines need the others
             log.exception("%s failed; it starts again in %g s", run.__qualname__, _RESTART_S)
         await asyncio.sleep(_RESTART_S)
+
+
+def _netem(body: dict[str, Any]) -> dict[str, float]:
+    """Raises ValueError."""
+    settings = {name: float(body.get(name, 0)) for name in ("delay_ms", "jitter_ms", "loss_percent")}
+    for name, most in (("delay_ms", 60_000), ("jitter_ms", 60_000), ("loss_percent", 100)):
+        if not 0 <= settings[name] <= most:
+            raise ValueError(f"{name}: {settings[name]:g}: must be from 0 to {most}")
+    return settings
 
 
 async def _body(request: web.Request) -> dict[str, Any]:

@@ -14,28 +14,22 @@ Every operation is idempotent: it makes what is missing and removes what is ther
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import ipaddress
-import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from cluster.cloud.netlink import RUN, NetworkError, bring_up, index_of, netlink, remove_link
+from cluster.cloud.slow_cable import SlowCable
 from cluster.machine.config import ClusterConfig, MachineSpec
 
-_RUN = Path("/run/netns")
-_CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
+__all__ = ["NetworkError", "Switch"]
 
 
-class NetworkError(RuntimeError):
-    """Something this kernel cannot do."""
+class _NoNetem(NetworkError):
+    """CONFIG_NET_SCH_NETEM is missing."""
 
 
 class Switch:
@@ -49,6 +43,7 @@ class Switch:
         self.bridge = f"{prefix}br0"
         self.host_link = f"{prefix}host0"
         self._host_port = f"{prefix}host0p"
+        self._cables: dict[str, SlowCable] = {}
 
     def namespace_of(self, machine: str) -> str:
         return f"{self._config.prefix}-{machine}"
@@ -56,133 +51,106 @@ class Switch:
     def namespaces(self) -> list[str]:
         """Those on the box that carry this cluster's prefix, the switch's too."""
         start = f"{self._config.prefix}-"
-        return sorted(p.name for p in _RUN.iterdir() if p.name.startswith(start)) if _RUN.is_dir() else []
+        return sorted(p.name for p in RUN.iterdir() if p.name.startswith(start)) if RUN.is_dir() else []
 
     def make(self) -> None:
         """The switch and the host's own end on it."""
         _make_namespace(self.namespace)
-        with _netlink(self.namespace) as switch:
-            if _index(switch, self.bridge) is None:
+        with netlink(self.namespace) as switch:
+            if index_of(switch, self.bridge) is None:
                 switch.link("add", ifname=self.bridge, kind="bridge")
-            _up(switch, self.bridge)
-            _up(switch, "lo")
-        with _netlink() as host:
-            if _index(host, self.host_link) is None:
+            bring_up(switch, self.bridge)
+            bring_up(switch, "lo")
+        with netlink() as host:
+            if index_of(host, self.host_link) is None:
                 _add_pair(host, self.host_link, self._host_port, self.namespace)
             _address(host, self.host_link, self._config.host_ip, self._length)
-            _up(host, self.host_link)
+            bring_up(host, self.host_link)
         self._plug(self._host_port)
 
     def remove(self) -> None:
-        with _netlink() as host:
-            _remove_link(host, self.host_link)
+        with netlink() as host:
+            remove_link(host, self.host_link)
         _remove_namespace(self.namespace)
 
     def make_machine(self, machine: MachineSpec) -> None:
         """The machine's namespace with eth0 on the switch; its link is up."""
         name = self.namespace_of(machine.name)
         _make_namespace(name)
-        with _netlink(name) as inside:
-            missing = _index(inside, "eth0") is None
+        with netlink(name) as inside:
+            missing = index_of(inside, "eth0") is None
         if missing:
-            with _netlink(self.namespace) as switch:
-                _remove_link(switch, name)
+            with netlink(self.namespace) as switch:
+                remove_link(switch, name)
                 _add_pair(switch, name, "eth0", name)
-        with _netlink(name) as inside:
-            _up(inside, "lo")
+        with netlink(name) as inside:
+            bring_up(inside, "lo")
             _address(inside, "eth0", machine.ip, self._length)
-            _up(inside, "eth0")
+            bring_up(inside, "eth0")
             _default_route(inside, self._config.host_ip)
         self._plug(name)
 
     def remove_machine(self, machine: str) -> None:
+        if (RUN / self.namespace).exists():
+            self._cable(machine).mend()
         _remove_namespace(self.namespace_of(machine))
-        if (_RUN / self.namespace).exists():
-            with _netlink(self.namespace) as switch:
-                _remove_link(switch, self.namespace_of(machine))
+        if (RUN / self.namespace).exists():
+            with netlink(self.namespace) as switch:
+                remove_link(switch, self.namespace_of(machine))
 
     def set_link(self, machine: str, *, up: bool) -> bool:
         """Cuts or mends the machine's cable; False when it has none (it is off)."""
-        if not (_RUN / self.namespace).exists():
+        if not (RUN / self.namespace).exists():
             return False
-        with _netlink(self.namespace) as switch:
-            index = _index(switch, self.namespace_of(machine))
+        with netlink(self.namespace) as switch:
+            index = index_of(switch, self.namespace_of(machine))
             if index is None:
                 return False
             switch.link("set", index=index, state="up" if up else "down")
             return True
 
     def set_netem(self, machine: str, *, delay_ms: float = 0, jitter_ms: float = 0, loss_percent: float = 0) -> bool:
-        """Delay and loss of what reaches and leaves the machine (a queue on each end of its cable); zeros remove."""
+        """Delay and loss of what reaches and leaves the machine; zeros remove. False when it has no cable.
+
+        By netem, a queue on each end of the cable; on a kernel without it, by a process in between (slow_cable).
+        """
         name = self.namespace_of(machine)
-        if not (_RUN / name).exists():
+        if not (RUN / name).exists():
             return False
+        self._cable(machine).mend()
         settings = {"delay": int(delay_ms * 1000), "jitter": int(jitter_ms * 1000), "loss": loss_percent}
-        for where, link in ((self.namespace, name), (name, "eth0")):
-            with _netlink(where) as ns:
-                index = _index(ns, link)
-                if index is None:
-                    return False
-                _clear_queue(ns, index)
-                if delay_ms or loss_percent:
-                    _add_netem(ns, index, {k: v for k, v in settings.items() if v})
+        try:
+            for where, link in ((self.namespace, name), (name, "eth0")):
+                with netlink(where) as ns:
+                    index = index_of(ns, link)
+                    if index is None:
+                        return False
+                    _clear_queue(ns, index)
+                    if delay_ms or loss_percent:
+                        _add_netem(ns, index, {k: v for k, v in settings.items() if v})
+        except _NoNetem:
+            self._cable(machine).spoil(delay_ms=delay_ms, jitter_ms=jitter_ms, loss_percent=loss_percent)
         return True
+
+    def _cable(self, machine: str) -> SlowCable:
+        if machine not in self._cables:
+            self._cables[machine] = SlowCable(self.namespace, self.bridge, self.namespace_of(machine))
+        return self._cables[machine]
 
     def _plug(self, port: str) -> None:
         """Connects a port of the switch to its bridge."""
-        with _netlink(self.namespace) as switch:
-            switch.link("set", index=_index(switch, port), master=_index(switch, self.bridge), state="up")
+        with netlink(self.namespace) as switch:
+            switch.link("set", index=index_of(switch, port), master=index_of(switch, self.bridge), state="up")
 
 
 # -- internals -------------------------------------------------------------------------------------------------------
-@contextmanager
-def _netlink(namespace: str = "") -> Iterator[Any]:
-    """A netlink socket in a namespace. The calling thread enters it for that time and comes back.
-
-    pyroute2's own `NetNS` and `netns.create` fork; a forked child that is sent a signal wakes the parent's event loop
-    through the wake-up descriptor they share, and the host agent takes it for its own SIGTERM.
-    """
-    if not namespace:
-        with _closing(IPRoute()) as ipr:
-            yield ipr
-        return
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _enter(str(_RUN / namespace))
-        try:
-            with _closing(IPRoute()) as ipr:
-                yield ipr
-        finally:
-            _enter(f"/proc/self/fd/{home}")
-    finally:
-        os.close(home)
-
-
-@contextmanager
-def _closing(ipr: Any) -> Iterator[Any]:
-    try:
-        yield ipr
-    finally:
-        ipr.close()
-
-
-def _enter(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if _libc.setns(fd, _CLONE_NEWNET) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, f"setns {path}: {os.strerror(code)}")
-    finally:
-        os.close(fd)
-
-
 def _make_namespace(name: str) -> None:
-    if not (_RUN / name).exists():
+    if not (RUN / name).exists():
         _ip("netns", "add", name)
 
 
 def _remove_namespace(name: str) -> None:
-    if (_RUN / name).exists():
+    if (RUN / name).exists():
         _ip("netns", "delete", name)
 
 
@@ -192,22 +160,13 @@ def _ip(*arguments: str) -> None:
         raise OSError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
 
 
-def _index(ipr: Any, link: str) -> int | None:
-    found = ipr.link_lookup(ifname=link)
-    return int(found[0]) if found else None
-
-
-def _up(ipr: Any, link: str) -> None:
-    ipr.link("set", index=_index(ipr, link), state="up")
-
-
 def _add_pair(ipr: Any, link: str, peer: str, peer_namespace: str) -> None:
-    with open(_RUN / peer_namespace) as handle:
+    with open(RUN / peer_namespace) as handle:
         ipr.link("add", ifname=link, kind="veth", peer={"ifname": peer, "net_ns_fd": handle.fileno()})
 
 
 def _address(ipr: Any, link: str, ip: str, prefix: int) -> None:
-    index = _index(ipr, link)
+    index = index_of(ipr, link)
     if not ipr.get_addr(index=index, address=ip):
         ipr.addr("add", index=index, address=ip, prefixlen=prefix)
 
@@ -215,12 +174,6 @@ def _address(ipr: Any, link: str, ip: str, prefix: int) -> None:
 def _default_route(ipr: Any, gateway: str) -> None:
     if not ipr.get_default_routes(family=2):
         ipr.route("add", dst="default", gateway=gateway)
-
-
-def _remove_link(ipr: Any, link: str) -> None:
-    index = _index(ipr, link)
-    if index is not None:
-        ipr.link("del", index=index)
 
 
 def _clear_queue(ipr: Any, index: int) -> None:
@@ -237,5 +190,5 @@ def _add_netem(ipr: Any, index: int, settings: dict[str, Any]) -> None:
         ipr.tc("add", "netem", index, "1:", **settings)
     except NetlinkError as e:
         if e.code == errno.ENOENT:
-            raise NetworkError("this kernel has no netem (CONFIG_NET_SCH_NETEM)") from e
+            raise _NoNetem from e
         raise

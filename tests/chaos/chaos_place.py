@@ -15,6 +15,8 @@ import signal
 import subprocess
 from pathlib import Path
 
+from cluster.cloud.slow_cable import SlowCable
+
 DISK = "512M"
 
 
@@ -40,6 +42,7 @@ class Place:
         for link in ("lo", "switch"):
             run("ip", "-n", self.switch, "link", "set", link, "up")
         self.members: list[int] = []
+        self._cables: dict[int, SlowCable] = {}
 
     def add(self, member: int) -> None:
         namespace = self.namespace(member)
@@ -80,12 +83,17 @@ class Place:
         self.heal(member)
         run(*self.enter(member), "nft", "-f", "-", text="\n".join([*rules, "}"]))
 
-    def lose(self, member: int, percent: int) -> None:
-        """Of every hundred packets to ``member``, so many are lost at random: nftables' dice, which is there where the
-        kernel has no netem. (Delay, which nftables has not, is the simulation's.)"""
-        rule = f"chain in {{ type filter hook input priority 0; iif eth0 numgen random mod 100 < {percent} drop; }}"
-        self.heal(member)
-        run(*self.enter(member), "nft", "-f", "-", text=f"table ip chaos {{\n{rule}\n}}")
+    def spoil(self, member: int, *, delay_ms: float = 0, jitter_ms: float = 0, loss_percent: float = 0) -> None:
+        """What comes to ``member`` and from it comes late, or is lost at random."""
+        self._cable(member).spoil(delay_ms=delay_ms, jitter_ms=jitter_ms, loss_percent=loss_percent)
+
+    def mend(self, member: int) -> None:
+        self._cable(member).mend()
+
+    def _cable(self, member: int) -> SlowCable:
+        if member not in self._cables:
+            self._cables[member] = SlowCable(self.switch, "switch", f"m{member}")
+        return self._cables[member]
 
     def heal(self, member: int) -> None:
         run(*self.enter(member), "nft", "delete", "table", "ip", "chaos", check=False)

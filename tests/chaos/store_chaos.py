@@ -128,10 +128,18 @@ class Chaos:
         self.place.heal(member)
 
     async def lossy(self, member: int) -> None:
-        """Packets to it are lost, one in twenty to one in three: TCP repeats them, late."""
-        self.place.lose(member, self.rng.choice((5, 15, 33)))
+        """Packets to it and from it are lost, one in twenty to one in three: TCP repeats them, late."""
+        await self._spoiled(member, loss_percent=self.rng.choice((5, 15, 33)))
+
+    async def slow_link(self, member: int) -> None:
+        """Packets come late, up to later than a member waits for its leader, and in another order."""
+        delay_ms = self.rng.choice((2, 20, 100, 400))
+        await self._spoiled(member, delay_ms=delay_ms, jitter_ms=delay_ms / 4, loss_percent=1)
+
+    async def _spoiled(self, member: int, **how: float) -> None:
+        await asyncio.to_thread(lambda: self.place.spoil(member, **how))
         await asyncio.sleep(self.rng.uniform(1, 4))
-        self.place.heal(member)
+        await asyncio.to_thread(self.place.mend, member)
 
     async def full_disk(self, member: int) -> None:
         """It must stop by itself, having lost nothing, and go on once there is space."""
@@ -191,6 +199,7 @@ class Chaos:
         partition,
         one_way,
         lossy,
+        slow_link,
         full_disk,
         slow_disk,
         failing_sync,

@@ -20,8 +20,8 @@ from chaos_place import clean_up
 
 HERE = Path(__file__).parent
 KINDS = {
-    "crash", "crash_all", "freeze", "partition", "one_way", "lossy", "full_disk", "slow_disk", "failing_sync",
-    "crash_point", "replace", "compaction",
+    "crash", "crash_all", "freeze", "partition", "one_way", "lossy", "slow_link", "full_disk", "slow_disk",
+    "failing_sync", "crash_point", "replace", "compaction",
 }  # fmt: skip
 SECONDS = 60 * float(os.environ.get("SK8_CHAOS_MINUTES", "0"))
 ROUND_S = 120.0
