@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any
 
 from raft.client_connection import ClientConnection, ConnectionLost, Redirect, seen
@@ -27,6 +27,7 @@ from raft.errors import (
     Unavailable,
 )
 from raft.mvcc.types import Compare, EventBatch, KeyValue, Op, RangeResult, Response, TxnResult
+from raft.tracing import TRACED, Tracer, span_name
 from raft.transport import client_context
 
 Endpoint = tuple[str, int]
@@ -58,8 +59,10 @@ class StoreClient:
         *,
         prefer: Endpoint | None = None,
         timeout_s: float = 10.0,
+        tracer: Tracer | None = None,
     ) -> None:
-        """``prefer``: the member to read and watch from while it answers (default: the first)."""
+        """``prefer``: the member to read and watch from while it answers (default: the first). ``tracer``: calls made
+        in a sampled span are spans of their own, on both sides."""
         if not endpoints:
             raise Invalid("a client needs at least one endpoint")
         self.endpoints = [(str(host), int(port)) for host, port in endpoints]
@@ -69,6 +72,7 @@ class StoreClient:
         self._leader = self._prefer
         self._tls: ssl.SSLContext | None = None if tls is None else client_context(tls)
         self._timeout_s = timeout_s
+        self._tracer = tracer
         self._connections: dict[Endpoint, ClientConnection] = {}
         self._connecting: dict[Endpoint, asyncio.Task[ClientConnection]] = {}
         self.closed = False
@@ -148,7 +152,7 @@ class StoreClient:
             try:
                 endpoint = self.nearest_first(attempt) if attempt else self._prefer
                 connection = self._ready(endpoint) or await self._open(endpoint, until)
-                return await connection.call(operation, *arguments, until=until)
+                return await self._call(connection, operation, arguments, until)
             except TooManyRequests:
                 now = asyncio.get_running_loop().time()
                 patient_until = patient_until or now + PATIENCE_S
@@ -185,7 +189,7 @@ class StoreClient:
             try:
                 connection = self._ready(endpoint) or await self._open(endpoint, until)
                 attempt.sent = True
-                return await connection.call(operation, *arguments, until=until)
+                return await self._call(connection, operation, arguments, until)
             except Redirect as error:
                 attempt.refused(error)
                 if self._follow(endpoint, error.address) and pause_s == RETRY_MIN_S:
@@ -210,6 +214,20 @@ class StoreClient:
                     self._next_leader(endpoint)
             await _pause(pause_s, until)
             pause_s = min(1.5 * pause_s, RETRY_MAX_S)
+
+    def _call(
+        self, connection: ClientConnection, operation: str, arguments: tuple[Any, ...], until: float
+    ) -> Awaitable[Any]:
+        if self._tracer is not None and span_name(operation) and self._tracer.traceparent():
+            return self._traced(self._tracer, connection, operation, arguments, until)
+        return connection.call(operation, *arguments, until=until)
+
+    @staticmethod
+    async def _traced(
+        tracer: Tracer, connection: ClientConnection, operation: str, arguments: tuple[Any, ...], until: float
+    ) -> Any:
+        with tracer.span(span_name(operation), kind="client"):
+            return await connection.call(TRACED, tracer.traceparent(), operation, *arguments, until=until)
 
     def _ready(self, endpoint: Endpoint) -> ClientConnection | None:
         """The connection there is, without waiting: what nearly every call finds."""

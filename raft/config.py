@@ -7,6 +7,7 @@ from pathlib import Path
 
 from raft.errors import Invalid
 from raft.faults import Faults
+from raft.tracing import Tracer
 
 MIB = 1 << 20
 PEER_ROLE = "sk8:store-peers"
@@ -79,6 +80,7 @@ class StateConfig:
     raftos_key: Path | None = None
     """A file with a secret that all members share, for raftos' datagrams, which know no TLS."""
     faults: Faults = field(default_factory=Faults)
+    tracer: Tracer | None = None
 
     def validate(self) -> None:
         """Raises Invalid with everything that is wrong and what would be right."""

@@ -20,6 +20,8 @@ from raft.member import Member
 from raft.mvcc.txn import check_txn
 from raft.mvcc.types import Op, RangeResult, TxnResult
 from raft.outbox import Outbox
+from raft.tracing import TRACED
+from raft.tracing import dispatch as traced
 from raft.transport import Connection
 from raft.wire import Hello, error_result, pack
 
@@ -57,9 +59,9 @@ class ClientSession:
         for request in value:
             if not isinstance(request, list) or len(request) < 2 or not isinstance(request[0], int):
                 raise Invalid("a request is [id, operation, argument...]")
-            self._dispatch(request[0], request[1], request[2:])
+            self.dispatch(request[0], request[1], request[2:])
 
-    def _dispatch(self, request_id: int, operation: Any, arguments: list[Any]) -> None:
+    def dispatch(self, request_id: int, operation: Any, arguments: list[Any]) -> None:
         handler = HANDLERS.get(operation) if isinstance(operation, str) else None
         if handler is None:
             self.fail(request_id, UNKNOWN, Invalid(f"operation {operation!r} is not known here"))
@@ -247,6 +249,7 @@ HANDLERS: dict[str, Handler] = {
     KEEP_ALIVE: ClientSession.keep_alive,
     "watch": ClientSession.watch,
     "unwatch": ClientSession.unwatch,
+    TRACED: traced,
     **{name: _administration(name, operation) for name, operation in Admin.OPERATIONS.items()},
 }
 

@@ -33,8 +33,9 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> ApiServerConfig
 
 
 async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
-    store = basics.store_client(cluster, machine)
+    tracer = basics.tracer_of(cluster, machine, "apiserver")
+    store = basics.store_client(cluster, machine, tracer)
     authorizer = RbacAuthorizer(store)
     registry = common.registry(cluster, machine, store, authorizer, "apiserver")
-    server = ApiServer(config_of(cluster, machine), store, registry, authorizer, clock=time.time)
+    server = ApiServer(config_of(cluster, machine), store, registry, authorizer, clock=time.time, tracer=tracer)
     return common.Together(server, authorizer, registry, health=server.health)

@@ -12,6 +12,8 @@ import os
 from prometheus_client import start_http_server
 
 from cluster.api.faults import Hit, no_fault
+from cluster.api.tracing import Tracer
+from cluster.machine import tracing_settings
 from cluster.machine.config import ClusterConfig, MachineConfig
 from raft.client import StoreClient
 from raft.config import TlsFiles
@@ -22,11 +24,21 @@ log = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 
 
-def store_client(cluster: ClusterConfig, machine: MachineConfig) -> StoreClient:
+def store_client(cluster: ClusterConfig, machine: MachineConfig, tracer: Tracer | None = None) -> StoreClient:
     """Speaks to all members, this machine's own first."""
     endpoints = list(cluster.state_client_endpoints)
     own = (machine.ip, cluster.state_client_port)
-    return StoreClient(endpoints, store_tls(machine), prefer=own if own in endpoints else None)
+    return StoreClient(endpoints, store_tls(machine), prefer=own if own in endpoints else None, tracer=tracer)
+
+
+def tracer_of(cluster: ClusterConfig, machine: MachineConfig, service: str) -> Tracer | None:
+    """What sends this part's spans, as `service`; None, and nothing imported, where no endpoint is configured."""
+    settings = tracing_settings.of(cluster.tracing)
+    if settings is None:
+        return None
+    from actors.tracing import OtelTracer  # the SDK and gRPC: some 40 MB
+
+    return OtelTracer(service, machine.name, settings)
 
 
 def store_tls(machine: MachineConfig) -> TlsFiles:

@@ -83,13 +83,15 @@ def pod_network(cluster: ClusterConfig, machine: MachineConfig) -> MachineNetwor
 async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
     config = config_of(cluster, machine)
     network = pod_network(cluster, machine)
+    tracer = basics.tracer_of(cluster, machine, "kubelet")
     return Kubelet(
         config,
-        http.http_client(cluster, machine, "node"),
+        http.http_client(cluster, machine, "node", tracer),
         _runtime(config, cluster, machine),
         network,
         cni=_cni(config, cluster, machine, network),
         hit=basics.hit_of(machine, "kubelet"),
+        tracer=tracer,
     )
 
 

@@ -17,14 +17,15 @@ from cluster.scheduler.scheduler import Scheduler
 
 async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
     basics.serve_metrics(cluster.scheduler_port)
-    store = basics.store_client(cluster, machine)
+    tracer = basics.tracer_of(cluster, machine, "kube-scheduler")
+    store = basics.store_client(cluster, machine, tracer)
     authorizer = RbacAuthorizer(store)
     registry = common.registry(cluster, machine, store, authorizer, "scheduler")
     config = configfile.load(cluster.scheduler_config_file, machine.name)
     elector = Elector(store, "kube-scheduler", machine.name, config.lease_ttl_s)
     client = RegistryClient(registry, common.context_of("system:kube-scheduler", fence=lambda: elector.fence))
     bounded = Throttled(client, config.qps, config.burst) if config.qps else client
-    scheduler = Scheduler(config, bounded, lambda lead: elector.run(lead, mirror=client))
+    scheduler = Scheduler(config, bounded, lambda lead: elector.run(lead, mirror=client), tracer=tracer)
     node = machine.pki / "node.crt", machine.pki / "node.key", machine.pki / "ca.crt"
     await Endpoint(scheduler, machine.ip, cluster.scheduler_port, server_context(*map(str, node))).start()
     return common.Together(scheduler, authorizer, registry, health=scheduler.health)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client import REGISTRY
@@ -70,7 +71,9 @@ class StatePart:
     async def run(self) -> None:
         if not has_member(directory_of(self._machine)):
             await (self._found() if self._machine.state_bootstrap else self._join())
-        self._server = StateServer(config_of(self._cluster, self._machine))
+        config = config_of(self._cluster, self._machine)
+        tracer = basics.tracer_of(self._cluster, self._machine, "etcd")
+        self._server = StateServer(replace(config, tracer=tracer))
         self._server.metrics.beside.append(REGISTRY)
         try:
             await self._server.run()

@@ -19,7 +19,8 @@ from aiohttp import web
 
 from cluster.api import errors, meta
 from cluster.api.scheme import REVIEWS, ResourceInfo
-from cluster.apiserver import authz, discovery, metrics, negotiate, requestinfo
+from cluster.api.tracing import Tracer
+from cluster.apiserver import authz, discovery, metrics, negotiate, requestinfo, tracing
 from cluster.apiserver.aggregation import Aggregator
 from cluster.apiserver.audit import Judgement, Subject
 from cluster.apiserver.auditlog import AuditLog
@@ -57,6 +58,7 @@ class Pipeline:
         aggregator: Aggregator,
         health: HealthServer,
         audit: AuditLog | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._config = config
         self._authenticator = authenticator
@@ -67,6 +69,7 @@ class Pipeline:
         self._aggregator = aggregator
         self._health = health
         self._audit = audit
+        self._tracer = tracer
         seats = config.max_requests_inflight + config.max_mutating_requests_inflight
         self.inflight = FlowControl(seats, wait_s=config.request_timeout_s / 4)
 
@@ -117,7 +120,7 @@ class Pipeline:
         )
 
     async def _answer(self, work: _Work) -> web.StreamResponse:
-        request, config = work.request, self._config
+        request = work.request
         target = request.raw_path
         raw_path, params = requestinfo.split_target(target)
         try:
@@ -130,6 +133,16 @@ class Pipeline:
         user = await self._authenticator.authenticate(
             connection.identity if connection is not None else None, request.headers.get("Authorization", "")
         )
+        if self._tracer is None:
+            return await self._serve(work, info, user, params)
+        serve = lambda: self._serve(work, info, user, params)  # noqa: E731
+        return await tracing.traced(self._tracer, request, info, user, work.audit_id, serve)
+
+    async def _serve(
+        self, work: _Work, info: RequestInfo, user: UserInfo, params: dict[str, str]
+    ) -> web.StreamResponse:
+        """What is asked for, once it is known who asks."""
+        request, config = work.request, self._config
         user = await self._authorized(user, info, params, work)
         accept = negotiate.negotiate(request.headers.get("Accept", ""))
         if info.is_resource:
@@ -224,6 +237,8 @@ class Pipeline:
         if remote is not None:
             return await self._aggregator.proxy(call, remote)
         handler = self._router.handler(call)
+        if self._tracer is not None:
+            handler = tracing.handler(self._tracer, handler, info)
         if info.long_running:
             return await handler(call)
         async with self.inflight.slot(flow, mutating=info.mutating):

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from cluster.api import errors
 from cluster.api.scheme import SCHEME
+from cluster.api.tracing import Tracer
 from cluster.apiserver import edge, metrics
 from cluster.apiserver.aggregation import Aggregator
 from cluster.apiserver.apidocs import ApiDocuments
@@ -77,6 +78,7 @@ class ApiServer:
         authorizer: Authorizer,
         *,
         clock: Callable[[], float] = time.time,
+        tracer: Tracer | None = None,
     ) -> None:
         config.validate()
         self._config = config
@@ -156,6 +158,7 @@ class ApiServer:
             self._aggregator,
             self._health_server(),
             self._audit,
+            tracer,
         )
         self._flows = FlowFollower(self._pipeline.inflight, store, registry, clock)
         self._store = store

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import orjson
 
-from cluster.machine import address_pool, store_settings
+from cluster.machine import address_pool, store_settings, tracing_settings
 from cluster.machine.files import write_atomic
 
 Profile = Literal["fast", "kubernetes"]
@@ -230,6 +230,7 @@ class ClusterConfig:
     scheduler_config_file: str = ""  # a KubeSchedulerConfiguration, read on every control plane when its actors start
     api_server: dict[str, Any] = field(default_factory=dict)  # settings of `ApiServerConfig` by name
     kubelet: dict[str, Any] = field(default_factory=dict)  # KubeletConfiguration's, for every machine
+    tracing: dict[str, Any] = field(default_factory=dict)  # TracingConfiguration's, for every part; empty: no traces
 
     # -- derived -------------------------------------------------------------------------------------------------
     @classmethod
@@ -440,7 +441,7 @@ class ClusterConfig:
         return found
 
     def _other_problems(self) -> list[str]:
-        found = []
+        found = [*tracing_settings.problems(self.tracing)]
         if self.profile not in ("fast", "kubernetes"):
             found.append(f"profile: {self.profile!r}: must be fast or kubernetes")
         if self.ray_head_takeover_s and self.ray_head_takeover_s < 20:

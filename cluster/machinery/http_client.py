@@ -20,6 +20,7 @@ import orjson
 from cluster.api import errors
 from cluster.api.errors import ApiError
 from cluster.api.scheme import SCHEME, ResourceInfo
+from cluster.api.tracing import Tracer
 from cluster.machinery.client import PATCH_MEDIA_TYPES, Binding, BindOutcomes, Obj, ObjectList, PatchKind, WatchEvent
 
 _READ_TRIES = 5
@@ -59,8 +60,9 @@ class HttpConfig:
 class HttpClient:
     """Belongs to the loop it is first used on; `close()` it there (or use it as an async context manager)."""
 
-    def __init__(self, config: HttpConfig) -> None:
+    def __init__(self, config: HttpConfig, tracer: Tracer | None = None) -> None:
         config.validate()
+        self._tracer = tracer
         self._config = config
         self._session: aiohttp.ClientSession | None = None
 
@@ -255,6 +257,8 @@ class HttpClient:
                 token = f.read().strip()
         if token:
             headers["Authorization"] = f"Bearer {token}"
+        if self._tracer is not None and (parent := self._tracer.traceparent()):
+            headers["traceparent"] = parent
         return headers
 
     def _open(self) -> aiohttp.ClientSession:

@@ -22,6 +22,7 @@ from cluster.api.errors import ApiError
 from cluster.api.faults import Hit, no_fault
 from cluster.api.meta import parse_time
 from cluster.api.quantity import parse_quantity
+from cluster.api.tracing import Tracer
 from cluster.machinery.client import Client
 from cluster.machinery.clock import monotonic, steady
 from cluster.machinery.events import EventRecorder
@@ -59,6 +60,7 @@ from cluster.node.shutdown_plan import REJECTED
 from cluster.node.static_pods import MirrorStatuses, StaticPods
 from cluster.node.static_spec import from_api, is_mirror
 from cluster.node.status_writer import StatusWriter
+from cluster.node.traces import trace_runtime
 from cluster.node.volume_block import VolumeFailure
 from cluster.node.volumes import Volumes
 
@@ -79,11 +81,14 @@ class Kubelet:
         cni: CniServer | None = None,
         clock: Callable[[], float] = time.time,
         hit: Hit = no_fault,
+        tracer: Tracer | None = None,
     ) -> None:
         """`cni`: for a runtime that connects its sandboxes itself. `hit`: fault points after_sandbox, before_container
         and after_container, about namespace/name of the pod.
         """
         config.validate()
+        if tracer is not None:
+            runtime = trace_runtime(runtime, tracer)
         self._config = config
         self._client = client
         self._runtime = runtime
@@ -156,6 +161,7 @@ class Kubelet:
             wall=clock,
             hit=hit,
             free_devices=self._devices.free,
+            tracer=tracer,
         )
         mirrors = MirrorStatuses(self._statuses)
         self._static = StaticPods(

@@ -18,6 +18,7 @@ from prometheus_client import Histogram
 
 from cluster.api.errors import ApiError
 from cluster.api.faults import Hit
+from cluster.api.tracing import Tracer
 from cluster.machinery.client import Client, is_not_found, key_of
 from cluster.machinery.events import EventRecorder
 from cluster.node import core_events as ev
@@ -35,6 +36,7 @@ from cluster.node.prober import HookFailure
 from cluster.node.runtime import SANDBOX_CONTAINER, Resources, Runtime, RuntimeFailure, SandboxConfig
 from cluster.node.runtime_class import HandlerOf
 from cluster.node.seams import Network, PodLogs, PodVolumes, Ports, Probing, Starter, Statuses
+from cluster.node.traces import StartTrace
 from cluster.node.volume_block import VolumeFailure
 from cluster.node.volumes import MountedVolumes
 
@@ -78,6 +80,7 @@ class Tools:
     """Fault points, about namespace/name of the pod."""
     free_devices: Callable[[str], Awaitable[None]] = no_devices
     """Repeatable. Raises OSError."""
+    tracer: Tracer | None = None
 
 
 def api_deleter(client: Client) -> Callable[[Obj], Awaitable[bool]]:
@@ -112,7 +115,9 @@ class PodWorker:
         self._handling = False
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
-        self._began_at = None if (pod.get("status") or {}).get("startTime") else tools.clock()
+        adopted = bool((pod.get("status") or {}).get("startTime"))
+        self._began_at = None if adopted else tools.clock()
+        self._trace = StartTrace(tools.tracer, pod, adopted=adopted)
 
     @property
     def pod(self) -> Obj:
@@ -177,7 +182,8 @@ class PodWorker:
         self, work: Coroutine[Any, Any, None], name: str, failed: Callable[[str], ev.Event] | None
     ) -> None:
         try:
-            await work
+            with self._trace.within():
+                await work
         except Exception as err:  # a worker's outermost loop: the other pods must go on
             if failed is not None:
                 self.post(failed(f"{type(err).__name__}: {err}"))
@@ -448,6 +454,7 @@ class PodWorker:
         if self._began_at is not None and action.status["phase"] == "Running":
             START_SECONDS.observe(self._tools.clock() - self._began_at)
             self._began_at = None
+            self._trace.end()
 
     def _delete_object(self, action: ev.DeleteObject) -> None:
         self._spawn(self._delete_task(), "delete")
@@ -467,6 +474,7 @@ class PodWorker:
     def _forget(self, action: ev.Forget) -> None:
         self._closed = True
         probe_metrics.forget(self._ref(), list(self.core.containers))
+        self._trace.end("the pod ended before it ran")
         self._tools.statuses.forget(self.uid)
         self._on_forget(self.uid)
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from cluster.api.errors import not_found
 from cluster.api.pods import is_terminal
+from cluster.api.tracing import Attributes, Tracer
 from cluster.machinery.client import Client, Obj
 from cluster.machinery.clock import Clock, monotonic, wall
 from cluster.machinery.events import EventRecorder
@@ -79,11 +80,13 @@ class Scheduler:
         *,
         clock: Clock = monotonic,
         rng: random.Random | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         config.validate()
         self._config = config
         self._lead = lead
         self._clock = clock
+        self._tracer = tracer
         self._profiles = {profile.scheduler_name: profile for profile in config.profiles}
         self._queue = SchedulingQueue(
             self._hint, initial_backoff_s=config.initial_backoff_s, max_backoff_s=config.max_backoff_s
@@ -169,7 +172,7 @@ class Scheduler:
                 while True:
                     await self._binds.acquire()
                     keys = await self._next_batch()
-                    binders.create_task(self._schedule_batch(keys), name="bind")
+                    binders.create_task(self._traced_batch(keys), name="bind")
         finally:
             self._leading = False
             self._binds = asyncio.Semaphore(self._config.parallel_binds)
@@ -199,6 +202,13 @@ class Scheduler:
             metrics.PENDING_PODS.labels(place_name).set(pods)
         for plugin, pods in self._queue.refused_by().items():
             metrics.UNSCHEDULABLE_PODS.labels(plugin, self._config.scheduler_name).set(pods)
+
+    async def _traced_batch(self, keys: list[Key]) -> None:
+        if self._tracer is None:
+            return await self._schedule_batch(keys)
+        of: Attributes = {"namespace": keys[0][0], "name": keys[0][1], "pods": len(keys)}
+        with self._tracer.span("Scheduling", attributes=of):
+            await self._schedule_batch(keys)
 
     async def _schedule_batch(self, keys: list[Key]) -> None:
         """Decide, bind; then, no longer counted among the binding, tell those that fit nowhere."""

@@ -32,11 +32,11 @@ def eventually(look: Callable[[], T], until: Callable[[T], bool], *, what: str, 
     return seen
 
 
-def new_config(base: Path, network: int, **settings: Any) -> ClusterConfig:
-    """Three machines at 127.0.<network>.11 and on, which no other test uses at the same time."""
+def new_config(base: Path, network: int, *, machines: int = 3, **settings: Any) -> ClusterConfig:
+    """Machines at 127.0.<network>.11 and on, which no other test uses at the same time."""
     return ClusterConfig.local(
-        3,
-        3,
+        machines,
+        machines,
         cluster_id="tried",
         base_dir=str(base),
         run_dir=str(base.with_name(base.name + ".run")),

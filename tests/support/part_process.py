@@ -24,7 +24,7 @@ AGAIN_S = 0.2
 
 
 async def run(role: str, machine: str, base_dir: str) -> None:
-    cluster = replace(load_cluster(base_dir), state_metrics_port=0, supervisor_port=0)
+    cluster = replace(load_cluster(base_dir), state_metrics_port=0, supervisor_port=0, scheduler_port=0)
     part = await importlib.import_module(f"actors.wiring.{role}").build(cluster, load_machine(base_dir, machine))
     await part.run()
 
