@@ -26,10 +26,11 @@ demo: ## Deploy the demo on the running cluster
 	@python3 infra/images/build.py
 	@python3 infra/demo.py
 
-monitoring: ## Prometheus on the running cluster, with rules and alerts (docs/monitoring.md)
+monitoring: ## Prometheus on the running cluster, with rules, alerts and dashboards (docs/monitoring.md)
 	@python3 infra/images/build.py prom/prometheus:v2.42.0 mycompany/api:v1.2.3
 	@kubectl apply -f infra/monitoring/prometheus.yaml
 	@for map in rules:rules.yaml discovery:discover.py; do kubectl create configmap prometheus-$${map%:*} -n monitoring --from-file=infra/monitoring/$${map#*:} --dry-run=client -o yaml | kubectl apply -f -; done
+	@infra/monitoring/grafana.sh
 	@kubectl rollout status deployment/prometheus -n monitoring --timeout=120s
 	@echo "Now: kubectl port-forward -n monitoring svc/prometheus 9090, then http://127.0.0.1:9090/alerts"
 
