@@ -8,13 +8,15 @@ IO: HTTP and WebSocket on both sides.
 
 Invariants: nothing the client used to prove itself to us (Authorization, impersonation) is passed on; loopback and
 link-local addresses are never dialled. A backend's certificate is not checked, as in Kubernetes: pods have none of the
-cluster's; a kubelet's is. Redirects are the client's, with Location put below the proxy's path.
+cluster's; a kubelet's is. Redirects are the client's; links in Location and in HTML are put below the proxy's path
+(`proxy_links`).
 
 Source: pkg/registry/core/{pod,service,node}/rest, apimachinery pkg/util/proxy.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import random
 import ssl
@@ -29,6 +31,7 @@ from yarl import URL
 
 from cluster.api import errors
 from cluster.api.scheme import SCHEME
+from cluster.apiserver import proxy_links
 from cluster.apiserver.cache import Cache
 from cluster.apiserver.call import Call
 from cluster.apiserver.connection import on_close
@@ -42,6 +45,7 @@ _HOP = frozenset(
 )  # fmt: skip
 _OURS = ("authorization", "impersonate-", "audit-id")
 _CONNECT_S = 5.0
+_MAX_PAGE_BYTES = 16 * 1024 * 1024
 _SCHEMES = ("", "http", "https")
 
 
@@ -236,26 +240,45 @@ def _passed_on(request: web.BaseRequest) -> CIMultiDict[str]:
     return headers
 
 
-def _moved(location: str, prefix: str, base: str) -> str:
-    """A backend's Location below the proxy's path; elsewhere stays elsewhere."""
-    if location.startswith(base + "/"):
-        location = location[len(base) :]
-    return prefix.rstrip("/") + location if location.startswith("/") and not location.startswith("//") else location
+def _is_page(call: Call, upstream: aiohttp.ClientResponse) -> bool:
+    """Whether links inside are to be put below the proxy's path."""
+    known = upstream.headers.get("Content-Encoding", "") in proxy_links.ENCODINGS
+    return known and upstream.content_type == "text/html" and call.request.method != "HEAD"
 
 
 async def _answer(call: Call, upstream: aiohttp.ClientResponse, prefix: str, base: str) -> web.StreamResponse:
+    hosts = (urlsplit(base).netloc, call.request.host)
     headers: CIMultiDict[str] = CIMultiDict()
     for name, value in upstream.headers.items():
         low = name.lower()
         if low == "content-length" or low not in _HOP:
-            headers.add(name, _moved(value, prefix, base) if low == "location" else value)
+            headers.add(name, proxy_links.below(value, prefix, hosts) if low == "location" else value)
     headers["Audit-Id"] = call.audit_id
+    on_close(call.request, upstream.close)
+    if "Location" in headers or not _is_page(call, upstream):
+        return await _stream(call, upstream, headers)
+    body = bytearray()
+    while len(body) < _MAX_PAGE_BYTES and (chunk := await upstream.content.readany()):
+        body += chunk
+    if not upstream.content.at_eof():  # too large to be looked through
+        return await _stream(call, upstream, headers, bytes(body))
+    page = bytes(body)
+    with contextlib.suppress(ValueError):  # what it says of its encoding is not so: that is the client's to find out
+        page = proxy_links.rewritten(page, headers.get("Content-Encoding", ""), prefix, hosts)
+    headers.popall("Content-Length", None)
+    return web.Response(status=upstream.status, headers=headers, body=page)
+
+
+async def _stream(
+    call: Call, upstream: aiohttp.ClientResponse, headers: CIMultiDict[str], begun: bytes = b""
+) -> web.StreamResponse:
+    """The answer piece by piece; `begun` of it was read already."""
     response = web.StreamResponse(status=upstream.status, headers=headers)
     if "Content-Length" not in headers and call.request.method != "HEAD" and upstream.status not in (204, 304):
         response.enable_chunked_encoding()
-    on_close(call.request, upstream.close)
     await response.prepare(call.request)
     try:
+        await response.write(begun)
         async for chunk in upstream.content.iter_any():
             await response.write(chunk)
         await response.write_eof()

@@ -27,6 +27,12 @@ async def _echo(request: web.Request) -> web.StreamResponse:
         return ws
     if request.path == "/moved":
         return web.Response(status=302, headers={"Location": "/there"})
+    if request.path == "/page":
+        page = web.Response(
+            text='<p><a href="/next?x=1">to</a> <a href="near">&amp; /far</a></p>', content_type="text/html"
+        )
+        page.enable_compression(web.ContentCoding.gzip)
+        return page
     body = (await request.read()).decode()
     seen = {k.lower(): v for k, v in request.headers.items()}
     answer = {"method": request.method, "path": request.raw_path, "body": body, "headers": seen}
@@ -65,6 +71,13 @@ async def world(pki: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tupl
         await server.call("PUT", f"{PODS}/p/status", pod)
         monkeypatch.setattr(proxying, "proxyable", lambda address: address == "127.0.0.1")
         yield server, port
+
+
+async def test_links_of_a_page_lead_through_the_proxy(world: Any) -> None:
+    server, _ = world
+    got = await server.call("GET", f"{PODS}/p/proxy/page")
+    wanted = f'<p><a href="{PODS}/p/proxy/next?x=1">to</a> <a href="near">&amp; /far</a></p>'
+    assert (got.status, got.body.decode()) == (200, wanted)
 
 
 async def test_a_request_to_a_pod_and_back(world: Any) -> None:
