@@ -70,7 +70,8 @@ def rewritten(page: bytes, encoding: str, prefix: str, hosts: tuple[str, ...]) -
     starts = [0]
     for line in text.split("\n"):
         starts.append(starts[-1] + len(line) + 1)
-    out, done = [], 0
+    out: list[str] = []
+    done = 0
     for (line, column), old, new in tags.changed:
         at = starts[line - 1] + column
         out += [text[done:at], new]

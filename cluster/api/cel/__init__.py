@@ -7,19 +7,30 @@ Pure: the engine is `cel-expr-python` (Google's C++ implementation), loaded when
     CelError
     ├── CompileError      the expression is wrong; the message is what Kubernetes shows after "compilation failed:"
     └── EvaluationError   it failed on this data ("no such key: x"), or would cost too much
+        └── OutOfBudget   with what was evaluated before about the same object
 
-Not there: macros with two variables (`all(i, v, ...)`), `format.*`, and `indexOf` on lists, which the engine's binding
-cannot express; they are compile errors. The engine stops an evaluation after 10,000 turns of all its loops, which is
-earlier than Kubernetes' cost limit does.
+What the engine's binding cannot express is put in other terms by `portable`. The engine stops an evaluation after
+10,000 turns of all its loops, which is earlier than Kubernetes' cost limit does.
 """
 
 from cluster.api.cel.environment import (
+    Budget,
     CelError,
     CompileError,
     Environment,
     EvaluationError,
+    OutOfBudget,
     Program,
     environment,
 )
 
-__all__ = ["CelError", "CompileError", "Environment", "EvaluationError", "Program", "environment"]
+__all__ = [
+    "Budget",
+    "CelError",
+    "CompileError",
+    "Environment",
+    "EvaluationError",
+    "OutOfBudget",
+    "Program",
+    "environment",
+]

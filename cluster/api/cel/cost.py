@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.api.cel.portable import INDEX, LAST_INDEX, MERGED
 from cluster.api.cel.syntax import Call, Comprehension, Const, Expr, Ident, ListOf, Select, Struct, children
 
 _LIST, _MAP = 10, 30
@@ -113,9 +114,13 @@ def _select(expr: Select, scope: Scope, undefined: list[str]) -> tuple[float, Sh
 def _comprehension(expr: Comprehension, scope: Scope, undefined: list[str]) -> tuple[float, Shape]:
     range_cost, over = _visit(expr.range, scope, undefined)
     # Iterating an object is iterating its keys.
-    item = Shape(_key_size(over), what="string") if over.what == "map" else over.elem or UNKNOWN
+    key = Shape(_key_size(over), what="string") if over.what == "map" else UNKNOWN
+    value = over.elem or UNKNOWN
+    items = {expr.variable: key if expr.second or over.what == "map" else value}
+    if expr.second:
+        items[expr.second] = value
     init_cost, start = _visit(expr.init, scope, undefined)
-    inner = {**scope, expr.variable: item, expr.accumulator: start}
+    inner = {**scope, **items, expr.accumulator: start}
     condition, _ = _visit(expr.condition, inner, undefined)
     step, made = _visit(expr.step, inner, undefined)
     if start.what == "list":  # map and filter collect what the step adds
@@ -132,7 +137,8 @@ _PREFIXES = frozenset(("startsWith", "endsWith"))
 _SCANS = frozenset(
     ("contains", "indexOf", "lastIndexOf", "replace", "split", "substring", "trim", "lowerAscii", "upperAscii", "join",
      "format", "url", "isURL", "quantity", "isQuantity", "ip", "isIP", "cidr", "isCIDR", "semver", "isSemver",
-     "reverse", "string", "bytes", "timestamp", "duration", "sort", "distinct", "isSorted", "sum", "min", "max")
+     INDEX, LAST_INDEX, MERGED, "validate", "reverse",
+     "string", "bytes", "timestamp", "duration", "sort", "distinct", "isSorted", "sum", "min", "max")
 )  # fmt: skip
 _EQUALITY = frozenset(("_==_", "_!=_"))
 _CHECKS = 350_000  # what Kubernetes charges for one question to the authorizer

@@ -7,14 +7,15 @@ cel-go, which Kubernetes users know.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from typing import Any
 
 import orjson
 
 from cluster.api.cel import cost, syntax
 from cluster.api.cel.library import AUTHORIZE, Authorize, declarations
+from cluster.api.cel.portable import portable, readable
 
 # Kubernetes' limits: of one expression, and of all that one object's validation may evaluate.
 PER_CALL_LIMIT = 1_000_000
@@ -31,6 +32,10 @@ class CompileError(CelError):
 
 class EvaluationError(CelError):
     """The expression failed on the given data."""
+
+
+class OutOfBudget(EvaluationError):
+    """This expression, with those before it, would cost more than one object's validation may."""
 
 
 _CODE = re.compile(r"\s*\[[A-Z_]+\]$")
@@ -54,6 +59,10 @@ def _words(message: str) -> str:
         if n:
             return changed
     return message
+
+
+# An extension for which the binding has no class of its own.
+_SETTINGS = "extensions:\n- name: two-var-comprehensions\n"
 
 
 @lru_cache(maxsize=1)
@@ -88,11 +97,16 @@ class Program:
         self._compiled = compiled
         self._defaults = dict.fromkeys(variables)
 
-    def evaluate(self, data: Mapping[str, Any], *, authorize: Authorize | None = None) -> Any:
+    def evaluate(
+        self, data: Mapping[str, Any], *, authorize: Authorize | None = None, budget: Budget | None = None
+    ) -> Any:
         """The plain value; variables that `data` leaves out are null. Raises EvaluationError, also for what would cost
-        more than one call may."""
-        if self._loops and self._may_be_dear(data) and self.cost(data) > PER_CALL_LIMIT:
+        more than one call may, and OutOfBudget."""
+        bound = self._bound(data)
+        if bound > PER_CALL_LIMIT and self.cost(data) > PER_CALL_LIMIT:
             raise EvaluationError("operation cancelled: actual cost limit exceeded")
+        if budget is not None:
+            budget.spend(bound, partial(self.cost, data))
         token = AUTHORIZE.set(authorize)
         try:
             value = self._compiled.eval(data={**self._defaults, **data})
@@ -105,10 +119,12 @@ class Program:
             raise EvaluationError(_words(str(plain)))
         return plain
 
-    def _may_be_dear(self, data: Mapping[str, Any]) -> bool:
-        """A loop has no more turns than the data has bytes, so for small data the sizes need not be looked up."""
+    def _bound(self, data: Mapping[str, Any]) -> float:
+        """At least `cost`, and cheaper to know: a loop has no more turns than the data has bytes."""
+        if not self._loops:
+            return float(self._nodes)
         size = sum(len(orjson.dumps(v, default=str)) for k, v in data.items() if k in self.names)
-        return float(self._nodes * size**self._loops) > PER_CALL_LIMIT
+        return float(self._nodes * size**self._loops)
 
     def cost(self, data: Mapping[str, Any]) -> float:
         """At most this much, in CEL's units, with this data."""
@@ -118,6 +134,31 @@ class Program:
         return f"Program({self.expression!r})"
 
 
+class Budget:
+    """What the expressions about one object may cost together. Each is taken for a bound that is cheap to know, and for
+    what it costs only once the bounds are too much."""
+
+    def __init__(self, limit: float = BUDGET) -> None:
+        self._limit = limit
+        self._spent = 0.0  # by cost
+        self._bounds = 0.0  # of those whose cost is not in _spent yet
+        self._open: list[Callable[[], float]] = []
+
+    def spend(self, bound: float, cost: Callable[[], float]) -> None:
+        """Raises OutOfBudget."""
+        self._bounds += bound
+        self._open.append(cost)
+        if self._spent + self._bounds <= self._limit:
+            return
+        self._spent += sum(of() for of in self._open)
+        self._bounds = 0.0
+        self._open.clear()
+        if self._spent > self._limit:
+            raise OutOfBudget(
+                "validation failed due to running out of cost budget, no further validation rules will be run"
+            )
+
+
 class Environment:
     """`variables`: name -> type in CEL's own notation (`dyn`, `int`, `string`, `list<dyn>`, `map<string, dyn>`)."""
 
@@ -125,7 +166,8 @@ class Environment:
         cel, extensions, functions = _engine()
         types = {name: _type(cel, text) for name, text in variables.items()}
         self._names = tuple(variables)
-        self._env = cel.NewEnv(variables=types, extensions=extensions, functions=functions)
+        settings = cel.NewEnvConfigFromYaml(_SETTINGS)
+        self._env = cel.NewEnv(config=settings, variables=types, extensions=extensions, functions=functions)
         self._compile = lru_cache(maxsize=4096)(self._compile_new)
 
     def compile(self, expression: str, *results: str) -> Program:
@@ -138,10 +180,10 @@ class Environment:
 
     def _compile_new(self, expression: str) -> Program:
         try:
-            return Program(expression, self._env.compile(expression), self._names)
+            return Program(expression, self._env.compile(portable(expression)), self._names)
         except RuntimeError as e:
             text = _CODE.sub("", str(e)).removeprefix("INVALID_ARGUMENT: ")
-            raise CompileError(text) from e
+            raise CompileError(readable(text)) from e
 
 
 def _type(cel: Any, text: str) -> Any:

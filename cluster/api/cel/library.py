@@ -8,7 +8,6 @@ those of k8s.io/apiserver `pkg/cel/library`.
 from __future__ import annotations
 
 import ipaddress
-import itertools
 import re
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -18,6 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from cluster.api import quantity
+from cluster.api.cel import formats, lists, portable
 
 Value = dict[str, Any]
 # verb, group, resource, subresource, namespace, name, path, user -> (allowed, reason)
@@ -26,19 +26,15 @@ AUTHORIZE: ContextVar[Authorize | None] = ContextVar("cel_authorize", default=No
 
 _QUANTITY, _SEMVER, _URL = "kubernetes.Quantity", "kubernetes.Semver", "kubernetes.URL"
 _IP, _CIDR = "net.IP", "net.CIDR"
+_FORMAT = "kubernetes.NamedFormat"
 _AUTHORIZER, _DECISION = "kubernetes.authorization", "kubernetes.authorization.Decision"
-
-
-class NoOverload(ValueError):
-    def __init__(self) -> None:
-        super().__init__("no such overload")
 
 
 def _tagged(value: Value, *tags: str) -> Any:
     for tag in tags:
         if tag in value:
             return value[tag]
-    raise NoOverload
+    raise lists.NoOverload
 
 
 @lru_cache(maxsize=1024)
@@ -53,60 +49,6 @@ def pattern(text: str) -> Any:
     except re2.error as e:
         reason = e.args[0]
         raise ValueError(reason.decode() if isinstance(reason, bytes) else str(reason)) from e
-
-
-# --- lists and sets -------------------------------------------------------------------------------------------------
-
-
-def _comparable(items: list[Any]) -> list[Any]:
-    kinds = {float if type(i) in (int, float) else type(i) for i in items}
-    if len(kinds) > 1 or kinds & {list, dict, type(None)}:
-        raise NoOverload
-    return items
-
-
-def _is_sorted(items: list[Any]) -> bool:
-    items = _comparable(items)
-    return all(a <= b for a, b in itertools.pairwise(items))
-
-
-def _sum(items: list[Any]) -> Any:
-    return sum(_comparable(items))
-
-
-def _extreme(name: str, pick: Callable[[list[Any]], Any]) -> Callable[[list[Any]], Any]:
-    def fn(items: list[Any]) -> Any:
-        if not items:
-            raise ValueError(f"{name} called on empty list")
-        return pick(_comparable(items))
-
-    return fn
-
-
-def _distinct(items: list[Any]) -> list[Any]:
-    out: list[Any] = []
-    for i in items:
-        if i not in out:
-            out.append(i)
-    return out
-
-
-def _slice(items: list[Any], start: int, end: int) -> list[Any]:
-    if start < 0 or end < 0:
-        raise ValueError(f"cannot slice({start}, {end}), negative indexes not supported")
-    if start > end:
-        raise ValueError(f"cannot slice({start}, {end}), start index must be less than or equal to end index")
-    if end > len(items):
-        raise ValueError(f"cannot slice({start}, {end}), list is length {len(items)}")
-    return items[start:end]
-
-
-def _flatten(items: list[Any]) -> list[Any]:
-    return [x for i in items for x in (i if isinstance(i, list) else [i])]
-
-
-def _contains(a: list[Any], b: list[Any]) -> bool:
-    return all(x in a for x in b)
 
 
 # --- regex and URLs -------------------------------------------------------------------------------------------------
@@ -273,17 +215,31 @@ def declarations(cel: Any) -> list[Any]:
 
         add(name, [text], any_map, build, member=False)
 
-    add("isSorted", [any_list], boolean, _is_sorted)
-    add("sum", [any_list], t.DYN, _sum)
-    add("min", [any_list], t.DYN, _extreme("min", min))
-    add("max", [any_list], t.DYN, _extreme("max", max))
-    add("distinct", [any_list], any_list, _distinct)
-    add("flatten", [any_list], any_list, _flatten)
-    add("slice", [any_list, integer, integer], any_list, _slice)
-    add("sort", [any_list], any_list, lambda items: sorted(_comparable(items)))
-    add("sets.contains", [any_list, any_list], boolean, _contains, False)
+    add("isSorted", [any_list], boolean, lists.is_sorted)
+    add("sum", [any_list], t.DYN, lists.total)
+    add("min", [any_list], t.DYN, lists.extreme("min", min))
+    add("max", [any_list], t.DYN, lists.extreme("max", max))
+    add("distinct", [any_list], any_list, lists.distinct)
+    add("flatten", [any_list], any_list, lists.flatten)
+    add("slice", [any_list, integer, integer], any_list, lists.part_of)
+    for item in (text, integer, boolean, t.DOUBLE, t.UINT, t.BYTES, t.TIMESTAMP, t.DURATION, any_list, any_map):
+        add(portable.INDEX, [any_list, item], integer, lists.index_of)
+        add(portable.LAST_INDEX, [any_list, item], integer, lists.last_index_of)
+    add(portable.INDEX, [text, text], integer, lambda s, part: s.find(part))
+    add(portable.INDEX, [text, text, integer], integer, lists.index_from)
+    add(portable.LAST_INDEX, [text, text], integer, lambda s, part: s.rfind(part))
+    add(portable.LAST_INDEX, [text, text, integer], integer, lists.last_index_to)
+    add(portable.MERGED, [any_list], t.Map(t.DYN, t.DYN), lists.merged)
+    add("sort", [any_list], any_list, lambda items: sorted(lists.comparable(items)))
+    add("sets.contains", [any_list, any_list], boolean, lists.contains_all, False)
     add("sets.intersects", [any_list, any_list], boolean, lambda a, b: any(x in a for x in b), False)
-    add("sets.equivalent", [any_list, any_list], boolean, lambda a, b: _contains(a, b) and _contains(b, a), False)
+    add(
+        "sets.equivalent",
+        [any_list, any_list],
+        boolean,
+        lambda a, b: lists.contains_all(a, b) and lists.contains_all(b, a),
+        False,
+    )
 
     add("jsonpatch.escapeKey", [text], text, lambda s: s.replace("~", "~0").replace("/", "~1"), False)
     add("find", [text, text], text, _find)
@@ -297,6 +253,11 @@ def declarations(cel: Any) -> list[Any]:
     add("getPort", [any_map], text, _url_part(lambda u: str(u.port) if u.port is not None else ""))
     add("getEscapedPath", [any_map], text, _url_part(lambda u: u.path))
     add("getQuery", [any_map], t.Map(text, strings), _url_part(lambda u: parse_qs(u.query, keep_blank_values=True)))
+
+    add("format.named", [text], any_map, lambda name: {_FORMAT: name} if name in formats.NAMES else {}, False)
+    for kind in formats.NAMES:
+        add(f"format.{kind}", [], any_map, lambda kind=kind: {_FORMAT: kind}, False)
+    add("validate", [any_map, text], strings, lambda f, s: formats.faults(_tagged(f, _FORMAT), s))
 
     add("quantity", [text], any_map, lambda s: _quantity(quantity.parse_quantity(s)), False)
     add("isQuantity", [text], boolean, _is(quantity.parse_quantity), False)

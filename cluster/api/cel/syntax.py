@@ -50,7 +50,10 @@ class Struct:
 
 @dataclass(frozen=True, slots=True)
 class Comprehension:
+    """`second`: with two variables `variable` is the index or the key, and this the item or the value; else ""."""
+
     variable: str
+    second: str
     range: Expr
     accumulator: str
     init: Expr
@@ -142,7 +145,8 @@ def _comprehension(data: bytes) -> Expr:
     f = dict(_fields(data))
     parts = [_expr(f.get(n, b"")) for n in (2, 4, 5, 6, 7)]
     accumulated = f.get(3, b"").decode()
-    return Comprehension(f.get(1, b"").decode(), parts[0], accumulated, parts[1], parts[2], parts[3], parts[4])
+    variable, second = f.get(1, b"").decode(), f.get(8, b"").decode()
+    return Comprehension(variable, second, parts[0], accumulated, parts[1], parts[2], parts[3], parts[4])
 
 
 _KINDS = {3: _const, 4: _ident, 5: _select, 6: _call, 7: _list, 8: _struct, 9: _comprehension}

@@ -7,6 +7,7 @@ are forgiven for values that did not change. Source: KEP-2876, KEP-4008.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -67,10 +68,21 @@ def validate(schema: Schema, obj: Json, old: Json | None = None) -> list[Cause]:
     """Causes of a custom object whose values have their schema's types."""
     if not schema.has_rules:
         return []
-    causes: list[Cause] = []
+    walk = _Walk([], cel.Budget())
     before = MISSING if old is None else _rooted(old)
-    _visit(causes, "", schema, _rooted(obj), before)
-    return causes
+    try:
+        _visit(walk, "", schema, _rooted(obj), before)
+    except cel.OutOfBudget as e:
+        walk.causes.append(Cause("FieldValueInvalid", f"Invalid value: {e}", "<nil>"))
+    return walk.causes
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """One object's validation."""
+
+    causes: list[Cause]
+    budget: cel.Budget
 
 
 def _rooted(obj: Json) -> Json:
@@ -79,28 +91,28 @@ def _rooted(obj: Json) -> Json:
     return {**obj, "metadata": {k: metadata[k] for k in _ROOT_METADATA if k in metadata}}
 
 
-def _visit(causes: list[Cause], path: str, schema: Schema, value: Any, old: Any) -> None:
+def _visit(walk: _Walk, path: str, schema: Schema, value: Any, old: Any) -> None:
     if value is None:
         return
     for rule in schema.rules:
-        cause = _judge(rule, path, schema, value, old)
+        cause = _judge(walk.budget, rule, path, schema, value, old)
         if cause is not None:
-            causes.append(cause)
+            walk.causes.append(cause)
     if isinstance(value, dict):
         before = old if isinstance(old, dict) else {}
         for key, item in value.items():
             sub = schema.child(key)
             if sub is not None and sub.has_rules:
-                _visit(causes, f"{path}.{key}" if path else key, sub, item, before.get(key, MISSING))
+                _visit(walk, f"{path}.{key}" if path else key, sub, item, before.get(key, MISSING))
     elif isinstance(value, list) and schema.items is not None and schema.items.has_rules:
         known = old_items(schema, old)
         for i, item in enumerate(value):
             key = key_of(schema, item) if known else None
-            _visit(causes, f"{path}[{i}]", schema.items, item, known.get(key, MISSING) if key else MISSING)
+            _visit(walk, f"{path}[{i}]", schema.items, item, known.get(key, MISSING) if key else MISSING)
 
 
-def _judge(rule: Rule, path: str, schema: Schema, value: Any, old: Any) -> Cause | None:
-    """The cause when the object breaks the rule."""
+def _judge(budget: cel.Budget, rule: Rule, path: str, schema: Schema, value: Any, old: Any) -> Cause | None:
+    """The cause when the object breaks the rule; raises OutOfBudget."""
     try:
         program, message = _compiled(rule, cel_type(schema))
     except cel.CompileError as e:
@@ -117,8 +129,10 @@ def _judge(rule: Rule, path: str, schema: Schema, value: Any, old: Any) -> Cause
     elif rule.optional_old_self:
         data |= {"hasOldSelf": there}
     try:
-        if program.evaluate(data) is True:
+        if program.evaluate(data, budget=budget) is True:
             return None
+    except cel.OutOfBudget:
+        raise
     except cel.EvaluationError as e:
         return _cause("FieldValueInvalid", path, value, _failure(str(e), rule.expression))
     where = path + rule.field_path if path else rule.field_path.removeprefix(".")

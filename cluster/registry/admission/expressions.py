@@ -17,6 +17,9 @@ from cluster.registry.types import Attributes, Authorizer, RuleResolver
 
 Object = dict[str, Any]
 
+# What the match conditions of one webhook or policy may cost together, apart from its other expressions.
+_CONDITIONS_BUDGET = 2_500_000
+
 
 class ConditionError(Exception):
     """A match condition could not be evaluated."""
@@ -29,13 +32,16 @@ class Facts:
     data: Object
     authorize: library.Authorize
     failed: dict[str, str] = field(default_factory=dict)  # variables that could not be computed, and why
+    budget: cel.Budget = field(default_factory=cel.Budget)
 
     def evaluate(self, environment: cel.Environment, expression: str, *results: str) -> Any:
         """Raises CelError, also when the expression needs a variable that could not be computed."""
         for name, why in self.failed.items():
             if re.search(rf"\bvariables\.{re.escape(name)}\b", expression):
                 raise cel.EvaluationError(f'composited variable "{name}" fails to evaluate: {why}')
-        return environment.compile(expression, *results).evaluate(self.data, authorize=self.authorize)
+        return environment.compile(expression, *results).evaluate(
+            self.data, authorize=self.authorize, budget=self.budget
+        )
 
     def with_params(self, params: Object | None) -> Facts:
         return Facts({**self.data, "params": params, "variables": {}}, self.authorize)
@@ -96,6 +102,7 @@ def conditions_hold(conditions: Sequence[Mapping[str, Any]], known: Facts, envir
     """All of them. One that is false decides, also when others fail; raises ConditionError when one fails and none is
     false."""
     errors: list[str] = []
+    known = Facts(known.data, known.authorize, budget=cel.Budget(_CONDITIONS_BUDGET))
     for c in conditions:
         try:
             if known.evaluate(environment, c["expression"], "BOOL") is False:

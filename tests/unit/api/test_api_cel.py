@@ -9,6 +9,7 @@ pytest.importorskip("cel_expr_python", reason="`make bootstrap` installs it")
 from cluster.api import cel
 from cluster.api.cel.cost import Shape, estimate, shape_of
 from cluster.api.cel.library import authorizer
+from cluster.api.cel.portable import portable
 
 SELF = {"a": 1, "l": [1, 2], "cpu": "500m", "s": "abc"}
 
@@ -37,6 +38,16 @@ def value(expression: str, **data: object) -> object:
         "semver('1.2.3-rc.1').isLessThan(semver('1.2.3')) && semver('1.10.0').isGreaterThan(semver('1.9.9'))",
         "'%s has %d'.format(['a', 1]) == 'a has 1' && 'a,b'.split(',').join('-') == 'a-b'",
         "self.?nope.orValue(7) == 7 && self[?'a'].orValue(0) == 1",
+        "self.l.all(i, v, v == i + 1) && {'x': 1}.exists(k, v, k == 'x' && v == 1) && !self.l.existsOne(i, v, v > 0)",
+        "self.l.transformList(i, v, i > 0, v * 10) == [20]",
+        "{'x': 1, 'y': 2}.transformMap(k, v, v > 1, v + 1) == {'y': 3}",
+        "self.l.transformMap(i, v, {'a, b': v})[1]['a, b'] == 2",
+        "{'x': 'y'}.transformMapEntry(k, v, {v: k}) == {'y': 'x'}",
+        "['a', 'b', 'a'].indexOf('b') == 1 && ['a', 'b', 'a'].lastIndexOf('a') == 2 && self.l.indexOf(7) == -1",
+        "self.s.indexOf('c') == 2 && 'a.b.c'.indexOf('.', 2) == 3 && 'tacocat'.lastIndexOf('a', 2) == 1",
+        "!format.dns1123Label().validate('ok').hasValue() && format.uuid().validate('x').hasValue()",
+        "format.named('date').value().validate('1 May').value() == ['invalid date'] && !format.named('no').hasValue()",
+        "!format.dns1035LabelPrefix().validate(self.s + '-').hasValue()",
         "has(self.a) && !has(self.nope) && self.l.map(x, x * 2).exists(x, x == 4)",
     ],
 )
@@ -52,6 +63,8 @@ def test_kubernetes_functions(expression: str) -> None:
         ("self.l[2] == 0", "index out of bounds: 2"),
         ("1 / 0 == 0", "division by zero"),
         ("[].max() == 0", "max called on empty list"),
+        ("{'a': 1, 'b': 1}.transformMapEntry(k, v, {v: k}) == {}", "insert failed: key 1 already exists"),
+        ("'abc'.indexOf('b', -1) == 0", "index out of range: -1"),
     ],
 )
 def test_failures_have_the_words_of_cel_go(expression: str, message: str) -> None:
@@ -64,6 +77,42 @@ def test_an_expression_that_does_not_compile_says_where() -> None:
     with pytest.raises(cel.CompileError) as e:
         cel.environment("self").compile("1 + selv > 2")
     assert str(e.value).startswith("ERROR: <input>:1:5: undeclared reference to 'selv")
+
+
+def test_a_message_names_functions_as_they_were_written() -> None:
+    with pytest.raises(cel.CompileError) as e:
+        cel.environment("self").compile("'a'.indexOf(1) == 0")
+    assert "'indexOf' applied to '(string, int)'" in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "made"),
+    [
+        ("a.indexOf(b)", "a.index0f(b)"),
+        ("'x.indexOf(y)' == r'\\'", "'x.indexOf(y)' == r'\\'"),
+        ("c ? f(x).g[1].validate(s) : t", "c ? optional.ofNonZeroValue(f(x).g[1].validate(s)) : t"),
+        ("x in [1].transformMap(k, v, v)", "x in [1].transformList(k, v, {k: v}).merged()"),
+        ("format . named('a')", "optional.ofNonZeroValue(format . named('a'))"),
+        ("other.named('a') && validate(1)", "other.named('a') && validate(1)"),
+        ("a.validate(b.validate(c))", "optional.ofNonZeroValue(a.validate(optional.ofNonZeroValue(b.validate(c))))"),
+        ("a).indexOf(b)", "a).indexOf(b)"),
+    ],
+)
+def test_only_what_the_engine_cannot_express_changes(written: str, made: str) -> None:
+    assert portable(written) == made
+
+
+def test_expressions_about_one_object_share_a_budget() -> None:
+    program = cel.environment("self").compile("self.l.all(x, self.l.all(y, x <= y))")
+    data = {"self": {"l": [1] * 50}}
+    assert 3 * program.cost(data) < 100_000 < program.cost(data) * 8
+    budget = cel.Budget(100_000)
+    with pytest.raises(cel.OutOfBudget, match="running out of cost budget"):
+        for _ in range(8):
+            program.evaluate(data, budget=budget)
+    cheap = cel.Budget(100_000)
+    for _ in range(1000):
+        program.evaluate({"self": {"l": [1, 2]}}, budget=cheap)
 
 
 def test_the_result_type_is_checked() -> None:
