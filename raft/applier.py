@@ -17,7 +17,7 @@ from typing import Any
 
 from raft.config import Address
 from raft.core.types import ConfChange, ConfState, Entry, SnapshotMeta
-from raft.errors import Corrupt, CorruptCluster, NoSpace, StoreError
+from raft.errors import Corrupt, CorruptCluster, Invalid, NoSpace, StoreError
 from raft.membership import Members
 from raft.mvcc.backend import Backend
 from raft.mvcc.record import Written
@@ -30,16 +30,34 @@ _APPLIED = b"applied"
 _CONF = b"conf"
 _ALARMS = b"alarms"
 _CLUSTER = b"cluster"
+_FORMAT = b"format"
 _POSITION = struct.Struct(">QQ")
+STATE_FORMAT = 2
+"""Of what the backend holds, and with it every saved or sent copy. 2: leases carry a checkpoint."""
+READABLE_STATES = (1, STATE_FORMAT)
+UNMARKED = 1
+"""What does not say it is of 1, or of 2 from before that was written down: both are read alike."""
 NOSPACE = "NOSPACE"
 CORRUPT = "CORRUPT"
 
 
 def found_state(backend: Backend, cluster_id: str, meta: SnapshotMeta) -> None:
     """What a new member starts from."""
+    backend.meta_set(_FORMAT, bytes((STATE_FORMAT,)))
     backend.meta_set(_CLUSTER, cluster_id.encode())
     backend.meta_set(_APPLIED, _POSITION.pack(meta.index, meta.term))
     backend.meta_set(_CONF, pack(meta.conf.to_wire()))
+
+
+def state_format(backend: Backend) -> int:
+    """Raises Invalid for one that this program does not read."""
+    (found,) = backend.meta_get(_FORMAT) or (UNMARKED,)
+    if found not in READABLE_STATES:
+        raise Invalid(
+            f"the state has format version {found}, which is not known here (this one is {STATE_FORMAT}): "
+            "it is of a newer sk8"
+        )
+    return found
 
 
 def found_again(
@@ -57,6 +75,7 @@ def found_again(
     ``bump_revision``: how far the revision jumps, so that it is above any that was handed out after the state was
     saved; history then counts as compacted, and a watch from before is told so instead of missing events.
     """
+    state_format(backend)
     store, known = Mvcc(backend), Members(backend)
     for prefix in drop:
         store.txn((), (("delete", prefix, prefix_end(prefix)),))
@@ -80,9 +99,10 @@ class Applier:
         """``committed(writes)`` hears of every revision's writes, those of an entry at once;
         ``answered(origin, sequence, results)`` of its results.
 
-        Raises Corrupt.
+        Raises Corrupt, Invalid (a state of another version).
         """
         self.backend = backend
+        self.format = state_format(backend)
         self.store = Mvcc(backend)
         self.members = Members(backend)
         self._clock = clock
@@ -122,6 +142,12 @@ class Applier:
             raise CorruptCluster
         if self.out_of_space and "put" in writes:
             raise NoSpace
+
+    def mark_format(self) -> None:
+        """The next flush writes leases as STATE_FORMAT has them: an older program must refuse what comes of it."""
+        if self.format != STATE_FORMAT:
+            self.format = STATE_FORMAT
+            self.backend.meta_set(_FORMAT, bytes((STATE_FORMAT,)))
 
     # --- entries
 

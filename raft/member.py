@@ -111,6 +111,7 @@ class Member:
         backend = LmdbBackend(self.directory.backend, map_bytes=self.config.map_bytes)
         try:
             applier = Applier(backend, self.clock, self._committed, self._answered)
+            applier.mark_format()
             self._flushing_bytes = self._flushed_bytes = applier.store.bytes_in_use
             return backend, applier
         except BaseException:

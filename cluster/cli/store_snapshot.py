@@ -78,12 +78,13 @@ def show(found: SnapshotStatus, name: str, out: Output, *, as_json: bool) -> Non
     if as_json:
         out.result(json.dumps({"file": name, **found.to_json()}, indent=2))
         return
-    header = ("hash", "revision", "total keys", "total size", "compacted", "index", "members", "cluster")
+    header = ("hash", "revision", "total keys", "total size", "format", "compacted", "index", "members", "cluster")
     row = (
         f"{found.hash:016x}",
         str(found.revision),
         str(found.keys),
         mebibytes(found.size_bytes),
+        str(found.format),
         str(found.compacted),
         str(found.index),
         ",".join(map(str, found.members)),

@@ -2,7 +2,8 @@
 
     file = data.mdb of one member as of one applied entry (an LMDB environment, whole pages) + its SHA-256 (32 bytes)
 
-Two checks: the file's own checksum, and the hash that the store keeps of its records, computed anew from them.
+Two checks: the file's own checksum, and the hash that the store keeps of its records, computed anew from them. The
+state says of which format it is (applier.STATE_FORMAT); one of a newer program is refused, and nothing made of it.
 A restored group is a new one: new cluster id, ids above all that were ever used, a log that starts anew, so that no
 member of the old group can ever be taken for one of it. The layout (and so the way to tell a file without checksum by
 its size) is that of etcd's `snapshot save`.
@@ -39,7 +40,8 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class SnapshotStatus:
-    """``hash`` is the store's, of all live records; ``checked``: the file's checksum was there and right."""
+    """``hash`` is the store's, of all live records; ``checked``: the file's checksum was there and right; ``format``:
+    the version of the state's format (a file that does not say counts as 1)."""
 
     cluster_id: str
     index: int
@@ -54,6 +56,7 @@ class SnapshotStatus:
     alarms: tuple[str, ...]
     size_bytes: int
     checked: bool
+    format: int
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"hash": f"{self.hash:016x}"}
@@ -101,6 +104,7 @@ def describe(
             alarms=tuple(kind for _, kind in applier.alarms),
             size_bytes=size,
             checked=not skip_hash_check,
+            format=applier.format,
         )
 
 
@@ -124,7 +128,9 @@ def _opened(path: Path) -> Iterator[LmdbBackend]:
 def _applier(path: Path, backend: LmdbBackend) -> Applier:
     try:
         return Applier(backend, lambda: 0.0, lambda _writes: None, lambda origin, sequence, results: None)
-    except (Corrupt, Invalid, lmdb.Error) as error:
+    except Invalid as error:
+        raise Invalid(f"{path}: {error}") from error
+    except (Corrupt, lmdb.Error) as error:
         raise Corrupt(f"{path}: {error}") from error
 
 

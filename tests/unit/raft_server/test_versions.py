@@ -12,7 +12,7 @@ import pytest
 from raft import proposals, wire
 from raft.backup.file import describe, restore
 from raft.client import StoreClient
-from raft.errors import Corrupt, StoreError, Unavailable
+from raft.errors import Corrupt, Invalid, StoreError, Unavailable
 from raft.server import StateServer
 from raft.storage import identity, segment
 from raft.storage.backend_lmdb import LmdbBackend, data_file
@@ -86,6 +86,7 @@ def older(directory: Path) -> None:
     path = directory / "identity.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"formatVersion": 1}))
     backend = LmdbBackend(directory / "db")
+    backend.meta_set(b"format", None)
     backend.meta_set(b"lease/" + struct.pack(">Q", 7), struct.pack(">Q", 60))
     backend.flush()
     backend.close()
@@ -95,12 +96,38 @@ async def test_a_snapshot_of_format_1_is_restored(tmp_path: Path) -> None:
     one = One(tmp_path / "m")
     older(one.directory)
     path = data_file(one.directory / "db")
-    assert describe(path, skip_hash_check=True).leases == 1
+    status = describe(path, skip_hash_check=True)
+    assert (status.leases, status.format) == (1, 1), "it does not say"
     restore(path, tmp_path / "new", "new", 2, {2: one.address})
     again = One(tmp_path / "new")
     again.address = one.address
     async with serving(again):
         assert await again.client().lease_keep_alive(7) == 60
+    assert describe(data_file(tmp_path / "new" / "db"), skip_hash_check=True).format == 2
+
+
+async def test_a_state_is_marked_when_it_is_opened_and_one_of_a_newer_version_refused(tmp_path: Path) -> None:
+    """Also when it comes as a snapshot, whatever the directory around it says."""
+    one = One(tmp_path / "m")
+    older(one.directory)
+    async with serving(one):
+        await one.client().put(b"k", b"v")
+    path = data_file(one.directory / "db")
+    assert describe(path, skip_hash_check=True).format == 2
+    newer = LmdbBackend(one.directory / "db")
+    newer.meta_set(b"format", bytes((3,)))
+    newer.flush()
+    newer.close()
+    before = files(one.directory)
+    why = r"the state has format version 3, which is not known here \(this one is 2\): it is of a newer sk8"
+    with pytest.raises(Invalid, match=why):
+        describe(path, skip_hash_check=True)
+    with pytest.raises(Invalid, match=why):
+        restore(path, tmp_path / "new", "new", 2, {2: one.address})
+    assert not (tmp_path / "new" / "identity.json").exists()
+    with pytest.raises(Invalid, match=why):
+        await StateServer(one.config()).run()
+    assert files(one.directory) == before
 
 
 async def test_a_member_refuses_a_caller_of_another_version_by_name(tmp_path: Path) -> None:
