@@ -9,7 +9,7 @@ SEEDS ?= 200
 MINUTES ?= 10
 FAULTS ?= 30
 
-.PHONY: help up down demo monitoring test check bench fmt bootstrap lint unit sim scheduler-cases leaks safety chaos chaos-store integration e2e lock
+.PHONY: help up down demo monitoring test check bench fmt bootstrap lint unit sim fuzz scheduler-cases leaks safety chaos chaos-store integration e2e lock
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ unit: ## Unit tests
 
 sim: ## Seeded simulation of the store; more with SEEDS=10000
 	@SK8_SIM_SEEDS=$(SEEDS) $(PYTEST) -q tests/sim
+
+fuzz: ## Fuzz what the store reads from the wire and from its log, following coverage; more with SECONDS=600
+	@for target in frames segments records; do $(BIN)/python tests/fuzz/fuzz.py $$target build/fuzz/$$target -max_total_time=$(or $(SECONDS),60) -max_len=4096 -artifact_prefix=build/fuzz/$$target- -print_final_stats=1; done
 
 safety: ## The store's two engines side by side: which of them keeps which rule
 	@$(BIN)/python tests/safety/safety_table.py 2>/dev/null

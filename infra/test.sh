@@ -73,7 +73,7 @@ make --no-print-directory lint
 
 if [ "$(id -u)" != 0 ]; then
     say "unit tests and simulation (no root here: integration and end-to-end tests are left out)"
-    "$bin/pytest" -q tests/unit tests/sim tests/safety tests/chaos
+    "$bin/pytest" -q tests/unit tests/fuzz tests/sim tests/safety tests/chaos
     exit
 fi
 
@@ -99,7 +99,7 @@ python3 infra/images/build.py
 
 say "all tests"
 suites=()
-for suite in unit sim safety integration chaos e2e; do
+for suite in unit fuzz sim safety integration chaos e2e; do
     if [ -n "$(find "tests/$suite" -name 'test_*.py' -print -quit 2>/dev/null)" ]; then suites+=("tests/$suite"); fi
 done
 "$bin/pytest" -q --durations=15 "${suites[@]}"

@@ -82,7 +82,7 @@ def _records(path: Path, contents: segment.Contents, values: bool) -> Iterator[D
 
 def _record(kind: Record, wire: Any, values: bool) -> list[tuple[str, dict[str, Any]]]:
     if kind is Record.ENTRIES:
-        return [("entry", _entry(Entry(*raw), values)) for raw in wire]
+        return [("entry", _entry(Entry.from_wire(raw), values)) for raw in wire]
     if kind is Record.HARD_STATE:
         return [("hard_state", _hard_state(HardState.from_wire(wire)))]
     if kind is Record.SNAPSHOT_MARKER:

@@ -47,7 +47,7 @@ def unpack(data: bytes | bytearray | memoryview) -> Any:
     """Raises Invalid."""
     try:
         return msgpack.unpackb(data, raw=False, use_list=True, strict_map_key=False)
-    except (ValueError, msgpack.exceptions.UnpackException, UnicodeDecodeError, RecursionError) as e:
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError) as e:  # TypeError: a map's key
         raise Invalid(f"frame is not msgpack: {e}") from e
 
 

@@ -62,7 +62,11 @@ class Entry(NamedTuple):
 
     @classmethod
     def from_wire(cls, wire: Sequence[Any]) -> Entry:
-        return cls(wire[0], wire[1], wire[2], wire[3])
+        """Raises ValueError, TypeError."""
+        term, index, kind, data = wire
+        if not (type(term) is type(index) is int and type(kind) in (int, EntryKind) and type(data) is bytes):
+            raise ValueError("an entry has a field of the wrong type")
+        return cls(term, index, kind, data)
 
 
 ENTRY_OVERHEAD_BYTES = 16
@@ -85,7 +89,11 @@ class HardState(NamedTuple):
 
     @classmethod
     def from_wire(cls, wire: Sequence[Any]) -> HardState:
-        return cls(wire[0], wire[1], wire[2])
+        """Raises ValueError, TypeError."""
+        term, vote, commit = wire
+        if not type(term) is type(vote) is type(commit) is int:
+            raise ValueError("a hard state has a field of the wrong type")
+        return cls(term, vote, commit)
 
 
 class SoftState(NamedTuple):
@@ -128,7 +136,13 @@ class SnapshotMeta(NamedTuple):
 
     @classmethod
     def from_wire(cls, wire: Sequence[Any]) -> SnapshotMeta:
-        return cls(wire[0], wire[1], ConfState.from_wire(wire[2]))
+        """Raises ValueError, TypeError."""
+        index, term, conf = wire
+        found = cls(index, term, ConfState.from_wire(conf))
+        ids = (*found.conf.voters, *found.conf.learners, *found.conf.voters_outgoing, *found.conf.learners_next)
+        if not all(type(n) is int for n in (index, term, *ids)):
+            raise ValueError("a snapshot has a field of the wrong type")
+        return found
 
 
 class Snapshot(NamedTuple):
@@ -143,11 +157,10 @@ class Snapshot(NamedTuple):
     @classmethod
     def from_wire(cls, wire: Sequence[Any]) -> Snapshot:
         """Raises ValueError, TypeError."""
-        meta, data = SnapshotMeta.from_wire(wire[0]), wire[1]
-        ids = (*meta.conf.voters, *meta.conf.learners, *meta.conf.voters_outgoing, *meta.conf.learners_next)
-        if not all(type(n) is int for n in (meta.index, meta.term, *ids)) or type(data) is not bytes:
+        meta, data = wire
+        if type(data) is not bytes:
             raise ValueError("a snapshot has a field of the wrong type")
-        return cls(meta, data)
+        return cls(SnapshotMeta.from_wire(meta), data)
 
 
 @dataclass(slots=True)
@@ -199,10 +212,6 @@ class Message:
         ints = type(to) is type(sender) is type(term) is type(log_term) is type(index) is type(commit) is type(hint)
         if not ints or type(hint) is not int or type(context) is not bytes:
             raise ValueError("a field has the wrong type")
-        for entry in entries:
-            ints = type(entry[0]) is type(entry[1]) is int and type(entry[2]) in (int, EntryKind)
-            if not ints or type(entry[3]) is not bytes:
-                raise ValueError("an entry has a field of the wrong type")
         return cls(
             MessageKind(kind),
             to,
@@ -210,7 +219,7 @@ class Message:
             term,
             log_term,
             index,
-            [Entry(e[0], e[1], e[2], e[3]) for e in entries],
+            [Entry.from_wire(entry) for entry in entries],
             commit,
             bool(reject),
             hint,

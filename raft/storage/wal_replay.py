@@ -10,8 +10,10 @@ follow in the log and overwrite the old ones, or a later marker lies among the o
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from raft.core.types import Entry, HardState, SnapshotMeta
 from raft.storage.errors import WalCorrupt
@@ -52,9 +54,9 @@ class Replayer:
                 self._record(offset, kind, value)
         self.crc = contents.crc
 
-    def _record(self, offset: int, kind: Record, value: tuple[tuple[int, int, int, bytes], ...]) -> None:
+    def _record(self, offset: int, kind: Record, value: Sequence[Any]) -> None:
         if kind is Record.ENTRIES:
-            self._add(offset, [Entry(*e) for e in value])
+            self._add(offset, [Entry.from_wire(entry) for entry in value])
         elif kind is Record.HARD_STATE:
             self._hard_state = HardState.from_wire(value)
         elif kind is Record.SNAPSHOT_MARKER:
@@ -63,6 +65,9 @@ class Replayer:
             raise WalCorrupt(self._path, offset, "a second header")
 
     def _add(self, offset: int, entries: list[Entry]) -> None:
+        for before, after in itertools.pairwise(entries):
+            if after.index != before.index + 1:
+                raise WalCorrupt(self._path, offset, f"entry {after.index} follows entry {before.index}")
         if self._entries:
             first, last = self._entries[0].index, self._entries[-1].index
             if entries[0].index > last + 1:

@@ -112,6 +112,6 @@ def test_members_messages_survive(data: bytes) -> None:
 
 
 def test_unpackable_is_invalid() -> None:
-    for bad in (b"", b"\xc1", b"\x92\x01", b"\xa1\xff", b"\x91" * 5000, msgpack.packb(1) + b"\x00"):
+    for bad in (b"", b"\xc1", b"\x92\x01", b"\xa1\xff", b"\x91" * 5000, b"\x81\x90\x01", msgpack.packb(1) + b"\x00"):
         with pytest.raises(Invalid, match="not msgpack"):
             unpack(bad)
