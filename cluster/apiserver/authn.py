@@ -12,6 +12,7 @@ Invariant: bad credentials are 401, never a fall-back to anonymous; anonymous re
 from __future__ import annotations
 
 import base64
+import binascii
 import csv
 import hmac
 import ssl
@@ -33,6 +34,7 @@ from cluster.registry.context import UserInfo
 ANONYMOUS = UserInfo("system:anonymous", groups=("system:unauthenticated",))
 _AUTHENTICATED = "system:authenticated"
 _EXTRA = "authentication.kubernetes.io/"
+_BEARER_PROTOCOL = "base64url.bearer.authorization.k8s.io."
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,31 @@ def identity_of(peer_cert: Mapping[str, Any] | None) -> CertIdentity | None:
         groups.append(_AUTHENTICATED)
     not_after = float(ssl.cert_time_to_seconds(peer_cert["notAfter"]))
     return CertIdentity(UserInfo(name, groups=tuple(groups)), not_after)
+
+
+def credentials(headers: Mapping[str, str]) -> str:
+    """The Authorization of a request. Browsers cannot set it for a WebSocket: there the token is a subprotocol.
+
+    Source: Kubernetes apiserver/pkg/authentication/request/websocket/protocol.go. Raises ApiError 401.
+    """
+    given = headers.get("Authorization", "")
+    if given or headers.get("Upgrade", "").lower() != "websocket":
+        return given
+    tokens = [p for p in websocket_protocols(headers) if p.startswith(_BEARER_PROTOCOL)]
+    if not tokens:
+        return ""
+    encoded = tokens[0].removeprefix(_BEARER_PROTOCOL)
+    try:
+        token = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError):
+        raise errors.unauthorized() from None
+    return f"Bearer {token}"
+
+
+def websocket_protocols(headers: Mapping[str, str], *, with_token: bool = True) -> list[str]:
+    """The subprotocols a client offers; the one that is a token is never answered with."""
+    offered = [p.strip() for p in headers.get("Sec-WebSocket-Protocol", "").split(",")]
+    return [p for p in offered if p and (with_token or not p.startswith(_BEARER_PROTOCOL))]
 
 
 def service_account_groups(namespace: str) -> tuple[str, ...]:

@@ -73,7 +73,9 @@ class ApiServerConfig:
     shutdown_grace_s: float = 5.0
     endpoint_lease_ttl_s: int = 5
     endpoint_reconcile: bool = True
-    anonymous_paths: tuple[str, ...] = field(default=("/healthz", "/livez", "/readyz", "/version"))
+    anonymous_paths: tuple[str, ...] = field(
+        default=("/healthz", "/livez", "/readyz", "/version", "/dashboard")  # of the last the page only, no data
+    )
 
     def validate(self) -> None:
         """Raise ConfigError for the first setting that cannot work."""

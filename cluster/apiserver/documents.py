@@ -20,6 +20,7 @@ from cluster.api import errors
 from cluster.apiserver import negotiate
 from cluster.apiserver.apidocs import ApiDocuments, v2_form
 from cluster.apiserver.call import Call, Reply
+from cluster.apiserver.dashboard import Dashboard
 from cluster.apiserver.discovery import Document
 from cluster.apiserver.tokens import TokenVerifier
 
@@ -39,7 +40,17 @@ VERSION = {
     "platform": "linux/amd64",
 }
 _JWKS = "/openid/v1/jwks"
-_OWN_PATHS = ("/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", _JWKS, "/readyz", "/version")
+_OWN_PATHS = (
+    "/dashboard/",
+    "/healthz",
+    "/livez",
+    "/metrics",
+    "/openapi/v2",
+    "/openapi/v3",
+    _JWKS,
+    "/readyz",
+    "/version",
+)
 
 
 class DocumentServer:
@@ -49,6 +60,7 @@ class DocumentServer:
         self._docs = docs
         self._verifier = verifier
         self._issuer = issuer
+        self._dashboard = Dashboard()
         self._fixed: dict[str, Callable[[], Reply]] = {
             "/": lambda: Reply(obj={"paths": sorted([*self._docs.discovery.paths(), *_OWN_PATHS])}),
             "/version": lambda: Reply(obj=VERSION),
@@ -60,6 +72,8 @@ class DocumentServer:
     async def serve(self, call: Call) -> Reply:
         """Raises ApiError 404 for paths that are nobody's, 405 for other methods."""
         path = call.info.path
+        if self._dashboard.serves(path):
+            return self._dashboard.serve(call)
         if path not in self._fixed and not path.startswith(("/api", "/openapi/")):
             raise errors.path_not_found()
         if call.info.verb not in ("get", "head"):

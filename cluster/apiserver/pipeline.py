@@ -24,7 +24,7 @@ from cluster.apiserver import authz, discovery, metrics, negotiate, requestinfo,
 from cluster.apiserver.aggregation import Aggregator
 from cluster.apiserver.audit import Judgement, Subject
 from cluster.apiserver.auditlog import AuditLog
-from cluster.apiserver.authn import ANONYMOUS, Authenticator
+from cluster.apiserver.authn import ANONYMOUS, Authenticator, credentials
 from cluster.apiserver.call import Call
 from cluster.apiserver.config import ApiServerConfig
 from cluster.apiserver.connection import connection_of
@@ -131,7 +131,7 @@ class Pipeline:
         if connection is not None:
             connection.served = True
         user = await self._authenticator.authenticate(
-            connection.identity if connection is not None else None, request.headers.get("Authorization", "")
+            connection.identity if connection is not None else None, credentials(request.headers)
         )
         if self._tracer is None:
             return await self._serve(work, info, user, params)

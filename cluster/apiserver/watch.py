@@ -1,4 +1,4 @@
-"""WATCH: a stream of events from the byte cache. IO: the HTTP response.
+"""WATCH: a stream of events from the byte cache. IO: the client's connection.
 
     subscribe (one step, no await: what the cache has, then everything after) > initial objects > bookmark > events
 
@@ -23,15 +23,14 @@ from cluster.api.scheme import SCHEME
 from cluster.apiserver import metrics, negotiate, options, selection, views
 from cluster.apiserver.cache import Cache, CacheEvent, Entry, event_line
 from cluster.apiserver.call import Call
-from cluster.apiserver.connection import on_close
 from cluster.apiserver.reads import CacheReader
 from cluster.apiserver.requestinfo import flag
 from cluster.apiserver.versions import Versions, as_stored
+from cluster.apiserver.watch_streams import stream_for
 from cluster.apiserver.watchers import Chunk, Watcher, WatchHub
 
 log = logging.getLogger(__name__)
 
-_WRITE_BYTES = 256 * 1024
 _INITIAL_END = "k8s.io/initial-events-end"
 
 
@@ -66,24 +65,22 @@ class WatchServer:
         initial, watcher, failure = await self._subscribe(call)
         stream = _Stream(call, self._versions, self._clock)
         try:
-            if watcher is not None:
-                on_close(call.request, watcher.stop)
-            await stream.start()
+            await stream.out.start(watcher.stop if watcher is not None else _nothing)
             if failure is not None:
                 await stream.error(failure)
             elif watcher is not None:
                 await self._run(call, stream, watcher, initial)
-            await stream.end()
+            await stream.out.end()
         except errors.ApiError as e:  # a conversion webhook failed under way
             await stream.error(e)
-            await stream.end()
+            await stream.out.end()
         except ConnectionError:
             log.debug("watch of %s: the client went away", call.kind.name)
         finally:
             if watcher is not None:
                 self._hub.remove(watcher)
                 watcher.close()
-        return stream.response
+        return stream.out.response
 
     async def _subscribe(self, call: Call) -> tuple[list[Entry], Watcher | None, errors.ApiError | None]:
         """Initial objects and the watcher; or the error to send as an event."""
@@ -136,6 +133,10 @@ class WatchServer:
             await stream.bookmark(max(self._cache.revision, watcher.revision))
 
 
+def _nothing() -> None:
+    """There is no watcher to stop."""
+
+
 def _timeout_s(text: str, minimum_s: float) -> float:
     """The client's timeoutSeconds, or Kubernetes' spread so that watches do not all end together."""
     if text.isdigit() and int(text) > 0:
@@ -153,21 +154,13 @@ class _Stream:
         self._first = True
         self._include = views.include_of(call.params.get("includeObject", ""))
         self._counter = metrics.WATCH_EVENTS.labels(call.kind.name)
-        self.response = web.StreamResponse(
-            headers={
-                "Content-Type": call.accept.content_type,
-                "Cache-Control": "no-cache, private",
-                "Audit-Id": call.audit_id,
-                **call.answer_headers,
-            }
-        )
-
-    async def start(self) -> None:
-        self.response.enable_chunked_encoding()
-        await self.response.prepare(self._call.request)
-
-    async def end(self) -> None:
-        await self.response.write_eof()
+        headers = {
+            "Content-Type": call.accept.content_type,
+            "Cache-Control": "no-cache, private",
+            "Audit-Id": call.audit_id,
+            **call.answer_headers,
+        }
+        self.out = stream_for(call.request, headers)
 
     async def objects(self, entries: Iterable[Entry]) -> None:
         found = list(entries)
@@ -185,18 +178,9 @@ class _Stream:
             await self._write((kind, _shown(kind, event)) for kind, event in chunks)
             return
         self._counter.inc(len(chunks))
-        if len(chunks) == 1 and self._at_once(chunks[0][1].framed(chunks[0][0])):
+        if len(chunks) == 1 and self.out.at_once(chunks[0][1].framed(chunks[0][0])):
             return
-        await self._send(event.chunk(kind) for kind, event in chunks)
-
-    def _at_once(self, framed: bytes) -> bool:
-        """Straight to a connection that has nothing left to send: with thousands of watches it is the writing that
-        costs. A client that lags is written to by aiohttp, which waits for it."""
-        transport = self._call.request.transport
-        if transport is None or transport.is_closing() or transport.get_write_buffer_size():
-            return False
-        transport.write(framed)
-        return True
+        await self.out.send(event.chunk(kind) for kind, event in chunks)
 
     def _plain(self, chunks: list[Chunk]) -> bool:
         """Whether every event can be sent as it is stored, encoded once for all watchers."""
@@ -212,10 +196,10 @@ class _Stream:
         await self._write([("BOOKMARK", raw)])
 
     async def error(self, error: errors.ApiError) -> None:
-        await self._send([event_line("ERROR", orjson.dumps(error.status()))])
+        await self.out.send([event_line("ERROR", orjson.dumps(error.status()))])
 
     async def _write(self, events: Iterable[tuple[str, bytes]]) -> None:
-        await self._send(self._line(kind, raw) for kind, raw in events)
+        await self.out.send(self._line(kind, raw) for kind, raw in events)
 
     def _line(self, kind: str, raw: bytes) -> bytes:
         call = self._call
@@ -225,18 +209,6 @@ class _Stream:
         line = views.event_view(call.accept, call.kind, kind, raw, self._clock(), self._include, first=self._first)
         self._first = False
         return line
-
-    async def _send(self, lines: Iterable[bytes]) -> None:
-        pending: list[bytes] = []
-        size = 0
-        for line in lines:
-            pending.append(line)
-            size += len(line)
-            if size >= _WRITE_BYTES:
-                await self.response.write(b"".join(pending))
-                pending, size = [], 0
-        if pending:
-            await self.response.write(b"".join(pending))
 
 
 def _shown(kind: str, event: CacheEvent) -> bytes:

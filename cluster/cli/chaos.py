@@ -9,15 +9,18 @@ import argparse
 import asyncio
 import random
 import ssl
+import time
 from pathlib import Path
 from typing import Any
 
+from cluster.api.errors import ApiError
 from cluster.chaos import report as reports
 from cluster.chaos.faults import Breaker
 from cluster.chaos.plan import NETEM_KINDS, Place, UnknownScenario, scenarios
 from cluster.chaos.run import Chaos, Options
 from cluster.cli.api import AdminApi, ApiUnavailable
-from cluster.cli.clusters import existing
+from cluster.cli.chaos_publish import publish
+from cluster.cli.clusters import admin_http, existing
 from cluster.cli.output import CommandError, Output, table
 from cluster.cli.store import store_status
 from cluster.cloud.engine import Engine
@@ -81,8 +84,18 @@ async def _run(args: argparse.Namespace, out: Output) -> int:
         raise CommandError(str(e) or "a client did not end", "sk8 status shows how the cluster is") from e
     if args.report:
         await asyncio.to_thread(_write, args.report, found, out)
+    await _publish(config, found, out)
     out.result(reports.as_json(found) if args.output == "json" else _text(found))
     return 0 if found.held else 1
+
+
+async def _publish(config: ClusterConfig, found: reports.Report, out: Output) -> None:
+    """A cluster that is broken by now takes no report; what the run found is said all the same."""
+    try:
+        await publish(admin_http(config), found, time.time())
+        out.say("  sk8 dashboard shows its timeline under Chaos")
+    except ApiError as e:
+        out.warn(f"the report is not in the cluster: {e.message}")
 
 
 def _write(directory: Path, found: reports.Report, out: Output) -> None:

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cluster.cli import chaos, doctor, hollow, image, kubeconfig, store_commands
+from cluster.cli import chaos, dashboard, doctor, hollow, image, kubeconfig, store_commands
 from cluster.cli.api import AdminApi
 from cluster.cli.clusters import existing
 from cluster.cli.down import down
@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     hollow.add_command(commands, common)
     image.add_commands(commands, common)
     doctor.add_commands(commands, common, listing)
+    dashboard.add_command(commands, common)
     add = commands.add_parser("kubeconfig", parents=[common], help="print a kubeconfig for the administrator")
     add.set_defaults(run=_kubeconfig)
     add = commands.add_parser("version", help="print the version")
