@@ -26,7 +26,7 @@ from raft.errors import (
     TooManyRequests,
     Unavailable,
 )
-from raft.mvcc.types import Compare, EventBatch, KeyValue, Op, RangeResult, Response, TxnResult
+from raft.mvcc.types import NO_PREVIOUS, Compare, EventBatch, KeyValue, Op, RangeResult, Response, TxnResult
 from raft.tracing import TRACED, Tracer, span_name
 from raft.transport import client_context
 
@@ -332,7 +332,7 @@ class StoreClient:
         return ids
 
     def watch(
-        self, key: bytes, range_end: bytes | None = None, *, start_revision: int = 0, prev_kv: bool = False
+        self, key: bytes, range_end: bytes | None = None, *, start_revision: int = 0, prev_kv: int = NO_PREVIOUS
     ) -> AsyncIterator[EventBatch]:
         """Batches in order, for ever; resumes on any member without a gap. Raises code ``compacted`` if it cannot."""
         return watch_batches(self, key, range_end, start_revision, prev_kv)

@@ -123,7 +123,7 @@ class ClientConnection:
         key: bytes,
         end: bytes | None,
         start_revision: int,
-        prev_kv: bool,
+        prev_kv: int,
     ) -> tuple[int, asyncio.Future[Any]]:
         """``on_batch(revision, events)``; revision -1: ended, with [code, text]; -2: the connection broke. The list of
         events may be another watch's, too: it is not to be changed.

@@ -34,7 +34,7 @@ class _Stream:
         self._watch_id = 0
         self.overrun = False
 
-    async def start(self, key: bytes, end: bytes | None, start_revision: int, prev_kv: bool) -> int:
+    async def start(self, key: bytes, end: bytes | None, start_revision: int, prev_kv: int) -> int:
         """The member's revision when it began."""
         self._watch_id, answer = self._connection.watch(self._got, key, end, start_revision, prev_kv)
         revision: int = await answer
@@ -68,7 +68,7 @@ class _Stream:
 
 
 async def watch_batches(
-    client: StoreClient, key: bytes, end: bytes | None, start_revision: int, prev_kv: bool
+    client: StoreClient, key: bytes, end: bytes | None, start_revision: int, prev_kv: int
 ) -> AsyncIterator[EventBatch]:
     next_revision = start_revision
     attempt = 0

@@ -18,7 +18,7 @@ from raft.config import StateConfig
 from raft.errors import TOO_MANY_KEYS, Invalid, NotLeader, StoreError, TooLarge, TooManyRequests
 from raft.member import Member
 from raft.mvcc.txn import check_txn
-from raft.mvcc.types import Op, RangeResult, TxnResult
+from raft.mvcc.types import EVERY_PREVIOUS, NO_PREVIOUS, PREVIOUS_OF_DELETES, Op, RangeResult, TxnResult
 from raft.outbox import Outbox
 from raft.tracing import TRACED
 from raft.tracing import dispatch as traced
@@ -223,9 +223,11 @@ class ClientSession:
         watch_id, key, end, start_revision, prev_kv = arguments
         if not isinstance(key, bytes) or not key or not (end is None or isinstance(end, bytes)):
             raise Invalid("etcdserver: key is not provided")
+        if prev_kv not in (NO_PREVIOUS, EVERY_PREVIOUS, PREVIOUS_OF_DELETES):
+            raise Invalid(f"previous values {prev_kv!r}: must be 0 (none), 1 (all) or 2 (of deletes)")
         self.ok(request_id, "watch", self.member.store.revision)
         try:
-            self.member.watches.watch(self.out, int(watch_id), key, end, int(start_revision), bool(prev_kv))
+            self.member.watches.watch(self.out, int(watch_id), key, end, int(start_revision), int(prev_kv))
         except StoreError as error:
             self.out.send(pack([0, watch_id, -1, [error.code, str(error)]]))
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from raft.errors import Compacted, Invalid
 from raft.mvcc.store import Mvcc
-from raft.mvcc.types import Event
+from raft.mvcc.types import DELETE, EVERY_PREVIOUS, Event
 from raft.mvcc.watch import Watcher, WatchHub
 from raft.outbox import Outbox
 from raft.wire import array_header, pack
@@ -25,16 +25,17 @@ class _Shared:
 
     __slots__ = ("events", "previous", "watches")
 
-    def __init__(self, events: list[Event], previous: bool) -> None:
+    def __init__(self, events: list[Event], previous: int) -> None:
         self.events = events  # kept, lest another list gets the same identity
         self.previous = previous
         self.watches: dict[int, tuple[Outbox, list[int]]] = {}
 
 
-def _packed(revision: int, events: list[Event], previous: bool) -> bytes:
+def _packed(revision: int, events: list[Event], previous: int) -> bytes:
     """What follows the watch ids in an item."""
     parts = [pack(revision), array_header(len(events))]
-    parts += [pack(event if previous else (event.type, event.kv, None)) for event in events]
+    every = previous == EVERY_PREVIOUS
+    parts += [pack(e if every or (previous and e.type == DELETE) else (e.type, e.kv, None)) for e in events]
     return b"".join(parts)
 
 
@@ -43,8 +44,8 @@ class WatchService:
         self.hub: WatchHub[Outbox] = WatchHub(store, self._deliver, self._ended)
         self._schedule = schedule_catch_up
         self._of: dict[int, dict[int, Watcher[Outbox]]] = {}
-        self._shared: dict[tuple[int, bool], _Shared] | None = None
-        """Of one commit, by the identity of the list of events, and whether previous values are wanted."""
+        self._shared: dict[tuple[int, int], _Shared] | None = None
+        """Of one commit, by the identity of the list of events, and which previous values are wanted."""
         self.events = 0
         """Sent to watchers, ever."""
 
@@ -63,7 +64,7 @@ class WatchService:
                 self._send(owner, watch_ids[0] if len(watch_ids) == 1 else watch_ids, packed)
 
     def watch(
-        self, out: Outbox, watch_id: int, key: bytes, end: bytes | None, start_revision: int, prev_kv: bool
+        self, out: Outbox, watch_id: int, key: bytes, end: bytes | None, start_revision: int, prev_kv: int
     ) -> None:
         """Raises Compacted, Invalid."""
         mine = self._of.setdefault(id(out), {})

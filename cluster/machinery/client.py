@@ -16,7 +16,8 @@ from typing import Any, Literal, Protocol
 from cluster.api.errors import ApiError
 
 Obj = dict[str, Any]
-BindOutcomes = list[ApiError | None]
+Outcomes = list[ApiError | None]
+BindOutcomes = Outcomes
 PatchKind = Literal["merge", "strategic", "json", "apply"]
 
 PATCH_MEDIA_TYPES: dict[str, str] = {
@@ -81,6 +82,10 @@ class Client(Protocol):
     async def create(
         self, resource: str, obj: Obj, namespace: str = "", *, subresource: str = "", name: str = ""
     ) -> Obj: ...
+
+    async def create_all(self, resource: str, objects: Sequence[Obj]) -> Outcomes:
+        """Create objects that have names; one outcome each, in order. In process they share a transaction."""
+        ...
 
     async def update(self, resource: str, obj: Obj, *, subresource: str = "") -> Obj:
         """Replace; conflicts (409) when the object's resourceVersion is set and no longer current."""

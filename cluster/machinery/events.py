@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 _V = TypeVar("_V")
 _CACHE = 4096
 _QUEUE = 10_000
-_GATHER_S = 0.02
-_AT_ONCE = 16
-"""Events that gather for a moment are written at once and share the store's log entries: one at a time, each would cost
-every member a message and a sync. What a burst leaves is written at that pace behind it."""
+_GATHER_S = 0.05
+_AT_ONCE = 128
+"""Events that gather for a moment are created together, in process with one transaction: one at a time, each would cost
+every member of the store a command, a message and a sync."""
 _SIMILAR_MAX = 10
 _SIMILAR_WINDOW_S = 600.0
 _BURST = 25.0
@@ -164,7 +164,7 @@ class EventRecorder:
 
     async def _drain(self) -> None:
         while self._queue:
-            await asyncio.gather(*map(self._try, self._batch()))
+            await self._write(self._batch())
             if self._queue:
                 await asyncio.sleep(_GATHER_S)
 
@@ -179,26 +179,41 @@ class EventRecorder:
             batch[key] = self._queue.popleft()
         return list(batch.values())
 
-    async def _try(self, write: _Write) -> None:
+    async def _write(self, batch: list[_Write]) -> None:
         try:
-            await self._write(write)
-        except ApiError as err:
-            # An Event is a courtesy: losing one (namespace being deleted, store away) must not matter.
-            log.debug("event %s dropped: %s", write.event["reason"], err.message)
+            await asyncio.gather(
+                self._create([w.event for w in batch if w.count == 1]),
+                *(self._raise_count(w) for w in batch if w.count > 1),
+            )
         except Exception:  # the task's outermost loop
-            log.exception("writing an event failed")
+            log.exception("writing events failed")
 
-    async def _write(self, write: _Write) -> None:
+    async def _create(self, events: list[Obj]) -> None:
+        if not events:
+            return
+        try:
+            outcomes = await self._client.create_all("events", events)
+        except ApiError as err:
+            outcomes = [err] * len(events)
+        for event, err in zip(events, outcomes, strict=True):
+            if err is not None:
+                _dropped(event, err)
+
+    async def _raise_count(self, write: _Write) -> None:
         meta = write.event["metadata"]
-        if write.count > 1:
-            change = {k: write.event[k] for k in ("count", "lastTimestamp", "message")}
-            try:
-                await self._client.patch("events", meta["name"], change, meta["namespace"])
-                return
-            except ApiError as err:
-                if not is_not_found(err):
-                    raise
-        await self._client.create("events", write.event, meta["namespace"])
+        change = {k: write.event[k] for k in ("count", "lastTimestamp", "message")}
+        try:
+            await self._client.patch("events", meta["name"], change, meta["namespace"])
+        except ApiError as err:
+            if is_not_found(err):
+                await self._create([write.event])
+            else:
+                _dropped(write.event, err)
+
+
+def _dropped(event: Obj, err: ApiError) -> None:
+    """An Event is a courtesy: losing one (namespace being deleted, store away) must not matter."""
+    log.debug("event %s dropped: %s", event["reason"], err.message)
 
 
 def object_reference(obj: Obj) -> Obj:

@@ -21,10 +21,20 @@ from cluster.api import errors
 from cluster.api.errors import ApiError
 from cluster.api.scheme import SCHEME, ResourceInfo
 from cluster.api.tracing import Tracer
-from cluster.machinery.client import PATCH_MEDIA_TYPES, Binding, BindOutcomes, Obj, ObjectList, PatchKind, WatchEvent
+from cluster.machinery.client import (
+    PATCH_MEDIA_TYPES,
+    Binding,
+    BindOutcomes,
+    Obj,
+    ObjectList,
+    Outcomes,
+    PatchKind,
+    WatchEvent,
+)
 
 _READ_TRIES = 5
 _PAGE = 500
+_AT_ONCE = 16
 _MAX_LINE_BYTES = 64 << 20
 
 
@@ -150,6 +160,21 @@ class HttpClient:
         meta = obj["metadata"]
         path = object_path(SCHEME.named(resource), meta.get("namespace", ""), meta["name"], subresource)
         return await self._write("PUT", path, obj)
+
+    async def create_all(self, resource: str, objects: Sequence[Obj]) -> Outcomes:
+        """A request each, some at a time: HTTP has no other way."""
+        outcomes: Outcomes = []
+        for start in range(0, len(objects), _AT_ONCE):
+            some = objects[start : start + _AT_ONCE]
+            outcomes += await asyncio.gather(*(self._try_create(resource, obj) for obj in some))
+        return outcomes
+
+    async def _try_create(self, resource: str, obj: Obj) -> ApiError | None:
+        try:
+            await self.create(resource, obj)
+        except ApiError as err:
+            return err
+        return None
 
     async def patch(
         self,

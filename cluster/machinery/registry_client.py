@@ -15,7 +15,16 @@ import orjson
 from cluster.api import errors
 from cluster.api.scheme import ResourceInfo
 from cluster.api.selectors import FieldSelector, LabelSelector, parse_field_selector, parse_label_selector
-from cluster.machinery.client import PATCH_MEDIA_TYPES, Binding, BindOutcomes, Obj, ObjectList, PatchKind, WatchEvent
+from cluster.machinery.client import (
+    PATCH_MEDIA_TYPES,
+    Binding,
+    BindOutcomes,
+    Obj,
+    ObjectList,
+    Outcomes,
+    PatchKind,
+    WatchEvent,
+)
 from cluster.registry import types
 from cluster.registry.binding import PodKey
 from cluster.registry.context import RequestContext
@@ -97,6 +106,9 @@ class RegistryClient:
             self._ctx(), self._info(resource), namespace, obj, subresource=subresource, name=name
         )
         return stored.obj
+
+    async def create_all(self, resource: str, objects: Sequence[Obj]) -> Outcomes:
+        return await self._registry.create_all(self._ctx(), self._info(resource), objects)
 
     async def update(self, resource: str, obj: Obj, *, subresource: str = "") -> Obj:
         meta = obj["metadata"]

@@ -1,8 +1,8 @@
 """A Client whose writes per second are bounded, as --kube-api-qps and --kube-api-burst bound a component's.
 
-IO through the wrapped Client. Reads pass. A binding counts as one write, however many go into one transaction: batches
-larger than the burst are cut; those that must be bound together are not, and what they took too much is waited for
-afterwards.
+IO through the wrapped Client. Reads pass. A binding or an object counts as one write, however many go into one
+transaction: batches larger than the burst are cut; those that must be bound together are not, and what they took too
+much is waited for afterwards.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.machinery.client import Binding, BindOutcomes, Client, Obj, PatchKind, Reads
+from cluster.machinery.client import Binding, BindOutcomes, Client, Obj, Outcomes, PatchKind, Reads
 from cluster.machinery.clock import Clock, monotonic
 
 
@@ -52,6 +52,14 @@ class Throttled(Reads):
     ) -> Obj:
         await self._wait()
         return await self._client.create(resource, obj, namespace, subresource=subresource, name=name)
+
+    async def create_all(self, resource: str, objects: Sequence[Obj]) -> Outcomes:
+        outcomes: Outcomes = []
+        for start in range(0, len(objects), self._burst):
+            some = objects[start : start + self._burst]
+            await self._wait(len(some))
+            outcomes += await self._client.create_all(resource, some)
+        return outcomes
 
     async def update(self, resource: str, obj: Obj, *, subresource: str = "") -> Obj:
         await self._wait()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.machinery.client import Binding, BindOutcomes, Client, Obj, PatchKind, Reads
+from cluster.machinery.client import Binding, BindOutcomes, Client, Obj, Outcomes, PatchKind, Reads
 from cluster.machinery.informer import Informers
 
 # These subresources answer with another kind than the object's own.
@@ -27,6 +27,10 @@ class WriteThrough(Reads):
     ) -> Obj:
         result = await self._client.create(resource, obj, namespace, subresource=subresource, name=name)
         return self._seen(resource, subresource, result)
+
+    async def create_all(self, resource: str, objects: Sequence[Obj]) -> Outcomes:
+        """What was created is not shown: the informers learn of it from the watch."""
+        return await self._client.create_all(resource, objects)
 
     async def update(self, resource: str, obj: Obj, *, subresource: str = "") -> Obj:
         return self._seen(resource, subresource, await self._client.update(resource, obj, subresource=subresource))

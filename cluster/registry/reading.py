@@ -19,7 +19,7 @@ from cluster.api.scheme import ResourceInfo
 from cluster.api.selectors import FieldSelector, LabelSelector
 from cluster.registry import keys
 from cluster.registry.core import Core, from_store_error
-from cluster.registry.store import Event, RangeResult, prefix_end
+from cluster.registry.store import EVERY_PREVIOUS, PREVIOUS_OF_DELETES, Event, RangeResult, prefix_end
 from cluster.registry.types import Stored, StoredList, WatchEvent
 
 _PAGE = 500
@@ -201,7 +201,8 @@ class Reader:
                 yield WatchEvent("ADDED", stored)
             revision = present.revision
         prefix = keys.namespace_prefix(info, namespace)
-        stream = self._core.store.watch(prefix, prefix_end(prefix), start_revision=revision + 1, prev_kv=True)
+        before = PREVIOUS_OF_DELETES if where.empty else EVERY_PREVIOUS
+        stream = self._core.store.watch(prefix, prefix_end(prefix), start_revision=revision + 1, prev_kv=before)
         try:
             async for batch in stream:
                 for event in batch.events:
@@ -231,7 +232,7 @@ class Reader:
             return WatchEvent("DELETED", gone) if where.matches(gone) else None
         new = decode(kv.key, kv.value, kv.mod_revision)
         if where.empty:
-            return WatchEvent("ADDED" if prev is None else "MODIFIED", new)
+            return WatchEvent("ADDED" if kv.create_revision == kv.mod_revision else "MODIFIED", new)
         now = where.matches(new)
         before = prev is not None and where.matches(decode(kv.key, prev.value, prev.mod_revision))
         if now:

@@ -26,6 +26,7 @@ from cluster.api.selectors import FieldSelector, LabelSelector
 from cluster.registry import keys, patching, scale, viewing
 from cluster.registry.admission import Admission, Request
 from cluster.registry.admission.webhooks import WebhookDispatcher
+from cluster.registry.batches import BatchCreator
 from cluster.registry.binding import Binder, PodKey, held_back
 from cluster.registry.catalog import Catalog
 from cluster.registry.context import RequestContext
@@ -63,6 +64,7 @@ class Registry:
         admission.policies.find_kind = self._find_kind
         self._reader = Reader(self._core)
         self._writer = Writer(self._core, admission, self.catalog)
+        self._batches = BatchCreator(self._core, self._writer)
         self._deleter = Deleter(self._core, self._writer, admission)
         self._binder = Binder(self._core)
         self._patcher = patching.Patcher(self._core, self._writer)
@@ -190,6 +192,14 @@ class Registry:
         if info.name == "pods" and subresource == "eviction":
             return await self._evict(ctx, info, namespace, name, obj)
         raise errors.method_not_supported(info, "create")
+
+    async def create_all(self, ctx: RequestContext, info: ResourceInfo, objects: Sequence[Object]) -> Outcomes:
+        """Create many named objects, with one transaction where nothing is against it; one outcome each, in order. Each
+        is decoded, admitted and validated like one created alone. Raises FenceLost, and what concerns all of them."""
+        for namespace in dict.fromkeys(obj["metadata"].get("namespace", "") for obj in objects):
+            await self._core.authorize(ctx, "create", info, namespace)
+        hub = scheme.SCHEME.hub(info)
+        return await self._batches.create(ctx, hub, [viewing.incoming(ctx, info, obj) for obj in objects])
 
     async def update(
         self,

@@ -120,8 +120,13 @@ class Store(Protocol):
     async def lease_revoke(self, lease_id: int) -> None: ...
 
     def watch(
-        self, key: bytes, range_end: bytes | None = None, *, start_revision: int = 0, prev_kv: bool = False
-    ) -> AsyncIterator[EventBatch]: ...
+        self, key: bytes, range_end: bytes | None = None, *, start_revision: int = 0, prev_kv: int = 0
+    ) -> AsyncIterator[EventBatch]:
+        """`prev_kv`: which events carry what was there before: none, `EVERY_PREVIOUS`, `PREVIOUS_OF_DELETES`."""
+        ...
+
+
+EVERY_PREVIOUS, PREVIOUS_OF_DELETES = 1, 2
 
 
 def put(key: bytes, value: bytes, lease_id: int = 0) -> Op:

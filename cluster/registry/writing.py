@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -41,6 +42,20 @@ Make = Callable[[Object], Object | None]
 _ATTEMPTS = 8
 _SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _MAX_PREFIX = 58
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An object as it will be stored, and its transaction. `body` is its JSON, `offset` where its resourceVersion goes;
+    `lease` is 0 for what does not expire."""
+
+    key: bytes
+    obj: Object
+    plan: Plan
+    charge: Charge | None
+    body: bytes
+    offset: int
+    lease: int
 
 
 class Writer:
@@ -79,22 +94,33 @@ class Writer:
             if generated:
                 obj["metadata"]["name"] = self._generate(generated)
             try:
-                return await self._create_once(ctx, info, obj, attempt, manage)
+                draft = await self._drafted(ctx, info, obj, attempt, manage)
+                stored = self.written(ctx, draft, await self.store(ctx, draft))
             except Stale:
                 continue
             except ApiError as e:
                 if not (generated and e.reason == "AlreadyExists"):
                     raise
+            else:
+                if info is QUOTAS and not ctx.dry_run:
+                    await self._count(ctx, namespace, obj["metadata"]["name"])
+                return stored
         raise errors.server_timeout(info, "create", 1)
 
-    async def _create_once(
+    async def draft(self, ctx: RequestContext, info: ResourceInfo, namespace: str, body: Object) -> Draft:
+        """The creation of a named object, up to its transaction."""
+        obj = self._decode(ctx, info, body)
+        self._address(info, namespace, obj)
+        return await self._drafted(ctx, info, obj, 0, None)
+
+    async def _drafted(
         self,
         ctx: RequestContext,
         info: ResourceInfo,
         obj: Object,
         attempt: int,
         manage: Callable[[Object], None] | None,
-    ) -> Stored:
+    ) -> Draft:
         core, strategy, metadata = self._core, strategy_for(info), obj["metadata"]
         namespace, now = metadata.get("namespace", ""), core.clock()
         stamp_new(obj, meta.uuid4(core.rng.getrandbits(128)), now, strategy)
@@ -129,10 +155,7 @@ class Writer:
         charge = self.ledger.charge(info, namespace, name, obj, None)
         if info is QUOTAS:
             await self.ledger.restructure(ctx, plan, namespace, key, removed=False)
-        stored = await self._put(ctx, info, key, obj, plan, strategy, charge)
-        if info is QUOTAS and not ctx.dry_run:
-            await self._count(ctx, namespace, name)
-        return stored
+        return await self._encoded(ctx, info, key, obj, plan, strategy, charge)
 
     def _generate(self, prefix: str) -> str:
         return prefix[:_MAX_PREFIX] + "".join(self._core.rng.choices(_SUFFIX_ALPHABET, k=5))
@@ -218,7 +241,8 @@ class Writer:
         if _finished(new, strategy):
             return await self._remove(ctx, info, current, plan)
         charge = self.ledger.charge(info, namespace, name, new, old, subresource)
-        stored = await self._put(ctx, info, current.key, new, plan, strategy, charge, current)
+        draft = await self._encoded(ctx, info, current.key, new, plan, strategy, charge)
+        stored = self.written(ctx, draft, await self.store(ctx, draft), current)
         if info is QUOTAS and not subresource and not ctx.dry_run:
             await self._count(ctx, namespace, name)
         return stored
@@ -230,7 +254,7 @@ class Writer:
 
     # --- shared ends
 
-    async def _put(
+    async def _encoded(
         self,
         ctx: RequestContext,
         info: ResourceInfo,
@@ -239,8 +263,7 @@ class Writer:
         plan: Plan,
         strategy: Strategy,
         charge: Charge | None,
-        current: Stored | None = None,
-    ) -> Stored:
+    ) -> Draft:
         core = self._core
         kept = obj if info.custom is None else await self._stored_form(info, obj)
         value, body, offset = core.codec.encode(key, kept, encrypt=core.encrypts(info), cause=ctx.cause_id)
@@ -248,19 +271,26 @@ class Writer:
             raise errors.too_large(f"limit is {core.config.max_object_bytes}")
         lease = await self._expiry.lease(strategy.ttl_s, ctx.deadline) if strategy.ttl_s and not ctx.dry_run else 0
         plan.ops.append(put(key, value, lease))
+        if kept is not obj:
+            body, offset = body_of(obj)
+        return Draft(key, obj, plan, charge, body, offset, lease)
+
+    async def store(self, ctx: RequestContext, draft: Draft) -> int:
+        """The revision written. Raises Stale, and what a guard says."""
         try:
-            revision = await self.finish(ctx, plan, charge)
+            return await self.finish(ctx, draft.plan, draft.charge)
         except ApiError as e:
-            if lease and e.message.endswith(LEASE_NOT_FOUND):  # a store restored from a snapshot: grant a new one
+            if draft.lease and e.message.endswith(LEASE_NOT_FOUND):  # a store restored from a snapshot: grant a new one
                 self._expiry.forget()
                 raise Stale from e
             raise
-        if kept is not obj:
-            body, offset = body_of(obj)
-        uid = obj["metadata"].get("uid", "")
-        if ctx.dry_run:  # what is answered has the revision it had; a new object has none
-            return Stored(key, splice(body, offset, current.revision) if current else body, revision, uid)
-        return Stored(key, splice(body, offset, revision), revision, uid)
+
+    @staticmethod
+    def written(ctx: RequestContext, draft: Draft, revision: int, current: Stored | None = None) -> Stored:
+        """What is answered. Of a dry run it has the revision it had; a new object has none."""
+        shown = revision if not ctx.dry_run else current.revision if current is not None else 0
+        raw = splice(draft.body, draft.offset, shown) if shown else draft.body
+        return Stored(draft.key, raw, revision, draft.obj["metadata"].get("uid", ""))
 
     async def _stored_form(self, info: ResourceInfo, obj: Object) -> Object:
         """A custom object in its storage version."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from raft.mvcc.backend import SUB_BITS
-from raft.mvcc.types import DELETE, PUT, Event, KeyValue
+from raft.mvcc.types import DELETE, EVERY_PREVIOUS, PREVIOUS_OF_DELETES, PUT, Event, KeyValue
 
 FORMAT_VERSION = 1
 _HEAD = struct.Struct(">BQQQqI")
@@ -69,6 +69,11 @@ def key_of(record: bytes) -> bytes:
 
 def is_delete(record: bytes) -> bool:
     return record[0] == DELETE
+
+
+def wants_previous(record: bytes, mode: int) -> bool:
+    """Whether a watcher of that mode (see types.NO_PREVIOUS) is told what the record superseded."""
+    return mode == EVERY_PREVIOUS or (mode == PREVIOUS_OF_DELETES and record[0] == DELETE)
 
 
 def key_value(pos: int, record: bytes, *, with_value: bool = True) -> KeyValue:

@@ -401,13 +401,13 @@ class Mvcc:
         records += self.backend.scan(records[-1][0] + 1, (last + 1) << SUB_BITS, 1 << SUB_BITS)
         return last, records
 
-    def events(self, writes: Sequence[Written], *, with_previous: bool) -> list[Event]:
+    def events(self, writes: Sequence[Written], *, with_previous: int) -> list[Event]:
         """What watchers are told of what one revision wrote; made only where somebody watches."""
         return [self._event(write, with_previous) for write in writes]
 
-    def _event(self, write: Written, with_previous: bool) -> Event:
+    def _event(self, write: Written, with_previous: int) -> Event:
         pos, record, old, before = write
-        if old <= 0 or not with_previous:
+        if old <= 0 or not rec.wants_previous(record, with_previous):
             return rec.event(pos, record, None)
         return rec.event(pos, record, rec.key_value(old, before if before is not None else self._record(old)))
 

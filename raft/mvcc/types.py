@@ -28,6 +28,11 @@ class KeyValue(NamedTuple):
     lease: int
 
 
+NO_PREVIOUS, EVERY_PREVIOUS, PREVIOUS_OF_DELETES = 0, 1, 2
+"""Which events of a watch carry the value before them (etcd has the first two). Of deletes alone: a watcher that only
+wants to know what went is spared every old version of what changed."""
+
+
 class Event(NamedTuple):
     """``type`` PUT or DELETE; a delete's ``kv`` has the key and the revision of the delete alone."""
 

@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 from raft.errors import Compacted
 from raft.mvcc import record as rec
 from raft.mvcc.store import Mvcc
-from raft.mvcc.types import Event, in_range
+from raft.mvcc.types import EVERY_PREVIOUS, NO_PREVIOUS, PREVIOUS_OF_DELETES, Event, in_range
 
 Owner = TypeVar("Owner")
 
@@ -30,7 +30,7 @@ class Watcher(Generic[Owner]):
     __slots__ = ("blocked", "end", "id", "key", "next_revision", "owner", "prev_kv", "synced")
 
     def __init__(
-        self, owner: Owner, watch_id: int, key: bytes, end: bytes | None, next_revision: int, prev_kv: bool
+        self, owner: Owner, watch_id: int, key: bytes, end: bytes | None, next_revision: int, prev_kv: int
     ) -> None:
         self.owner = owner
         self.id = watch_id
@@ -72,15 +72,16 @@ class WatchHub(Generic[Owner]):
         self._ranges: dict[tuple[bytes, bytes], dict[int, Watcher[Owner]]] = {}
         self._behind: dict[int, Watcher[Owner]] = {}
         self._all: dict[int, Watcher[Owner]] = {}
-        self._previous = 0
+        self._modes = [0, 0, 0]
 
     def __len__(self) -> int:
         return len(self._all)
 
     @property
-    def wants_previous(self) -> bool:
-        """Whether any watcher asked for previous values."""
-        return self._previous > 0
+    def wants_previous(self) -> int:
+        """Whether any watcher asked for previous values, and whether of deletes only (see types.NO_PREVIOUS)."""
+        every, deletes = self._modes[EVERY_PREVIOUS], self._modes[PREVIOUS_OF_DELETES]
+        return EVERY_PREVIOUS if every else PREVIOUS_OF_DELETES if deletes else NO_PREVIOUS
 
     @property
     def behind(self) -> int:
@@ -88,7 +89,7 @@ class WatchHub(Generic[Owner]):
         return len(self._behind)
 
     def watch(
-        self, owner: Owner, watch_id: int, key: bytes, end: bytes | None, start_revision: int, prev_kv: bool
+        self, owner: Owner, watch_id: int, key: bytes, end: bytes | None, start_revision: int, prev_kv: int
     ) -> Watcher[Owner]:
         """Follow [key, end) from ``start_revision`` (0: the next one). Raises Compacted."""
         start = start_revision or self._store.revision + 1
@@ -96,7 +97,7 @@ class WatchHub(Generic[Owner]):
             raise Compacted(start, self._store.compacted)
         watcher = Watcher(owner, watch_id, key, end, start, prev_kv)
         self._all[id(watcher)] = watcher
-        self._previous += prev_kv
+        self._modes[prev_kv] += 1
         if start > self._store.revision:
             self._follow(watcher)
         else:
@@ -105,7 +106,7 @@ class WatchHub(Generic[Owner]):
 
     def cancel(self, watcher: Watcher[Owner]) -> None:
         if self._all.pop(id(watcher), None) is not None:
-            self._previous -= watcher.prev_kv
+            self._modes[watcher.prev_kv] -= 1
         self._behind.pop(id(watcher), None)
         self._unfollow(watcher)
 
@@ -200,5 +201,6 @@ class WatchHub(Generic[Owner]):
         return in_range(rec.key_of(record), watcher.key, watcher.end)
 
     def _event(self, watcher: Watcher[Owner], pos: int, record: bytes) -> Event:
-        prev_kv = self._store.previous_kv(record) if watcher.prev_kv else None
+        wanted = rec.wants_previous(record, watcher.prev_kv)
+        prev_kv = self._store.previous_kv(record) if wanted else None
         return rec.event(pos, record, prev_kv)

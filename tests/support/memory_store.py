@@ -258,7 +258,7 @@ class MemoryStore:
     # --- watch
 
     async def watch(
-        self, key: bytes, range_end: bytes | None = None, *, start_revision: int = 0, prev_kv: bool = False
+        self, key: bytes, range_end: bytes | None = None, *, start_revision: int = 0, prev_kv: int = 0
     ) -> AsyncIterator[Batch]:
         if start_revision and start_revision <= self.compacted:
             raise StoreError("compacted")
@@ -272,7 +272,7 @@ class MemoryStore:
                 upto = self.revision
                 for batch in self._history[first:]:
                     hits = [
-                        e if prev_kv else replace(e, prev_kv=None)
+                        e if prev_kv == 1 or (prev_kv == 2 and e.type == 1) else replace(e, prev_kv=None)
                         for e in batch.events
                         if self._span([e.kv.key], key, range_end)
                     ]

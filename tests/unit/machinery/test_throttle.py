@@ -29,6 +29,10 @@ class Recorder:
         self.calls.append((self.time.now, "bind", len(bindings)))
         return [None] * len(bindings)
 
+    async def create_all(self, resource: str, objects: list[dict[str, Any]]) -> list[None]:
+        self.calls.append((self.time.now, "create_all", len(objects)))
+        return [None] * len(objects)
+
     def __getattr__(self, name: str) -> Any:
         async def call(*_: Any, **__: Any) -> dict[str, Any]:
             self.calls.append((self.time.now, name, 1))
@@ -89,3 +93,10 @@ async def test_batches_of_bindings_count_each_and_are_cut(time: Time) -> None:
 def test_senseless_bounds_are_refused() -> None:
     with pytest.raises(ValueError, match="must be above 0"):
         Throttled(Recorder(Time()), 0.0, 1)  # type: ignore[arg-type]
+
+
+async def test_objects_created_together_count_one_each(time: Time) -> None:
+    recorder = Recorder(time)
+    client = Throttled(recorder, 10.0, 5, clock=time)  # type: ignore[arg-type]
+    assert await client.create_all("events", [{}] * 12) == [None] * 12
+    assert recorder.calls == [(0.0, "create_all", 5), (pytest.approx(0.5), "create_all", 5), (0.7, "create_all", 2)]

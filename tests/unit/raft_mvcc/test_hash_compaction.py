@@ -13,6 +13,8 @@ from raft.compaction import ByRevisions, Periodic, policy_of
 from raft.corruption import judge
 from raft.errors import Compacted, Corrupt, FutureRevision, StoreError
 from raft.mvcc.store import Mvcc
+from raft.mvcc.types import NO_PREVIOUS, PREVIOUS_OF_DELETES, Event
+from raft.mvcc.watch import WatchHub
 from raft.storage.backend import DictBackend
 
 
@@ -41,6 +43,24 @@ def test_a_delete_reads_nothing_of_what_it_deletes() -> None:
     backend.locked = False
     previous = store.events(writes, with_previous=True)[3].prev_kv
     assert previous is not None and (previous.value, previous.lease) == (b"x" * 100, 7)
+
+
+def test_previous_values_are_told_of_deletes_alone_to_who_wants_no_more() -> None:
+    store = Mvcc(DictBackend())
+    told: list[Event] = []
+    hub: WatchHub[None] = WatchHub(store, lambda _, __, events: told.extend(events), lambda _, __: None)
+    watcher = hub.watch(None, 1, b"k", None, 0, PREVIOUS_OF_DELETES)
+    assert hub.wants_previous == PREVIOUS_OF_DELETES
+    for op in (("put", b"k", b"1", 0), ("put", b"k", b"2", 0), ("delete", b"k", None)):
+        result, writes = store.txn((), (op,))
+        hub.commit(result.revision, store.events(writes, with_previous=hub.wants_previous))
+    assert [e.prev_kv and e.prev_kv.value for e in told] == [None, None, b"2"]
+    hub.cancel(watcher)
+    assert hub.wants_previous == NO_PREVIOUS
+    told.clear()
+    hub.watch(None, 2, b"k", None, 2, PREVIOUS_OF_DELETES)
+    hub.catch_up(10)
+    assert [e.prev_kv and e.prev_kv.value for e in told] == [None, None, b"2"], "from history too"
 
 
 def hash_at(store: Mvcc, revision: int) -> tuple[int, int, int]:
