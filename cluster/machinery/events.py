@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from cluster.api.errors import ApiError
 from cluster.api.meta import rfc3339
-from cluster.machinery.client import Client, Obj, is_not_found
+from cluster.machinery.client import Client, Obj, Outcomes, is_not_found
 from cluster.machinery.clock import Clock, wall
 
 log = logging.getLogger(__name__)
@@ -191,13 +191,14 @@ class EventRecorder:
     async def _create(self, events: list[Obj]) -> None:
         if not events:
             return
+        outcomes: Outcomes
         try:
             outcomes = await self._client.create_all("events", events)
         except ApiError as err:
             outcomes = [err] * len(events)
-        for event, err in zip(events, outcomes, strict=True):
-            if err is not None:
-                _dropped(event, err)
+        for event, outcome in zip(events, outcomes, strict=True):
+            if outcome is not None:
+                _dropped(event, outcome)
 
     async def _raise_count(self, write: _Write) -> None:
         meta = write.event["metadata"]

@@ -5,7 +5,8 @@ managed fields are inside, so a controller in process passes the same rules as a
 
     Registry ─┬─ Reader   get, list, watch
               ├─ Writer   create, update, modify, patch      (admission, validation, allocation, managed fields)
-              ├─ Deleter  delete, delete_collection          (grace, finalizers, propagation)
+              ├─ BatchCreator  create_all                    (the same way each, one transaction for all)
+             ├─ Deleter  delete, delete_collection          (grace, finalizers, propagation)
               ├─ Binder   bind                               (one transaction for a batch of pods)
              └─ Evictor  create pods/eviction               (a deletion that a disruption budget may refuse)
 """
