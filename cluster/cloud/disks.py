@@ -65,6 +65,11 @@ class DiskTable:
             raise DiskError(f"disk {name} exists with {old.size_bytes} bytes, not {size_bytes}")
         return self
 
+    def grown(self, name: str, size_bytes: int) -> DiskTable:
+        """At least that large; a disk never shrinks."""
+        disk = self.get(name)
+        return self if disk.size_bytes >= size_bytes else self._with(replace(disk, size_bytes=size_bytes))
+
     def deleted(self, name: str) -> DiskTable:
         disk = self.disks.get(name)
         if disk is None:
@@ -163,6 +168,17 @@ class Disks:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def grow(self, name: str, size_bytes: int) -> int:
+        """The size it has then, in bytes; whoever has its device open sees it at once."""
+        with self._busy:
+            table = self._table.grown(name, size_bytes)
+            if table is not self._table:
+                self._make_image(name, size_bytes)
+                self._save(table)
+            if device := loop_devices().get(self.image(name)):
+                _losetup("--set-capacity", device)
+            return table.get(name).size_bytes
 
     def delete(self, name: str) -> None:
         with self._busy:

@@ -7,7 +7,8 @@ attach disks, and forwards the host's 127.0.0.1:6443. Machines outlive it: a new
  POST /v1/machines/{m}/start {"wipe"}              POST /v1/machines/{m}/kill | stop | wipe
  POST /v1/machines/{m}/link {"up"}                 POST /v1/machines/{m}/netem {"delay_ms","jitter_ms","loss_percent"}
  GET  /v1/disks   POST /v1/disks {"name","size_bytes"}   DELETE /v1/disks/{d}
- POST /v1/disks/{d}/attach | detach {"machine"}    POST /v1/join {"machine","token","requests"}
+ POST /v1/disks/{d}/attach | detach {"machine"}    POST /v1/disks/{d}/grow {"size_bytes"}
+                                                   POST /v1/join {"machine","token","requests"}
  POST /v1/certificates {"signer","request","usages","lifetime_s"}   (signed here: the CA's key stays on the box)
 
 Errors: {"error": message, "retriable": bool} with 400 refused, 404 unknown, 409 wrong state, 503 try again.
@@ -202,7 +203,11 @@ class HostAgent:
 
     async def _disk_verb(self, request: web.Request) -> web.Response:
         name, verb = request.match_info["disk"], request.match_info["verb"]
-        machine = str((await _body(request)).get("machine", ""))
+        body = await _body(request)
+        if verb == "grow":
+            size = int(body.get("size_bytes", 0))
+            return web.json_response({"size_bytes": await asyncio.to_thread(lambda: self._disks.grow(name, size))})
+        machine = str(body.get("machine", ""))
         self._config.spec(machine)
         if verb == "attach":
             self._need_on(machine)

@@ -13,8 +13,16 @@ from typing import Any
 
 import aiohttp
 
-from cluster.machinery.provider import DiskStatus, MachineState, MachineStatus, ProviderError
+from cluster.machinery.provider import (
+    DiskStatus,
+    DiskWish,
+    MachineState,
+    MachineStatus,
+    MadeDisk,
+    ProviderError,
+)
 
+_MIB = 1 << 20
 _STATES: Mapping[str, MachineState] = {"running": "running", "off": "off"}
 
 
@@ -28,7 +36,7 @@ class LocalMachine:
 
 
 class LocalProvider:
-    """Fulfils Provider and CertificateIssuer. Raises ProviderError: refused (not retriable), or nobody answers
+    """Fulfils Provider, Disks and CertificateIssuer. Raises ProviderError: refused (not retriable), or nobody answers
     (retriable)."""
 
     def __init__(self, socket: str | Path = "/run/sk8/host.sock", *, timeout_s: float = 120.0) -> None:
@@ -49,17 +57,24 @@ class LocalProvider:
                 yield now
             last = now
 
-    async def create_disk(self, name: str, size_bytes: int) -> None:
-        await self._call("POST", "/v1/disks", {"name": name, "size_bytes": size_bytes})
+    # -- Disks: their handles are their names ----------------------------------------------------------------------
+    async def create_disk(self, wish: DiskWish) -> MadeDisk:
+        size = -(-wish.size_bytes // _MIB) * _MIB
+        await self._call("POST", "/v1/disks", {"name": wish.name, "size_bytes": size})
+        return MadeDisk(wish.name, size)
 
-    async def delete_disk(self, name: str) -> None:
-        await self._call("DELETE", f"/v1/disks/{name}")
+    async def grow_disk(self, handle: str, size_bytes: int) -> int:
+        size = -(-size_bytes // _MIB) * _MIB
+        return int((await self._call("POST", f"/v1/disks/{handle}/grow", {"size_bytes": size}))["size_bytes"])
 
-    async def attach_disk(self, name: str, machine: str) -> str:
-        return str((await self._call("POST", f"/v1/disks/{name}/attach", {"machine": machine}))["device_path"])
+    async def delete_disk(self, handle: str) -> None:
+        await self._call("DELETE", f"/v1/disks/{handle}")
 
-    async def detach_disk(self, name: str, machine: str) -> None:
-        await self._call("POST", f"/v1/disks/{name}/detach", {"machine": machine})
+    async def attach_disk(self, handle: str, machine: str) -> str:
+        return str((await self._call("POST", f"/v1/disks/{handle}/attach", {"machine": machine}))["device_path"])
+
+    async def detach_disk(self, handle: str, machine: str) -> None:
+        await self._call("POST", f"/v1/disks/{handle}/detach", {"machine": machine})
 
     async def disks(self) -> Sequence[DiskStatus]:
         return [DiskStatus(**row) for row in (await self._call("GET", "/v1/disks"))["disks"]]

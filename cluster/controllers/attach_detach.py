@@ -1,4 +1,4 @@
-"""The attach/detach controller and the attacher of block.sk8.io: volumes follow pods from machine to machine.
+"""The attach/detach controller and the attacher of the disk drivers: volumes follow pods from machine to machine.
 
 Shells around `attach_detach_core`. Two queues:
 - volumes (PersistentVolume names): makes and deletes VolumeAttachment objects;
@@ -16,11 +16,12 @@ import asyncio
 
 from cluster.api.errors import ApiError
 from cluster.api.meta import rfc3339
+from cluster.api.volumes import DISK_DRIVERS, disk_source
 from cluster.controllers import attach_detach_core as core
 from cluster.controllers.env import Env
 from cluster.controllers.node_lifecycle import pod_node
 from cluster.controllers.node_lifecycle_core import is_gone
-from cluster.controllers.volume_core import DRIVER, pod_claims
+from cluster.controllers.volume_core import pod_claims
 from cluster.controllers.volume_protection import claim_keys
 from cluster.machinery.client import Obj, clone, is_already_exists, is_not_found, key_of
 from cluster.machinery.provider import ProviderError
@@ -28,6 +29,7 @@ from cluster.machinery.reconciler import Reconciler, Result
 
 _ATTACHMENTS = "volumeattachments.storage.k8s.io"
 _RETRY_S = 1.0
+_HANDLE = "volumeHandle"
 
 
 class AttachDetachController:
@@ -43,7 +45,7 @@ class AttachDetachController:
         self._events = env.recorder("attachdetach-controller")
         workers = env.config.concurrent_volume_syncs
         self.volumes = Reconciler("attachdetach", self._reconcile_volume, workers=workers)
-        self.attachments = Reconciler("block_attacher", self._reconcile_attachment, workers=workers)
+        self.attachments = Reconciler("disk_attacher", self._reconcile_attachment, workers=workers)
         self._pods.add_index("claim", claim_keys)
         self._pods.add_index("node", pod_node)
         self._attachments.add_index("volume", _volume_of)
@@ -107,7 +109,7 @@ class AttachDetachController:
 
     async def _reconcile_volume(self, name: str) -> Result | None:
         volume = self._volumes.get("", name)
-        attachments = [a for a in self._attachments.by_index("volume", name) if a["spec"]["attacher"] == DRIVER]
+        attachments = [a for a in self._attachments.by_index("volume", name) if a["spec"]["attacher"] in DISK_DRIVERS]
         if volume is None:
             # Its disk may still be somewhere: detached by the attachment's own finalizer.
             await asyncio.gather(*(self._remove(core.Detach(a, "the volume is gone")) for a in attachments))
@@ -136,8 +138,11 @@ class AttachDetachController:
         return self._pods.by_index("claim", key)
 
     async def _add(self, step: core.Attach) -> None:
+        source = disk_source(step.volume)
+        if source is None:
+            return
         try:
-            await self._env.client.create(_ATTACHMENTS, core.attachment_for(step.volume, step.node))
+            await self._env.client.create(_ATTACHMENTS, core.attachment_for(step.volume, source, step.node))
         except ApiError as err:
             if not is_already_exists(err):
                 raise
@@ -167,30 +172,29 @@ class AttachDetachController:
 
     async def _reconcile_attachment(self, name: str) -> Result | None:
         attachment = self._attachments.get("", name)
-        if attachment is None or attachment["spec"]["attacher"] != DRIVER or self._env.provider is None:
+        if attachment is None or attachment["spec"]["attacher"] not in self._env.disks:
             return None
         volume = self._volumes.get("", attachment["spec"]["source"].get("persistentVolumeName", ""))
         if "deletionTimestamp" in attachment["metadata"]:
             return await self._detach(attachment, volume)
-        if volume is None:
+        source = disk_source(volume) if volume is not None else None
+        if volume is None or source is None:
             return None
         node = self._nodes.get("", attachment["spec"]["nodeName"])
         if (attachment.get("status") or {}).get("attached") and (node is None or is_gone(node)):
             return None  # nothing can be asked of a machine that is off; the volume's own queue lets go of it
-        return await self._attach(attachment, volume)
+        return await self._attach(attachment, volume, source.handle)
 
-    async def _attach(self, attachment: Obj, volume: Obj) -> Result | None:
+    async def _attach(self, attachment: Obj, volume: Obj, handle: str) -> Result | None:
         """Also for one that is attached: the provider answers the same again, or mends what a reboot undid."""
-        provider, node = self._env.provider, attachment["spec"]["nodeName"]
-        if provider is None:
-            return None
+        disks, node = self._env.disks[attachment["spec"]["attacher"]], attachment["spec"]["nodeName"]
         try:
-            device = await provider.attach_disk(volume["spec"]["csi"]["volumeHandle"], node)
+            device = await disks.attach_disk(handle, node)
         except ProviderError as err:
             await self._failed(attachment, "attachError", str(err))
             self._say(volume, "Warning", "FailedAttachVolume", f"AttachVolume.Attach failed for volume: {err}")
             return Result(_RETRY_S)
-        wanted = {"attached": True, "attachmentMetadata": {"devicePath": device}}
+        wanted = {"attached": True, "attachmentMetadata": {"devicePath": device, _HANDLE: handle}}
         if attachment.get("status") == wanted:
             await self._show_on_node(node)
             return None
@@ -203,17 +207,18 @@ class AttachDetachController:
         return None
 
     async def _detach(self, attachment: Obj, volume: Obj | None) -> Result | None:
-        provider, meta = self._env.provider, attachment["metadata"]
-        finalizer = core.finalizer_of(DRIVER)
-        if provider is None or finalizer not in (meta.get("finalizers") or []):
+        driver, meta = attachment["spec"]["attacher"], attachment["metadata"]
+        disks, finalizer = self._env.disks[driver], core.finalizer_of(driver)
+        if finalizer not in (meta.get("finalizers") or []):
             return None
         node = attachment["spec"]["nodeName"]
         current = self._nodes.get("", node)
         if volume is not None and current is not None and core.in_use(current, volume) and not is_gone(current):
             return None  # the kubelet took it again before we could; its next word wakes us
-        handle = volume["spec"]["csi"]["volumeHandle"] if volume is not None else _volume_of(attachment)[0]
+        source = disk_source(volume) if volume is not None else None
+        handle = source.handle if source is not None else self._handle_of(attachment)
         try:
-            await provider.detach_disk(handle, node)
+            await disks.detach_disk(handle, node)
         except ProviderError as err:
             await self._failed(attachment, "detachError", str(err))
             return Result(_RETRY_S)
@@ -230,6 +235,12 @@ class AttachDetachController:
                 raise
         await self._show_on_node(node, without=meta["name"])
         return None
+
+    @staticmethod
+    def _handle_of(attachment: Obj) -> str:
+        """Of a volume that is gone: what was noted when it was attached; else its name, which block disks have."""
+        metadata = (attachment.get("status") or {}).get("attachmentMetadata") or {}
+        return str(metadata.get(_HANDLE) or _volume_of(attachment)[0])
 
     async def _failed(self, attachment: Obj, field: str, message: str) -> None:
         status = attachment.get("status") or {}

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.api.pods import is_terminal
+from cluster.api.volumes import DiskSource, disk_source
 from cluster.controllers.node_lifecycle_core import is_gone
-from cluster.controllers.volume_core import DRIVER, attachment_name, pod_claims, unique_name
+from cluster.controllers.volume_core import pod_claims
 from cluster.machinery.client import Obj
 
 
@@ -59,7 +60,7 @@ def plan_volume(
 
     `users`: pods that use it; `attachments`: of it; `nodes`: by name, None for one that does not exist.
     """
-    if (volume["spec"].get("csi") or {}).get("driver") != DRIVER:
+    if disk_source(volume) is None:
         return VolumePlan()
     wanted: dict[str, list[Obj]] = {}
     for pod in sorted(users, key=lambda p: (p["metadata"].get("creationTimestamp", ""), p["metadata"]["name"])):
@@ -106,19 +107,20 @@ def _may_leave(volume: Obj, node: str, wanted: Mapping[str, Sequence[Obj]], node
 
 def in_use(node: Obj, volume: Obj) -> bool:
     """The kubelet of the node still lists the volume as mounted."""
-    return unique_name(volume) in ((node.get("status") or {}).get("volumesInUse") or [])
+    source = disk_source(volume)
+    return source is not None and source.unique_name in ((node.get("status") or {}).get("volumesInUse") or [])
 
 
-def attachment_for(volume: Obj, node: str) -> Obj:
+def attachment_for(volume: Obj, source: DiskSource, node: str) -> Obj:
     return {
         "apiVersion": "storage.k8s.io/v1",
         "kind": "VolumeAttachment",
         "metadata": {
-            "name": attachment_name(volume, node),
-            "finalizers": [finalizer_of(DRIVER)],
+            "name": source.attachment_name(node),
+            "finalizers": [finalizer_of(source.driver)],
         },
         "spec": {
-            "attacher": DRIVER,
+            "attacher": source.driver,
             "nodeName": node,
             "source": {"persistentVolumeName": volume["metadata"]["name"]},
         },
@@ -136,10 +138,11 @@ def volumes_attached(node: str, attachments: Sequence[Obj], volumes: Mapping[str
     for attachment in attachments:
         volume = volumes.get(attachment["spec"]["source"].get("persistentVolumeName", ""))
         status = attachment.get("status") or {}
-        if volume is None or attachment["spec"]["nodeName"] != node or not status.get("attached"):
+        source = disk_source(volume) if volume is not None else None
+        if source is None or attachment["spec"]["nodeName"] != node or not status.get("attached"):
             continue
         device = (status.get("attachmentMetadata") or {}).get("devicePath", "")
-        result.append({"name": unique_name(volume), "devicePath": device})
+        result.append({"name": source.unique_name, "devicePath": device})
     return sorted(result, key=lambda v: str(v["name"]))
 
 

@@ -13,8 +13,10 @@ import asyncio
 from cluster.api.errors import ApiError
 from cluster.controllers import volume_core as core
 from cluster.controllers.env import Env
-from cluster.machinery.client import Obj, clone, is_already_exists, is_not_found, key_of, split_key
-from cluster.machinery.provider import ProviderError
+from cluster.controllers.volume_provision import CannotProvision, Provisioner
+from cluster.controllers.volume_reclaim import CannotReclaim, Reclaimer, recycled_volume
+from cluster.machinery.client import Obj, clone, is_not_found, key_of, split_key
+from cluster.machinery.provider import Disks
 from cluster.machinery.reconciler import Reconciler, Result
 
 _CLAIMS = "persistentvolumeclaims"
@@ -33,7 +35,8 @@ class PersistentVolumeController:
         self._classes = env.informer(_CLASSES)
         self._attachments = env.informer(_ATTACHMENTS)
         self._events = env.recorder("persistentvolume-controller")
-        self._provisioner = env.config.volume_provisioner
+        self._provisioner = Provisioner(env)
+        self._reclaimer = Reclaimer(env)
         workers = env.config.concurrent_volume_syncs
         self.claims = Reconciler("claims", self._reconcile_claim, workers=workers)
         self.volumes = Reconciler("volumes", self._reconcile_volume, workers=workers)
@@ -43,6 +46,7 @@ class PersistentVolumeController:
         self._volumes.add_handler(self._on_volume)
         self._classes.add_handler(self._on_class)
         self._attachments.add_handler(self._on_attachment)
+        env.informer("pods").add_handler(self._on_pod)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -83,6 +87,11 @@ class PersistentVolumeController:
         if new is None and old is not None:
             self.volumes.queue.add(old["spec"]["source"].get("persistentVolumeName") or "")
 
+    def _on_pod(self, old: Obj | None, new: Obj | None) -> None:
+        pod = new or old
+        if pod is not None and (name := recycled_volume(pod)):
+            self.volumes.queue.add(name)
+
     def _wake_pending(self) -> None:
         for claim in self._claims.items():
             if (claim.get("status") or {}).get("phase", "Pending") == "Pending":
@@ -116,7 +125,8 @@ class PersistentVolumeController:
             return None
         if storage_class is None:
             return await self._no_class(claim)
-        if storage_class.get("provisioner") != self._provisioner:
+        disks = self._provisioner.disks_for(storage_class)
+        if disks is None:
             message = (
                 f"Waiting for a volume to be created either by the external provisioner "
                 f"'{storage_class.get('provisioner')}' or manually by the system administrator."
@@ -124,7 +134,7 @@ class PersistentVolumeController:
             self._events.event(claim, "Normal", "ExternalProvisioning", message)
             await self._pending(claim)
             return None
-        return await self._provision(claim, storage_class)
+        return await self._provision(claim, storage_class, disks)
 
     async def _no_class(self, claim: Obj) -> Result | None:
         wanted = core.class_of(claim)
@@ -207,8 +217,12 @@ class PersistentVolumeController:
             changed["spec"]["volumeName"] = name
             claim = await self._env.client.update(_CLAIMS, changed)
         spec = volume["spec"]
-        wanted = {"phase": "Bound", "accessModes": spec.get("accessModes"), "capacity": spec.get("capacity")}
         status = claim.get("status") or {}
+        wanted = {"phase": "Bound", "accessModes": spec.get("accessModes")}
+        if status.get("phase") != "Bound":
+            wanted["capacity"] = spec.get(
+                "capacity"
+            )  # one that grows is Bound: its new capacity is not this part's word
         if any(status.get(k) != v for k, v in wanted.items()):
             changed = clone(claim)
             changed["status"] = status | wanted
@@ -231,47 +245,19 @@ class PersistentVolumeController:
 
     # ---- provisioning
 
-    async def _provision(self, claim: Obj, storage_class: Obj) -> Result | None:
-        provider = self._env.provider
-        if provider is None:
-            message = f"no provider of disks is configured for provisioner {self._provisioner}"
+    async def _provision(self, claim: Obj, storage_class: Obj, disks: Disks) -> Result | None:
+        name = storage_class["metadata"]["name"]
+        try:
+            volume = await self._provisioner.provision(claim, storage_class, disks)
+        except CannotProvision as err:
+            message = f'failed to provision volume with StorageClass "{name}": {err}'
             self._events.event(claim, "Warning", "ProvisioningFailed", message)
             await self._pending(claim)
-            return None
-        problem = core.unprovisionable(claim)
-        if problem:
-            message = f'failed to provision volume with StorageClass "{storage_class["metadata"]["name"]}": {problem}'
-            self._events.event(claim, "Warning", "ProvisioningFailed", message)
-            await self._pending(claim)
-            return None
-        mark = (claim["metadata"].get("annotations") or {}).get(core.STORAGE_PROVISIONER)
-        if mark != self._provisioner or class_unset(claim, storage_class):
-            claim = await self._mark(claim, storage_class)
-        name = core.volume_name(claim)
-        try:
-            await provider.create_disk(name, core.disk_size_bytes(claim))
-        except ProviderError as err:
-            message = f"failed to provision volume with StorageClass {storage_class['metadata']['name']!r}: {err}"
-            self._events.event(claim, "Warning", "ProvisioningFailed", message.replace("'", '"'))
-            await self._pending(claim)
-            return Result(5.0)
-        volume = core.provisioned_volume(claim, storage_class, self._provisioner)
-        try:
-            volume = await self._env.client.create(_VOLUMES, volume)
-        except ApiError as err:
-            if not is_already_exists(err):
-                raise
-            volume = await self._env.client.get(_VOLUMES, name)
-        self._events.event(claim, "Normal", "ProvisioningSucceeded", f"Successfully provisioned volume {name}")
+            return Result(5.0) if err.retriable else None
+        message = f"Successfully provisioned volume {volume['metadata']['name']}"
+        self._events.event(claim, "Normal", "ProvisioningSucceeded", message)
         await self._complete(self._claims.get(*split_key(key_of(claim))) or claim, volume)
         return None
-
-    async def _mark(self, claim: Obj, storage_class: Obj) -> Obj:
-        changed = clone(claim)
-        changed["metadata"].setdefault("annotations", {})[core.STORAGE_PROVISIONER] = self._provisioner
-        if class_unset(claim, storage_class):
-            changed["spec"]["storageClassName"] = storage_class["metadata"]["name"]
-        return await self._env.client.update(_CLAIMS, changed)
 
     # ---- volumes
 
@@ -291,9 +277,8 @@ class PersistentVolumeController:
             if claim is not None and claim["spec"].get("volumeName") == name:
                 await self._phase(volume, "Bound")
             return None
-        volume = await self._phase(volume, "Released")
-        if volume["spec"].get("persistentVolumeReclaimPolicy") != "Delete":
-            return None
+        if (volume.get("status") or {}).get("phase") != "Failed":
+            volume = await self._phase(volume, "Released")
         return await self._reclaim(volume)
 
     async def _claim_exists(self, ref: Obj) -> bool:
@@ -310,24 +295,14 @@ class PersistentVolumeController:
 
     async def _reclaim(self, volume: Obj) -> Result | None:
         name = volume["metadata"]["name"]
-        csi = volume["spec"].get("csi") or {}
-        provider = self._env.provider
-        ours = (volume["metadata"].get("annotations") or {}).get(core.PROVISIONED_BY) == self._provisioner
-        if not ours or csi.get("driver") != core.DRIVER or provider is None:
-            return None
         if any(a["spec"]["source"].get("persistentVolumeName") == name for a in self._attachments.items()):
             return None  # its detach wakes us
         try:
-            await provider.delete_disk(csi["volumeHandle"])
-        except ProviderError as err:
-            self._events.event(volume, "Warning", "VolumeFailedDelete", str(err))
+            await self._reclaimer.reclaim(volume)
+        except CannotReclaim as err:
+            self._events.event(volume, "Warning", err.reason, str(err))
             await self._phase(volume, "Failed", str(err))
-            return Result(5.0)
-        try:
-            await self._env.client.delete(_VOLUMES, name, uid=volume["metadata"]["uid"])
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
+            return Result(5.0) if err.retriable else None
         return None
 
     async def _phase(self, volume: Obj, phase: str, message: str = "") -> Obj:
@@ -337,11 +312,6 @@ class PersistentVolumeController:
         changed = clone(volume)
         changed["status"] = {"phase": phase} | ({"message": message} if message else {})
         return await self._env.client.update(_VOLUMES, changed, subresource="status")
-
-
-def class_unset(claim: Obj, storage_class: Obj) -> bool:
-    """The claim left the class to the default, which is written into it before anything is made of it."""
-    return claim["spec"].get("storageClassName") is None and bool(storage_class["metadata"]["name"])
 
 
 def _claim_key(volume: Obj) -> list[str]:

@@ -9,13 +9,14 @@ volume's side is written first, so of two claims that want one volume only one c
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from fractions import Fraction
 
 from cluster.api.quantity import parse_quantity
 from cluster.api.selectors import from_label_selector
+from cluster.api.volumes import DISK_DRIVERS, driver_of, is_block
 from cluster.machinery.client import Obj
+from cluster.machinery.provider import MadeDisk
 
 BIND_COMPLETED = "pv.kubernetes.io/bind-completed"
 BOUND_BY_CONTROLLER = "pv.kubernetes.io/bound-by-controller"
@@ -25,7 +26,6 @@ SELECTED_NODE = "volume.kubernetes.io/selected-node"
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 PVC_FINALIZER = "kubernetes.io/pvc-protection"
 PV_FINALIZER = "kubernetes.io/pv-protection"
-DRIVER = "block.sk8.io"
 
 
 def capacity(obj: Obj) -> Fraction:
@@ -108,74 +108,72 @@ def volume_name(claim: Obj) -> str:
     return f"pvc-{claim['metadata']['uid']}"
 
 
-def disk_size_bytes(claim: Obj) -> int:
-    """The request, rounded up to whole MiB (at least one)."""
-    mib = 1 << 20
-    wanted = capacity(claim)
-    return max(-(-int(-(-wanted.numerator // wanted.denominator)) // mib), 1) * mib
+def bytes_of(amount: Fraction) -> int:
+    """Rounded up to whole bytes."""
+    return -(-amount.numerator // amount.denominator)
 
 
-def unprovisionable(claim: Obj) -> str:
+def quantity_of(size_bytes: int, asked: str) -> str:
+    """The size as users write it: what was asked for if that is what it is, else in the largest unit that fits."""
+    if parse_quantity(asked) == size_bytes:
+        return asked
+    for unit, shift in (("Gi", 30), ("Mi", 20), ("Ki", 10)):
+        if size_bytes % (1 << shift) == 0:
+            return f"{size_bytes >> shift}{unit}"
+    return str(size_bytes)
+
+
+def unprovisionable(claim: Obj, driver: str) -> str:
     """Why no disk can be what the claim asks for; "" when one can. A disk is on one machine at a time."""
     modes = sorted(set(claim["spec"].get("accessModes") or []) - {"ReadWriteOnce", "ReadWriteOncePod"})
     if modes:
         return (
             f"invalid AccessModes [{' '.join(modes)}]: only AccessModes [ReadWriteOnce ReadWriteOncePod] are supported"
         )
-    if claim["spec"].get("volumeMode") == "Block":
-        return f"{DRIVER} does not support block volume provisioning"
+    if is_block(claim) and driver not in DISK_DRIVERS:
+        return f"{driver} does not support block volume provisioning"
     return ""
 
 
-def provisioned_volume(claim: Obj, storage_class: Obj, provisioner: str) -> Obj:
+def provisioned_volume(claim: Obj, storage_class: Obj, made: MadeDisk) -> Obj:
     """The PersistentVolume of a disk made for the claim; already reserved for it."""
-    name = volume_name(claim)
-    parameters = storage_class.get("parameters") or {}
-    mode = claim["spec"].get("volumeMode", "Filesystem")
-    source: Obj = {
-        "driver": DRIVER,
-        "volumeHandle": name,
-        "volumeAttributes": {"storage.kubernetes.io/csiProvisionerIdentity": provisioner},
-    }
-    if mode == "Filesystem":
-        source["fsType"] = parameters.get("csi.storage.k8s.io/fstype") or parameters.get("fsType") or "ext4"
+    asked = (claim["spec"].get("resources") or {}).get("requests", {}).get("storage")
     spec: Obj = {
         "accessModes": list(claim["spec"].get("accessModes") or ["ReadWriteOnce"]),
-        "capacity": {"storage": (claim["spec"].get("resources") or {}).get("requests", {}).get("storage")},
+        "capacity": {"storage": quantity_of(made.size_bytes, asked)},
         "claimRef": claim_ref(claim),
-        "csi": source,
         "persistentVolumeReclaimPolicy": storage_class.get("reclaimPolicy") or "Delete",
         "storageClassName": storage_class["metadata"]["name"],
-        "volumeMode": mode,
+        "volumeMode": claim["spec"].get("volumeMode", "Filesystem"),
+        **(made.source or {"csi": _csi(claim, storage_class, made)}),
     }
     if storage_class.get("mountOptions"):
         spec["mountOptions"] = storage_class["mountOptions"]
+    if made.topology:
+        terms = [{"key": k, "operator": "In", "values": [v]} for k, v in sorted(made.topology.items())]
+        spec["nodeAffinity"] = {"required": {"nodeSelectorTerms": [{"matchExpressions": terms}]}}
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
         "metadata": {
-            "name": name,
-            "annotations": {PROVISIONED_BY: provisioner},
+            "name": volume_name(claim),
+            "annotations": {PROVISIONED_BY: storage_class["provisioner"]},
             "finalizers": [PV_FINALIZER],
         },
         "spec": spec,
     }
 
 
-# ---- attach and detach
-
-
-def unique_name(volume: Obj) -> str:
-    """As in node.status.volumesInUse and volumesAttached: `kubernetes.io/csi/<driver>^<handle>`."""
-    csi = volume["spec"].get("csi") or {}
-    return f"kubernetes.io/csi/{csi.get('driver', '')}^{csi.get('volumeHandle', '')}"
-
-
-def attachment_name(volume: Obj, node: str) -> str:
-    """The VolumeAttachment of a volume on a node; Kubernetes' csi-<sha256 of handle, driver and node>."""
-    csi = volume["spec"]["csi"]
-    digest = hashlib.sha256(f"{csi['volumeHandle']}{csi['driver']}{node}".encode()).hexdigest()
-    return f"csi-{digest}"
+def _csi(claim: Obj, storage_class: Obj, made: MadeDisk) -> Obj:
+    provisioner, parameters = storage_class["provisioner"], storage_class.get("parameters") or {}
+    source: Obj = {
+        "driver": driver_of(provisioner),
+        "volumeHandle": made.handle,
+        "volumeAttributes": {"storage.kubernetes.io/csiProvisionerIdentity": provisioner},
+    }
+    if not is_block(claim):
+        source["fsType"] = parameters.get("csi.storage.k8s.io/fstype") or parameters.get("fsType") or "ext4"
+    return source
 
 
 def pod_claims(pod: Obj) -> list[str]:

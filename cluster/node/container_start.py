@@ -199,6 +199,7 @@ class ContainerStarter:
             memory_capacity_bytes=self._memory_bytes,
             volumes=place.volumes.paths,
             read_only_volumes=place.volumes.read_only,
+            raw_devices=place.volumes.devices,
             etc_mounts=etc,
             message_file=str(message_file),
             log_path=str(self._logs.path(pod_ref(place.pod), place.spec["name"], action.attempt)),

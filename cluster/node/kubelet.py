@@ -61,7 +61,7 @@ from cluster.node.static_pods import MirrorStatuses, StaticPods
 from cluster.node.static_spec import from_api, is_mirror
 from cluster.node.status_writer import StatusWriter
 from cluster.node.traces import trace_runtime
-from cluster.node.volume_block import VolumeFailure
+from cluster.node.volume_device import VolumeFailure
 from cluster.node.volumes import Volumes
 
 log = logging.getLogger(__name__)
@@ -123,6 +123,7 @@ class Kubelet:
             report_in_use=self._agent.report_in_use,
             clock=clock,
             allocatable=self._allocatable,
+            say=lambda pod, kind, reason, message: self._recorder.event(pod, kind, reason, message),
         )
         self._node_limits = node_group(config, has)
         groups = pods_root(config.cgroup_root) if config.cgroups_per_qos else ""

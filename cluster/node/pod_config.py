@@ -17,6 +17,7 @@ from cluster.node.cgroup_plan import quota_us, shares
 from cluster.node.device_core import Grant
 from cluster.node.pod_env import ConfigError, EnvContext, command_line, environment, expand
 from cluster.node.runtime import ContainerConfig, Device, ImageInfo, Mount, PodRef
+from cluster.node.volume_device import RawDevice
 
 Obj = dict[str, Any]
 SYSTEM_NODE_CRITICAL = 2_000_001_000
@@ -208,6 +209,7 @@ class ContainerInputs:
     memory_capacity_bytes: int
     volumes: Mapping[str, str] = field(default_factory=dict)  # volume name -> directory or file on the machine
     read_only_volumes: frozenset[str] = frozenset()
+    raw_devices: Mapping[str, RawDevice] = field(default_factory=dict)  # volume name -> its device
     etc_mounts: tuple[Mount, ...] = ()
     message_file: str = ""
     log_path: str = ""
@@ -221,6 +223,8 @@ def volume_mounts(container: Obj, inputs: ContainerInputs, variables: Mapping[st
     mounts = []
     for mount in container.get("volumeMounts") or ():
         source = inputs.volumes.get(mount["name"])
+        if mount["name"] in inputs.raw_devices:
+            raise ConfigError(f"volume {mount['name']} has volumeMode Block, but is specified in volumeMounts")
         if source is None:
             raise ConfigError(f'volumeMounts: volume "{mount["name"]}" is not mounted')
         sub = mount.get("subPath") or ""
@@ -238,6 +242,21 @@ def volume_mounts(container: Obj, inputs: ContainerInputs, variables: Mapping[st
         target = target if target.startswith("/") else f"/{target}"
         mounts.append(Mount(source, target, read_only, propagation))  # type: ignore[arg-type]
     return mounts
+
+
+def volume_devices(container: Obj, inputs: ContainerInputs) -> tuple[Device, ...]:
+    """spec.volumeDevices as device nodes. Raises ConfigError."""
+    devices = []
+    for wanted in container.get("volumeDevices") or ():
+        device = inputs.raw_devices.get(wanted["name"])
+        if device is None:
+            if wanted["name"] in inputs.volumes:
+                raise ConfigError(
+                    f"volume {wanted['name']} has volumeMode Filesystem, but is specified in volumeDevices"
+                )
+            raise ConfigError(f'volumeDevices: volume "{wanted["name"]}" is not attached')
+        devices.append(Device(device.path, str(wanted["devicePath"]), "r" if device.read_only else "rwm"))
+    return tuple(devices)
 
 
 def container_config(pod: Obj, container: Obj, inputs: ContainerInputs) -> ContainerConfig:
@@ -285,6 +304,7 @@ def container_config(pod: Obj, container: Obj, inputs: ContainerInputs) -> Conta
         message_path=inputs.message_file,
         log_path=inputs.log_path,
         message_policy=str(container.get("terminationMessagePolicy") or "File"),
+        devices=volume_devices(container, inputs),
     )
 
 

@@ -37,7 +37,7 @@ from cluster.node.runtime import SANDBOX_CONTAINER, Resources, Runtime, RuntimeF
 from cluster.node.runtime_class import HandlerOf
 from cluster.node.seams import Network, PodLogs, PodVolumes, Ports, Probing, Starter, Statuses
 from cluster.node.traces import StartTrace
-from cluster.node.volume_block import VolumeFailure
+from cluster.node.volume_device import VolumeFailure
 from cluster.node.volumes import MountedVolumes
 
 log = logging.getLogger(__name__)

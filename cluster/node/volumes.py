@@ -14,34 +14,39 @@ import os
 import shutil
 import stat
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster.api.errors import ApiError
 from cluster.api.quantity import units
 from cluster.machinery.client import Client
 from cluster.node import mounts
 from cluster.node.disk_use import tree
+from cluster.node.host_path import check_host_path
 from cluster.node.object_cache import ObjectCache
 from cluster.node.pod_env import ConfigError, EnvContext
 from cluster.node.runtime import DiskUse
-from cluster.node.volume_block import BlockVolumes, VolumeFailure
+from cluster.node.volume_block import BlockVolumes
+from cluster.node.volume_claims import ClaimVolumes, Say, claim_of
+from cluster.node.volume_device import RawDevice, VolumeFailure
 from cluster.node.volume_files import FileContent, Payload, downward_payload, object_payload, write_atomically
 from cluster.node.volume_tokens import PodTokens
 
 log = logging.getLogger(__name__)
 Obj = dict[str, Any]
+_T = TypeVar("_T")
 _DEFAULT_MODE = 0o644
 _TMPFS_FLAGS = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
 
 
 @dataclass(frozen=True, slots=True)
 class MountedVolumes:
-    """Where each volume of a pod is, and which of them may only be read."""
+    """Where each volume of a pod is, and which of them may only be read; `devices` has those in mode Block."""
 
     paths: Mapping[str, str]
     read_only: frozenset[str]
+    devices: Mapping[str, RawDevice] = field(default_factory=dict)
 
 
 class Volumes:
@@ -57,13 +62,16 @@ class Volumes:
         report_in_use: Callable[[list[str]], Awaitable[None]],
         clock: Callable[[], float],
         allocatable: Mapping[str, int],
+        say: Say = lambda pod, kind, reason, message: None,
     ) -> None:
+        """`say` takes the Events of what happens to a pod's volumes while it runs."""
         self._root = Path(root)
         self._cache = cache
         self._tokens = PodTokens(client, clock)
         self.block = BlockVolumes(client, node, root, report_in_use)
         self._allocatable = allocatable
-        self._types: dict[str, Callable[[Obj, Obj], Awaitable[str]]] = {
+        self._claims = ClaimVolumes(client, cache, self.block, say)
+        self._types: dict[str, Callable[[Obj, Obj], Awaitable[str | RawDevice]]] = {
             "emptyDir": self._empty_dir,
             "hostPath": self._host_path,
             "configMap": self._config_map,
@@ -71,7 +79,7 @@ class Volumes:
             "projected": self._projected,
             "downwardAPI": self._downward,
             "persistentVolumeClaim": self._claim,
-            "ephemeral": self._ephemeral,
+            "ephemeral": self._claim,
         }
 
     def pod_dir(self, uid: str) -> Path:
@@ -86,28 +94,36 @@ class Volumes:
             if isinstance(result, VolumeFailure) and not result.waiting:
                 raise result
         paths: dict[str, str] = {}
+        devices: dict[str, RawDevice] = {}
         for volume, result in zip(volumes, results, strict=True):
             if isinstance(result, BaseException):
                 raise result
-            paths[volume["name"]] = result
-        return MountedVolumes(paths, frozenset(v["name"] for v in volumes if _read_only(v)))
+            if isinstance(result, RawDevice):
+                devices[volume["name"]] = result
+            else:
+                paths[volume["name"]] = result
+        return MountedVolumes(paths, frozenset(v["name"] for v in volumes if _read_only(v)), devices)
 
     async def refresh(self, pod: Obj) -> None:
-        """Bring the volumes made of API objects up to date. Raises VolumeFailure."""
+        """Bring volumes made of API objects up to date, and grow those that were made larger. Raises VolumeFailure."""
         live = ("configMap", "secret", "projected", "downwardAPI")
         for volume in pod["spec"].get("volumes") or ():
             if any(kind in volume for kind in live):
                 await self._mount_one(pod, volume)
+            elif claim_of(pod, volume):
+                await self._guarded(volume["name"], self._claims.refresh(pod, volume))
 
     async def release(self, uid: str) -> None:
         """Unmount everything of a pod, and empty what was its own alone. Raises OSError when something is busy."""
         self._tokens.forget(uid)
+        self._claims.forget(uid)
         directory = self.pod_dir(uid)
         claims = [
             e.target for e in await asyncio.to_thread(mounts.below, str(directory)) if "kubernetes.io~csi" in e.target
         ]
         for target in claims:
             await self.block.unmount(target)
+        await self.block.withdraw(uid)
         await asyncio.to_thread(_unmount_below, directory)
         await asyncio.to_thread(_remove_tree, directory / "volumes")
 
@@ -134,14 +150,19 @@ class Volumes:
 
     # ------------------------------------------------------------ types
 
-    async def _mount_one(self, pod: Obj, volume: Obj) -> str:
+    async def _mount_one(self, pod: Obj, volume: Obj) -> str | RawDevice:
         name = volume["name"]
         method = next((m for kind, m in self._types.items() if kind in volume), None)
         if method is None:
             kinds = ", ".join(sorted(set(volume) - {"name"})) or "none"
             raise VolumeFailure(f'volume "{name}": type {kinds} is not supported by this kubelet')
+        return await self._guarded(name, method(pod, volume))
+
+    @staticmethod
+    async def _guarded(name: str, work: Awaitable[_T]) -> _T:
+        """What goes wrong with a volume is said in its name."""
         try:
-            return await method(pod, volume)
+            return await work
         except VolumeFailure as err:
             raise VolumeFailure(_failed(name, err), waiting=err.waiting) from err
         except (ConfigError, OSError, ApiError) as err:
@@ -213,39 +234,17 @@ class Volumes:
             return downward_payload(source["downwardAPI"].get("items") or [], self._context(pod), mode)
         raise VolumeFailure(f"projected source {', '.join(sorted(source))} is not supported by this kubelet")
 
-    async def _claim(self, pod: Obj, volume: Obj) -> str:
-        source = volume["persistentVolumeClaim"]
-        return await self._mount_claim(pod, volume["name"], source["claimName"], bool(source.get("readOnly")))
-
-    async def _ephemeral(self, pod: Obj, volume: Obj) -> str:
-        claim = f"{pod['metadata']['name']}-{volume['name']}"
-        return await self._mount_claim(pod, volume["name"], claim, False)
-
-    async def _mount_claim(self, pod: Obj, name: str, claim: str, read_only: bool) -> str:
-        volume = await self.block.bound(pod["metadata"]["namespace"], claim)
-        spec = volume["spec"]
-        if "local" in spec or "hostPath" in spec:
-            target = Path(await self._of_machine(volume))
-        else:
-            target = self._dir(pod, "csi", name) / "mount"
-            await self.block.mount(volume, str(target), read_only=read_only)
-        group = None if "hostPath" in spec else _fs_group(pod)  # the machine's own files are not given away
-        if group is not None and not read_only:
+    async def _claim(self, pod: Obj, volume: Obj) -> str | RawDevice:
+        found = await self._claims.mount(pod, volume, self._dir(pod, "csi", volume["name"]) / "mount")
+        if isinstance(found, RawDevice):
+            return found
+        # The machine's own files are not given away.
+        group = None if found.of_machine else _fs_group(pod)
+        if group is not None and not found.read_only:
             policy = (pod["spec"].get("securityContext") or {}).get("fsGroupChangePolicy")
-            await asyncio.to_thread(_own, target, group, recursive=True, only_on_mismatch=policy == "OnRootMismatch")
-        return str(target)
-
-    async def _of_machine(self, volume: Obj) -> str:
-        """A directory that is this machine's: nothing is attached or mounted, and nothing taken away afterwards."""
-        spec, name = volume["spec"], volume["metadata"]["name"]
-        if spec.get("volumeMode") == "Block":
-            raise VolumeFailure(f'persistentvolume "{name}": volumeMode Block is not supported by this kubelet')
-        if "hostPath" in spec:
-            path, kind = str(spec["hostPath"]["path"]), spec["hostPath"].get("type") or ""
-        else:
-            path, kind = str(spec["local"]["path"]), "Directory"
-        await asyncio.to_thread(check_host_path, path, kind)
-        return path
+            mismatch = policy == "OnRootMismatch"
+            await asyncio.to_thread(_own, Path(found.path), group, recursive=True, only_on_mismatch=mismatch)
+        return found.path
 
     async def _write(self, pod: Obj, target: Path, payload: Payload, *, memory: bool) -> str:
         group = _fs_group(pod)
@@ -307,36 +306,6 @@ def _own(target: Path, group: int | None, *, recursive: bool, only_on_mismatch: 
             os.chown(path, -1, group)
             extra = 0o2770 if path.is_dir() else 0o660
             path.chmod(stat.S_IMODE(path.stat().st_mode) | extra)
-
-
-_HOST_PATH_CHECKS: dict[str, tuple[Callable[[int], bool], str]] = {
-    "Directory": (stat.S_ISDIR, "a directory"),
-    "File": (stat.S_ISREG, "a file"),
-    "Socket": (stat.S_ISSOCK, "a socket"),
-    "CharDevice": (stat.S_ISCHR, "a character device"),
-    "BlockDevice": (stat.S_ISBLK, "a block device"),
-}
-
-
-def check_host_path(path: str, kind: str) -> None:
-    """Make or check what hostPath.type asks for. Raises VolumeFailure."""
-    target = Path(path)
-    if kind == "DirectoryOrCreate":
-        target.mkdir(mode=0o755, parents=True, exist_ok=True)
-        kind = "Directory"
-    elif kind == "FileOrCreate":
-        if not target.exists():
-            target.touch(mode=0o644)
-        kind = "File"
-    if kind == "":
-        if not target.exists():
-            target.mkdir(parents=True)  # the engine binds only what is there
-        return
-    if kind not in _HOST_PATH_CHECKS:
-        raise VolumeFailure(f"hostPath type {kind} is unknown")
-    check, what = _HOST_PATH_CHECKS[kind]
-    if not target.exists() or not check(target.stat().st_mode):
-        raise VolumeFailure(f"hostPath type check failed: {path} is not {what}")
 
 
 def resolve_subpath(volume: str, source: str) -> str:

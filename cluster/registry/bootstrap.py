@@ -13,6 +13,7 @@ from typing import Any
 
 from cluster.api import errors
 from cluster.api.scheme import SCHEME
+from cluster.api.volumes import BLOCK, LOCAL_PATH
 from cluster.registry import addresses, bootstrap_flow, bootstrap_rbac
 from cluster.registry.context import RequestContext, internal_context
 from cluster.registry.registry import Registry
@@ -22,21 +23,20 @@ from cluster.registry.types import RegistryConfig, Stored
 Object = dict[str, Any]
 
 NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
-PROVISIONER = "block.sk8.io"
 _AT_ONCE = 16
 
 
-def _storage_class(name: str, kind: str, *, default: bool) -> Object:
+def _storage_class(name: str, kind: str, *, default: bool, provisioner: str = BLOCK) -> Object:
     metadata: Object = {"name": name}
     if default:
         metadata["annotations"] = {"storageclass.kubernetes.io/is-default-class": "true"}
     return {
         "metadata": metadata,
-        "provisioner": PROVISIONER,
+        "provisioner": provisioner,
         "parameters": {"type": kind},
         "reclaimPolicy": "Delete",
         "volumeBindingMode": "WaitForFirstConsumer",
-        "allowVolumeExpansion": False,  # nothing here makes a disk or its file system larger
+        "allowVolumeExpansion": True,
     }
 
 
@@ -62,6 +62,7 @@ def cluster_objects() -> dict[str, list[Object]]:
         "storageclasses.storage.k8s.io": [
             _storage_class("block", "standard", default=True),
             _storage_class("fast-ssd", "ssd", default=False),
+            _storage_class("local-path", "directory", default=False, provisioner=LOCAL_PATH),
         ],
     }
 

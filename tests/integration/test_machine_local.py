@@ -31,7 +31,7 @@ from cluster.machine import identity
 from cluster.machine.config import ClusterConfig, MachineSpec, load_machine, save_cluster
 from cluster.machine.files import make_private_dir
 from cluster.machine.processes import ProcessId, wait_gone
-from cluster.machinery.provider import ProviderError
+from cluster.machinery.provider import DiskWish, ProviderError
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -240,7 +240,7 @@ async def test_machines_join_run_ray_and_survive_their_agent_and_a_wiped_head(bo
 
 
 async def attach(provider: LocalProvider) -> str:
-    await provider.create_disk("pg", 8 * MIB)
+    await provider.create_disk(DiskWish("pg", 8 * MIB))
     device = await provider.attach_disk("pg", "t2")
     with pytest.raises(ProviderError, match="attached to machine t2"):
         await provider.attach_disk("pg", "t1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from node_world import NODE_TESTS, NodeWorld, machine_namespace, sh
 
-from cluster.node.volume_block import attachment_name
+from cluster.api.volumes import BLOCK, DiskSource
 
 pytestmark = NODE_TESTS
 
@@ -78,24 +79,27 @@ async def test_secrets_tokens_and_memory_are_there_and_never_on_disk(world: Node
     assert world.leftovers() == []
 
 
-async def bound_claim(world: NodeWorld, source: dict[str, Any]) -> None:
+async def bound_claim(
+    world: NodeWorld, source: dict[str, Any], *, mode: str = "Filesystem", access: str = "ReadWriteOnce"
+) -> None:
     """The claim `data`, bound to a volume of this source."""
     meta = {"apiVersion": "v1", "metadata": {"name": "data"}}
     size = {"storage": "64Mi"}
-    spec = {"accessModes": ["ReadWriteOnce"], "storageClassName": "block"}
+    spec = {"accessModes": [access], "storageClassName": "block", "volumeMode": mode}
     volume = {**spec, "capacity": size, "claimRef": {"namespace": "default", "name": "data"}, **source}
     await world.client.create("persistentvolumes", {**meta, "kind": "PersistentVolume", "spec": volume})
     wanted = {**spec, "resources": {"requests": size}, "volumeName": "data"}
     pvc = await world.client.create(
         "persistentvolumeclaims", {**meta, "kind": "PersistentVolumeClaim", "spec": wanted}, "default"
     )
-    await world.client.update("persistentvolumeclaims", {**pvc, "status": {"phase": "Bound"}}, subresource="status")
+    status = {"phase": "Bound", "capacity": size}
+    await world.client.update("persistentvolumeclaims", {**pvc, "status": status}, subresource="status")
 
 
-async def claim(world: NodeWorld, device: str) -> dict[str, Any]:
+async def claim(world: NodeWorld, device: str, **kind: str) -> dict[str, Any]:
     """A bound claim whose volume is about to be attached; returns the VolumeAttachment."""
-    await bound_claim(world, {"csi": {"driver": "block.sk8.io", "volumeHandle": "h1", "fsType": "ext4"}})
-    name = attachment_name("h1", "block.sk8.io", world.name)
+    await bound_claim(world, {"csi": {"driver": "block.sk8.io", "volumeHandle": "h1", "fsType": "ext4"}}, **kind)
+    name = DiskSource(BLOCK, "h1").attachment_name(world.name)
     source = {"attacher": "block.sk8.io", "nodeName": world.name, "source": {"persistentVolumeName": "data"}}
     group = "storage.k8s.io/v1"
     return await world.client.create(
@@ -186,3 +190,104 @@ async def test_a_local_volume_whose_directory_is_absent_says_so(world: NodeWorld
 def on_machine(world: NodeWorld) -> dict[str, Any]:
     term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [world.name]}]}
     return {"nodeAffinity": {"required": {"nodeSelectorTerms": [term]}}}
+
+
+async def test_a_volume_that_was_made_larger_grows(world: NodeWorld, device: str) -> None:
+    """Under its running pod where the kernel lets us (CAP_SYS_RESOURCE), else with the next pod, and it says so."""
+    attachment = await claim(world, device)
+    await attach(world, attachment, device)
+    use = {
+        "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}],
+        "container": {"volumeMounts": [{"name": "d", "mountPath": "/data"}]},
+    }
+    await world.run_pod("first", **use)
+    status = await world.ready("first")
+    in_pod(status, "sh", "-c", "echo kept > /data/row; sync")
+    before = room(status)
+    await make_larger(world, device)
+    if not may_grow_mounted():
+
+        async def said() -> bool:
+            return "VolumeResizeFailed" in await world.reasons("first")
+
+        await world.until(said, 60)
+        await world.client.delete("pods", "first", "default", grace_period_s=1)
+        await world.gone("first")
+        await world.run_pod("second", **use)
+        status = await world.ready("second")
+
+    async def done() -> bool:
+        now = await world.client.get("persistentvolumeclaims", "data", "default")
+        return now["status"]["capacity"] == {"storage": "128Mi"} and not now["status"].get("conditions")
+
+    await world.until(done, 60)
+    assert room(status) > before * 1.5
+    assert in_pod(status, "cat", "/data/row") == "kept\n"
+    assert "FileSystemResizeSuccessful" in await world.reasons("first" if may_grow_mounted() else "second")
+
+
+async def test_a_raw_device_reaches_the_container_and_keeps_its_bytes(world: NodeWorld, device: str) -> None:
+    attachment = await claim(world, device, mode="Block")
+    await attach(world, attachment, device)
+    use = {
+        "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}],
+        "container": {"volumeDevices": [{"name": "d", "devicePath": "/dev/xvda"}]},
+    }
+    await world.run_pod("first", **use)
+    status = await world.ready("first")
+    in_pod(status, "sh", "-c", "echo raw bytes | dd of=/dev/xvda conv=fsync")
+    node = await world.client.get("nodes", world.name)
+    assert node["status"]["volumesInUse"] == ["kubernetes.io/csi/block.sk8.io^h1"]
+    await world.stop()
+    await world.start()
+    await world.client.delete("pods", "first", "default", grace_period_s=1)
+    await world.gone("first")
+
+    async def free() -> bool:
+        return not (await world.client.get("nodes", world.name))["status"].get("volumesInUse")
+
+    await world.until(free, 30)
+    await world.run_pod("second", **use)
+    status = await world.ready("second")
+    assert in_pod(status, "head", "-c", "9", "/dev/xvda") == "raw bytes"
+
+
+async def test_a_volume_for_one_pod_alone_is_refused_to_a_second(world: NodeWorld, device: str) -> None:
+    attachment = await claim(world, device, access="ReadWriteOncePod")
+    await attach(world, attachment, device)
+    use = {"volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}]}
+    await world.run_pod("first", **use)
+    await world.ready("first")
+    await world.run_pod("second", **use)
+
+    async def refused() -> bool:
+        events = (await world.client.list("events", "default")).items
+        return any("ReadWriteOncePod access mode and is already in use" in e["message"] for e in events)
+
+    await world.until(refused, 30)
+    await world.client.delete("pods", "first", "default", grace_period_s=1)
+    await world.ready("second")
+
+
+def room(status: dict[str, Any]) -> int:
+    """KiB of the file system at /data."""
+    return int(in_pod(status, "df", "-k", "/data").split("\n")[1].split()[1])
+
+
+def may_grow_mounted() -> bool:
+    effective = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("CapEff"))
+    return bool(int(effective.split()[1], 16) >> 24 & 1)  # CAP_SYS_RESOURCE
+
+
+async def make_larger(world: NodeWorld, device: str) -> None:
+    """What the provider and the controller do to a disk in use."""
+    backing = sh("losetup", "--list", "--noheadings", "--output", "BACK-FILE", device).strip()
+    os.truncate(backing, 128 << 20)
+    sh("losetup", "--set-capacity", device)
+    volume = await world.client.get("persistentvolumes", "data")
+    spec = {**volume["spec"], "capacity": {"storage": "128Mi"}}
+    await world.client.update("persistentvolumes", {**volume, "spec": spec})
+    pvc = await world.client.get("persistentvolumeclaims", "data", "default")
+    pending = {"type": "FileSystemResizePending", "status": "True"}
+    grown = {**pvc, "status": {**pvc["status"], "conditions": [pending]}}
+    await world.client.update("persistentvolumeclaims", grown, subresource="status")

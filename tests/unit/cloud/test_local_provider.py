@@ -14,7 +14,7 @@ from cluster.cloud.local import LocalProvider
 from cluster.machine import identity
 from cluster.machine.config import ClusterConfig
 from cluster.machine.unix_http import post
-from cluster.machinery.provider import Provider, ProviderError
+from cluster.machinery.provider import DiskWish, Provider, ProviderError
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ async def test_it_fulfils_the_protocol(provider: LocalProvider) -> None:
 
 
 async def test_disks_over_the_socket(provider: LocalProvider) -> None:
-    await provider.create_disk("pg", 1 << 20)
-    await provider.create_disk("pg", 1 << 20)
+    await provider.create_disk(DiskWish("pg", 1 << 20))
+    await provider.create_disk(DiskWish("pg", 1 << 20))
     assert [(d.name, d.attached_to) for d in await provider.disks()] == [("pg", "")]
     with pytest.raises(ProviderError, match="m1 is off") as off:
         await provider.attach_disk("pg", "m1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cluster.api.volumes import LOCAL_PATH, disk_source
 from cluster.controllers import volume_core as core
 from cluster.controllers.attach_detach import AttachDetachController
 from cluster.controllers.node_lifecycle_core import OUT_OF_SERVICE
@@ -15,6 +16,13 @@ from tests.unit.controllers.test_endpoints_world import pod
 
 ALL = (PersistentVolumeController, VolumeProtectionController, AttachDetachController)
 ATTACHMENTS = "volumeattachments.storage.k8s.io"
+LOCAL_PATHS = {"metadata": {"name": "paths"}, "provisioner": LOCAL_PATH}
+
+
+def unique_name(volume: Obj) -> str:
+    source = disk_source(volume)
+    assert source is not None
+    return source.unique_name
 
 
 def storage_class(mode: str = "Immediate", **extra: Any) -> Obj:
@@ -111,7 +119,10 @@ async def test_a_disk_is_not_made_for_what_no_disk_can_do() -> None:
     async with World(*ALL) as w:
         await start(w)
         await w.create("persistentvolumeclaims", claim("shared", accessModes=["ReadWriteOnce", "ReadWriteMany"]))
-        await w.create("persistentvolumeclaims", claim("raw", volumeMode="Block"))
+        await w.create("storageclasses.storage.k8s.io", storage_class("WaitForFirstConsumer") | LOCAL_PATHS)
+        raw = claim("raw", volumeMode="Block", storageClassName="paths")
+        raw["metadata"]["annotations"] = {core.SELECTED_NODE: "n1"}
+        await w.create("persistentvolumeclaims", raw)
         await w.settle()
         phases = {c["metadata"]["name"]: c["status"]["phase"] for c in await w.items("persistentvolumeclaims")}
         assert phases == {"shared": "Pending", "raw": "Pending"} and w.provider.disks_ == {}
@@ -176,8 +187,8 @@ async def test_a_volume_follows_its_pod_and_is_never_on_two_machines() -> None:
         device = va["status"]["attachmentMetadata"]["devicePath"]
         assert va["status"]["attached"] is True and va["spec"]["nodeName"] == "n1" and device
         node = await w.client.get("nodes", "n1")
-        assert node["status"]["volumesAttached"] == [{"name": core.unique_name(v), "devicePath": device}]
-        await in_use(w, "n1", [core.unique_name(v)])
+        assert node["status"]["volumesAttached"] == [{"name": unique_name(v), "devicePath": device}]
+        await in_use(w, "n1", [unique_name(v)])
         await w.create("pods", user("b"))
         await bind(w, "b", "n2")
         await w.settle()
@@ -203,7 +214,7 @@ async def test_a_gone_machine_releases_its_volumes() -> None:
         await w.create("pods", user("a"))
         await bind(w, "a", "n1")
         await w.settle()
-        await in_use(w, "n1", [core.unique_name(v)])
+        await in_use(w, "n1", [unique_name(v)])
         node = clone(await w.client.get("nodes", "n1"))
         node["spec"]["taints"] = [{"key": OUT_OF_SERVICE, "effect": "NoExecute"}]
         await w.client.update("nodes", node)

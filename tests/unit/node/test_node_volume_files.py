@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from cluster.api.volumes import DiskSource
 from cluster.node.container_start import _with_subpaths
 from cluster.node.docker_spec import container_body
+from cluster.node.host_path import check_host_path
 from cluster.node.mounts import parse_mountinfo
 from cluster.node.pod_env import ConfigError, EnvContext
 from cluster.node.runtime import ContainerConfig, Mount, PodRef
-from cluster.node.volume_block import VolumeFailure, attachment_name
+from cluster.node.volume_device import VolumeFailure
 from cluster.node.volume_files import FileContent, checked_path, downward_payload, object_payload, write_atomically
-from cluster.node.volumes import MountedVolumes, check_host_path, resolve_subpath
+from cluster.node.volumes import MountedVolumes, resolve_subpath
 
 
 def test_updates_are_one_rename_and_old_content_goes(tmp_path: Path) -> None:
@@ -119,4 +121,7 @@ def test_mountinfo() -> None:
 
 def test_attachment_name_is_kubernetes() -> None:
     # sha256("pv-handle" + "block.sk8.io" + "m1")
-    assert attachment_name("a", "b", "c") == "csi-ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        DiskSource("b", "a").attachment_name("c")
+        == "csi-ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
