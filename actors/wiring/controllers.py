@@ -12,7 +12,7 @@ from actors.host import Part
 from actors.wiring import basics, common
 from cluster.apiserver.tokens import LEGACY_ISSUER, TokenSigner
 from cluster.cloud.local import LocalProvider
-from cluster.cloud.local_balancers import AddressPool
+from cluster.cloud.providers import open_cloud
 from cluster.controllers import config as settings
 from cluster.controllers.manager import USER, ControllerManager
 from cluster.machine.config import ClusterConfig, MachineConfig
@@ -42,6 +42,7 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
     )
     proxy = (pki / "front-proxy.crt", pki / "front-proxy.key")
     provider = LocalProvider(cluster.host_socket)
+    cloud = open_cloud(cluster, provider, lambda name: manager.node(name))
     manager = ControllerManager(
         store,
         registry,
@@ -52,8 +53,11 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
         metrics=KubeletPodMetrics(access),
         issuer=provider,
         authorizer=authorizer,
+        disks=cloud.disks,
+        instances=cloud.instances,
+        routes=cloud.routes,
         aggregated=AggregatedApis(registry.cluster_ip, FrontProxy(*map(str, proxy)), USER),
-        balancers=AddressPool(cluster.load_balancer_addresses),
+        balancers=cloud.balancers,
         tokens=TokenSigner(str(pki / "sa.key"), LEGACY_ISSUER, time.time),
     )
     REGISTRY.register(manager.state_metrics)

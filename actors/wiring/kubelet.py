@@ -25,6 +25,9 @@ POD_OVERHEAD_BYTES = {"routes": 0, "vxlan": 50}
 LEASE = {"fast": (4, 1.0), "kubernetes": (40, 10.0)}
 """Seconds a heartbeat lasts, and between two, by profile."""
 
+UNINITIALIZED = ({"key": "node.cloudprovider.kubernetes.io/uninitialized", "value": "true", "effect": "NoSchedule"},)
+"""Nothing runs on a machine of a cloud before the cloud has said what it is."""
+
 
 def config_of(cluster: ClusterConfig, machine: MachineConfig) -> KubeletConfig:
     duration_s, renew_s = LEASE[cluster.profile]
@@ -57,6 +60,7 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> KubeletConfig:
         healthz_port=cluster.kubelet_healthz_port,
         node_lease_duration_s=duration_s,
         node_lease_renew_s=renew_s,
+        register_with_taints=UNINITIALIZED if cluster.cloud_provider != "local" else (),
     )
     return with_settings(own, cluster.kubelet)
 

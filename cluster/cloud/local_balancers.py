@@ -18,7 +18,7 @@ class AddressPool:
     def __init__(self, addresses: Sequence[str]) -> None:
         self._addresses = tuple(addresses)
 
-    async def ensure(self, service: Obj, services: Sequence[Obj]) -> Sequence[Obj]:
+    async def ensure(self, service: Obj, services: Sequence[Obj], nodes: Sequence[Obj] = ()) -> Sequence[Obj]:
         """Raises ProviderError when the address that is asked for, or every address, has another Service."""
         mine, wish = service["metadata"]["uid"], service["spec"].get("loadBalancerIP")
         held = _addresses(service)

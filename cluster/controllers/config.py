@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from cluster.controllers.autoscaler_core import ScaleDownRules
 
 Profile = Literal["fast", "kubernetes"]
 
@@ -52,7 +54,7 @@ class ControllerConfig:
     max_endpoints_per_slice: int = 100
     terminated_pod_gc_threshold: int = 12500
     pod_gc_quarantine_s: float = 5.0
-    volume_provisioner: str = "block.sk8.io"
+    scale_down: ScaleDownRules = field(default_factory=ScaleDownRules)
     replica_set_burst: int = 500
 
     def validate(self) -> None:

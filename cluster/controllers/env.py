@@ -18,7 +18,7 @@ from cluster.machinery.clock import Clock, monotonic
 from cluster.machinery.events import EventRecorder
 from cluster.machinery.informer import Informer, Informers
 from cluster.machinery.pod_metrics import PodMetrics
-from cluster.machinery.provider import CertificateIssuer, LoadBalancers, Provider
+from cluster.machinery.provider import CertificateIssuer, Disks, Instances, LoadBalancers, NodeGroups, Provider, Routes
 from cluster.registry.types import Authorizer
 
 
@@ -71,7 +71,10 @@ class Env:
     sources of Events.
 
     `clock` is wall time, for what users read; durations and silences are measured by `monotonic`, which no step of the
-    wall clock moves. Without an `issuer` no certificate is signed, without an `authorizer` none approved by itself.
+    wall clock moves. `disks` are those whose volumes are made and attached here, by CSI driver. Without an `issuer` no
+    certificate is signed, without an `authorizer` none approved by itself; without `instances` no cloud knows the
+    Nodes, without `routes` its network need not know their pods,
+    without `groups` the cluster has the machines it has.
     """
 
     client: Client
@@ -88,6 +91,10 @@ class Env:
     tokens: SecretTokens | None = None
     balancers: LoadBalancers | None = None
     aggregated: Aggregated | None = None
+    disks: Mapping[str, Disks] = field(default_factory=dict)
+    instances: Instances | None = None
+    routes: Routes | None = None
+    groups: NodeGroups | None = None
     resources: Resources = field(default_factory=BuiltIn)
 
     def informer(self, resource: str) -> Informer:

@@ -10,11 +10,14 @@ One worker: a local provider sees what is taken from the Services' statuses, whi
 from __future__ import annotations
 
 from cluster.api.errors import ApiError, service_unavailable
+from cluster.api.meta import condition
+from cluster.controllers.cloud_nodes_core import UNINITIALIZED
 from cluster.controllers.env import Env
 from cluster.machinery.client import Obj, clone, is_not_found, key_of, split_key
 from cluster.machinery.provider import LoadBalancers, ProviderError
 from cluster.machinery.reconciler import Reconciler, Result
 
+EXCLUDE = "node.kubernetes.io/exclude-from-external-load-balancers"
 FINALIZER = "service.kubernetes.io/load-balancer-cleanup"
 
 
@@ -27,6 +30,8 @@ class LoadBalancerController:
         self._events = env.recorder("service-controller")
         self.reconciler = Reconciler(self.name, self._reconcile, workers=1)
         self._services.add_handler(self._on_service)
+        self._nodes = env.informer("nodes")
+        self._nodes.add_handler(self._on_node)
 
     async def run(self) -> None:
         await self.reconciler.run()
@@ -38,6 +43,10 @@ class LoadBalancerController:
     def _on_service(self, old: Obj | None, new: Obj | None) -> None:
         if new is not None and (wants(new) or has_finalizer(new)):
             self.reconciler.queue.add(key_of(new))
+
+    def _on_node(self, old: Obj | None, new: Obj | None) -> None:
+        if _serves(old) != _serves(new):
+            self.resync()
 
     async def _reconcile(self, key: str) -> Result | None:
         service, balancers = self._services.get(*split_key(key)), self._env.balancers
@@ -62,11 +71,14 @@ class LoadBalancerController:
         old = ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or []
         if not old:
             self._event(service, "Normal", "EnsuringLoadBalancer", "Ensuring load balancer")
-        ingress = list(await balancers.ensure(service, self._services.items()))
+        ingress = list(await balancers.ensure(service, self._services.items(), self._serving()))
         if ingress == old:
             return
         await self._set_ingress(service, ingress)
         self._event(service, "Normal", "EnsuredLoadBalancer", "Ensured load balancer")
+
+    def _serving(self) -> list[Obj]:
+        return [n for n in self._nodes.items() if _serves(n)]
 
     async def _delete(self, balancers: LoadBalancers, service: Obj) -> None:
         self._event(service, "Normal", "DeletingLoadBalancer", "Deleting load balancer")
@@ -95,6 +107,16 @@ def wants(service: Obj) -> bool:
     spec = service["spec"]
     ours = spec.get("type") == "LoadBalancer" and not spec.get("loadBalancerClass")
     return ours and "deletionTimestamp" not in service["metadata"]
+
+
+def _serves(node: Obj | None) -> bool:
+    """Packets may be sent to it for any Service: it is ready, initialized, and nobody said that it should not."""
+    if node is None or "deletionTimestamp" in node["metadata"] or EXCLUDE in (node["metadata"].get("labels") or {}):
+        return False
+    if any(t["key"] == UNINITIALIZED for t in node["spec"].get("taints") or ()):
+        return False
+    ready = condition(node, "Ready")
+    return ready is not None and ready.get("status") == "True"
 
 
 def has_finalizer(service: Obj) -> bool:

@@ -12,13 +12,17 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from prometheus_client import Gauge
 
 from cluster.controllers.attach_detach import AttachDetachController
+from cluster.controllers.autoscaler import AutoscalerController
 from cluster.controllers.bootstrap_tokens import BootstrapSigner, TokenCleaner
 from cluster.controllers.certificates import CsrApprover, CsrCleaner, CsrSigner
+from cluster.controllers.cloud_nodes import CloudNodeController
+from cluster.controllers.cloud_routes import CloudRouteController
 from cluster.controllers.clusterrole_aggregation import ClusterRoleAggregationController
 from cluster.controllers.config import ControllerConfig
 from cluster.controllers.cronjob import CronJobController
@@ -48,13 +52,22 @@ from cluster.controllers.service_account_tokens import ServiceAccountTokenContro
 from cluster.controllers.service_cidr import ServiceCidrController
 from cluster.controllers.statefulset import StatefulSetController
 from cluster.controllers.taint_eviction import TaintEvictionController
+from cluster.controllers.volume_expand import ExpandController
 from cluster.controllers.volume_protection import VolumeProtectionController
-from cluster.machinery.client import Client
+from cluster.machinery.client import Client, Obj
 from cluster.machinery.clock import Clock
 from cluster.machinery.election import Elector
 from cluster.machinery.informer import Informers
 from cluster.machinery.pod_metrics import PodMetrics
-from cluster.machinery.provider import CertificateIssuer, LoadBalancers, Provider
+from cluster.machinery.provider import (
+    CertificateIssuer,
+    Disks,
+    Instances,
+    LoadBalancers,
+    NodeGroups,
+    Provider,
+    Routes,
+)
 from cluster.machinery.registry_client import RegistryClient
 from cluster.machinery.state_metrics import StateCollector
 from cluster.machinery.write_through import WriteThrough
@@ -82,6 +95,9 @@ CONTROLLERS: tuple[Callable[[Env], Controller], ...] = (
     EndpointSliceMirroringController,
     LoadBalancerController,
     NodeLifecycleController,
+    CloudNodeController,
+    CloudRouteController,
+    AutoscalerController,
     TaintEvictionController,
     NodeIpamController,
     ServiceAccountController,
@@ -103,6 +119,7 @@ CONTROLLERS: tuple[Callable[[Env], Controller], ...] = (
     TokenCleaner,
     PolicyStatusController,
     PersistentVolumeController,
+    ExpandController,
     VolumeProtectionController,
     EphemeralVolumeController,
     AttachDetachController,
@@ -134,6 +151,10 @@ class ControllerManager:
         tokens: SecretTokens | None = None,
         balancers: LoadBalancers | None = None,
         aggregated: Aggregated | None = None,
+        disks: Mapping[str, Disks] = MappingProxyType({}),
+        instances: Instances | None = None,
+        routes: Routes | None = None,
+        groups: NodeGroups | None = None,
     ) -> None:
         config.validate()
         rng = rng or random.Random(identity)
@@ -156,6 +177,10 @@ class ControllerManager:
             tokens=tokens,
             balancers=balancers,
             aggregated=aggregated,
+            disks=disks,
+            instances=instances,
+            routes=routes,
+            groups=groups,
             resources=registry.catalog,
         )
         self._controllers = build(self._env)
@@ -166,6 +191,10 @@ class ControllerManager:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._informers.run(), name="informers")
             group.create_task(self._elect(), name="election")
+
+    def node(self, name: str) -> Obj | None:
+        """The Node as last seen."""
+        return self._informers.of("nodes").get("", name)
 
     def health(self) -> dict[str, object]:
         unsynced = self._informers.unsynced

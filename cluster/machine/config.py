@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import orjson
 
-from cluster.machine import address_pool, store_settings, tracing_settings
+from cluster.machine import address_pool, cloud_choice, store_settings, tracing_settings
 from cluster.machine.files import write_atomic
 
 Profile = Literal["fast", "kubernetes"]
@@ -223,6 +223,9 @@ class ClusterConfig:
     memory_bytes: int = 4 << 30
     ephemeral_storage_bytes: int = 20 << 30
     max_pods: int = 110
+
+    cloud_provider: str = "local"  # or aws: who knows the machines, and makes load balancers and routes
+    aws: dict[str, Any] = field(default_factory=dict)  # settings of `AwsConfig` by name; also for EBS volumes alone
 
     enable_admission_plugins: tuple[str, ...] = ()
     disable_admission_plugins: tuple[str, ...] = ()
@@ -475,6 +478,8 @@ class ClusterConfig:
             if not path.is_absolute() or len(path.parts) < 3:
                 found.append(f"{key}: {str(path)!r}: must be an absolute path at least two levels deep: sk8 empties it")
         found += store_settings.problems(self)
+        if why := cloud_choice.problem(self.cloud_provider, self.aws):
+            found.append(why)
         if self.ray_object_store_bytes < 78_643_200:
             found.append(f"ray_object_store_bytes: {self.ray_object_store_bytes}: Ray needs at least 78643200 (75 MiB)")
         for key in ("cpu_millicores", "memory_bytes", "ephemeral_storage_bytes", "max_pods", "ray_num_cpus"):

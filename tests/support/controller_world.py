@@ -6,18 +6,33 @@ Controllers run for real (informers, queues, writes through the registry); only 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from cluster.api.meta import rfc3339
+from cluster.api.volumes import BLOCK, LOCAL_PATH
+from cluster.cloud.local_paths import LocalPathDisks
 from cluster.controllers.config import ControllerConfig
 from cluster.controllers.daemonset_pods import target_node
 from cluster.controllers.env import Controller, Env, SecretTokens
 from cluster.machinery.client import Client, Obj, clone
 from cluster.machinery.clock import FakeClock
 from cluster.machinery.informer import Informers
-from cluster.machinery.provider import CertificateIssuer, DiskStatus, LoadBalancers, MachineStatus, ProviderError
+from cluster.machinery.provider import (
+    CertificateIssuer,
+    Disks,
+    DiskStatus,
+    DiskWish,
+    Instances,
+    LoadBalancers,
+    MachineStatus,
+    MadeDisk,
+    NodeGroups,
+    ProviderError,
+    Routes,
+)
 from cluster.machinery.reconciler import Reconciler
 from cluster.machinery.registry_client import RegistryClient
 from cluster.machinery.write_through import WriteThrough
@@ -38,6 +53,7 @@ class FakeProvider:
         self.states: dict[str, str] = {}
         self.disks_: dict[str, DiskStatus] = {}
         self.violations: list[str] = []
+        self.grow_error = ""
         self._changed = asyncio.Event()
 
     def set_state(self, name: str, state: str) -> None:
@@ -53,8 +69,16 @@ class FakeProvider:
             yield await self.machines()
             await self._changed.wait()
 
-    async def create_disk(self, name: str, size_bytes: int) -> None:
-        self.disks_.setdefault(name, DiskStatus(name, size_bytes))
+    async def create_disk(self, wish: DiskWish) -> MadeDisk:
+        self.disks_.setdefault(wish.name, DiskStatus(wish.name, wish.size_bytes))
+        return MadeDisk(wish.name, wish.size_bytes)
+
+    async def grow_disk(self, handle: str, size_bytes: int) -> int:
+        if self.grow_error:
+            raise ProviderError(self.grow_error)
+        disk = self.disks_[handle]
+        self.disks_[handle] = dataclasses.replace(disk, size_bytes=max(size_bytes, disk.size_bytes))
+        return self.disks_[handle].size_bytes
 
     async def delete_disk(self, name: str) -> None:
         disk = self.disks_.get(name)
@@ -95,6 +119,9 @@ class World:
         authorizer: Authorizer | None = None,
         tokens: SecretTokens | None = None,
         balancers: LoadBalancers | None = None,
+        instances: Instances | None = None,
+        routes: Routes | None = None,
+        groups: NodeGroups | None = None,
     ) -> None:
         self.clock = clock or FakeClock()
         self.store = store or MemoryStore(self.clock)
@@ -103,11 +130,12 @@ class World:
         self.registry = Registry(self.store, admission, clock=self.clock, rng=rng)
         self.client = RegistryClient(self.registry, self._context)
         self.provider = provider or FakeProvider()
+        self.disks: dict[str, Disks] = {BLOCK: self.provider, LOCAL_PATH: LocalPathDisks("/disk/{node}")}
         self._makers = makers
         self._config = config or ControllerConfig()
         self._wrap = wrap
         self.issuer, self._authorizer, self._tokens = issuer, authorizer, tokens
-        self._balancers = balancers
+        self._balancers, self._instances, self._routes, self._groups = balancers, instances, routes, groups
         self._serial = 0
 
     async def __aenter__(self) -> World:
@@ -126,6 +154,10 @@ class World:
             authorizer=self._authorizer,
             tokens=self._tokens,
             balancers=self._balancers,
+            disks=self.disks,
+            instances=self._instances,
+            routes=self._routes,
+            groups=self._groups,
             resources=self.registry.catalog,
         )
         self.controllers = [make(self.env) for make in self._makers]
