@@ -9,7 +9,7 @@ SEEDS ?= 200
 MINUTES ?= 10
 FAULTS ?= 30
 
-.PHONY: help up down demo monitoring test check bench fmt bootstrap lint unit sim fuzz scheduler-cases leaks safety chaos chaos-store integration e2e lock
+.PHONY: help up down demo monitoring test check bench fmt bootstrap lint unit sim fuzz walkthrough scenarios scheduler-cases leaks safety chaos chaos-store integration e2e lock
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,7 +53,7 @@ lint: ## Style, types, import rules
 unit: ## Unit tests
 	@$(PYTEST) -q -n 2 tests/unit
 
-sim: ## Seeded simulation of the store; more with SEEDS=10000
+sim: ## Seeded simulation of the store and of whole clusters; more with SEEDS=10000
 	@SK8_SIM_SEEDS=$(SEEDS) $(PYTEST) -q tests/sim
 
 fuzz: ## Fuzz what the store reads from the wire and from its log, following coverage; more with SECONDS=600
@@ -64,6 +64,18 @@ safety: ## The store's two engines side by side: which of them keeps which rule
 
 chaos-store: ## Kill, freeze, cut off and starve a real store while clients record; MINUTES=10 (root)
 	@SK8_CHAOS_MINUTES=$(MINUTES) $(PYTEST) -q -s tests/chaos/test_store_chaos.py
+
+walkthrough: ## The reference's section 5 on the running cluster: a timeline, and its table with what was measured (root)
+	@python3 infra/images/build.py mycompany/api:v1.2.3 postgres:14
+	@python3 infra/walkthrough.py
+
+scenarios: ## The reference's scenario A in its own times, pod-eviction-timeout 5m and 1m, on clusters of their own (root)
+	@for timeout in 300 60; do \
+	  printf 'profile: kubernetes\ncontrollers: {node-monitor-grace-period: 40s, pod-eviction-timeout: %ss}\n' $$timeout > build/scenario-a.yaml; \
+	  $(BIN)/sk8 up --config build/scenario-a.yaml; python3 infra/images/build.py busybox:1.36; \
+	  $(BIN)/python infra/scenario_a.py --grace 40 --eviction $$timeout --within 2 && code=0 || code=$$?; \
+	  $(BIN)/sk8 down; rm build/scenario-a.yaml; [ $$code = 0 ] || exit $$code; \
+	done
 
 chaos: ## A cluster of its own under faults of every kind, judged; FAULTS=30 (root)
 	@$(BIN)/sk8 up

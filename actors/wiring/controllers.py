@@ -14,6 +14,7 @@ from cluster.apiserver.tokens import LEGACY_ISSUER, TokenSigner
 from cluster.cloud.local import LocalProvider
 from cluster.cloud.providers import open_cloud
 from cluster.controllers import config as settings
+from cluster.controllers.flags import with_flags
 from cluster.controllers.manager import USER, ControllerManager
 from cluster.machine.config import ClusterConfig, MachineConfig
 from cluster.machinery.aggregated import AggregatedApis, FrontProxy
@@ -27,7 +28,7 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
     authorizer = RbacAuthorizer(store)
     registry = common.registry(cluster, machine, store, authorizer, "controllers")
     config = replace(
-        settings.profile(cluster.profile),
+        with_flags(settings.profile(cluster.profile), cluster.controllers),
         cluster_cidr=cluster.pod_cidr,
         node_cidr_mask_size=cluster.pod_mask,
         service_cluster_ip_range=cluster.service_cidr,

@@ -33,6 +33,8 @@ from cluster.cloud import cleanup
 from cluster.cloud.engine import Engine
 from cluster.cloud.local import LocalProvider
 from cluster.cloud.machines import living, recorded
+from cluster.controllers import config as controllers
+from cluster.controllers import flags
 from cluster.machine.config import ClusterConfig, ConfigError, load_cluster, parse_settings, save_cluster
 from cluster.machine.files import make_private_dir
 from cluster.machine.identity import Authority
@@ -120,6 +122,7 @@ def _new_config(options: UpOptions) -> ClusterConfig:
         checked_settings(config.api_server)
         checked_kubelet_settings(config.kubelet)
         _check_scheduler(config.scheduler_config_file)
+        _check_controllers(config)
         return config
     except (ConfigError, AdmissionConfigError, ApiServerConfigError, KubeletConfigError) as e:
         lines = "".join(f"\n  {line}" for line in str(e).splitlines())
@@ -135,6 +138,14 @@ def _check_scheduler(path: str) -> None:
             configfile.load(path, "check")
         except configfile.SchedulerConfigError as e:
             raise ConfigError(f"scheduler_config_file: {e}") from e
+
+
+def _check_controllers(config: ClusterConfig) -> None:
+    """Raises ConfigError."""
+    try:
+        flags.with_flags(controllers.profile(config.profile), config.controllers)
+    except ValueError as e:
+        raise ConfigError(str(e)) from e
 
 
 def _capacity(machines: int) -> dict[str, Any]:

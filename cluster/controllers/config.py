@@ -1,7 +1,8 @@
 """Settings of the controllers: kube-controller-manager's flag names with a unit; one frozen object.
 
 Pure. `profile("fast")` (the default) finds a silent machine within seconds; `profile("kubernetes")` has the times of a
-stock cluster. Neither changes what is proven: only the provider's "off" frees volumes and identities.
+stock cluster. Neither changes what is proven: only the provider's "off" frees volumes and identities. `flags.py` takes
+a user's own values.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ class ControllerConfig:
     node_monitor_grace_period_s: float = 4.0
     node_monitor_period_s: float = 1.0
     node_startup_grace_period_s: float = 20.0
+    pod_eviction_timeout_s: float | None = None
+    """After a node's last sign of life its pods leave, those that have only the tolerations every pod gets; None: as
+    those say, from when the node was tainted."""
     node_eviction_rate: float = 1.0
     secondary_node_eviction_rate: float = 0.1
     unhealthy_zone_threshold: float = 0.55
@@ -41,6 +45,10 @@ class ControllerConfig:
     concurrent_disruption_syncs: int = 2
     concurrent_hpa_syncs: int = 5
     horizontal_pod_autoscaler_sync_period_s: float = 15.0
+    horizontal_pod_autoscaler_downscale_stabilization_s: float = 300.0
+    horizontal_pod_autoscaler_cpu_initialization_period_s: float = 300.0
+    horizontal_pod_autoscaler_initial_readiness_delay_s: float = 30.0
+    horizontal_pod_autoscaler_tolerance: float = 0.1
     concurrent_endpoint_syncs: int = 5
     concurrent_service_endpoint_syncs: int = 5
     concurrent_namespace_syncs: int = 4
@@ -91,6 +99,7 @@ def _kubernetes() -> ControllerConfig:
         node_monitor_grace_period_s=40.0,
         node_monitor_period_s=5.0,
         node_startup_grace_period_s=60.0,
+        pod_eviction_timeout_s=300.0,
         node_eviction_rate=0.1,
         secondary_node_eviction_rate=0.01,
         pod_gc_quarantine_s=40.0,

@@ -97,8 +97,10 @@ class GarbageCollector:
         refs = obj["metadata"].get("ownerReferences") or []
         states = await asyncio.gather(*(self._owner_state(obj, ref) for ref in refs))
         owners = {ref["uid"]: state for ref, state in zip(refs, states, strict=True)}
-        match core.decide(obj, owners, bool(self._dependents(obj["metadata"]["uid"]))):
-            case core.Delete(propagation):
+        match core.decide(obj, owners, [d for _, d in self._dependents(obj["metadata"]["uid"])]):
+            case core.Delete(propagation, unblock):
+                if unblock:
+                    await self._unblock(resource, obj)
                 await self._delete(resource, obj, propagation)
             case core.DropOwners(uids):
                 await self._drop_refs(resource, obj, set(uids))
@@ -175,6 +177,10 @@ class GarbageCollector:
     async def _drop_refs(self, resource: str, obj: Obj, uids: set[str]) -> None:
         rest = [r for r in obj["metadata"].get("ownerReferences") or [] if r["uid"] not in uids]
         await self._patch_meta(resource, obj, {"ownerReferences": rest or None})
+
+    async def _unblock(self, resource: str, obj: Obj) -> None:
+        free = [{**r, "blockOwnerDeletion": False} for r in obj["metadata"]["ownerReferences"]]
+        await self._patch_meta(resource, obj, {"ownerReferences": free})
 
     async def _drop_finalizer(self, resource: str, obj: Obj, finalizer: str) -> None:
         rest = [f for f in obj["metadata"].get("finalizers") or [] if f != finalizer]

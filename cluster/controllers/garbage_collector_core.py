@@ -38,14 +38,22 @@ class DropOwners:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
+    """`unblock`: it no longer holds its owners up, before it is deleted."""
+
     propagation: str
+    unblock: bool = False
 
 
 Decision = Keep | DropOwners | Delete
 
 
-def decide(obj: Obj, owners: Mapping[str, OwnerState], has_blocking_dependents: bool) -> Decision:
-    """`owners`: state by uid of every ownerReference of `obj`."""
+def decide(obj: Obj, owners: Mapping[str, OwnerState], dependents: Sequence[Obj]) -> Decision:
+    """`owners`: state by uid of every ownerReference of `obj`.
+
+    An object whose owner waits for it, and on which somebody depends who is being deleted in the foreground, may be
+    part of a circle in which all wait for each other: it stops blocking. (That may be wrong, as in Kubernetes; then the
+    owner goes a little before its dependents.)
+    """
     meta = obj["metadata"]
     refs = meta.get("ownerReferences") or []
     if not refs or ("deletionTimestamp" in meta and FOREGROUND not in (meta.get("finalizers") or [])):
@@ -56,8 +64,8 @@ def decide(obj: Obj, owners: Mapping[str, OwnerState], has_blocking_dependents: 
     loose = tuple(r["uid"] for r, s in zip(refs, states, strict=True) if s is not OwnerState.SOLID)
     if len(loose) < len(refs):
         return DropOwners(loose) if loose else Keep()
-    if OwnerState.WAITING in states and has_blocking_dependents:
-        return Delete("Foreground")
+    if OwnerState.WAITING in states and dependents:
+        return Delete("Foreground", unblock=any(is_foreground(d) for d in dependents))
     if OwnerState.WAITING in states:
         return Delete("Background")
     return Delete(_default_propagation(obj))

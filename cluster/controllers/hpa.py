@@ -89,7 +89,8 @@ class HpaController:
         scaled = self._scaled(hpa["metadata"]["namespace"], target, current, status)
         best = await self._proposal(hpa, scaled, status, now)
         proposal = best.proposal
-        desired = core.bounded(hpa["spec"], current, proposal, history.recommendations, history.scalings, now)
+        past = history.recommendations, history.scalings
+        desired = core.bounded(hpa["spec"], current, proposal, *past, now, self._metrics.tuning)
         history.recommendations.append(core.Past(now, proposal))
         status["desiredReplicas"] = desired
         _limited(status, proposal, desired, now)

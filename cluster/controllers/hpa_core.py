@@ -21,10 +21,21 @@ from math import ceil
 from cluster.api.meta import condition, parse_time
 from cluster.machinery.client import Obj
 
-TOLERANCE = Fraction(1, 10)
-CPU_INITIALIZATION_S = 300.0
-INITIAL_READINESS_S = 30.0
-DOWNSCALE_WINDOW_S = 300.0
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """kube-controller-manager's flags --horizontal-pod-autoscaler-*, with their defaults."""
+
+    tolerance: Fraction = Fraction(1, 10)
+    cpu_initialization_s: float = 300.0
+    initial_readiness_s: float = 30.0
+    downscale_window_s: float = 300.0
+
+    def tolerates(self, ratio: Fraction) -> bool:
+        return abs(ratio - 1) <= self.tolerance
+
+
+USUAL = Tuning()
 
 
 class NoMetrics(ValueError):
@@ -61,7 +72,9 @@ class Past:
 # ---- one metric
 
 
-def group(pods: Sequence[Obj], samples: Mapping[str, Sample], now: float, *, cpu: bool) -> Groups:
+def group(
+    pods: Sequence[Obj], samples: Mapping[str, Sample], now: float, *, cpu: bool, tuning: Tuning = USUAL
+) -> Groups:
     """Sort the pods of the target. Only CPU is distorted by starting up."""
     ready: list[str] = []
     unready: list[str] = []
@@ -75,26 +88,31 @@ def group(pods: Sequence[Obj], samples: Mapping[str, Sample], now: float, *, cpu
             unready.append(name)
         elif name not in samples:
             missing.append(name)
-        elif cpu and _starting(pod, samples[name], now):
+        elif cpu and _starting(pod, samples[name], now, tuning):
             unready.append(name)
         else:
             ready.append(name)
     return Groups(tuple(ready), tuple(unready), tuple(missing), tuple(ignored))
 
 
-def _starting(pod: Obj, sample: Sample, now: float) -> bool:
+def _starting(pod: Obj, sample: Sample, now: float, tuning: Tuning) -> bool:
     status = pod.get("status") or {}
     ready = condition(pod, "Ready")
     if ready is None or not status.get("startTime") or not ready.get("lastTransitionTime"):
         return True
     started, turned = parse_time(status["startTime"]), parse_time(ready["lastTransitionTime"])
-    if started + CPU_INITIALIZATION_S > now:
+    if started + tuning.cpu_initialization_s > now:
         return ready.get("status") == "False" or sample.at < turned + sample.window_s
-    return ready.get("status") == "False" and started + INITIAL_READINESS_S > turned
+    return ready.get("status") == "False" and started + tuning.initial_readiness_s > turned
 
 
 def by_utilization(
-    current: int, samples: Mapping[str, Sample], groups: Groups, requests: Mapping[str, int], target_percent: int
+    current: int,
+    samples: Mapping[str, Sample],
+    groups: Groups,
+    requests: Mapping[str, int],
+    target_percent: int,
+    tuning: Tuning = USUAL,
 ) -> int:
     """Target type Utilization: percent of what the pods request. Raises NoMetrics."""
     wanted = {name: requests[name] for name in (*groups.ready, *groups.unready, *groups.missing) if name in requests}
@@ -106,27 +124,27 @@ def by_utilization(
         return Fraction(sum(used.values()) * 100, total) / target_percent
 
     fallback = {name: wanted[name] * max(100, target_percent) // 100 for name in groups.missing}
-    return _proposal(current, samples, groups, ratio, fallback)
+    return _proposal(current, samples, groups, ratio, fallback, tuning)
 
 
-def by_average(current: int, samples: Mapping[str, Sample], groups: Groups, target: int) -> int:
+def by_average(current: int, samples: Mapping[str, Sample], groups: Groups, target: int, tuning: Tuning = USUAL) -> int:
     """Target type AverageValue of a pod's own metric. Raises NoMetrics."""
 
     def ratio(used: Mapping[str, int]) -> Fraction:
         return Fraction(sum(used.values()), len(used) * target)
 
-    return _proposal(current, samples, groups, ratio, dict.fromkeys(groups.missing, target))
+    return _proposal(current, samples, groups, ratio, dict.fromkeys(groups.missing, target), tuning)
 
 
-def by_value(current: int, ready: int, used: int, target: int) -> int:
+def by_value(current: int, ready: int, used: int, target: int, tuning: Tuning = USUAL) -> int:
     """Target type Value of an object or external metric; `ready` pods share the load now."""
     ratio = Fraction(used, target)
-    return current if abs(ratio - 1) <= TOLERANCE else ceil(ratio * ready)
+    return current if tuning.tolerates(ratio) else ceil(ratio * ready)
 
 
-def by_total_average(current: int, used: int, target: int) -> int:
+def by_total_average(current: int, used: int, target: int, tuning: Tuning = USUAL) -> int:
     """Target type AverageValue of an object or external metric: the total, shared by the replicas."""
-    if current and abs(Fraction(used, target * current) - 1) <= TOLERANCE:
+    if current and tuning.tolerates(Fraction(used, target * current)):
         return current
     return ceil(Fraction(used, target))
 
@@ -137,6 +155,7 @@ def _proposal(
     groups: Groups,
     ratio_of: Callable[[Mapping[str, int]], Fraction],
     fallback: Mapping[str, int],
+    tuning: Tuning,
 ) -> int:
     used = {name: samples[name].value for name in groups.ready}
     if not used:
@@ -144,7 +163,7 @@ def _proposal(
     ratio = ratio_of(used)
     up_with_unready = bool(groups.unready) and ratio > 1
     if not up_with_unready and not groups.missing:
-        return current if abs(ratio - 1) <= TOLERANCE else ceil(ratio * len(used))
+        return current if tuning.tolerates(ratio) else ceil(ratio * len(used))
     if ratio < 1:
         used.update(fallback)
     elif ratio > 1:
@@ -152,7 +171,7 @@ def _proposal(
     if up_with_unready:
         used.update(dict.fromkeys(groups.unready, 0))
     careful = ratio_of(used)
-    if abs(careful - 1) <= TOLERANCE or (ratio < 1 < careful) or (careful < 1 < ratio):
+    if tuning.tolerates(careful) or (ratio < 1 < careful) or (careful < 1 < ratio):
         return current
     desired = ceil(careful * len(used))
     turned = (careful < 1 and desired > current) or (careful > 1 and desired < current)
@@ -163,7 +182,13 @@ def _proposal(
 
 
 def bounded(
-    spec: Obj, current: int, proposal: int, recommendations: Sequence[Past], scalings: Sequence[Past], now: float
+    spec: Obj,
+    current: int,
+    proposal: int,
+    recommendations: Sequence[Past],
+    scalings: Sequence[Past],
+    now: float,
+    tuning: Tuning = USUAL,
 ) -> int:
     """What to scale to: the proposal within windows, policies, minReplicas and maxReplicas of the autoscaler's spec.
 
@@ -175,7 +200,7 @@ def bounded(
     if current < low:
         return low
     behavior = spec.get("behavior") or {}
-    steady = _stabilized(behavior, current, proposal, recommendations, now)
+    steady = _stabilized(behavior, current, proposal, recommendations, now, tuning.downscale_window_s)
     if steady > current:
         limit = _up_limit(behavior.get("scaleUp"), current, scalings, now)
         return min(steady, high, max(limit, current))
@@ -185,11 +210,13 @@ def bounded(
     return current
 
 
-def _stabilized(behavior: Obj, current: int, proposal: int, recommendations: Sequence[Past], now: float) -> int:
+def _stabilized(
+    behavior: Obj, current: int, proposal: int, recommendations: Sequence[Past], now: float, downscale_window_s: float
+) -> int:
     """Up only as far as all recommendations of the up window go, down only as far as those of the down window."""
     up = down = proposal
     up_window = _window(behavior.get("scaleUp"), 0.0)
-    down_window = _window(behavior.get("scaleDown"), DOWNSCALE_WINDOW_S)
+    down_window = _window(behavior.get("scaleDown"), downscale_window_s)
     for past in recommendations:
         if past.at > now - up_window:
             up = min(up, past.replicas)

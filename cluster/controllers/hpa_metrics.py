@@ -55,6 +55,13 @@ class Metrics:
     def __init__(self, env: Env) -> None:
         self._env = env
         self._custom = CustomMetrics(env)
+        config = env.config
+        self.tuning = core.Tuning(
+            Fraction(config.horizontal_pod_autoscaler_tolerance).limit_denominator(10_000),
+            config.horizontal_pod_autoscaler_cpu_initialization_period_s,
+            config.horizontal_pod_autoscaler_initial_readiness_delay_s,
+            config.horizontal_pod_autoscaler_downscale_stabilization_s,
+        )
         self._read = {
             "Resource": self._resource,
             "ContainerResource": self._resource,
@@ -80,13 +87,14 @@ class Metrics:
     async def _resource(self, kind: str, source: Obj, target: Target, now: float) -> Measured:
         name, container, wish = source["name"], source.get("container", ""), source["target"]
         samples = _samples(target.pods, await self._usage(target, name), name, container)
-        groups = core.group(target.pods, samples, now, cpu=name == "cpu")
+        groups = core.group(target.pods, samples, now, cpu=name == "cpu", tuning=self.tuning)
         percent = wish.get("averageUtilization")
         requests = _requests(target.pods, name, container) if percent is not None else {}
         if percent is not None:
-            proposal = core.by_utilization(target.current, samples, groups, requests, int(percent))
+            proposal = core.by_utilization(target.current, samples, groups, requests, int(percent), self.tuning)
         else:
-            proposal = core.by_average(target.current, samples, groups, amount(name, wish["averageValue"]))
+            wanted_each = amount(name, wish["averageValue"])
+            proposal = core.by_average(target.current, samples, groups, wanted_each, self.tuning)
         used = sum(samples[n].value for n in groups.ready)
         shown: Obj = {"averageValue": _quantity(name, used // max(len(groups.ready), 1))}
         wanted = sum(requests.get(n, 0) for n in groups.ready)
@@ -114,7 +122,8 @@ class Metrics:
         metric = source["metric"]
         samples = await self._custom.of_pods(target.namespace, metric, target.selector)
         groups = core.group(target.pods, samples, now, cpu=False)
-        proposal = core.by_average(target.current, samples, groups, millis(source["target"]["averageValue"]))
+        wanted = millis(source["target"]["averageValue"])
+        proposal = core.by_average(target.current, samples, groups, wanted, self.tuning)
         used = sum(samples[n].value for n in groups.ready)
         shown = {"averageValue": _milli_quantity(used // max(len(groups.ready), 1))}
         return Measured(proposal, _entry(kind, {"metric": metric, "current": shown}), f"pods metric {metric['name']}")
@@ -122,25 +131,25 @@ class Metrics:
     async def _of_object(self, kind: str, source: Obj, target: Target, now: float) -> Measured:
         metric, ref = source["metric"], source["describedObject"]
         value = await self._custom.of_object(target.namespace, metric, ref)
-        proposal, shown = _shared(value, source["target"], target)
+        proposal, shown = _shared(value, source["target"], target, self.tuning)
         entry = {"metric": metric, "describedObject": ref, "current": shown}
         return Measured(proposal, _entry(kind, entry), f"{ref['kind']} metric {metric['name']}")
 
     async def _external(self, kind: str, source: Obj, target: Target, now: float) -> Measured:
         metric = source["metric"]
         value = await self._custom.external(target.namespace, metric)
-        proposal, shown = _shared(value, source["target"], target)
+        proposal, shown = _shared(value, source["target"], target, self.tuning)
         return Measured(proposal, _entry(kind, {"metric": metric, "current": shown}), _external_name(metric))
 
 
-def _shared(value: int, wish: Obj, target: Target) -> tuple[int, Obj]:
+def _shared(value: int, wish: Obj, target: Target, tuning: core.Tuning) -> tuple[int, Obj]:
     """One number for all pods: as a whole (type Value), or divided by them (AverageValue)."""
     if wish.get("averageValue") is not None:
         each = -(-value // max(target.reported, 1))
-        proposal = core.by_total_average(target.reported, value, millis(wish["averageValue"]))
+        proposal = core.by_total_average(target.reported, value, millis(wish["averageValue"]), tuning)
         return proposal, {"averageValue": _milli_quantity(each)}
     ready = sum(1 for p in target.pods if is_ready(p) and (p.get("status") or {}).get("phase") == "Running")
-    proposal = core.by_value(target.current, ready, value, millis(wish["value"]))
+    proposal = core.by_value(target.current, ready, value, millis(wish["value"]), tuning)
     return proposal, {"value": _milli_quantity(value)}
 
 

@@ -55,7 +55,7 @@ from cluster.controllers.taint_eviction import TaintEvictionController
 from cluster.controllers.volume_expand import ExpandController
 from cluster.controllers.volume_protection import VolumeProtectionController
 from cluster.machinery.client import Client, Obj
-from cluster.machinery.clock import Clock
+from cluster.machinery.clock import Clock, monotonic
 from cluster.machinery.election import Elector
 from cluster.machinery.informer import Informers
 from cluster.machinery.pod_metrics import PodMetrics
@@ -144,6 +144,7 @@ class ControllerManager:
         identity: str,
         *,
         clock: Clock = time.time,
+        monotonic: Clock = monotonic,
         rng: random.Random | None = None,
         metrics: PodMetrics | None = None,
         issuer: CertificateIssuer | None = None,
@@ -158,7 +159,7 @@ class ControllerManager:
     ) -> None:
         config.validate()
         rng = rng or random.Random(identity)
-        self._elector = Elector(store, COMPONENT, identity, config.leader_elect_lease_duration_s)
+        self._elector = Elector(store, COMPONENT, identity, config.leader_elect_lease_duration_s, clock=monotonic)
         counter = RegistryClient(registry, self._context)
         self._client: Client = counter
         self._informers = Informers(self._client, rng=rng)
@@ -170,6 +171,7 @@ class ControllerManager:
             clock,
             rng,
             provider,
+            monotonic,
             metrics=metrics,
             quotas=counter,
             issuer=issuer,

@@ -218,33 +218,49 @@ class NodeLifecycleController:
         """Writes the taints; seconds after which a NoExecute taint that had to wait may be added."""
         wait_s = None
         evict = verdict is Verdict.GONE
-        if not evict and core.ready_status(node) != "True" and not _has_no_execute(node):
-            wait_s = self._eviction_wait_s(node)
+        state = self._zone_state(node)
+        if state.deaf:
+            self._look_again_at_evicting()
+        if not evict and core.ready_status(node) != "True" and (state.deaf or not _has_no_execute(node)):
+            wait_s = self._eviction_wait_s(node, state)
             evict = wait_s is None
-        taints = core.taints_for(node, verdict, now, evict=evict)
+        taints = core.taints_for(node, verdict, now, evict=evict, spare=state.deaf and not evict)
         if taints is not None:
             changed = clone(node)
             changed["spec"]["taints"] = taints
             await self._env.client.update("nodes", changed)
         return wait_s
 
-    def _eviction_wait_s(self, node: Obj) -> float | None:
-        """None: taint it now. One token bucket a zone, of size 1, at the rate of the zone's state."""
-        now = self._env.monotonic()
-        zone = _zone(node)
-        peers = [n for n in self._nodes.items() if _zone(n) == zone]
-        ready = sum(1 for n in peers if core.ready_status(n) == "True")
-        config = self._env.config
-        state = core.zone_state(
+    def _look_again_at_evicting(self) -> None:
+        """Nobody is Ready any more: those that were tainted before this was known are spared, too."""
+        for node in self._nodes.items():
+            if _has_no_execute(node) and not core.is_gone(node):
+                self.reconciler.queue.add(node["metadata"]["name"])
+
+    def _zone_state(self, node: Obj) -> core.ZoneState:
+        zone, config = _zone(node), self._env.config
+        peers = ready = elsewhere = 0
+        for other in self._nodes.items():
+            well = core.ready_status(other) == "True"
+            if _zone(other) == zone:
+                peers, ready = peers + 1, ready + well
+            else:
+                elsewhere += well
+        return core.zone_state(
             ready,
-            len(peers) - ready,
+            peers - ready,
+            elsewhere=elsewhere,
             rate=config.node_eviction_rate,
             secondary_rate=config.secondary_node_eviction_rate,
             threshold=config.unhealthy_zone_threshold,
             large=config.large_cluster_size_threshold,
         )
+
+    def _eviction_wait_s(self, node: Obj, state: core.ZoneState) -> float | None:
+        """None: taint it now. One token bucket a zone, of size 1, at the rate of the zone's state."""
+        now, zone = self._env.monotonic(), _zone(node)
         if state.evictions_per_s <= 0:
-            return config.node_monitor_grace_period_s
+            return self._env.config.node_monitor_grace_period_s
         tokens, at = self._tokens.get(zone, (1.0, now))
         tokens = min(1.0, tokens + max(now - at, 0.0) * state.evictions_per_s)
         if tokens < 1.0:
@@ -316,7 +332,9 @@ def pod_node(pod: Obj) -> list[str]:
 
 
 def _zone(node: Obj) -> str:
-    return str((node["metadata"].get("labels") or {}).get("topology.kubernetes.io/zone", ""))
+    """Region and zone, as Kubernetes' key of a zone."""
+    labels = node["metadata"].get("labels") or {}
+    return f"{labels.get('topology.kubernetes.io/region', '')}:{labels.get('topology.kubernetes.io/zone', '')}"
 
 
 def _heartbeat(node: Obj) -> str:

@@ -30,6 +30,7 @@ _PRESSURE = {
     "PIDPressure": "node.kubernetes.io/pid-pressure",
     "NetworkUnavailable": "node.kubernetes.io/network-unavailable",
 }
+DEFAULT_TOLERATION_S = 300  # what admission gives each pod for not-ready and unreachable
 _DEAF_FACTOR = 3.0
 _REPORTED = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
 _MANAGED = frozenset({NOT_READY, UNREACHABLE_TAINT, UNSCHEDULABLE, *_PRESSURE.values()})
@@ -121,11 +122,11 @@ def ready_status(node: Obj) -> str:
     return str(ready["status"]) if ready is not None else "Unknown"
 
 
-def taints_for(node: Obj, verdict: Verdict, now: float, *, evict: bool) -> list[Obj] | None:
+def taints_for(node: Obj, verdict: Verdict, now: float, *, evict: bool, spare: bool = False) -> list[Obj] | None:
     """The node's taints as they should be; None when they are.
 
     `evict`: whether NoExecute may be added now (zone disruption and eviction rate decide); one that is there stays
-    while its cause does. Foreign taints are kept as they are, in their order.
+    while its cause does, unless `spare` takes it back. Foreign taints are kept as they are, in their order.
     """
     current = list(node["spec"].get("taints") or [])
     have = {(t["key"], t["effect"]) for t in current}
@@ -134,7 +135,7 @@ def taints_for(node: Obj, verdict: Verdict, now: float, *, evict: bool) -> list[
     if ready != "True":
         key = UNREACHABLE_TAINT if ready == "Unknown" else NOT_READY
         wanted.append((key, "NoSchedule", ""))
-        if evict or (key, "NoExecute") in have:
+        if evict or ((key, "NoExecute") in have and not spare):
             wanted.append((key, "NoExecute", ""))
     wanted += _pressure_taints(node, have) if verdict is Verdict.ALIVE else []
     if node["spec"].get("unschedulable"):
@@ -203,15 +204,26 @@ class ZoneState:
 
     name: str
     evictions_per_s: float
+    deaf: bool = False
 
 
 def zone_state(
-    ready: int, not_ready: int, *, rate: float, secondary_rate: float, threshold: float, large: int
+    ready: int,
+    not_ready: int,
+    *,
+    elsewhere: int = 0,
+    rate: float,
+    secondary_rate: float,
+    threshold: float,
+    large: int,
 ) -> ZoneState:
-    """Normal, partial or full disruption. With nobody Ready we cannot tell a dead zone from our own deafness."""
+    """Normal, partial or full disruption of a zone; `elsewhere`: Ready nodes of other zones.
+
+    A zone in which nobody is Ready is a dead zone while others live: its pods leave as fast as any. With nobody Ready
+    anywhere we cannot tell a dead cluster from our own deafness, and evict nothing."""
     total = ready + not_ready
     if ready == 0 and not_ready > 0:
-        return ZoneState("FullDisruption", 0.0)
+        return ZoneState("FullDisruption", rate if elsewhere else 0.0, deaf=not elsewhere)
     if not_ready > 2 and not_ready / total >= threshold:
         return ZoneState("PartialDisruption", secondary_rate if total > large else 0.0)
     return ZoneState("Normal", rate)
@@ -220,10 +232,11 @@ def zone_state(
 # ---- eviction by taints
 
 
-def eviction_due(pod: Obj, taints: Sequence[Obj], now: float) -> float | None:
+def eviction_due(pod: Obj, taints: Sequence[Obj], now: float, default_s: float | None = None) -> float | None:
     """When the pod has to leave (wall time; not after `now`: at once), None: it may stay.
 
     The shortest tolerationSeconds of the tolerations used counts, from when the latest of the taints was added.
+    `default_s` takes the place of those that every pod gets (pod-eviction-timeout, from then on).
     """
     no_execute = [t for t in taints if t.get("effect") == "NoExecute"]
     if not no_execute:
@@ -234,12 +247,19 @@ def eviction_due(pod: Obj, taints: Sequence[Obj], now: float) -> float | None:
         matching = [t for t in tolerations if tolerates(t, taint)]
         if not matching:
             return now
-        seconds = [int(t["tolerationSeconds"]) for t in matching if t.get("tolerationSeconds") is not None]
+        seconds = [_patience_s(t, default_s) for t in matching if t.get("tolerationSeconds") is not None]
         if seconds:
             added = parse_time(taint["timeAdded"]) if taint.get("timeAdded") else now
             leave = added + max(min(seconds), 0)
             due = leave if due is None else min(due, leave)
     return due
+
+
+def _patience_s(toleration: Obj, default_s: float | None) -> float:
+    given = toleration.get("key") in (NOT_READY, UNREACHABLE_TAINT)
+    if default_s is not None and given and toleration["tolerationSeconds"] == DEFAULT_TOLERATION_S:
+        return default_s
+    return float(toleration["tolerationSeconds"])
 
 
 def tolerates(toleration: Mapping[str, object], taint: Mapping[str, object]) -> bool:

@@ -57,13 +57,20 @@ class TaintEvictionController:
             return None
         node = self._nodes.get("", pod["spec"].get("nodeName", ""))
         now = self._env.clock()
-        due = eviction_due(pod, _no_execute(node), now)
+        due = eviction_due(pod, _no_execute(node), now, self._default_s())
         if due is None:
             return None
         if due > now:
             return Result(due - now)
         await self._evict(pod, now)
         return None
+
+    def _default_s(self) -> float | None:
+        """pod-eviction-timeout runs from a node's last sign of life; its taint comes a grace period after that."""
+        config = self._env.config
+        if config.pod_eviction_timeout_s is None:
+            return None
+        return max(config.pod_eviction_timeout_s - config.node_monitor_grace_period_s, 0.0)
 
     async def _evict(self, pod: Obj, now: float) -> None:
         meta = pod["metadata"]

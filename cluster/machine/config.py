@@ -232,6 +232,7 @@ class ClusterConfig:
     admission_control_config_file: str = ""  # read on every control plane when its actors start
     scheduler_config_file: str = ""  # a KubeSchedulerConfiguration, read on every control plane when its actors start
     api_server: dict[str, Any] = field(default_factory=dict)  # settings of `ApiServerConfig` by name
+    controllers: dict[str, Any] = field(default_factory=dict)  # kube-controller-manager's flags, for all controllers
     kubelet: dict[str, Any] = field(default_factory=dict)  # KubeletConfiguration's, for every machine
     tracing: dict[str, Any] = field(default_factory=dict)  # TracingConfiguration's, for every part; empty: no traces
 

@@ -79,6 +79,7 @@ class Scheduler:
         lead: Lead,
         *,
         clock: Clock = monotonic,
+        wall: Clock = wall,
         rng: random.Random | None = None,
         tracer: Tracer | None = None,
     ) -> None:
@@ -102,7 +103,7 @@ class Scheduler:
             self._on_pod,
             hard_pod_affinity_weight=config.hard_pod_affinity_weight,
         )
-        self._events = EventRecorder(client, config.scheduler_name, config.identity)
+        self._events = EventRecorder(client, config.scheduler_name, config.identity, clock=wall)
         self._binder = Binder(client, self._world, self._queue, self._events, clock, self._wake.set)
         self._decider = Decider(self._world, self._binder.assumed, clock, wall, rng)
         evictor = Evictor(client, self._events, self._world.pods)

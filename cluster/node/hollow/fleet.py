@@ -14,6 +14,7 @@ from typing import Any
 
 from cluster.api.errors import ApiError
 from cluster.machinery.client import Client, is_not_found
+from cluster.machinery.clock import monotonic
 from cluster.machinery.informer import Informer
 from cluster.node.hollow.node import LABEL, HollowNode, HollowSpec
 from cluster.node.status_writer import StatusWriter
@@ -34,12 +35,13 @@ class HollowFleet:
         *,
         prefix: str = "hollow-",
         clock: Callable[[], float],
+        monotonic: Callable[[], float] = monotonic,
     ) -> None:
         self._client = client
         self._spec = spec
         self._statuses = StatusWriter(client, clock)
         self._nodes = {
-            name: HollowNode(spec, name, index, client, self._statuses, clock)
+            name: HollowNode(spec, name, index, client, self._statuses, clock, monotonic)
             for index, name in enumerate(f"{prefix}{n}" for n in range(nodes))
         }
         self._pods = Informer(client, "pods", field_selector="spec.nodeName!=")

@@ -106,6 +106,7 @@ class HollowNode:
         client: Client,
         statuses: StatusWriter,
         clock: Callable[[], float],
+        monotonic: Callable[[], float] = monotonic,
     ) -> None:
         self.name = name
         self._index = index
@@ -114,7 +115,9 @@ class HollowNode:
         self._runtime = runtime = HollowRuntime(clock)
         self._network = HollowNetwork(self._cidr)
         self._recorder = EventRecorder(client, "kubelet", name, clock=clock)
-        self.agent = NodeAgent(self._config, FACTS, client, runtime, network_problem=lambda: "", clock=clock)
+        self.agent = NodeAgent(
+            self._config, FACTS, client, runtime, network_problem=lambda: "", clock=clock, monotonic=monotonic
+        )
         tools = Tools(
             config=self._config,
             delete_object=api_deleter(client),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from cluster.controllers.config import ControllerConfig
 from cluster.controllers.deployment import DeploymentController
 from cluster.controllers.garbage_collector import GarbageCollector
@@ -111,6 +113,39 @@ async def test_an_owner_of_the_same_name_but_another_uid_is_absent() -> None:
         await w.create("configmaps", child)
         await w.settle()
         assert [m["metadata"]["name"] for m in await w.items("configmaps")] == ["owner"]
+
+
+async def test_only_who_blocks_holds_its_owner_up() -> None:
+    async with World(GarbageCollector) as w:
+        await w.namespace()
+        owner = await w.create("configmaps", config_map("owner"))
+        for name, block in (("blocks", True), ("does-not", False)):
+            child = config_map(name, owner=owner, block=block)
+            child["metadata"]["finalizers"] = ["example.com/hold"]
+            await w.create("configmaps", child)
+        await w.client.delete("configmaps", "owner", "default", propagation="Foreground")
+        await w.settle()
+        assert "owner" in {m["metadata"]["name"] for m in await w.items("configmaps")}
+        await w.client.patch("configmaps", "blocks", {"metadata": {"finalizers": None}}, "default")
+        await w.settle()
+        assert [m["metadata"]["name"] for m in await w.items("configmaps")] == ["does-not"]
+
+
+@pytest.mark.parametrize("propagation", ["Foreground", "Background"])
+async def test_a_circle_of_owners_goes(propagation: str) -> None:
+    """Each waits for the next to go: somebody has to stop waiting."""
+    async with World(GarbageCollector) as w:
+        await w.namespace()
+        names = ("a", "b", "c")
+        made = {name: await w.create("configmaps", config_map(name)) for name in names}
+        for name, owner in zip(names, ("c", "a", "b"), strict=True):
+            refs = config_map("x", owner=made[owner])["metadata"]["ownerReferences"]
+            await w.client.patch("configmaps", name, {"metadata": {"ownerReferences": refs}}, "default")
+        await w.settle()
+        assert len(await w.items("configmaps")) == 3, "all are owned, and none is deleted"
+        await w.client.delete("configmaps", "a", "default", propagation=propagation)
+        await w.settle()
+        assert await w.items("configmaps") == []
 
 
 async def test_a_deleted_namespace_is_emptied_and_goes() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from cluster.controllers import node_lifecycle_core as core
+from cluster.controllers.config import ControllerConfig, profile
 from cluster.controllers.endpoints import EndpointSliceController
 from cluster.controllers.node_ipam import NodeIpamController, pick_block
 from cluster.controllers.node_lifecycle import NodeLifecycleController
@@ -174,12 +176,76 @@ async def test_a_late_stream_of_events_is_not_a_silent_machine() -> None:
         assert core.ready_status(await w.client.get("nodes", "n1")) == "True"
 
 
-def test_with_nobody_ready_nothing_is_evicted() -> None:
+def test_with_nobody_ready_anywhere_nothing_is_evicted() -> None:
     state = core.zone_state(0, 3, rate=1, secondary_rate=0.1, threshold=0.55, large=50)
-    assert (state.name, state.evictions_per_s) == ("FullDisruption", 0.0)
+    assert (state.name, state.evictions_per_s, state.deaf) == ("FullDisruption", 0.0, True)
+    state = core.zone_state(0, 3, elsewhere=1, rate=1, secondary_rate=0.1, threshold=0.55, large=50)
+    assert (state.name, state.evictions_per_s, state.deaf) == ("FullDisruption", 1, False)
     assert core.zone_state(2, 1, rate=1, secondary_rate=0.1, threshold=0.55, large=50).evictions_per_s == 1
     assert core.zone_state(40, 60, rate=1, secondary_rate=0.1, threshold=0.55, large=50).evictions_per_s == 0.1
     assert core.zone_state(4, 6, rate=1, secondary_rate=0.1, threshold=0.55, large=50).evictions_per_s == 0
+
+
+async def zoned(w: World) -> None:
+    """n1 and n2 in zone a, n3 in b."""
+    await start(w)
+    for name, zone in (("n1", "a"), ("n2", "a"), ("n3", "b")):
+        await w.client.patch("nodes", name, {"metadata": {"labels": {"topology.kubernetes.io/zone": zone}}})
+
+
+EVICTED = {("unreachable", "NoSchedule"), ("unreachable", "NoExecute")}
+
+
+async def test_a_dead_zone_is_evicted_at_the_rate_of_evictions() -> None:
+    """One node a second (profile fast); with one of kubernetes' the second node waits ten."""
+    slow = replace(ControllerConfig(), node_eviction_rate=0.1)
+    async with World(NodeLifecycleController, config=slow) as w:
+        await zoned(w)
+        await beats(w, "n3")
+        found = [taints(await w.client.get("nodes", name)) for name in ("n1", "n2")]
+        assert sorted(len(t) for t in found) == [1, 2], "both take no new pods; the pods of one have to leave"
+        await beats(w, "n3", seconds=11)
+        assert [taints(await w.client.get("nodes", name)) for name in ("n1", "n2")] == [EVICTED] * 2
+
+
+async def test_when_all_zones_fall_silent_those_tainted_before_are_spared() -> None:
+    async with World(NodeLifecycleController) as w:
+        await zoned(w)
+        await beats(w, "n2", "n3")
+        assert taints(await w.client.get("nodes", "n1")) == EVICTED
+        await beats(w, seconds=20)
+        for name in ("n1", "n2", "n3"):
+            assert taints(await w.client.get("nodes", name)) == {("unreachable", "NoSchedule")}
+        await beats(w, "n3", seconds=1)
+        node = clone(await w.client.get("nodes", "n3"))
+        node["status"]["conditions"][0].update(status="True")
+        await w.client.update("nodes", node, subresource="status")
+        await beats(w, "n3", seconds=10)
+        assert taints(await w.client.get("nodes", "n3")) == set()
+        assert taints(await w.client.get("nodes", "n1")) == EVICTED, "one is heard again: the others are dead"
+
+
+async def test_pod_eviction_timeout_runs_from_the_last_sign_of_life() -> None:
+    config = replace(profile("kubernetes"), node_monitor_grace_period_s=40.0, pod_eviction_timeout_s=60.0)
+    async with World(TaintEvictionController, config=config) as w:
+        await start(w)
+        await bound(w, "default", "n1")
+        asked = {"key": core.UNREACHABLE_TAINT, "operator": "Exists", "effect": "NoExecute"}
+        await bound(w, "patient", "n1", tolerations=[asked | {"tolerationSeconds": 200}])
+        node = clone(await w.client.get("nodes", "n1"))
+        node["spec"]["taints"] = core.taints_for(node, Verdict.UNREACHABLE, w.clock(), evict=True)
+        await w.client.update("nodes", node)
+        await w.settle()
+        await w.tick(19)
+        assert not await dying(w)
+        await w.tick(2)
+        assert await dying(w) == ["default"], "the grace period of 40 s had passed when the taint came"
+        await w.tick(180)
+        assert await dying(w) == ["default", "patient"]
+
+
+async def dying(w: World) -> list[str]:
+    return sorted(p["metadata"]["name"] for p in await w.items("pods") if "deletionTimestamp" in p["metadata"])
 
 
 def test_foreign_taints_are_kept() -> None:

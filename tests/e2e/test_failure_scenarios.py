@@ -1,0 +1,167 @@
+"""The reference's scenarios A and B on real machines and containers, each with its fixes.
+
+A in the reference's own times is `make scenarios` (minutes); here the times are short, and nothing is asserted of them
+but their order and that Events say which of them did what. C is tests/integration/test_dns_scenario_c.py.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from conftest import ROOT, Cluster, eventually
+
+pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(300)]
+
+REFERENCE = ROOT / "infra" / "manifests" / "reference"
+NAMESPACE = "scenarios"
+
+
+@pytest.fixture
+def place(cluster: Cluster) -> Iterator[Cluster]:
+    """A namespace of its own, gone afterwards with all that is in it."""
+    cluster.kubectl("create", "namespace", NAMESPACE)
+    try:
+        yield cluster
+    finally:
+        cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=true", timeout_s=120)
+
+
+def apply(cluster: Cluster, *names: str) -> None:
+    for name in names:
+        cluster.kubectl("apply", "-n", NAMESPACE, "-f", str(REFERENCE / name))
+
+
+def pods(cluster: Cluster, app: str) -> list[dict[str, Any]]:
+    return cluster.pods(f"app={app}", NAMESPACE)
+
+
+def ready(pod: dict[str, Any]) -> bool:
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", ()))
+
+
+def test_a_silent_machine_loses_its_endpoints_then_its_pods(cluster: Cluster) -> None:
+    command = [sys.executable, str(ROOT / "infra" / "scenario_a.py"), "--json", "--grace=4", "--eviction=12"]
+    done = subprocess.run([*command, "--toleration=8"], capture_output=True, text=True, env=cluster.env, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    times = [at for _, at, _ in found["steps"]]
+    assert times == sorted(times), found["steps"]
+    said = "\n".join(found["events"])
+    assert "was silent for" in said and "node-monitor-grace-period 4 s" in said
+    assert "TaintManagerEviction: Marking for deletion Pod scenario-a/api-" in said
+    eventually(
+        lambda: {n["metadata"]["name"]: n["spec"].get("taints") for n in cluster.get("nodes")["items"]},
+        lambda taints: not any(taints.values()),
+        within_s=60,
+        what="the machine is as before",
+    )
+
+
+def test_a_with_anti_affinity_and_a_budget(place: Cluster) -> None:
+    """Fixes 2 and 3: one machine takes one pod at most with it, and no drain takes another meanwhile."""
+    apply(place, "06a-2-poddisruptionbudget-api-pdb.yaml", "06a-3-deployment-api-spread.yaml")
+    # The image's program wants its database for nothing that is looked at here.
+    eventually(lambda: sum(map(ready, pods(place, "api"))) == 3, within_s=120, what="one pod on each machine")
+    assert len({p["spec"]["nodeName"] for p in pods(place, "api")}) == 3
+    place.sk8("machine", "kill", "m3")
+    try:
+        eventually(lambda: sum(map(ready, pods(place, "api"))) == 2, within_s=60, what="two are left")
+        left = eventually(
+            lambda: [p for p in pods(place, "api") if not p["spec"].get("nodeName")],
+            lambda waiting: len(waiting) == 1,
+            within_s=60,
+            what="the third has no machine of its own",
+        )
+        assert left[0]["status"]["phase"] == "Pending"
+        eventually(
+            lambda: place.get("pdb", "api-pdb", "-n", NAMESPACE)["status"]["disruptionsAllowed"] == 0,
+            within_s=60,
+            what="the budget allows none",
+        )
+        drain = ("drain", "m2", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=4s")
+        refused = place.kubectl(*drain, f"--pod-selector=app=api,pod-template-hash={_hash(place)}", ok=False)
+        assert "violate the pod's disruption budget" in refused
+        assert sum(map(ready, pods(place, "api"))) == 2
+    finally:
+        place.kubectl("uncordon", "m2")
+        place.sk8("machine", "start", "m3")
+    eventually(lambda: place.node_ready("m3") == "True", within_s=90, what="m3 is back")
+    eventually(lambda: sum(map(ready, pods(place, "api"))) == 3, within_s=120, what="it has its pod again")
+    place.wait_demo(120)
+
+
+def _hash(cluster: Cluster) -> str:
+    """Of our pods: the demo in `default` has the label app=api, too."""
+    return str(pods(cluster, "api")[0]["metadata"]["labels"]["pod-template-hash"])
+
+
+def test_b_out_of_memory_kills_restarts_and_backs_off(place: Cluster) -> None:
+    apply(place, "06b-0-pod-out-of-memory.yaml")
+
+    def container() -> dict[str, Any]:
+        status: dict[str, Any] = place.get("pod", "out-of-memory", "-n", NAMESPACE)["status"]["containerStatuses"][0]
+        return status
+
+    seen = eventually(container, lambda c: c["restartCount"] >= 1, within_s=120, what="killed, and started again")
+    last = seen.get("lastState", {}).get("terminated") or seen["state"].get("terminated")
+    assert (last["reason"], last["exitCode"]) == ("OOMKilled", 137)
+    again = eventually(
+        container,
+        lambda c: (c["state"].get("waiting") or {}).get("reason") == "CrashLoopBackOff",
+        within_s=120,
+        what="CrashLoopBackOff",
+    )
+    assert again["lastState"]["terminated"]["reason"] == "OOMKilled"
+    assert "back-off 10s restarting failed container" in again["state"]["waiting"]["message"]
+
+
+def test_b_fixes(place: Cluster) -> None:
+    """Twice the limit; requests equal to limits. Both run, and the second is the last to be evicted."""
+    apply(place, "06b-1-pod-more-memory.yaml", "06b-2-pod-guaranteed.yaml")
+    for name, quality in (("more-memory", "Burstable"), ("guaranteed", "Guaranteed")):
+        pod = eventually(
+            lambda n=name: place.get("pod", n, "-n", NAMESPACE), ready, within_s=90, what=f"{name} is Ready"
+        )
+        assert pod["status"]["qosClass"] == quality
+        assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
+
+
+def test_b_a_killed_server_serves_again(place: Cluster) -> None:
+    """It takes more than there is once; the container that was killed for it is started again, and serves."""
+    hungry = "hoard=0123456789abcdef; while true; do hoard=$hoard$hoard; done"
+    serve = "mkdir -p /www && hostname > /www/index.html && exec httpd -f -p 3000 -h /www"
+    container = {
+        "name": "main",
+        "image": "busybox:1.36",
+        "command": ["sh", "-c", f"if [ ! -e /keep/once ]; then touch /keep/once; {hungry}; fi; {serve}"],
+        "resources": {"limits": {"memory": "64Mi"}},
+        "volumeMounts": [{"name": "keep", "mountPath": "/keep"}],
+        "readinessProbe": {"httpGet": {"path": "/", "port": 3000}, "periodSeconds": 1},
+    }
+    spec = {
+        "containers": [container],
+        "volumes": [{"name": "keep", "emptyDir": {}}],
+        "terminationGracePeriodSeconds": 1,
+    }
+    meta = {"name": "payment", "namespace": NAMESPACE, "labels": {"app": "payment"}}
+    place.kubectl(
+        "create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec})
+    )
+    pod = eventually(lambda: pods(place, "payment")[0], ready, within_s=90, what="it serves after it was killed")
+    status = pod["status"]["containerStatuses"][0]
+    assert status["restartCount"] == 1 and status["lastState"]["terminated"]["reason"] == "OOMKilled"
+    ended = _seconds(status["lastState"]["terminated"]["finishedAt"])
+    print(f"killed, running again {_seconds(status['state']['running']['startedAt']) - ended:.0f} s later")
+
+
+def _seconds(stamp: str) -> float:
+    return time.mktime(time.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ"))
