@@ -5,11 +5,12 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest
+UV = $(or $(shell command -v uv),build/tools/bin/uv)
 SEEDS ?= 200
 MINUTES ?= 10
 FAULTS ?= 30
 
-.PHONY: help up down demo monitoring test check bench fmt bootstrap lint unit sim fuzz walkthrough scenarios scheduler-cases leaks safety chaos chaos-store integration e2e lock
+.PHONY: help up down demo monitoring test check bench fmt bootstrap lint unit sim fuzz walkthrough scenarios scheduler-cases leaks safety chaos chaos-store integration e2e lock audit
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -103,5 +104,8 @@ fmt: ## Format the code
 	@$(BIN)/ruff check --fix .
 
 lock: ## Renew requirements.lock from pyproject.toml
-	@uv export -q --no-emit-project --all-groups --all-extras --no-annotate --no-header --format requirements-txt > requirements.lock
+	@$(UV) export -q --no-emit-project --all-groups --all-extras --no-annotate --no-header --format requirements-txt > requirements.lock
 	@rm -f uv.lock
+
+audit: ## Known vulnerabilities of what requirements.lock pins, by pip-audit; fails if any package cannot be looked up
+	@$(UV) tool run --from pip-audit pip-audit -r requirements.lock --require-hashes --disable-pip --strict --progress-spinner off

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from actors.host import Part
 from actors.wiring import basics, common
@@ -12,6 +13,11 @@ from cluster.machine.config import ClusterConfig, MachineConfig
 from cluster.registry.rbac import RbacAuthorizer
 
 
+def account_keys(pki: Path) -> tuple[str, ...]:
+    """Whose tokens are believed: `sa.pub`'s, and those of every `sa-<id>.pub` while keys are exchanged."""
+    return (str(pki / "sa.pub"), *map(str, sorted(pki.glob("sa-*.pub"))))
+
+
 def config_of(cluster: ClusterConfig, machine: MachineConfig) -> ApiServerConfig:
     pki = machine.pki
     own = ApiServerConfig(
@@ -19,7 +25,7 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> ApiServerConfig
         tls_private_key_file=str(pki / "apiserver.key"),
         client_ca_file=str(pki / "ca.crt"),
         service_account_signing_key_file=str(pki / "sa.key"),
-        service_account_key_files=(str(pki / "sa.pub"),),
+        service_account_key_files=account_keys(pki),
         kubelet_client_certificate=str(pki / "kubelet-client.crt"),
         kubelet_client_key=str(pki / "kubelet-client.key"),
         proxy_client_cert_file=str(pki / "front-proxy.crt"),

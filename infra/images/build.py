@@ -189,6 +189,15 @@ IMAGES = (
         ('ENTRYPOINT ["/usr/bin/prometheus"]', "EXPOSE 9090/tcp"),
         on_request=True,
     ),
+    Image(
+        "rsyslog/rsyslog:8.2302.0",
+        "rsyslog",
+        ("rsyslog", "busybox-static"),
+        "sk8 image: Debian 12's rsyslog",
+        ('ENTRYPOINT ["/usr/sbin/rsyslogd"]',),
+        BUSYBOX_LINKS,
+        on_request=True,
+    ),
 )
 
 

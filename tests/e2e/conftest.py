@@ -1,6 +1,7 @@
 """A real three-machine cluster for the README's promises: made once, removed at the end, also when a test fails.
 
-SK8_E2E_REUSE=1 uses the cluster that runs already and leaves it running (for work on the tests themselves).
+SK8_E2E_REUSE=1 uses the cluster that runs already and leaves it running (for work on the tests themselves); then
+SK8_E2E_BASE and SK8_E2E_PREFIX say which, and with SK8_E2E_DEMO=no it gets no demo, for tests that need none.
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ MACHINES = {"m1": "10.89.0.11", "m2": "10.89.0.12", "m3": "10.89.0.13"}
 NODE_PORT = 30080
 PREFIX = os.environ.get("SK8_E2E_PREFIX", "sk8")
 """Of namespaces on the box; another one with SK8_E2E_REUSE and a cluster that has it."""
+BASE = Path(os.environ.get("SK8_E2E_BASE", "/var/lib/sk8"))
 T = TypeVar("T")
+
+
+def machines() -> list[str]:
+    return sorted(path.name for path in (BASE / "machines").iterdir())
 
 
 def eventually(look: Callable[[], T], until: Callable[[T], bool] = bool, *, within_s: float, what: str) -> T:
@@ -76,7 +82,7 @@ class Cluster:
 
     def sk8(self, *argv: str, timeout_s: float = 120) -> str:
         done = subprocess.run(
-            [SK8, *argv],
+            [SK8, *argv, "--base", str(BASE)],
             capture_output=True,
             text=True,
             timeout=timeout_s,
@@ -129,7 +135,7 @@ def ask(url: str, body: dict[str, str] | None = None, timeout_s: float = 5) -> d
 def in_machine(machine: str, *argv: str, timeout_s: float = 20) -> str:
     """Run a command in a machine's network namespace."""
     done = subprocess.run(
-        ["nsenter", f"--net=/run/netns/sk8-{machine}", *argv], capture_output=True, text=True, timeout=timeout_s
+        ["nsenter", f"--net=/run/netns/{PREFIX}-{machine}", *argv], capture_output=True, text=True, timeout=timeout_s
     )
     assert done.returncode == 0, f"{machine}: {' '.join(argv)}: {done.stdout}{done.stderr}"
     return done.stdout
@@ -164,7 +170,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         _run([SK8, "up"], env, 240)
         _run(["python3", str(ROOT / "infra" / "images" / "build.py")], env, 600)
     try:
-        _run(["python3", str(ROOT / "infra" / "demo.py")], env, 300)
+        if os.environ.get("SK8_E2E_DEMO") != "no":
+            _run(["python3", str(ROOT / "infra" / "demo.py")], env, 300)
         yield Cluster(kubeconfig, time.monotonic() - started)
     finally:
         if not reuse:

@@ -10,15 +10,8 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-from tests.e2e.conftest import PREFIX, Cluster, actor_pids, eventually
-
-BASE = Path(os.environ.get("SK8_E2E_BASE", "/var/lib/sk8"))
-
-
-def machines() -> list[str]:
-    return sorted(path.name for path in (BASE / "machines").iterdir())
+from tests.e2e.conftest import BASE, PREFIX, Cluster, actor_pids, eventually, machines
 
 
 def everywhere(actor: str) -> dict[str, set[int]]:

@@ -1,0 +1,39 @@
+"""docs/production.md as somebody follows it: every command of it, in order, on the running cluster, none fails."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+from doc_commands import commands
+
+from tests.e2e.conftest import BASE, ROOT, SK8, Cluster
+
+pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(600)]
+
+# The cluster of the tests may be another than the default one.
+SHELL = f"""set -o pipefail
+sk8() {{ case " $* " in *" --base "*) {SK8} "$@" ;; *) {SK8} "$@" --base {BASE} ;; esac; }}
+"""
+
+
+def test_every_command_of_the_checklist_works(cluster: Cluster) -> None:
+    found = commands("production.md")
+    assert len(found) > 25
+    for command in found:
+        done = subprocess.run(
+            ["bash", "-c", SHELL + command], cwd=ROOT, env=cluster.env, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, f"$ {command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+
+def test_every_line_of_the_references_checklist_is_there() -> None:
+    page = (ROOT / "docs" / "production.md").read_text()
+    assert [line for line in page.splitlines() if line.startswith("## ")][:6] == [
+        "## 1. Control plane high availability",
+        "## 2. Store backup and recovery",
+        "## 3. Resource quotas and limit ranges",
+        "## 4. Network policies (default deny)",
+        "## 5. Monitoring and alerting",
+        "## 6. Cluster autoscaler",
+    ]
