@@ -65,7 +65,7 @@ def shipping(cluster: Cluster, receiver: Receiver) -> Iterator[Cluster]:
         cluster.kubectl(*rollout, timeout_s=150)
         yield cluster
     finally:
-        cluster.kubectl("delete", "-f", "-", "--timeout=90s", stdin=manifest, timeout_s=120)
+        cluster.kubectl("delete", "-f", "-", "--ignore-not-found", "--timeout=90s", stdin=manifest, timeout_s=120)
         shutil.rmtree("/var/lib/log-shipper")  # what the machines share with the box
 
 
