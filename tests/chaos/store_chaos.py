@@ -86,7 +86,7 @@ class Chaos:
         process.kill()
         process.wait()
 
-    async def ended(self, member: int, timeout_s: float = 30) -> int | None:
+    async def ended(self, member: int, timeout_s: float = 90) -> int | None:
         """Its exit code; None if it lives on."""
         until = time.monotonic() + timeout_s
         while self.processes[member].poll() is None and time.monotonic() < until:

@@ -127,7 +127,8 @@ class Group:
 
     def client(self, prefer: int = 1, **options: Any) -> StoreClient:
         endpoints = [self.endpoint(member) for member in self.addresses]
-        client = StoreClient(endpoints, self.client_tls, prefer=self.endpoint(prefer), **options)
+        patient = {"timeout_s": 60.0, **options}  # processes start slowly on a busy box
+        client = StoreClient(endpoints, self.client_tls, prefer=self.endpoint(prefer), **patient)
         self.clients.append(client)
         return client
 
@@ -162,7 +163,7 @@ async def running(root: Path, **settings: Any) -> AsyncIterator[Group]:
         await group.close()
 
 
-async def eventually(what: Any, timeout_s: float = 15.0) -> Any:
+async def eventually(what: Any, timeout_s: float = 60.0) -> Any:
     deadline = time.monotonic() + timeout_s
     while True:
         with contextlib.suppress(Unavailable):

@@ -39,7 +39,7 @@ async def serving(root: Path, members: dict[int, Address]) -> AsyncIterator[Stor
         for m, (host, peer, client) in members.items()
     ]
     tasks = [asyncio.create_task(server.run()) for server in servers]
-    store = StoreClient([(host, client) for host, _, client in members.values()])
+    store = StoreClient([(host, client) for host, _, client in members.values()], timeout_s=60)
     try:
         yield store
     finally:

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 
+from raft import upkeep
 from raft.client import StoreClient
 from raft.client_backup import save_snapshot
 from raft.errors import Corrupt, Invalid, StoreError
@@ -44,7 +45,7 @@ class One:
         return StateConfig(dir=self.directory, host=host, peer_port=peer_port, client_port=client_port, **self.settings)
 
     def client(self, **options: Any) -> StoreClient:
-        client = StoreClient([("127.0.0.1", self.address[2])], **options)
+        client = StoreClient([("127.0.0.1", self.address[2])], **{"timeout_s": 60.0, **options})
         self.clients.append(client)
         return client
 
@@ -194,18 +195,18 @@ async def test_watchers_that_catch_up_together_get_their_own_events(tmp_path: Pa
         assert found == [list(range(i, 300, 3)) for i in range(3)]
 
 
-async def test_progress_comes_with_a_linearizable_read(tmp_path: Path) -> None:
+async def test_progress_comes_with_a_linearizable_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "PROGRESS_S", 3600.0)  # otherwise it comes by itself, too
     one = One(tmp_path / "m")
     async with serving(one):
         client = one.client()
-        watch = client.watch(b"w/", b"w0")
-        waiting = asyncio.create_task(anext(watch))  # type: ignore[arg-type]
-        await asyncio.sleep(0.05)
-        await client.put(b"other", b"")
-        revision = await client.read_index()
-        batch = await asyncio.wait_for(waiting, 0.5)
-        assert (batch.revision, batch.events) == (revision, [])
-        await watch.aclose()  # type: ignore[attr-defined]
+        first = await client.put(b"w/0", b"")
+        async with contextlib.aclosing(client.watch(b"w/", b"w0", start_revision=first)) as watch:  # type: ignore[type-var]
+            assert (await anext(watch)).revision == first
+            await client.put(b"other", b"")
+            revision = await client.read_index()
+            batch = await anext(watch)
+            assert (batch.revision, batch.events) == (revision, [])
 
 
 async def test_malformed_requests_get_clear_errors(tmp_path: Path) -> None:
@@ -376,14 +377,14 @@ async def test_a_failing_disk_stops_the_member(tmp_path: Path) -> None:
     one = One(tmp_path / "m")
     server = StateServer(one.config())
     task = asyncio.create_task(server.run())
-    client = one.client(timeout_s=2)
+    client = one.client(timeout_s=20)
     await client.put(b"k", b"1")
     server.config.faults.add("fail", "wal.fsync")
     with pytest.raises(StoreError) as unknown:
         await client.put(b"k", b"2")
     assert unknown.value.code == "outcome_unknown"
     with pytest.raises(Exception, match="wal"):
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 60)
     await client.close()
     assert server.health()["healthy"] is False
 

@@ -53,7 +53,7 @@ async def test_an_entry_of_another_version_stops_the_member(tmp_path: Path, monk
     monkeypatch.setattr(proposals, "FORMAT", 3)
     server = StateServer(one.config())
     task = asyncio.create_task(server.run())
-    client = one.client(timeout_s=5)
+    client = one.client(timeout_s=20)
     with pytest.raises(StoreError):
         await client.put(b"from a newer member", b"v")
     with pytest.raises(Corrupt, match="has format 3: this program is too old for its group"):
@@ -156,7 +156,7 @@ async def test_a_client_says_that_a_member_is_of_another_version() -> None:
 
     port = free_port()
     async with await asyncio.start_server(other_version, "127.0.0.1", port):
-        client = StoreClient([("127.0.0.1", port)], timeout_s=2)
+        client = StoreClient([("127.0.0.1", port)], timeout_s=30)
         with pytest.raises(StoreError, match="not that of a State member of this version") as raised:
             await client.status(("127.0.0.1", port))
         assert not isinstance(raised.value, Unavailable), "asking again does not help"
