@@ -53,7 +53,7 @@ needs=(
     "mmdebstrap mmdebstrap" "busybox busybox-static" "mkfs.ext4 e2fsprogs" "nsenter util-linux" "losetup mount" "curl curl"
     "/etc/ssl/certs/ca-certificates.crt ca-certificates"
 )
-[ "${1:-}" != --tests ] || needs+=("git git" "ps procps" "ping iputils-ping" "docker-registry docker-registry" "/usr/lib/cni/bridge containernetworking-plugins" "chromium chromium")
+[ "${1:-}" != --tests ] || needs+=("git git" "ps procps" "ping iputils-ping" "docker-registry docker-registry" "/usr/lib/cni/bridge containernetworking-plugins" "chromium chromium" "node nodejs" "npm npm")
 missing=()
 for need in "${needs[@]}"; do
     read -r proof package <<<"$need"
@@ -172,6 +172,21 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 [ -z "$want_kubectl" ] || install_kubectl
 [ -z "$work" ] || say "installed Debian packages in $((SECONDS - begin)) s"
+
+# -- the JavaScript client, which tests run, by its lock file --------------------------------------------------------------
+node_client() {
+    local from=tests/support/node_client to=build/node-client want
+    want=$(cat "$from/package-lock.json" | sha256sum | cut -d' ' -f1)
+    [ "$(cat "$to/.stamp" 2>/dev/null || true)" != "$want" ] || return 0
+    say "installing Kubernetes' JavaScript client for the tests"
+    rm -rf "$to"
+    mkdir -p "$to"
+    cp "$from/package.json" "$from/package-lock.json" "$to/"
+    (cd "$to" && npm ci -s --ignore-scripts --no-audit --no-fund) ||
+        fail "cannot install the JavaScript client" "check the network and the package registry that npm is configured to use"
+    printf '%s' "$want" >"$to/.stamp"
+}
+[ "${1:-}" != --tests ] || node_client
 
 # -- uv ------------------------------------------------------------------------------------------------------------------
 index="check the network and the package index that pip and uv are configured to use"

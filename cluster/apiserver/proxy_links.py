@@ -68,8 +68,8 @@ def rewritten(page: bytes, encoding: str, prefix: str, hosts: tuple[str, ...]) -
     tags.feed(text)
     tags.close()
     starts = [0]
-    for line in text.split("\n"):
-        starts.append(starts[-1] + len(line) + 1)
+    for part in text.split("\n"):
+        starts.append(starts[-1] + len(part) + 1)
     out: list[str] = []
     done = 0
     for (line, column), old, new in tags.changed:

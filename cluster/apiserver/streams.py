@@ -136,7 +136,7 @@ class StreamServer:
         await self._feed.barrier()
         base = self._kubelets.host_of(call.namespace, call.info.name)
         ports = multi(call.request.raw_path, "ports")
-        if offered[0] != PORT_PROTOCOLS[0] and not ports:
+        if offered[:1] != PORT_PROTOCOLS[:1] and not ports:
             raise errors.bad_request('query parameter "ports" is required')
         url = f"{base}/portForward/{quote(call.namespace)}/{quote(call.info.name)}"
         url += "?" + urlencode([("ports", p) for p in ports]) if ports else ""
@@ -199,12 +199,12 @@ class StreamServer:
 
 
 def _offered(call: Call, served: tuple[str, ...]) -> tuple[str, ...]:
-    """The WebSocket subprotocols both sides know. Raises ApiError 400."""
+    """The WebSocket subprotocols both sides know; none when the client named none. Raises ApiError 400."""
     if call.headers.get("Upgrade", "").lower() != "websocket":
         raise errors.bad_request("Upgrade request required")
     asked = [p.strip() for p in call.headers.get("Sec-WebSocket-Protocol", "").split(",")]
     known = tuple(p for p in served if p in asked)
-    if not known:
+    if not known and asked != [""]:
         raise errors.bad_request(f"no known WebSocket subprotocol was offered; one of {', '.join(served)} is needed")
     return known
 

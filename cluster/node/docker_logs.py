@@ -65,6 +65,7 @@ class LogWriters:
 
     async def _follow(self, writer: _Writer) -> None:
         delay = _RETRY_S[0]
+        ended = False
         try:
             while True:
                 try:
@@ -73,8 +74,11 @@ class LogWriters:
                     async for items in self._source(writer.id, since):
                         writer.write(items)
                         delay = _RETRY_S[0]
-                    if not await self._running(writer.id):
+                    if ended:
                         return
+                    ended = not await self._running(writer.id)
+                    if ended:
+                        continue  # what is followed may end before the container's last words: read once more
                 except RuntimeFailure as err:
                     if err.reason == "NotFound":
                         return

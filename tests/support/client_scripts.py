@@ -134,7 +134,40 @@ def aio(kubeconfig: str) -> None:
     asyncio.run(day())
 
 
-DAYS = {"official": official, "dynamic": dynamic, "kr8s": kr8s, "lightkube": lightkube, "aio": aio}
+def streams(kubeconfig: str) -> None:
+    """Needs a running pod `s` whose container `app` echoes lines of its input and serves port 8080."""
+    from kubernetes import client, config
+    from kubernetes.stream import portforward, stream
+
+    config.load_kube_config(kubeconfig)
+    core = client.CoreV1Api()
+    asked = {"stderr": True, "stdin": False, "stdout": True, "tty": False}
+    assert stream(core.connect_get_namespaced_pod_exec, "s", "default", command=["echo", "out"], **asked) == "out\n"
+    asked |= {"stdin": True, "_preload_content": False}
+    command = ["sh", "-c", "read line; echo got $line; echo oops >&2; exit 3"]
+    shell = stream(core.connect_get_namespaced_pod_exec, "s", "default", command=command, **asked)
+    shell.write_stdin("a line\n")
+    shell.run_forever(timeout=60)
+    assert (shell.read_stdout(), shell.read_stderr(), shell.returncode) == ("got a line\n", "oops\n", 3)
+    attached = stream(core.connect_get_namespaced_pod_attach, "s", "default", container="app", **asked)
+    attached.write_stdin("hello\n")
+    assert attached.readline_stdout(timeout=60) == "got hello"
+    attached.close()
+    forwarded = portforward(core.connect_get_namespaced_pod_portforward, "s", "default", ports="8080")
+    socket = forwarded.socket(8080)
+    socket.settimeout(60)
+    received = b""
+    while chunk := socket.recv(4096):
+        received += chunk
+    socket.close()
+    assert received == b"served\n"
+    assert forwarded.error(8080) is None
+    assert "ready" in core.read_namespaced_pod_log("s", "default")
+
+
+DAYS = {
+    "official": official, "dynamic": dynamic, "kr8s": kr8s, "lightkube": lightkube, "aio": aio, "streams": streams,
+}  # fmt: skip
 
 if __name__ == "__main__":
     DAYS[sys.argv[1]](sys.argv[2])

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from apiserver_harness import Pki, edge
+from apiserver_harness import Edge, Pki, edge
 from memory_store import MemoryStore
 
 from cluster.cloud import cgroups
@@ -144,6 +144,7 @@ class NodeWorld:
             container_logs_dir=str(root / "log" / "containers"),
             **{**fast, **settings},
         )
+        self.server: Edge  # with `edge`
         self.kubelet: Kubelet | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -182,7 +183,7 @@ class NodeWorld:
         return not (await self.client.list("pods")).items and not (self.kubelet and self.kubelet.pods())
 
     async def _start_edge(self) -> None:
-        server = await self._stack.enter_async_context(edge(self.pki))
+        server = self.server = await self._stack.enter_async_context(edge(self.pki))
 
         def http(certificate: str) -> HttpClient:
             files = {"cert_file": self.pki.path(f"{certificate}.crt"), "key_file": self.pki.path(f"{certificate}.key")}

@@ -164,6 +164,21 @@ async def test_client_that_leaves_closes_the_kubelets_side(world):
             await asyncio.sleep(0.01)
 
 
+async def test_a_client_that_names_no_subprotocol_is_served(world):
+    """As Kubernetes' conformance tests do, which read the oldest dialect."""
+    server, _ = world
+    context = server.pki.client_context("admin")
+    async with server.session.ws_connect(f"{server.url}{PODS}/p/exec?command=sh&stdout=true", ssl=context) as ws:
+        assert ws.protocol is None
+        await ws.send_bytes(b"\x00hello")
+        assert (await ws.receive()).data == b"\x01hello"
+    with pytest.raises(aiohttp.WSServerHandshakeError) as e:
+        await server.session.ws_connect(
+            f"{server.url}{PODS}/p/exec?command=sh&stdout=true", ssl=context, protocols=("v9.channel.k8s.io",)
+        )
+    assert e.value.status == 400
+
+
 async def test_exec_refusals(world):
     server, _ = world
     absent = await server.call("POST", f"{PODS}/p/exec?command=sh&container=x", headers={"Upgrade": "SPDY/3.1"})

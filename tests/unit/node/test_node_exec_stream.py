@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import socket
@@ -151,3 +152,46 @@ async def test_an_attachment_whose_input_ended_still_shows_what_comes(tmp_path: 
             if message.type is aiohttp.WSMsgType.BINARY and message.data[:1] == b"\1":
                 said += message.data[1:]
     assert said == b"late"
+
+
+@pytest.mark.parametrize(
+    ("protocols", "sent", "wanted"),
+    [
+        (("v4.channel.k8s.io",), b"\0hi", [b"\1got hi", b"\3" + json.dumps(exec_stream.status_of(4)).encode()]),
+        (("channel.k8s.io",), b"\0hi", [b"\1got hi", b"\3" + exec_stream.status_of(4)["message"].encode()]),
+        ((), b"\0hi", [b"\1got hi", b"\3" + exec_stream.status_of(4)["message"].encode()]),
+        (
+            ("v4.base64.channel.k8s.io",),
+            "0" + base64.b64encode(b"hi").decode(),
+            [
+                "1" + base64.b64encode(b"got hi").decode(),
+                "3" + base64.b64encode(json.dumps(exec_stream.status_of(4)).encode()).decode(),
+            ],
+        ),
+        (
+            ("base64.channel.k8s.io",),
+            "0" + base64.b64encode(b"hi").decode(),
+            [
+                "1" + base64.b64encode(b"got hi").decode(),
+                "3" + base64.b64encode(exec_stream.status_of(4)["message"].encode()).decode(),
+            ],
+        ),
+    ],
+)
+async def test_every_subprotocol_has_its_own_messages(
+    tmp_path: Path, protocols: tuple[str, ...], sent: bytes | str, wanted: list[bytes | str]
+) -> None:
+    async def engine(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(frame(b"got " + await reader.readexactly(2)))
+        await writer.drain()
+
+    async with (
+        asyncio.timeout(30),
+        kubelet(tmp_path, engine) as url,
+        aiohttp.ClientSession() as http,
+        http.ws_connect(url, protocols=protocols) as ws,
+    ):
+        assert ws.protocol == (protocols[0] if protocols else None)
+        for message in ("9 is no channel", sent) if isinstance(sent, str) else (sent,):
+            await (ws.send_str(message) if isinstance(message, str) else ws.send_bytes(message))
+        assert [m.data async for m in ws] == wanted

@@ -226,7 +226,23 @@ async def test_a_stream_that_breaks_off_anywhere_is_written_once(tmp_path: Path,
     async with asyncio.timeout(60):
         await writers.written("id")
     assert await shown(path) == b"one\npiece end\nlate\nlast\n"
-    assert writers.complete("id") and len(engine.asked) == 2
+    assert writers.complete("id") and len(engine.asked) == 3
+    await writers.close()
+
+
+async def test_last_words_that_a_followed_stream_lacks_are_written(tmp_path: Path) -> None:
+    """Regression: the engine ended the stream with the container, before its last line; a termination message that fell
+    back to the log was empty."""
+
+    async def ended(container_id: str) -> bool:
+        return False
+
+    engine = Engine([(1, b"2026-11-27T02:00:01.000000001Z DONE")], 0)
+    writers = LogWriters(engine.source, ended)
+    writers.start("id", str(tmp_path / "0.log"))
+    async with asyncio.timeout(60):
+        await writers.written("id")
+    assert await log_tail(str(tmp_path / "0.log"), 80, 2048) == "DONE"
     await writers.close()
 
 
