@@ -29,7 +29,7 @@ from cluster.scheduler.preempt import Candidate, preempt
 from cluster.scheduler.queue import SchedulingQueue
 from cluster.scheduler.shape import shape_of
 from cluster.scheduler.views import NodeViews, PodViews
-from cluster.scheduler.volumes import check_claims
+from cluster.scheduler.volumes import Storage, check_claims
 
 BATCH = 512
 _CHURN_EVERY = 100
@@ -76,15 +76,15 @@ class Run:
         claim = {"metadata": {}, "spec": {"volumeName": "v"}, "status": {"phase": "Bound"}}
         for index, one in enumerate(self.measured):
             volume = zones[index % 3]
-            verdict = check_claims(
-                "default", one.shape.claims, self.columns, lambda *_: claim, lambda *_, v=volume: v, lambda *_: None
-            )
-            self.placed += self.batches([Pending(one.uid, one.key, one.shape, verdict.allowed)])
+            storage = Storage(lambda *_: claim, lambda *_, v=volume: v, lambda *_: None)
+            verdict = check_claims("default", one.shape.claims, self.columns, storage)
+            self.placed += self.batches([Pending(one.uid, one.key, one.shape, verdict.confined)])
 
     @staticmethod
     def _volume(zone: int) -> Obj:
         expression = {"key": ZONE, "operator": "In", "values": [f"zone-{zone}"]}
-        return {"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}}}}
+        affinity = {"required": {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}}
+        return {"metadata": {"name": f"v{zone}"}, "spec": {"nodeAffinity": affinity}}
 
     def preemption(self) -> None:
         """Victims are chosen and the room is kept; they do not leave meanwhile."""

@@ -34,6 +34,7 @@ class PersistentVolumeController:
         self._volumes = env.informer(_VOLUMES)
         self._classes = env.informer(_CLASSES)
         self._attachments = env.informer(_ATTACHMENTS)
+        self._nodes = env.informer("nodes")
         self._events = env.recorder("persistentvolume-controller")
         self._provisioner = Provisioner(env)
         self._reclaimer = Reclaimer(env)
@@ -113,8 +114,8 @@ class PersistentVolumeController:
         delayed = storage_class is not None and storage_class.get("volumeBindingMode") == "WaitForFirstConsumer"
         node = (claim["metadata"].get("annotations") or {}).get(core.SELECTED_NODE, "")
         async with self._binding:  # one search at a time, so that two claims do not choose the same volume
-            volume = core.find_volume(claim, self._volumes.items())
-            if volume is not None and (not delayed or node or volume["spec"].get("claimRef")):
+            volume = core.find_volume(claim, self._volumes.items(), reserved_only=delayed)
+            if volume is not None:
                 volume = await self._reserve(volume, claim)
                 await self._complete(claim, volume)
                 return None
@@ -125,6 +126,9 @@ class PersistentVolumeController:
             return None
         if storage_class is None:
             return await self._no_class(claim)
+        if delayed and self._nodes.get("", node) is None:
+            await self._choose_again(claim, node)
+            return None
         disks = self._provisioner.disks_for(storage_class)
         if disks is None:
             message = (
@@ -135,6 +139,14 @@ class PersistentVolumeController:
             await self._pending(claim)
             return None
         return await self._provision(claim, storage_class, disks)
+
+    async def _choose_again(self, claim: Obj, node: str) -> None:
+        """The selected node is gone: take it back, so that the scheduler chooses another for the claim's pod."""
+        message = f'the selected node "{node}" is gone; another one will be selected'
+        self._events.event(claim, "Normal", "ProvisioningReschedule", message)
+        changed = clone(claim)
+        del changed["metadata"]["annotations"][core.SELECTED_NODE]
+        await self._env.client.update(_CLAIMS, changed)
 
     async def _no_class(self, claim: Obj) -> Result | None:
         wanted = core.class_of(claim)

@@ -63,8 +63,9 @@ def misfit(volume: Obj, claim: Obj) -> str:
     return ""
 
 
-def find_volume(claim: Obj, volumes: Sequence[Obj]) -> Obj | None:
-    """The volume reserved for the claim, else the smallest free one that fits."""
+def find_volume(claim: Obj, volumes: Sequence[Obj], *, reserved_only: bool = False) -> Obj | None:
+    """The volume reserved for the claim, else the smallest free one that fits. `reserved_only`: the scheduler, which
+    knows from which node it has to be reached, chooses among the free ones."""
     selector = claim["spec"].get("selector")
     matches = from_label_selector(selector).matches if selector else None
     best: Obj | None = None
@@ -78,7 +79,7 @@ def find_volume(claim: Obj, volumes: Sequence[Obj]) -> Obj | None:
             continue
         if (volume.get("status") or {}).get("phase", "Available") not in ("Available", "Pending"):
             continue
-        if best is None and not misfit(volume, claim):
+        if best is None and not reserved_only and not misfit(volume, claim):
             if matches is not None and not matches(volume["metadata"].get("labels") or {}):
                 continue
             best = volume

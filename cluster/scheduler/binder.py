@@ -10,15 +10,15 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from cluster.api.errors import ApiError
-from cluster.machinery.client import Binding, BindOutcomes, Client, is_not_found
+from cluster.api.errors import ApiError, not_found
+from cluster.machinery.client import Binding, BindOutcomes, Client, Obj, clone, is_not_found
 from cluster.machinery.clock import Clock
 from cluster.machinery.events import EventRecorder
 from cluster.scheduler import metrics
 from cluster.scheduler.config import Profile
 from cluster.scheduler.decide import Placement
 from cluster.scheduler.queue import Key, SchedulingQueue
-from cluster.scheduler.volumes import SELECTED_NODE
+from cluster.scheduler.volumes import BOUND_BY_CONTROLLER, SELECTED_NODE
 from cluster.scheduler.world import World
 
 log = logging.getLogger(__name__)
@@ -132,15 +132,44 @@ class Binder:
     async def ask_for_volumes(
         self, placements: list[Placement], undecided: dict[str, tuple[str, ...]], cycle: int
     ) -> None:
-        """Write the chosen node on claims that wait for their first consumer; the pod waits for them to be bound."""
+        """For claims that wait for their first consumer: reserve a volume that the chosen node reaches, or write the
+        node on the claim, and one is made. The pod waits for them to be bound, and keeps its room on the node."""
         for placement in placements:
             uid, key = placement.pod.uid, placement.pod.key
             self.assumed.pop(uid, None)
             self._world.columns.remove_pod(uid)
-            for claim in undecided.get(uid, ()):
-                change = {"metadata": {"annotations": {SELECTED_NODE: placement.node}}}
-                try:
-                    await self._client.patch("persistentvolumeclaims", claim, change, key[0])
-                except ApiError as error:
-                    log.info("selecting node %s for claim %s/%s: %s", placement.node, key[0], claim, error.message)
-            self._queue.failed(key, cycle, self._clock(), VOLUMES, patient=True)
+            if await self._ask_for_volumes(key[0], undecided.get(uid, ()), placement.node):
+                self._world.nominated.set(uid, placement.node, placement.pod.shape, placement.pod.priority)
+                self._queue.failed(key, cycle, self._clock(), VOLUMES, patient=True)
+            else:
+                self._queue.retry(key, self._clock())
+
+    async def _ask_for_volumes(self, namespace: str, claims: tuple[str, ...], node: str) -> bool:
+        """False when something was otherwise than it was when the node was chosen: choose again."""
+        plan = self._world.volumes.take(namespace, claims, node)
+        if plan is None:
+            return False
+        reserve, make = plan
+        try:
+            for claim, volume in reserve.items():
+                await self._reserve(namespace, claim, volume)
+            for claim in make:
+                change = {"metadata": {"annotations": {SELECTED_NODE: node}}}
+                await self._client.patch("persistentvolumeclaims", claim, change, namespace)
+        except ApiError as error:
+            log.info("volumes for claims %s of %s on node %s: %s", ", ".join(claims), namespace, node, error.message)
+            return False
+        return True
+
+    async def _reserve(self, namespace: str, claim_name: str, volume: Obj) -> None:
+        """The volume's side of the binding, compared and swapped: of two claims only one can have it. The controller
+        does the rest."""
+        claim = self._world.volumes.claim(namespace, claim_name)
+        if claim is None:
+            raise not_found("persistentvolumeclaims", claim_name)
+        meta = claim["metadata"]
+        changed = clone(volume)
+        ref = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": namespace, "name": claim_name}
+        changed["spec"]["claimRef"] = ref | {k: meta[k] for k in ("uid", "resourceVersion") if k in meta}
+        changed["metadata"].setdefault("annotations", {})[BOUND_BY_CONTROLLER] = "yes"
+        self._world.volumes.reserved(await self._client.update("persistentvolumes", changed))

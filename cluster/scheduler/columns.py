@@ -12,7 +12,7 @@ every change of a node's own data (labels, taints, capacity, images), never with
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.api.pods import amount
+from cluster.scheduler.attachments import Attachments, Volume
 from cluster.scheduler.relations import Relations
 from cluster.scheduler.shape import HostPort, PodShape
 
@@ -35,7 +36,8 @@ _FIXED_RESOURCES = ("cpu", "memory", "pods", "ephemeral-storage")
 
 @dataclass(slots=True)
 class Placed:
-    """A pod on a row; `priority` and `started` (arrival order) matter when something more important wants the room."""
+    """A pod on a row; `priority` and `started` (arrival order) matter when something more important wants the room;
+    `volumes` are those that must be attached there."""
 
     uid: str
     key: tuple[str, str]
@@ -43,6 +45,7 @@ class Placed:
     shape: PodShape
     priority: int = 0
     started: float = 0.0
+    volumes: tuple[Volume, ...] = ()
 
 
 class LabelColumn:
@@ -103,6 +106,7 @@ class NodeColumns:
         self.by_priority: dict[int, Floats] = {}
         self.placed: dict[str, Placed] = {}
         self.on_row: dict[int, dict[str, Placed]] = {}
+        self.attachments = Attachments(size)
         self.relations = Relations(size, hard_pod_affinity_weight)
         self._memo: dict[Hashable, Any] = {}
         self._memo_version = -1
@@ -166,7 +170,16 @@ class NodeColumns:
         self.taints[row] = 0
         self._set_labels(row, {})
         self._set_images(row, ())
+        self.attachments.clear_row(name, row)
         self._free_rows.append(row)
+
+    def set_volume_limits(self, node: str, limits: Mapping[str, int]) -> bool:
+        """How many volumes of each driver a node takes (its CSINode); whether that is news."""
+        return self.attachments.set_limits(node, self.rows.get(node), limits)
+
+    def set_attached(self, name: str, node: str, volume: Volume | None) -> None:
+        """What a VolumeAttachment says; None once it is gone."""
+        self.attachments.attached(name, node, self.rows.get(node), volume)
 
     # ---- pods
 
@@ -179,18 +192,19 @@ class NodeColumns:
         key: tuple[str, str] = ("", ""),
         priority: int = 0,
         started: float = 0.0,
+        volumes: tuple[Volume, ...] = (),
     ) -> None:
         """Account a bound or assumed pod to its node; what is known already changes nothing."""
         row = self.rows.get(node)
         known = self.placed.get(uid)
         if known is not None:
-            if known.row == row and known.priority == priority and known.shape == shape:
+            if known.row == row and (known.priority, known.shape, known.volumes) == (priority, shape, volumes):
                 known.started = started or known.started
                 return
             self.remove_pod(uid)
         if row is None:
             return
-        placed = self.placed[uid] = Placed(uid, key, row, shape, priority, started)
+        placed = self.placed[uid] = Placed(uid, key, row, shape, priority, started, volumes)
         self.on_row.setdefault(row, {})[uid] = placed
         self._account(placed, 1)
         for port in shape.host_ports:
@@ -199,6 +213,8 @@ class NodeColumns:
             self.claims[(shape.namespace, claim)] += 1
         for disk, read_only in shape.disks:
             self.disks.setdefault(disk, []).append((row, read_only))
+        if volumes:
+            self.attachments.hold(row, volumes)
 
     def remove_pod(self, uid: str) -> bool:
         """Take a pod's requests off its node; False when it was on none."""
@@ -221,7 +237,21 @@ class NodeColumns:
             self.disks[disk].remove((row, read_only))
             if not self.disks[disk]:
                 del self.disks[disk]
+        if placed.volumes:
+            self.attachments.release(row, placed.volumes)
         return True
+
+    def put_back(self, placed: Placed) -> None:
+        """What was taken off for the length of a look."""
+        self.place_pod(
+            placed.uid,
+            self.names[placed.row],
+            placed.shape,
+            key=placed.key,
+            priority=placed.priority,
+            started=placed.started,
+            volumes=placed.volumes,
+        )
 
     def is_placed(self, uid: str) -> bool:
         return uid in self.placed
@@ -321,6 +351,7 @@ class NodeColumns:
         self.rows[name] = row
         self.names[row] = name
         self.alive[row] = True
+        self.attachments.add_row(name, row)
         return row
 
     def _grow(self) -> None:
@@ -339,4 +370,5 @@ class NodeColumns:
             column.codes = np.pad(column.codes, (0, more), constant_values=-1)
             column.version += 1
         self.relations.grow(old + more)
+        self.attachments.grow(old + more)
         self._free_rows.extend(range(old + more - 1, old - 1, -1))

@@ -28,10 +28,7 @@ _WITHOUT_MEANING = (
 _LEADER = ("leaderElect", "leaseDuration", "renewDeadline", "retryPeriod", "resourceLock", "resourceName",
            "resourceNamespace")  # fmt: skip
 _CONNECTION = ("kubeconfig", "acceptContentTypes", "contentType", "qps", "burst")
-_OTHER_PLUGINS = (
-    *("SchedulingGates", "PrioritySort", "NodeVolumeLimits", "VolumeZone", "DefaultPreemption", "DefaultBinder"),
-    *("DynamicResources",),
-)
+_OTHER_PLUGINS = (*("SchedulingGates", "PrioritySort", "DefaultPreemption", "DefaultBinder", "DynamicResources"),)
 _SCORES = tuple(name for name, _ in DEFAULT_WEIGHTS)
 KNOWN = tuple(dict.fromkeys((*FILTERS, *_SCORES, *_OTHER_PLUGINS)))
 _POINTS = ("queueSort", "preEnqueue", "preFilter", "filter", "postFilter", "preScore", "score", "reserve", "permit",

@@ -18,6 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
+from cluster.scheduler.attachments import Volume
 from cluster.scheduler.columns import Floats, NodeColumns
 from cluster.scheduler.config import DEFAULT, Profile
 from cluster.scheduler.diagnosis import Diagnosis, Verdicts, fit_error
@@ -30,6 +31,7 @@ from cluster.scheduler.filters import (
     needed,
     node_ports,
     node_resources_fit,
+    node_volume_limits,
     volume_restrictions,
 )
 from cluster.scheduler.interpod import inter_pod_affinity
@@ -38,6 +40,7 @@ from cluster.scheduler.scores import Rows, other_total, usage_total
 from cluster.scheduler.shape import PodShape
 from cluster.scheduler.spread import pod_topology_spread
 from cluster.scheduler.timings import Timings
+from cluster.scheduler.volumes import Confined
 
 
 class Witness(Protocol):
@@ -55,14 +58,15 @@ _TOGETHER = 8
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A pod that waits for a node. `allowed` narrows the rows (volumes); None allows all."""
+    """A pod that waits for a node. `confined`: what its claims say of where it may be; `volumes` must be attached."""
 
     uid: str
     key: tuple[str, str]
     shape: PodShape
-    allowed: frozenset[str] | None = None
+    confined: tuple[Confined, ...] = ()
     refusal: str = ""
     priority: int = 0
+    volumes: tuple[Volume, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ DYNAMIC: tuple[tuple[str, Filter], ...] = (
     ("NodePorts", node_ports),
     ("NodeResourcesFit", node_resources_fit),
     ("VolumeRestrictions", volume_restrictions),
+    ("NodeVolumeLimits", node_volume_limits),
     ("PodTopologySpread", pod_topology_spread),
     ("InterPodAffinity", inter_pod_affinity),
 )
@@ -157,7 +162,7 @@ def _pass(
     start: Mask | None = None,
     timings: Timings | None = None,
 ) -> Mask:
-    ask = Ask(columns, pod.shape, free, profile)
+    ask = Ask(columns, pod.shape, free, profile, pod.volumes)
     if diagnosis is None:
         begun = timings.clock() if timings else 0.0
         possible = _static(columns, pod.shape, profile).copy()
@@ -177,8 +182,10 @@ def _pass(
                 _refuse(name, one, ask, possible, diagnosis)
             if timings:
                 timings.add("Filter", name, begun)
-        if name == "VolumeRestrictions" and pod.allowed is not None:
-            _keep_allowed(columns, pod.allowed, possible, diagnosis)
+        if name == "NodeVolumeLimits":
+            for confined in pod.confined:
+                if confined.plugin not in profile.disabled_filters:
+                    _keep_confined(columns, confined, possible, diagnosis)
     for plugin in profile.plugins:
         if plugin.filters:
             begun = timings.clock() if timings else 0.0
@@ -210,10 +217,12 @@ def _refuse(name: str, one: Filter, ask: Ask, possible: Mask, diagnosis: Diagnos
         possible &= ~rejection.mask
 
 
-def _keep_allowed(columns: NodeColumns, allowed: frozenset[str], possible: Mask, diagnosis: Diagnosis | None) -> None:
-    keep = columns.memo(("allowed", allowed), lambda: _rows_of(columns, allowed))
+def _keep_confined(columns: NodeColumns, confined: Confined, possible: Mask, diagnosis: Diagnosis | None) -> None:
+    names = confined.names
+    keep = columns.memo(("allowed", names), lambda: _rows_of(columns, names))
     if diagnosis is not None:
-        diagnosis.note("VolumeBinding", "node(s) had volume node affinity conflict", possible & ~keep, None)
+        hit = possible & ~keep
+        diagnosis.note(confined.plugin, confined.reason, hit, hit if confined.resolvable else None)
     possible &= keep
 
 
@@ -240,7 +249,7 @@ def place(
     waiting = nominated if nominated is not None else Nominations()
 
     def alike(pod: Pending) -> tuple[object, ...]:
-        return pod.shape, pod.priority, pod.allowed, pod.refusal, pod.uid if pod.uid in waiting else ""
+        return pod.shape, pod.priority, pod.confined, pod.volumes, pod.refusal, pod.uid if pod.uid in waiting else ""
 
     for _, group in groupby(pods, key=alike):
         results += _place_equal(columns, list(group), tie_order, profile, waiting, timings, witness)
@@ -265,6 +274,7 @@ def _place_equal(
     results: list[Placement | Unschedulable] = []
     shape = first.shape
     independent = profile.static and profile.percentage_to_score is None
+    independent = independent and not columns.attachments.limited(first.volumes)
     independent = independent and not (shape.pod_affinity or shape.spread or shape.default_spread)
     while len(results) < len(pods):
         left = pods[len(results) :]
@@ -309,7 +319,7 @@ def nodes_to_find(nodes: int, percentage: int) -> int:
 
 def assume(columns: NodeColumns, pod: Pending, row: int) -> Placement:
     node = columns.names[row]
-    columns.place_pod(pod.uid, node, pod.shape, key=pod.key, priority=pod.priority)
+    columns.place_pod(pod.uid, node, pod.shape, key=pod.key, priority=pod.priority, volumes=pod.volumes)
     return Placement(pod, node)
 
 

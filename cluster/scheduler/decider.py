@@ -86,14 +86,7 @@ class Decider:
             return explained(world.columns, replace(pending, shape=shape), profile, world.nominated).to_dict()
         finally:
             if placed is not None:
-                world.columns.place_pod(
-                    uid,
-                    world.columns.names[placed.row],
-                    placed.shape,
-                    key=placed.key,
-                    priority=placed.priority,
-                    started=placed.started,
-                )
+                world.columns.put_back(placed)
 
     def _timed(self, profile: Profile, decide: Callable[[Timings | None], Outcomes]) -> Outcomes:
         begun = self._clock()

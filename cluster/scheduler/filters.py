@@ -3,7 +3,7 @@
 A filter maps an `Ask` to rejections (mask of rejected rows, reason, may preemption help); all of them see all rows at
 once. STATIC filters depend on nothing but the node's own data and the pod, and are remembered until a node changes.
 Source: kube-scheduler plugins NodeUnschedulable, NodeName, TaintToleration, NodeAffinity, NodePorts, NodeResourcesFit,
-VolumeRestrictions.
+VolumeRestrictions, NodeVolumeLimits.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from cluster.scheduler.attachments import Volume
 from cluster.scheduler.columns import Floats, NodeColumns, Taint
 from cluster.scheduler.config import DEFAULT, Profile
 from cluster.scheduler.shape import PodShape
@@ -35,12 +36,14 @@ class Rejection(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One pod's question. `free` is what each row has left for it (nominated pods' room already taken off)."""
+    """One pod's question. `free` is what each row has left for it (nominated pods' room already taken off); `volumes`
+    have to be attached where it runs."""
 
     columns: NodeColumns
     shape: PodShape
     free: Floats
     profile: Profile = DEFAULT
+    volumes: tuple[Volume, ...] = ()
 
 
 Filter = Callable[[Ask], list[Rejection]]
@@ -227,6 +230,13 @@ def volume_restrictions(ask: Ask) -> list[Rejection]:
             if not (read_only and other_read_only):
                 rejected[row] = True
     return [Rejection(rejected, "node(s) had no available disk", rejected)] if ask.shape.disks else []
+
+
+def node_volume_limits(ask: Ask) -> list[Rejection]:
+    if not ask.volumes or not ask.columns.attachments.limited(ask.volumes):
+        return []
+    rejected = ask.columns.attachments.exceeded(ask.volumes)
+    return [Rejection(rejected, "node(s) exceed max volume count", rejected)]
 
 
 STATIC: tuple[tuple[str, Filter], ...] = (

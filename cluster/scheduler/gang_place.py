@@ -165,9 +165,13 @@ def _hardest_first(
     """Those with the fewest rows to choose from, then the largest, first: the others can still go elsewhere."""
     choices: dict[Any, int] = {}
     for one in members:
-        if (one.shape, one.allowed) not in choices:
-            choices[one.shape, one.allowed] = int(np.count_nonzero(feasible(columns, one, profile, nominated)))
-    return sorted(members, key=lambda m: (choices[m.shape, m.allowed], [-amount for _, amount in m.shape.requests]))
+        if (one.shape, one.confined, one.volumes) not in choices:
+            choices[one.shape, one.confined, one.volumes] = int(
+                np.count_nonzero(feasible(columns, one, profile, nominated))
+            )
+    return sorted(
+        members, key=lambda m: (choices[m.shape, m.confined, m.volumes], [-amount for _, amount in m.shape.requests])
+    )
 
 
 def _refused(
@@ -188,7 +192,7 @@ def _why(
     made: list[Placement | Unschedulable] = []
     known: dict[Any, tuple[str, frozenset[str]]] = {}
     for one in left:
-        alike = one.shape, one.allowed
+        alike = one.shape, one.confined, one.volumes
         if alike not in known:
             known[alike] = _reason(columns, gang, one, profile, nominated)
         made.append(Unschedulable(one, *known[alike]))

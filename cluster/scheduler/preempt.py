@@ -98,10 +98,7 @@ class _Search:
             return fits
         finally:
             for one in away:
-                node = self.columns.names[one.row]
-                self.columns.place_pod(
-                    one.uid, node, one.shape, key=one.key, priority=one.priority, started=one.started
-                )
+                self.columns.put_back(one)
 
     def candidate(self, row: int) -> Candidate | None:
         lower = [p for p in self.columns.on_row.get(row, {}).values() if p.priority < self.pod.priority]
@@ -206,7 +203,8 @@ def preempt(
         reasons[reason] += int(np.count_nonzero(short))
         enough &= ~short
     shape = pod.shape
-    related = bool(shape.host_ports or shape.disks or shape.spread) or not profile.static or concerns(columns, shape)
+    related = bool(shape.host_ports or shape.disks or shape.spread or columns.attachments.limited(pod.volumes))
+    related = related or not profile.static or concerns(columns, shape)
     search = _Search(columns, pod, profile, nominated, budgets, free, related)
     rows = np.flatnonzero(enough)
     if tie_order is not None:

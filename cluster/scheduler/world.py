@@ -9,7 +9,7 @@ is not known is accounted when the node appears.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -27,15 +27,16 @@ from cluster.scheduler.preempt import Budget, budget_of
 from cluster.scheduler.queue import ANY, Key
 from cluster.scheduler.shape import PodShape
 from cluster.scheduler.views import NodeViews, PodViews, selecting_view
-from cluster.scheduler.volumes import VolumeVerdict, check_claims
+from cluster.scheduler.volume_view import VolumeView
+from cluster.scheduler.volumes import VolumeVerdict
 
 Changed = Callable[[frozenset[str]], None]
 PodHandler = Callable[["Obj | None", "Obj | None"], None]
 
 _RELATED = frozenset(("PodTopologySpread", "InterPodAffinity"))
-_POD_GONE = _RELATED | {"NodeResourcesFit", "NodePorts", "VolumeRestrictions", "VolumeBinding"}
+_POD_GONE = _RELATED | {"NodeResourcesFit", "NodePorts", "VolumeRestrictions", "NodeVolumeLimits", "VolumeBinding"}
 _NODE_FIELDS: tuple[tuple[str, frozenset[str]], ...] = (
-    ("labels", frozenset(("NodeAffinity", "VolumeBinding")) | _RELATED),
+    ("labels", frozenset(("NodeAffinity", "VolumeBinding", "VolumeZone")) | _RELATED),
     ("taints", frozenset(("TaintToleration", "PodTopologySpread"))),
     ("unschedulable", frozenset(("NodeUnschedulable", "TaintToleration"))),
     ("allocatable", frozenset(("NodeResourcesFit",))),
@@ -55,9 +56,7 @@ class World:
         self._on_pod_next = on_pod
         self.pods = informers.of("pods", PodViews().view)
         self.nodes = informers.of("nodes", NodeViews().view)
-        self._claims = informers.of("persistentvolumeclaims")
-        self._volumes = informers.of("persistentvolumes")
-        self._classes = informers.of("storageclasses.storage.k8s.io")
+        self.volumes = VolumeView(informers, self.columns, self._volumes_changed)
         self._namespaces = informers.of("namespaces")
         self._services = informers.of("services", selecting_view)
         self._budgets = informers.of("poddisruptionbudgets.policy")
@@ -68,13 +67,13 @@ class World:
 
     def _listen(self) -> None:
         self.pods.add_index("node", lambda pod: [pod["spec"]["nodeName"]] if pod["spec"].get("nodeName") else [])
+        self.pods.add_index("claim", lambda pod: [f"{pod['shape'].namespace}/{name}" for name in pod["shape"].claims])
         self.pods.add_index("group", lambda pod: ["/".join(group)] if (group := group_of(pod)) else [])
         self._services.add_index("namespace", lambda obj: [obj["metadata"].get("namespace", "")])
         self.pods.add_handler(self._on_pod)
         self.nodes.add_handler(self._on_node)
         self._namespaces.add_handler(self._on_namespace)
-        for informer in (self._claims, self._volumes, self._classes):
-            informer.add_handler(lambda _old, _new: self._changed(frozenset(("VolumeBinding",))))
+        self.volumes.listen()
         for informer in (self._services, *self._owners.values()):
             informer.add_handler(self._on_selecting)
 
@@ -125,13 +124,15 @@ class World:
         """Put a bound pod on its node's row."""
         meta, spec = pod["metadata"], pod["spec"]
         started = (pod.get("status") or {}).get("startTime")
+        shape: PodShape = pod["shape"]
         self.columns.place_pod(
             meta["uid"],
             spec["nodeName"],
-            pod["shape"],
+            shape,
             key=(meta.get("namespace", ""), meta["name"]),
             priority=int(spec.get("priority") or 0),
             started=parse_time(started) if started else float("inf"),
+            volumes=self.volumes.attachable(shape) if shape.claims else (),
         )
 
     def _note_nomination(self, old: Obj | None, new: Obj) -> None:
@@ -175,6 +176,14 @@ class World:
             self.columns.relations.set_namespace(self.columns, old["metadata"]["name"], None)
         self._changed(frozenset(("InterPodAffinity",)))
 
+    def _volumes_changed(self, claims: Iterable[str], plugins: frozenset[str]) -> None:
+        """`claims` (namespace/name) may attach something else now: pods that run count with what they have."""
+        for claim in claims:
+            for pod in self.pods.by_index("claim", claim):
+                if pod["spec"].get("nodeName") and not is_terminal(pod):
+                    self.account(pod)
+        self._changed(plugins)
+
     def _on_selecting(self, old: Obj | None, new: Obj | None) -> None:
         if old is None or new is None or old["spec"].get("selector") != new["spec"].get("selector"):
             self._spread_memo.clear()
@@ -208,21 +217,12 @@ class World:
         """The pod as the decision takes it, and what its claims say."""
         meta, shape = pod["metadata"], self.shape(pod)
         namespace = meta.get("namespace", "")
-        verdict = VolumeVerdict()
-        if shape.claims:
-            verdict = check_claims(
-                namespace,
-                shape.claims,
-                self.columns,
-                self._claims.get,
-                self._volumes.get,
-                self._classes.get,
-                self._volumes.items,
-            )
+        verdict = self.volumes.check(shape) if shape.claims else VolumeVerdict()
+        attached = self.volumes.attachable(shape) if shape.claims else ()
         refusal = f"0/{len(self.columns.rows)} nodes are available: {verdict.refusal}." if verdict.refusal else ""
         key: Key = (namespace, meta["name"])
         priority = int(pod["spec"].get("priority") or 0)
-        return Pending(meta["uid"], key, shape, verdict.allowed, refusal, priority), verdict
+        return Pending(meta["uid"], key, shape, verdict.confined, refusal, priority, attached), verdict
 
     def members(self, group: tuple[str, str]) -> list[Obj]:
         """The pods of a group that are not over yet, with a node or without."""

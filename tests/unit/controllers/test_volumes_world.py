@@ -145,6 +145,37 @@ async def test_wait_for_first_consumer_waits_for_the_scheduler() -> None:
         assert c["status"]["phase"] == "Bound"
 
 
+async def test_of_volumes_made_by_hand_the_scheduler_chooses() -> None:
+    async with World(*ALL) as w:
+        await start(w, "WaitForFirstConsumer")
+        for name in ("a", "b"):
+            await w.create("persistentvolumes", volume(name, storageClassName="block"))
+        made = await w.create("persistentvolumeclaims", claim())
+        await w.settle()
+        (c,) = await w.items("persistentvolumeclaims")
+        assert c["status"]["phase"] == "Pending" and "volumeName" not in c["spec"]
+        reserved = clone(await w.client.get("persistentvolumes", "b"))
+        reserved["spec"]["claimRef"] = core.claim_ref(made)
+        await w.client.update("persistentvolumes", reserved)
+        await w.settle()
+        (c,) = await w.items("persistentvolumeclaims")
+        assert c["status"]["phase"] == "Bound" and c["spec"]["volumeName"] == "b"
+
+
+async def test_a_selected_node_that_is_gone_is_taken_back() -> None:
+    async with World(*ALL) as w:
+        await start(w, "WaitForFirstConsumer")
+        body = claim()
+        body["metadata"]["annotations"] = {core.SELECTED_NODE: "gone"}
+        await w.create("persistentvolumeclaims", body)
+        await w.settle()
+        (c,) = await w.items("persistentvolumeclaims")
+        assert core.SELECTED_NODE not in (c["metadata"].get("annotations") or {})
+        assert c["status"]["phase"] == "Pending" and await w.items("persistentvolumes") == []
+        said = [e["reason"] for e in await w.items("events")]
+        assert "ProvisioningReschedule" in said
+
+
 async def test_the_smallest_volume_that_fits_is_taken_and_kept_after_release() -> None:
     async with World(*ALL) as w:
         await start(w)

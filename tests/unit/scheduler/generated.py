@@ -7,12 +7,14 @@ from typing import Any
 
 Obj = dict[str, Any]
 HOST, ZONE = "kubernetes.io/hostname", "topology.kubernetes.io/zone"
+DRIVERS = ("d1.example.com", "d2.example.com")
 NAMESPACES = {"n1": {"team": "a"}, "n2": {"team": "b"}}
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 _PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 
 
 def nodes(rng: random.Random, most: int = 7) -> list[Obj]:
+    """API objects; `volumeLimits` is what their CSINodes say."""
     made = []
     for i in range(rng.randint(1, most)):
         labels = {HOST: f"h{i}"}
@@ -38,7 +40,9 @@ def nodes(rng: random.Random, most: int = 7) -> list[Obj]:
         if rng.random() < 0.4:
             size = rng.choice((10, 300, 900, 3000)) << 20
             status["images"] = [{"names": [rng.choice(("web:1", "i:latest"))], "sizeBytes": size}]
-        made.append({"metadata": {"name": f"node{i}", "labels": labels}, "spec": spec, "status": status})
+        one: Obj = {"metadata": {"name": f"node{i}", "labels": labels}, "spec": spec, "status": status}
+        one["volumeLimits"] = {driver: rng.randint(0, 3) for driver in DRIVERS if rng.random() < 0.4}
+        made.append(one)
     return made
 
 
@@ -148,6 +152,13 @@ def template(rng: random.Random, *, rules: bool = True) -> Obj:
     return made
 
 
+def _attached(rng: random.Random) -> list[tuple[str, str]]:
+    """Volumes (driver, handle) that the pod's claims attach; some pods share some."""
+    if rng.random() < 0.6:
+        return []
+    return [(rng.choice(DRIVERS), rng.choice("rstuvw")) for _ in range(rng.randint(1, 3))]
+
+
 def pods(rng: random.Random, count: int, *, run: int = 1, rules: bool = True) -> list[Obj]:
     """`count` templates, each of a run of up to `run` equal pods."""
     made: list[Obj] = []
@@ -156,5 +167,5 @@ def pods(rng: random.Random, count: int, *, run: int = 1, rules: bool = True) ->
         for _ in range(rng.randint(1, run)):
             name = f"p{len(made)}"
             meta = one["metadata"] | {"name": name, "uid": f"uid-{name}"}
-            made.append(one | {"metadata": meta, "status": {}})
+            made.append(one | {"metadata": meta, "status": {}, "attaches": _attached(rng)})
     return made

@@ -88,7 +88,7 @@ class Oracle:
 
     def refuse(self, pod: Obj, name: str) -> list[str]:
         node = self.nodes[name]
-        for one in (self._static, self._ports, self._fit, self._spread, self._relations):
+        for one in (self._static, self._ports, self._fit, self._limits, self._spread, self._relations):
             reasons = one(pod, node)
             if reasons:
                 return reasons
@@ -131,6 +131,15 @@ class Oracle:
         if _gpus(pod) and sum(_gpus(other) for other in here) + _gpus(pod) > int(allocatable.get(GPU, 0)):
             short.append(f"Insufficient {GPU}")
         return short
+
+    def _limits(self, pod: Obj, node: Obj) -> list[str]:
+        there = {volume for other in self.on(node["metadata"]["name"]) for volume in other.get("attaches", ())}
+        new = set(pod.get("attaches", ())) - there
+        for driver, most in node.get("volumeLimits", {}).items():
+            more = sum(1 for d, _ in new if d == driver)
+            if more and more + sum(1 for d, _ in there if d == driver) > most:
+                return ["node(s) exceed max volume count"]
+        return []
 
     def _constraints(self, pod: Obj, when: str) -> list[Obj]:
         return [c for c in pod["spec"].get("topologySpreadConstraints") or () if c["whenUnsatisfiable"] == when]

@@ -23,13 +23,15 @@ def columns_of(nodes: list[Obj]) -> NodeColumns:
     for name, labels in generated.NAMESPACES.items():
         columns.relations.set_namespace(columns, name, labels)
     for node in nodes:
+        columns.set_volume_limits(node["metadata"]["name"], node["volumeLimits"])
         columns.set_node(node)
     return columns
 
 
 def pending(pod: Obj) -> Pending:
     meta = pod["metadata"]
-    return Pending(meta["uid"], (meta["namespace"], meta["name"]), shape_of(pod, canonical(pod.get("defaultSpread"))))
+    shape = shape_of(pod, canonical(pod.get("defaultSpread")))
+    return Pending(meta["uid"], (meta["namespace"], meta["name"]), shape, volumes=tuple(pod["attaches"]))
 
 
 @settings(max_examples=150, deadline=None)
@@ -92,6 +94,7 @@ def test_what_came_and_went_leaves_nothing(seed: int) -> None:
     changed = generated.nodes(random.Random(seed + 1), len(nodes))[: len(nodes)]
     for node in changed:
         columns.set_node(node)
+        columns.set_volume_limits(node["metadata"]["name"], node["volumeLimits"])
     if len(nodes) > 2:
         columns.remove_node(nodes[0]["metadata"]["name"])
     fresh = columns_of([])
@@ -99,11 +102,12 @@ def test_what_came_and_went_leaves_nothing(seed: int) -> None:
     for name in columns.names:
         if name:
             fresh.set_node(current[name])
+            fresh.set_volume_limits(name, current[name]["volumeLimits"])
     for placed in columns.placed.values():
-        fresh.place_pod(placed.uid, columns.names[placed.row], placed.shape)
+        fresh.place_pod(placed.uid, columns.names[placed.row], placed.shape, volumes=placed.volumes)
     probe = [pending(p) for p in generated.pods(random.Random(seed + 2), 6)]
     for one in probe:
-        one = Pending(f"probe-{one.uid}", one.key, one.shape)
+        one = Pending(f"probe-{one.uid}", one.key, one.shape, volumes=one.volumes)
         ours, theirs = place(columns, [one])[0], place(fresh, [one])[0]
         assert isinstance(ours, Placement) == isinstance(theirs, Placement)
         if isinstance(ours, Unschedulable):
