@@ -114,7 +114,8 @@ def _in_zone(volume: PersistentVolume, columns: NodeColumns) -> Mask | None:
         return None
     present = [columns.label(key).codes >= 0 for key in _ZONE_LABELS]
     expressions = [{"key": key, "operator": "In", "values": values} for key, values in wanted.items()]
-    return _matching(columns, [{"matchExpressions": expressions}]) | (columns.alive & ~np.logical_or.reduce(present))
+    silent: Mask = columns.alive & ~np.logical_or.reduce(present)
+    return _matching(columns, [{"matchExpressions": expressions}]) | silent
 
 
 def _size(claim: Claim) -> int:
