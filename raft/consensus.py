@@ -50,6 +50,9 @@ ENTRIES_IN_FLIGHT = 2
 a message, a sync and an answer: without it, many connections' commands would leave in as many small entries as the loop
 has turns."""
 
+APPLY_LAG_ENTRIES = 5_000
+"""While more than these are committed and not applied here (a new leader that was behind, say), nothing is accepted."""
+
 
 @dataclass(slots=True)
 class _Unfinished:
@@ -144,6 +147,8 @@ class Consensus:
     # --- what the store asks (raft.engine.Engine)
 
     def submit(self, command: bytes, done: Callable[[Any], None]) -> None:
+        if len(self._to_apply) > APPLY_LAG_ENTRIES:
+            self.proposals.refuse()
         self.proposals.submit(command, done)
 
     def answered(self, origin: bytes, sequence: int, results: list[Any]) -> None:

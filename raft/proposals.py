@@ -10,7 +10,7 @@ by term, so its own entry can never follow, and asking again is safe. Nothing, a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from raft.core.errors import NotLeader as CoreNotLeader
 from raft.core.errors import ProposalDropped, RaftError
@@ -53,11 +53,15 @@ class Proposals:
     def submit(self, command: bytes, waiter: Waiter) -> None:
         """``command`` is packed. Raises TooManyRequests when too many wait already."""
         if self.pending >= self._max_pending:
-            self.failed += 1
-            raise TooManyRequests
+            self.refuse()
         self.pending += 1
         self._queue.append((command, waiter))
         self._wake()
+
+    def refuse(self) -> NoReturn:
+        """Nothing was proposed: safe to ask again. Raises TooManyRequests."""
+        self.failed += 1
+        raise TooManyRequests
 
     @property
     def flying(self) -> int:

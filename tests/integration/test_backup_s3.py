@@ -51,16 +51,17 @@ def access(s3: str, tmp_path: Path) -> Access:
     return Access(s3, str(credentials), "us-east-1")
 
 
-def bucket_of(access: Access, name: str) -> Any:
-    target = open_target(f"s3://{name}/some/prefix", access)
+def bucket_of(access: Access, name: str, scheme: str = "s3") -> Any:
+    target = open_target(f"{scheme}://{name}/some/prefix", access)
     assert isinstance(target, Bucket)
     target._client.create_bucket(Bucket=name)
     return target
 
 
-@pytest.mark.parametrize("kind", ["directory", "s3"])
+@pytest.mark.parametrize("kind", ["directory", "s3", "gs"])
 def test_a_target_keeps_what_it_is_given(kind: str, access: Access, tmp_path: Path) -> None:
-    target = bucket_of(access, "keeps") if kind == "s3" else open_target(f"file://{tmp_path / 'kept'}")
+    directory = f"file://{tmp_path / 'kept'}"
+    target = open_target(directory) if kind == "directory" else bucket_of(access, f"keeps-{kind}", kind)
     assert target.names() == []
     source, back = tmp_path / "source", tmp_path / "back"
     source.write_bytes(bytes(range(256)) * 50_000)  # more than one part of an upload
@@ -113,6 +114,12 @@ async def test_a_keeper_keeps_in_a_bucket(access: Access, tmp_path: Path) -> Non
 def test_a_bucket_that_does_not_exist_says_so(access: Access) -> None:
     with pytest.raises(TargetError, match=r"s3://nowhere: .*NoSuchBucket"):
         open_target("s3://nowhere", access).names()
+
+
+def test_amazons_buckets_are_reached_where_they_are(access: Access) -> None:
+    amazon = open_target("s3://bucket/prefix", Access(credentials=access.credentials, region="eu-central-1"))
+    assert isinstance(amazon, Bucket)
+    assert amazon._client.meta.endpoint_url == "https://s3.eu-central-1.amazonaws.com"
 
 
 def test_googles_buckets_are_reached_by_their_s3_interface(access: Access) -> None:

@@ -8,7 +8,7 @@ import time
 import harness
 import pytest
 
-SEEDS = int(os.environ.get("SK8_SIM_SEEDS", "100"))
+SEEDS = int(os.environ.get("SK8_SIM_SEEDS", "300"))
 ONE = os.environ.get("SK8_SIM_SEED")
 BATCH = 10
 

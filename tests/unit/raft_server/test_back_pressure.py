@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raft import client_watch
+from raft import client_watch, consensus
 from raft.errors import TooManyRequests
 from raft.faults import Faults
 from tests.unit.raft_server.test_one_member import One, serving
@@ -29,6 +29,24 @@ async def test_writes_beyond_the_limit_are_refused_and_the_rest_is_done(tmp_path
         faults.clear()
         found = {kv.key for kv in (await client.range(b"k", b"l")).kvs}
         assert found == done, "what was refused must not be there, what was acknowledged must"
+
+
+async def test_a_member_that_is_behind_in_applying_accepts_nothing_until_it_has_caught_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = One(tmp_path / "m")
+    async with serving(one) as server:
+        client = one.client()
+        await client.put(b"before", b"")
+        assert server.member is not None
+        refused = server.member.consensus.refused
+        monkeypatch.setattr(consensus, "APPLY_LAG_ENTRIES", -1)
+        with pytest.raises(TooManyRequests):
+            await client.put(b"k", b"")
+        assert server.member.consensus.refused > refused
+        monkeypatch.undo()
+        assert not (await client.range(b"k")).kvs
+        await client.put(b"k", b"")
 
 
 async def test_a_reader_that_falls_behind_is_resumed_from_history(
