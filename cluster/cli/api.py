@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -38,12 +39,17 @@ class AdminApi:
 
     async def get(self, path: str) -> dict[str, Any]:
         """Raises ApiUnavailable."""
+        document: dict[str, Any] = json.loads(await self.text(path))
+        return document
+
+    async def text(self, path: str) -> str:
+        """Raises ApiUnavailable."""
         try:
             async with self._session() as session, session.get(path) as response:
+                body = await response.text()
                 if response.status != 200:
-                    raise ApiUnavailable(f"{path}: {response.status} {(await response.text())[:200]}")
-                document: dict[str, Any] = await response.json()
-                return document
+                    raise ApiUnavailable(f"{path}: {response.status} {body[:200]}")
+                return body
         except (OSError, aiohttp.ClientError, TimeoutError) as e:
             raise ApiUnavailable(f"{path}: {e}") from e
 

@@ -5,6 +5,7 @@ IO (a terminal). Progress goes to stderr, results to stdout, so that `--output j
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -27,7 +28,9 @@ class CommandError(Exception):
 
 
 def paint(text: str, colour: str, stream: TextIO) -> str:
-    return f"\033[{_COLOURS[colour]}m{text}\033[0m" if stream.isatty() else text
+    """In colour on a terminal; NO_COLOR (https://no-color.org) means never."""
+    coloured = stream.isatty() and not os.environ.get("NO_COLOR")
+    return f"\033[{_COLOURS[colour]}m{text}\033[0m" if coloured else text
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from typing import Any
 
 from cluster.cli import agent
 from cluster.cli.api import AdminApi, ApiUnavailable
+from cluster.cli.live import show
 from cluster.cli.output import CommandError, Output, table
 from cluster.cli.store import NO_STORE, store_status
 from cluster.cloud.local import LocalMachine, LocalProvider
@@ -46,48 +48,92 @@ def _row(config: ClusterConfig, machine: LocalMachine) -> dict[str, Any]:
     }
 
 
-async def show_status(config: ClusterConfig, out: Output, *, as_json: bool) -> bool:
-    """True when every machine is on, every node Ready, and the store has a leader and all its members."""
+async def look(config: ClusterConfig) -> dict[str, Any]:
+    """Machines, leaders, store and pods as they are now; "healthy" when every machine is on, every node Ready, and the
+    store has a leader and all its members."""
     agent_answers = await agent.answers(config)
     found = await machines(config) if agent_answers else []
-    alive = [] if agent_answers else living(config)
     api = AdminApi(config)
     try:
         nodes, leaders = await api.nodes(), await api.leaders()
+        pods = pods_by_node((await api.get("/api/v1/pods"))["items"])
         answers = True
     except (ApiUnavailable, FileNotFoundError):
-        nodes, leaders, answers = {}, {}, False
+        nodes, leaders, pods, answers = {}, {}, {}, False
     rows = [_row(config, m) | {"node": _node(nodes, m.status.name)} for m in found]
+    rows = [row | {"pods": pods.get(row["name"], {"running": 0, "all": 0})} for row in rows]
     store = await store_status(config) if rows else dict(NO_STORE)
     healthy = answers and bool(rows) and all(r["state"] == "running" and r["node"] == "Ready" for r in rows)
     healthy = healthy and bool(store["leader"]) and all(m["answers"] for m in store["members"])
-    if as_json:
-        document = {"healthy": healthy, "api": answers, "machines": rows, "leaders": leaders, "store": store}
-        document |= {"host_agent": agent_answers, "unwatched": alive}
-        out.result(json.dumps(document, indent=2))
-        return healthy
-    if not rows:
+    return {
+        "healthy": healthy,
+        "api": answers,
+        "machines": rows,
+        "leaders": leaders,
+        "store": store,
+        "pods_waiting": pods.get("", {}).get("all", 0),
+        "host_agent": agent_answers,
+        "unwatched": [] if agent_answers else living(config),
+    }
+
+
+def pods_by_node(pods: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """{"running", "all"} of the pods that are not over, by node; "" for those without one. Pure."""
+    found: dict[str, dict[str, int]] = {}
+    for pod in pods:
+        phase = pod.get("status", {}).get("phase", "Pending")
+        if phase not in ("Succeeded", "Failed"):
+            count = found.setdefault(pod["spec"].get("nodeName", ""), {"running": 0, "all": 0})
+            count["all"] += 1
+            count["running"] += phase == "Running"
+    return found
+
+
+async def show_status(config: ClusterConfig, out: Output, args: argparse.Namespace) -> int:
+    """0, or 3 for a cluster that is not healthy."""
+
+    async def draw() -> tuple[str, int]:
+        seen = await look(config)
+        text = json.dumps(seen, indent=2) if args.output == "json" else render(config, seen)
+        return text, 0 if seen["healthy"] else 3
+
+    return await show(out, draw, args)
+
+
+def render(config: ClusterConfig, seen: dict[str, Any]) -> str:
+    if not seen["machines"]:
+        alive = seen["unwatched"]
         how = f"{', '.join(alive)} may well be running" if alive else "no machine runs"
-        out.result(f"the host agent does not answer; {how} ({_way_out(alive)})")
-        return False
-    columns = ("name", "state", "node", "address", "role")
-    out.result(table(columns, [[str(row[c]) for c in columns] for row in rows]))
-    out.result("")
-    out.result(f"API at https://127.0.0.1:{config.api_port}: {'answers' if answers else 'does not answer'}")
-    for name, holder in sorted(leaders.items()):
-        out.result(f"leader of {name}: {holder}")
-    out.result("")
-    columns = ("member", "id", "role", "revision", "size")
-    out.result(table(columns, [_store_row(member) for member in store["members"]]))
-    for alarm in store["alarms"]:
-        out.warn(f"the store raised the alarm {alarm}")
-    return healthy
+        return f"the host agent does not answer; {how} ({_way_out(alive)})"
+    columns = ("name", "state", "node", "address", "role", "pods")
+    rows = [
+        [*(str(row[c]) for c in columns[:-1]), f"{row['pods']['running']}/{row['pods']['all']}"]
+        for row in seen["machines"]
+    ]
+    lines = [table(columns, rows), ""]
+    if seen["pods_waiting"]:
+        lines.append(f"{seen['pods_waiting']} pods wait for a machine (sk8 explain POD says why)")
+    lines.append(f"API at https://127.0.0.1:{config.api_port}: {'answers' if seen['api'] else 'does not answer'}")
+    lines += [f"leader of {name}: {holder}" for name, holder in sorted(seen["leaders"].items())]
+    store = seen["store"]
+    columns = ("member", "id", "role", "revision", "behind", "size")
+    lines += ["", table(columns, [_store_row(member, store["revision"]) for member in store["members"]])]
+    lines += [f"ALARM: the store raised {alarm} (docs/operations.md)" for alarm in store["alarms"]]
+    return "\n".join(lines)
 
 
-def _store_row(member: dict[str, Any]) -> list[str]:
+def _store_row(member: dict[str, Any], newest: int) -> list[str]:
+    behind = str(newest - member["revision"]) if member["answers"] else ""
     role = "learner" if member["learner"] else member["role"]
     size = f"{member['db_size_bytes'] / 2**20:.1f} MiB"
-    return [member["name"], str(member["id"]), role if member["answers"] else "silent", str(member["revision"]), size]
+    return [
+        member["name"],
+        str(member["id"]),
+        role if member["answers"] else "silent",
+        str(member["revision"]),
+        behind,
+        size,
+    ]
 
 
 def _node(nodes: dict[str, bool], name: str) -> str:

@@ -56,6 +56,7 @@ class UpOptions:
     base: Path
     timeout_s: float = READY_TIMEOUT_S
     cni: str | None = None
+    profile: str | None = None
 
 
 async def up(options: UpOptions, out: Output, environment: Mapping[str, str] = os.environ) -> None:
@@ -116,6 +117,7 @@ def _new_config(options: UpOptions) -> ClusterConfig:
     try:
         settings = _capacity(count) | _settings(options.settings) | {"base_dir": str(options.base.resolve())}
         settings |= {"cni": options.cni} if options.cni else {}
+        settings |= {"profile": options.profile} if options.profile else {}
         config = ClusterConfig.local(count, planes, cluster_id=secrets.token_hex(8), **settings).validate()
         chosen = config.enable_admission_plugins, config.disable_admission_plugins
         admissionconfig.load(config.admission_control_config_file, *chosen).validate()
@@ -175,6 +177,7 @@ def _same(config: ClusterConfig, options: UpOptions) -> None:
         (options.machines, len(config.machines), "machines"),
         (options.control_planes, len(config.control_planes), "control planes"),
         (options.cni, config.cni, "as its pod network"),
+        (options.profile, config.profile, "as its profile"),
     ):
         if want is not None and want != have:
             raise CommandError(

@@ -36,7 +36,7 @@ export class Details {
     this.node.hidden = false;
     this.#shown = { uid, kind, events, back, draw: (now) => about.replaceChildren(...parts(now)), drawn: null };
     this.#draw(object);
-    this.node.focus();
+    this.node.focus({ preventScroll: true });
   }
 
   #draw(object) {

@@ -82,7 +82,7 @@ function card({ name: called }) {
   return el(
     "article", { class: "machine", "aria-labelledby": id },
     el("h3", { id }, called ? el("button", { type: "button", class: "plain" }, called) : "Waiting for a machine"),
-    el("p", { class: "state" }), el("div", { class: "loads" }, load("CPU"), load("Memory")), el("ul", { class: "pods" }),
+    el("p", { class: "state" }), el("div", { class: "loads" }, load("CPU requests"), load("Memory requests")), el("ul", { class: "pods" }),
   );
 }
 
@@ -102,12 +102,12 @@ function fill(node, machine, details) {
 function measure(loads, { node, pods }) {
   const asked = requested(pods);
   const has = node.status?.allocatable || node.status?.capacity || {};
-  const shown = { cpu: (n) => `${n.toFixed(1)} cores`, memory: bytes };
+  const shown = { cpu: (n) => n.toFixed(1), memory: bytes };
   Object.entries(shown).forEach(([what, words], at) => {
     const [, meter, text] = loads.children[at].childNodes;
     const size = quantity(has[what]);
     meter.value = size ? asked[what] / size : 0;
-    setText(text, ` ${words(asked[what])} of ${words(size)} requested`);
+    setText(text, ` ${words(asked[what])} of ${words(size)}`);
   });
 }
 

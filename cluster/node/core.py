@@ -46,6 +46,7 @@ from cluster.node.core_status import PodView, final_phase, pod_status
 Mode = Literal["run", "finish", "terminate", "done"]
 MIN_GRACE_S = 2.0
 SHOW_ERROR_S = 1.0  # how long ErrImagePull is shown before it turns into ImagePullBackOff
+_BEGINNING = 40  # kept for good: how the pod came to run
 _STORY = 200
 
 
@@ -93,6 +94,7 @@ class PodCore:
         self._reported: dict[str, Any] | None = None
         self._out: list[Action] = []
         self._seq = 0
+        self._beginning: list[tuple[int, float, Event, tuple[Action, ...]]] = []
         self._story: deque[tuple[int, float, Event, tuple[Action, ...]]] = deque(maxlen=_STORY)
         self._look_at(pod)
 
@@ -105,7 +107,8 @@ class PodCore:
         self._reconcile(now)
         self._report()
         out, self._out = self._out, []
-        self._story.append((self._seq, now, _brief_event(event), tuple(map(_brief_action, out))))
+        kept = self._beginning if len(self._beginning) < _BEGINNING else self._story
+        kept.append((self._seq, now, _brief_event(event), tuple(map(_brief_action, out))))
         return out
 
     def next_wake(self) -> float | None:
@@ -129,10 +132,10 @@ class PodCore:
         return allocated_pod(self.pod, self.containers)
 
     def story(self) -> list[tuple[int, float, Event, tuple[Action, ...]]]:
-        """The last events with what each of them caused: (number, time, event, actions). Of pods and statuses only
-        what tells them apart is kept: 200 whole objects would be megabytes.
+        """The first events and the last, with what each of them caused: (number, time, event, actions). Of pods and
+        statuses only what tells them apart is kept: 200 whole objects would be megabytes.
         """
-        return list(self._story)
+        return [*self._beginning, *self._story]
 
     def validate(self) -> None:
         """Raise when an invariant is broken (called by tests after every event)."""

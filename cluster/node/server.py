@@ -21,7 +21,7 @@ from cluster.api import errors
 from cluster.api.errors import ApiError
 from cluster.api.remotecommand import WEBSOCKET_PROTOCOLS
 from cluster.machinery.mtls import groups_of, server_context
-from cluster.node import exec_stream, logs, parts, pod_dial, port_forward
+from cluster.node import exec_stream, logs, parts, pod_dial, pod_story, port_forward
 from cluster.node.config import KubeletConfig
 from cluster.node.core import PodCore
 from cluster.node.core_status import container_status
@@ -79,6 +79,7 @@ class KubeletServer:
         for check in ("", "/ping", "/log", "/syncloop"):
             app.router.add_get(f"/healthz{check}", self._healthz)
         self._views.add_routes(app)
+        app.router.add_get("/podstory/{ns}/{pod}", self._story)
         app.router.add_get("/metrics/parts", self._parts)
         app.router.add_get("/metrics/parts/{part}", self._part_metrics)
         local = web.Application()
@@ -86,6 +87,12 @@ class KubeletServer:
         local.router.add_get("/metrics", self._views.metrics)
         self.port = await self._listen(app, self._config.node_ip, self._config.port, self._tls())
         self.healthz_port = await self._listen(local, "127.0.0.1", self._config.healthz_port, None)
+
+    async def _story(self, request: web.Request) -> web.StreamResponse:
+        core = self._pods.core_of(request.match_info["ns"], request.match_info["pod"])
+        if core is None:
+            raise errors.not_found("pods", request.match_info["pod"])
+        return web.json_response({"uid": core.pod["metadata"]["uid"], "steps": pod_story.told(core.story())})
 
     async def _parts(self, _: web.Request) -> web.StreamResponse:
         return web.json_response(sorted(self._config.part_ports))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +56,12 @@ def test_an_impossible_cluster_is_refused_before_anything_is_made(
     assert not (tmp_path / "sk8").exists()
 
 
+def test_every_setting_of_the_file_is_documented() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
+    given = {"machines", "cluster_id", "base_dir", "ensure_command"}  # by sk8 up itself
+    assert [f.name for f in fields(ClusterConfig) if f.name not in given and f"`{f.name}`" not in page] == []
+
+
 def test_settings_files_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = tmp_path / "settings.yaml"
     settings.write_text("colour: red\n")
@@ -77,7 +83,7 @@ def test_a_cluster_that_is_off(tmp_path: Path, capsys: pytest.CaptureFixture[str
     document = json.loads(capsys.readouterr().out)
     store = {"leader": "", "revision": 0, "alarms": [], "members": []}
     expected = {"healthy": False, "api": False, "machines": [], "leaders": {}, "store": store}
-    assert document == expected | {"host_agent": False, "unwatched": []}
+    assert document == expected | {"host_agent": False, "unwatched": [], "pods_waiting": 0}
     assert main(["machine", "kill", "m9", "--base", config.base_dir]) == 1
     assert "no machine 'm9': this cluster has m1, m2, m3" in capsys.readouterr().err
 
