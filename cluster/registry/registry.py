@@ -63,6 +63,7 @@ class Registry:
         self._admission = admission = Admission(self._core)
         self.catalog = Catalog(self._core)
         admission.policies.find_kind = self._find_kind
+        admission.equivalents.find = self.catalog.find
         self._reader = Reader(self._core)
         self._writer = Writer(self._core, admission, self.catalog)
         self._batches = BatchCreator(self._core, self._writer)

@@ -48,6 +48,7 @@ class CustomVersion:
         self.list_kind: str = names.get("listKind") or self.kind + "List"
         self.storage: str = definition.storage_version(crd)
         self.versions: tuple[str, ...] = tuple(v["name"] for v in spec["versions"])
+        self.served: tuple[str, ...] = tuple(v["name"] for v in spec["versions"] if v.get("served"))
         self.conversion: Object = spec.get("conversion") or {"strategy": "None"}
         self.crd_revision = int(crd["metadata"].get("resourceVersion") or 0)
         self.terminating = definition.is_terminating(crd)

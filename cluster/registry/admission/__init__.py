@@ -29,6 +29,7 @@ from cluster.registry.admission import (
     storage,
     webhooks,
 )
+from cluster.registry.admission.equivalence import Equivalents
 from cluster.registry.admission.limitranger import LimitRanger
 from cluster.registry.admission.mutatingpolicies import MutatingPolicies
 from cluster.registry.admission.podsecurity import TEMPLATES, PodSecurity
@@ -61,8 +62,9 @@ class Admission:
     def __init__(self, core: Core) -> None:
         self._core = core
         self.view = PolicyView(core)
-        self.webhooks = WebhookDispatcher(core, self.view, renew)
-        self.policies = PolicyMatcher(core, self.view)
+        self.equivalents = Equivalents(core)
+        self.webhooks = WebhookDispatcher(core, self.view, renew, self.equivalents)
+        self.policies = PolicyMatcher(core, self.view, self.equivalents)
         enabled = core.config.admission.enabled
         self._mutating = [p for p in self._mutators() if enabled(p.name)]
         self._validating = [p for p in self._validators() if enabled(p.name)]

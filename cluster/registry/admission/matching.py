@@ -5,14 +5,14 @@ IO only through PolicyView (a namespace's labels). Source: k8s.io/apiserver pkg/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from cluster.api import selectors
-from cluster.api.scheme import SCHEME
+from cluster.api.scheme import SCHEME, ResourceInfo
 from cluster.api.selectors import LabelSelector
 from cluster.registry.admission.request import Request
 from cluster.registry.admission.view import PolicyView
@@ -28,17 +28,20 @@ def exempt(request: Request) -> bool:
     return request.info.group == _GROUP
 
 
-def resource_matches(rule: Rule, request: Request, *, exact: bool) -> bool:
-    """Operations, groups, versions, resources, scope and, for policies, names. `exact`: only the version asked in;
-    otherwise any version in which the resource is served."""
-    if not _has(rule.get("operations"), request.operation):
-        return False
+def matched_version(rules: Iterable[Rule], request: Request, *, exact: bool) -> str:
+    """The version that the rules want the object in: the request's own where a rule names it, else, unless `exact`,
+    another in which the resource is served; "" when they do not match."""
+    own = request.info.version
+    versions = (own,) if exact else (own, *(v for v in _versions(request.info) if v != own))
+    rules = tuple(rules)
+    return next((v for v in versions if any(_rule_matches(rule, request, v) for rule in rules)), "")
+
+
+def _rule_matches(rule: Rule, request: Request, version: str) -> bool:
+    """Operations, groups, versions, resources, scope and, for policies, names."""
     info = request.info
-    if not _has(rule.get("apiGroups"), info.group):
-        return False
-    versions = {info.version} if exact else _versions(info.group, info.plural) | {info.version}
-    wanted = rule.get("apiVersions") or ()
-    if "*" not in wanted and not versions.intersection(wanted):
+    asked = (("operations", request.operation), ("apiGroups", info.group), ("apiVersions", version))
+    if not all(_has(rule.get(field), value) for field, value in asked):
         return False
     scope = rule.get("scope") or "*"
     own_scope = "Namespaced" if request.namespace and info.name != "namespaces" else "Cluster"
@@ -62,9 +65,14 @@ def _resource(pattern: str, plural: str, subresource: str) -> bool:
     return (sub in ("*", subresource)) if slash else not subresource
 
 
+def _versions(info: ResourceInfo) -> tuple[str, ...]:
+    """All in which the resource is served."""
+    return info.custom.served if info.custom is not None else _builtin_versions(info.group, info.plural)
+
+
 @lru_cache(maxsize=512)
-def _versions(group: str, plural: str) -> frozenset[str]:
-    return frozenset(i.version for i in SCHEME.all() if i.group == group and i.plural == plural)
+def _builtin_versions(group: str, plural: str) -> tuple[str, ...]:
+    return tuple(i.version for i in SCHEME.served() if i.group == group and i.plural == plural)
 
 
 async def namespace_matches(selector: Object | None, request: Request, view: PolicyView) -> bool:

@@ -55,12 +55,12 @@ class MutatingPolicies:
         before = orjson.dumps(request.obj)
         policy, binding = bound.names
         try:
-            base = await self._matcher.facts(request)
+            base = await self._matcher.facts(request, request.info.version)
             if not expressions.conditions_hold(spec.get("matchConditions") or (), base, env):
                 return False
             for params in await self._matcher.params(bound, request):
                 for mutation in spec.get("mutations") or ():
-                    known = (await self._matcher.facts(request)).with_params(params)
+                    known = (await self._matcher.facts(request, request.info.version)).with_params(params)
                     known.compute(env, spec.get("variables") or ())
                     self._mutate(mutation, known, request)
         except (Misconfigured, expressions.ConditionError, _Failed, cel.CelError) as e:

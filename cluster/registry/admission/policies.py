@@ -21,6 +21,7 @@ from cluster.api.errors import ApiError
 from cluster.api.scheme import SCHEME, ResourceInfo
 from cluster.registry import keys
 from cluster.registry.admission import expressions, matching, review
+from cluster.registry.admission.equivalence import Equivalents
 from cluster.registry.admission.expressions import Facts
 from cluster.registry.admission.request import Request
 from cluster.registry.admission.view import PolicyView
@@ -45,8 +46,11 @@ class Misconfigured(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Bound:
+    """`version`: of the resource, in which the policy wants to see the object."""
+
     policy: Object
     binding: Object
+    version: str
 
     @property
     def names(self) -> tuple[str, str]:
@@ -70,9 +74,10 @@ class Finding:
 class PolicyMatcher:
     """What validating and mutating policies have in common: which apply, with which parameters."""
 
-    def __init__(self, core: Core, view: PolicyView) -> None:
+    def __init__(self, core: Core, view: PolicyView, equivalents: Equivalents) -> None:
         self._core = core
         self._view = view
+        self._equivalents = equivalents
         self.find_kind: FindKind = builtin_kind
 
     async def bound(self, request: Request, policies: str, bindings: str) -> list[Bound]:
@@ -87,29 +92,28 @@ class PolicyMatcher:
             constraints = (stored.obj.get("spec") or {}).get("matchConstraints")
             if not pairs or constraints is None or not await self._within(constraints, request):
                 continue
+            version = _version(constraints, request)
             for binding in pairs:
                 narrowed = (binding.get("spec") or {}).get("matchResources")
                 if narrowed is None or await self._within(narrowed, request, narrowing=True):
-                    out.append(Bound(stored.obj, binding))
+                    out.append(Bound(stored.obj, binding, version))
         return out
 
     async def _within(self, resources: Object, request: Request, *, narrowing: bool = False) -> bool:
-        exact = resources.get("matchPolicy") == "Exact"
-        rules = resources.get("resourceRules") or ()
-        wanted = any(matching.resource_matches(r, request, exact=exact) for r in rules) or (narrowing and not rules)
-        if not wanted:
+        if not _version(resources, request) and not (narrowing and not resources.get("resourceRules")):
             return False
-        excluded = resources.get("excludeResourceRules") or ()
-        if any(matching.resource_matches(r, request, exact=exact) for r in excluded):
+        if _version(resources, request, "excludeResourceRules"):
             return False
         if not matching.object_matches(resources.get("objectSelector"), request):
             return False
         return await matching.namespace_matches(resources.get("namespaceSelector"), request, self._view)
 
-    async def facts(self, request: Request) -> Facts:
+    async def facts(self, request: Request, version: str) -> Facts:
+        """Of the request, with its objects in this version."""
         namespace = await self._view.one("namespaces", "", request.namespace) if request.namespace else None
-        asked = review.admission_request(request, "")
-        return expressions.facts(request, asked, namespace.obj if namespace else None, self._core.authorizer)
+        asked = review.admission_request(request, "", version)
+        seen = await self._equivalents.seen(request, version)
+        return expressions.facts(seen, asked, namespace.obj if namespace else None, self._core.authorizer)
 
     async def params(self, bound: Bound, request: Request) -> list[Object | None]:
         """[None] for a policy without parameters; raises Misconfigured."""
@@ -154,6 +158,11 @@ class PolicyMatcher:
         return [o for o in objects if selector.matches(o["metadata"].get("labels") or {})]
 
 
+def _version(resources: Object, request: Request, rules: str = "resourceRules") -> str:
+    exact = resources.get("matchPolicy") == "Exact"
+    return matching.matched_version(resources.get(rules) or (), request, exact=exact)
+
+
 async def builtin_kind(group: str, version: str, kind: str) -> ResourceInfo | None:
     return SCHEME.for_kind(group, version, kind)
 
@@ -168,11 +177,13 @@ class ValidatingPolicies:
         applying = await self._matcher.bound(request, POLICIES, BINDINGS)
         if not applying:
             return
-        base = await self._matcher.facts(request)
+        bases: dict[str, Facts] = {}  # by version
         denied: ApiError | None = None
         noted: list[Object] = []
         for bound in applying:
-            for finding in await self._findings(bound, request, base):
+            if bound.version not in bases:
+                bases[bound.version] = await self._matcher.facts(request, bound.version)
+            for finding in await self._findings(bound, request, bases[bound.version]):
                 denied = self._act(bound, finding, request, noted) or denied
         if noted:
             request.annotate(_FAILURES, orjson.dumps(noted).decode())

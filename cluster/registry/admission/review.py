@@ -13,13 +13,16 @@ from cluster.registry.admission.request import Request
 Object = dict[str, Any]
 
 
-def admission_request(request: Request, uid: str) -> Object:
-    """Without `object` and `oldObject`, which are large and variables of their own in CEL."""
+def admission_request(request: Request, uid: str, version: str = "") -> Object:
+    """Without `object` and `oldObject`, which are large and variables of their own in CEL. `version`: the one in which
+    they are shown, if it is not the request's."""
     info = request.info
-    group, version, kind = scheme.subresource_kind(info, request.subresource)
-    what = {"group": group, "version": version, "kind": kind}
+    group, own, kind = scheme.subresource_kind(info, request.subresource)
+    what = {"group": group, "version": own, "kind": kind}
     resource = {"group": info.group, "version": info.version, "resource": info.plural}
-    out: Object = {"uid": uid, "kind": what, "resource": resource}
+    shown = {"version": version} if version else {}
+    kept = what if kind != info.kind else {**what, **shown}
+    out: Object = {"uid": uid, "kind": kept, "resource": {**resource, **shown}}
     if request.subresource:
         out["subResource"] = out["requestSubResource"] = request.subresource
     out |= {"requestKind": what, "requestResource": resource}

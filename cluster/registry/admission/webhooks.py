@@ -23,6 +23,7 @@ import orjson
 from cluster.api import errors, patch, policycel
 from cluster.api.errors import ApiError
 from cluster.registry.admission import expressions, matching, review
+from cluster.registry.admission.equivalence import Equivalents
 from cluster.registry.admission.request import Request
 from cluster.registry.admission.view import PolicyView
 from cluster.registry.core import Core
@@ -42,10 +43,11 @@ async def no_webhooks(client: Object, body: Object, timeout_s: float) -> Object:
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """One webhook of one configuration."""
+    """One webhook of one configuration; `version` is the one in which it wants to see the object."""
 
     configuration: str
     spec: Object
+    version: str = ""
 
     @property
     def name(self) -> str:
@@ -67,10 +69,13 @@ class _CallFailed(Exception):
 class WebhookDispatcher:
     """`call` is set by who has a network (`Registry.webhooks`)."""
 
-    def __init__(self, core: Core, view: PolicyView, renew: Callable[[Request, Object], None]) -> None:
+    def __init__(
+        self, core: Core, view: PolicyView, renew: Callable[[Request, Object], None], equivalents: Equivalents
+    ) -> None:
         self._core = core
         self._view = view
         self._renew = renew
+        self._equivalents = equivalents
         self.call: Call = no_webhooks
 
     # --- the two plugins
@@ -102,16 +107,16 @@ class WebhookDispatcher:
         out = []
         for stored in await self._view.all(resource):
             for spec in stored.obj.get("webhooks") or ():
-                hook = Hook(stored.obj["metadata"]["name"], spec)
-                if await self._wants(hook, request):
+                exact = spec.get("matchPolicy") == "Exact"
+                version = matching.matched_version(spec.get("rules") or (), request, exact=exact)
+                hook = Hook(stored.obj["metadata"]["name"], spec, version)
+                if version and await self._wants(hook, request):
                     out.append(hook)
         return out
 
     async def _wants(self, hook: Hook, request: Request) -> bool:
+        """Beyond its rules."""
         spec = hook.spec
-        exact = spec.get("matchPolicy") == "Exact"
-        if not any(matching.resource_matches(r, request, exact=exact) for r in spec.get("rules") or ()):
-            return False
         if not matching.object_matches(spec.get("objectSelector"), request):
             return False
         if not await matching.namespace_matches(spec.get("namespaceSelector"), request, self._view):
@@ -119,7 +124,9 @@ class WebhookDispatcher:
         conditions = spec.get("matchConditions")
         if not conditions:
             return True
-        known = expressions.facts(request, review.admission_request(request, ""), None, self._core.authorizer)
+        seen = await self._equivalents.seen(request, hook.version)
+        asked = review.admission_request(request, "", hook.version)
+        known = expressions.facts(seen, asked, None, self._core.authorizer)
         try:
             return expressions.conditions_hold(conditions, known, policycel.condition_environment())
         except expressions.ConditionError as e:
@@ -145,13 +152,14 @@ class WebhookDispatcher:
             if response.get("patchType") != "JSONPatch":
                 raise ValueError(f'unsupported patch type "{response.get("patchType") or ""}"')
             operations = orjson.loads(base64.b64decode(text, validate=True))
-            patched = patch.json_patch(request.obj, operations)
+            seen = await self._equivalents.seen(request, hook.version)
+            patched = patch.json_patch(seen.obj, operations)
             if not isinstance(patched, dict) or not isinstance(patched.get("metadata"), dict):
                 raise ValueError("the patched object is no object")
         except (ValueError, binascii.Error, ApiError) as e:
             raise errors.internal(str(e)) from e
         before = orjson.dumps(request.obj)
-        self._renew(request, patched)
+        self._renew(request, await self._equivalents.own(request, hook.version, patched))
         return orjson.dumps(request.obj) != before
 
     async def _validate_one(self, request: Request, hook: Hook) -> None:
@@ -182,7 +190,9 @@ class WebhookDispatcher:
 
     async def _response(self, request: Request, hook: Hook) -> Object:
         uid = str(uuid.UUID(int=self._core.rng.getrandbits(128), version=4))
-        asked = {**review.admission_request(request, uid), "object": request.obj, "oldObject": request.old}
+        seen = await self._equivalents.seen(request, hook.version)
+        asked = review.admission_request(request, uid, hook.version)
+        asked |= {"object": seen.obj, "oldObject": seen.old}
         versions = hook.spec.get("admissionReviewVersions") or ["v1"]
         version = next((v for v in versions if v in _CONVERSIONS), "v1")
         body = {"kind": "AdmissionReview", "apiVersion": f"admission.k8s.io/{version}", "request": asked}

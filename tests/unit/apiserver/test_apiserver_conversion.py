@@ -139,6 +139,52 @@ async def test_a_webhook_that_misbehaves(world: Edge, webhook: Webhook, spoil: A
     assert (await world.call("GET", CRONTABS + "/one")).status == 200
 
 
+def _rule(version: str) -> Object:
+    return {
+        "operations": ["*"],
+        "apiGroups": ["stable.example.com"],
+        "apiVersions": [version],
+        "resources": ["crontabs"],
+    }
+
+
+async def test_admission_sees_the_version_that_its_rules_name(world: Edge) -> None:
+    """A request in v2, a webhook that knows v1 only, and a policy as well."""
+    asked: list[Object] = []
+
+    async def call(client: Object, body: Object, timeout_s: float) -> Object:
+        request = body["request"]
+        asked.append(request)
+        patch = b'[{"op": "replace", "path": "/spec/cronSpec", "value": "@yearly"}]'
+        response = {"uid": request["uid"], "allowed": True, "patchType": "JSONPatch"}
+        return {**body, "response": {**response, "patch": base64.b64encode(patch).decode()}}
+
+    world.registry.webhooks.call = call
+    hook = {"name": "a.example.com", "clientConfig": {"url": "https://a.example.com/"}, "rules": [_rule("v1")]}
+    hook |= {"admissionReviewVersions": ["v1"], "sideEffects": "None"}
+    hook["matchConditions"] = [{"name": "known", "expression": "has(object.spec.cronSpec)"}]
+    registration = "/apis/admissionregistration.k8s.io/v1"
+    exact = {**hook, "name": "b.example.com", "matchPolicy": "Exact"}
+    config = {"metadata": {"name": "c"}, "webhooks": [hook, exact]}
+    await world.create(f"{registration}/mutatingwebhookconfigurations", config)
+    validations = [{"expression": "object.spec.cronSpec != '@never' && request.kind.version == 'v1'"}]
+    spec = {"matchConstraints": {"resourceRules": [_rule("v1")]}, "validations": validations}
+    await world.create(f"{registration}/validatingadmissionpolicies", {"metadata": {"name": "p"}, "spec": spec})
+    binding = {"metadata": {"name": "p"}, "spec": {"policyName": "p", "validationActions": ["Deny"]}}
+    await world.create(f"{registration}/validatingadmissionpolicybindings", binding)
+    body = {"apiVersion": "stable.example.com/v2", "kind": "CronTab", "metadata": {"name": "two"}}
+    made = await world.create(V2, {**body, "spec": {"schedule": "@daily"}})
+    assert (made["apiVersion"], made["spec"]) == (body["apiVersion"], {"schedule": "@yearly"})
+    assert [r["object"]["spec"] for r in asked] == [{"cronSpec": "@daily"}]
+    assert (asked[0]["kind"]["version"], asked[0]["requestKind"]["version"]) == ("v1", "v2")
+    assert (asked[0]["resource"]["version"], asked[0]["requestResource"]["version"]) == ("v1", "v2")
+    assert (await world.call("DELETE", f"{registration}/mutatingwebhookconfigurations/c")).status == 200
+    refused = await world.call("POST", V2, {**body, "metadata": {"name": "n"}, "spec": {"schedule": "@never"}})
+    assert (refused.status, refused.json["reason"]) == (422, "Invalid")
+    made["spec"]["schedule"] = "@never"
+    assert (await world.call("PUT", V2 + "/two", made)).status == 422
+
+
 async def test_objects_move_to_a_new_storage_version(world: Edge, webhook: Webhook) -> None:
     await world.create(CRONTABS, crontab())
     path = f"{CRDS}/crontabs.stable.example.com"
