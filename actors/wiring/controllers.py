@@ -17,8 +17,10 @@ from cluster.controllers import config as settings
 from cluster.controllers.flags import with_flags
 from cluster.controllers.manager import USER, ControllerManager
 from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.probe import MachineProbe
 from cluster.machinery.aggregated import AggregatedApis, FrontProxy
 from cluster.machinery.kubelet_metrics import KubeletAccess, KubeletPodMetrics
+from cluster.machinery.prometheus import Prometheus
 from cluster.registry.rbac import RbacAuthorizer
 
 
@@ -57,6 +59,8 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
         disks=cloud.disks,
         instances=cloud.instances,
         routes=cloud.routes,
+        machines=MachineProbe(cluster, machine),
+        series=Prometheus(config.prometheus_url, registry.cluster_ip) if config.prometheus_url else None,
         aggregated=AggregatedApis(registry.cluster_ip, FrontProxy(*map(str, proxy)), USER),
         balancers=cloud.balancers,
         tokens=TokenSigner(str(pki / "sa.key"), LEGACY_ISSUER, time.time),

@@ -49,6 +49,9 @@ class ControllerConfig:
     horizontal_pod_autoscaler_cpu_initialization_period_s: float = 300.0
     horizontal_pod_autoscaler_initial_readiness_delay_s: float = 30.0
     horizontal_pod_autoscaler_tolerance: float = 0.1
+    prometheus_url: str = ""
+    """Where custom and external metrics are read when no metrics API is registered, such as
+    http://prometheus.monitoring.svc:9090."""
     concurrent_endpoint_syncs: int = 5
     concurrent_service_endpoint_syncs: int = 5
     concurrent_namespace_syncs: int = 4

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from cluster.api.scheme import SCHEME, ResourceInfo
 from cluster.controllers.config import ControllerConfig
+from cluster.controllers.hpa_prometheus import Series
 from cluster.machinery.client import Client, Obj
 from cluster.machinery.clock import Clock, monotonic
 from cluster.machinery.events import EventRecorder
@@ -32,6 +33,14 @@ class SecretTokens(Protocol):
     """Signs the tokens that are kept in Secrets; `cluster.apiserver.tokens.TokenSigner` fulfils it."""
 
     def sign_secret(self, namespace: str, name: str, uid: str, secret: str) -> str: ...
+
+
+class Machines(Protocol):
+    """Asks what keeps a machine's kubelet running; `cluster.machine.probe.MachineProbe` fulfils it."""
+
+    async def answers(self, name: str) -> bool:
+        """Within seconds."""
+        ...
 
 
 class Aggregated(Protocol):
@@ -91,6 +100,8 @@ class Env:
     tokens: SecretTokens | None = None
     balancers: LoadBalancers | None = None
     aggregated: Aggregated | None = None
+    machines: Machines | None = None
+    series: Series | None = None
     disks: Mapping[str, Disks] = field(default_factory=dict)
     instances: Instances | None = None
     routes: Routes | None = None

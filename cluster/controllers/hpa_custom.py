@@ -1,6 +1,7 @@
 """Metrics that are not a pod's CPU or memory: read from custom.metrics.k8s.io and external.metrics.k8s.io.
 
-Those APIs are served by whoever has the metrics (an adapter for Prometheus, KEDA), under an APIService. Values are in
+Those APIs are served by whoever has the metrics (an adapter for Prometheus, KEDA), under an APIService. Where none is
+registered, a Prometheus that the controllers know (`prometheus-url`) is read instead (`hpa_prometheus`). Values are in
 thousandths, since quantities are. Source: k8s.io/metrics, kubernetes pkg/controller/podautoscaler/metrics/client.go.
 """
 
@@ -15,6 +16,7 @@ from cluster.api.quantity import millis
 from cluster.api.selectors import LabelSelector, from_label_selector
 from cluster.controllers.env import Env
 from cluster.controllers.hpa_core import Sample
+from cluster.controllers.hpa_prometheus import PrometheusMetrics
 from cluster.machinery.client import Obj
 
 _CUSTOM, _EXTERNAL = "custom.metrics.k8s.io", "external.metrics.k8s.io"
@@ -26,15 +28,20 @@ class CustomMetrics:
 
     def __init__(self, env: Env) -> None:
         self._env = env
+        self._prometheus = None if env.series is None else PrometheusMetrics(env.series)
         self._services = env.informer("apiservices.apiregistration.k8s.io")
 
     async def of_pods(self, namespace: str, metric: Obj, pods: LabelSelector) -> dict[str, Sample]:
         """By pod's name."""
+        if (prometheus := self._instead_of(_CUSTOM)) is not None:
+            return await prometheus.of_pods(namespace, metric)
         query = {"labelSelector": str(pods)} | _query("metricLabelSelector", metric)
         items = await self._items(_CUSTOM, f"/namespaces/{namespace}/pods/*/{metric['name']}", query)
         return {i["describedObject"]["name"]: _sample(i) for i in items}
 
     async def of_object(self, namespace: str, metric: Obj, ref: Obj) -> int:
+        if (prometheus := self._instead_of(_CUSTOM)) is not None:
+            return await prometheus.of_object(namespace, metric, ref)
         path = f"{self._object_path(namespace, ref)}/{metric['name']}"
         items = await self._items(_CUSTOM, path, _query("metricLabelSelector", metric))
         if len(items) != 1:
@@ -43,9 +50,15 @@ class CustomMetrics:
 
     async def external(self, namespace: str, metric: Obj) -> int:
         """The sum of all series that the selector matches."""
+        if (prometheus := self._instead_of(_EXTERNAL)) is not None:
+            return await prometheus.external(namespace, metric)
         query = _query("labelSelector", metric)
         items = await self._items(_EXTERNAL, f"/namespaces/{namespace}/{metric['name']}", query)
         return sum(_milli(i["value"]) for i in items)
+
+    def _instead_of(self, group: str) -> PrometheusMetrics | None:
+        served = any(self._services.get("", f"{version}.{group}") is not None for version in _VERSIONS[group])
+        return None if served else self._prometheus
 
     def _object_path(self, namespace: str, ref: Obj) -> str:
         group, _, version = str(ref.get("apiVersion") or "v1").rpartition("/")

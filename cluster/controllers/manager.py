@@ -32,10 +32,11 @@ from cluster.controllers.deployment import DeploymentController
 from cluster.controllers.disruption import DisruptionController
 from cluster.controllers.endpoints import EndpointsController, EndpointSliceController
 from cluster.controllers.endpoints_mirroring import EndpointSliceMirroringController
-from cluster.controllers.env import Aggregated, Controller, Env, SecretTokens
+from cluster.controllers.env import Aggregated, Controller, Env, Machines, SecretTokens
 from cluster.controllers.ephemeral_volumes import EphemeralVolumeController
 from cluster.controllers.garbage_collector import GarbageCollector
 from cluster.controllers.hpa import HpaController
+from cluster.controllers.hpa_prometheus import Series
 from cluster.controllers.job import JobController
 from cluster.controllers.job_ttl import JobTtlController
 from cluster.controllers.load_balancers import LoadBalancerController
@@ -152,6 +153,8 @@ class ControllerManager:
         tokens: SecretTokens | None = None,
         balancers: LoadBalancers | None = None,
         aggregated: Aggregated | None = None,
+        machines: Machines | None = None,
+        series: Series | None = None,
         disks: Mapping[str, Disks] = MappingProxyType({}),
         instances: Instances | None = None,
         routes: Routes | None = None,
@@ -179,6 +182,8 @@ class ControllerManager:
             tokens=tokens,
             balancers=balancers,
             aggregated=aggregated,
+            machines=machines,
+            series=series,
             disks=disks,
             instances=instances,
             routes=routes,

@@ -5,6 +5,7 @@ heartbeat, timed by our own clock when we see them (clocks of machines need not 
 only when it fires: a heartbeat costs a dictionary write.
 
 What a verdict leads to, in this order (so that nothing new lands there while the old is cleared away):
+  AGENT_DOWN: conditions Unknown, taints.
   UNREACHABLE: conditions Unknown, taints, its pods Ready=False (they leave the endpoints).
   GONE: the same, out-of-service taint, then all its pods deleted with grace 0, at once and in parallel.
 Volumes follow by themselves: the attach/detach controller takes them from a node that is out of service.
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _LEASE_NAMESPACE = "kube-node-lease"
 _RETRY_S = 1.0
+_ASK_AGAIN_S = 5.0
 
 
 class NodeLifecycleController:
@@ -150,6 +152,9 @@ class NodeLifecycleController:
         judgement = self._judge(name, node)
         if judgement.verdict is Verdict.UNREACHABLE and await self._renewed_meanwhile(name):
             judgement = self._judge(name, node)
+        if judgement.verdict is Verdict.UNREACHABLE and self._env.machines is not None:
+            down = await self._env.machines.answers(name)
+            judgement = core.Judgement(Verdict.AGENT_DOWN if down else Verdict.UNREACHABLE, _ASK_AGAIN_S)
         now = self._env.clock()
         before = self._verdicts.get(name, Verdict.ALIVE)
         self._verdicts[name] = judgement.verdict
@@ -308,17 +313,24 @@ class NodeLifecycleController:
         name = node["metadata"]["name"]
         now = self._env.monotonic()
         silent_s = max(now - self._seen.get(name, now), 0.0)
+        grace_s = self._env.config.node_monitor_grace_period_s
         if after is Verdict.GONE:
             message = (
                 f"Machine {name} is off by the provider's word ({silent_s:.1f} s after its last heartbeat): "
                 "its pods are deleted and its volumes released at once"
             )
             self._events.event(node, "Warning", "MachineGone", message)
+        elif after is Verdict.AGENT_DOWN:
+            message = (
+                f"The kubelet of {name} was silent for {silent_s:.1f} s (node-monitor-grace-period {grace_s:g} s), but "
+                "the machine answers: pods go on and stay in their endpoints while it is started again; they leave as "
+                "their tolerationSeconds run out"
+            )
+            self._events.event(node, "Warning", "MachineAgentDown", message)
         elif after is Verdict.UNREACHABLE:
             message = (
-                f"Machine {name} was silent for {silent_s:.1f} s (node-monitor-grace-period "
-                f"{self._env.config.node_monitor_grace_period_s:g} s): pods leave as their tolerationSeconds run out, "
-                "volumes stay until it is proven to be off"
+                f"Machine {name} was silent for {silent_s:.1f} s (node-monitor-grace-period {grace_s:g} s): "
+                "pods leave as their tolerationSeconds run out, volumes stay until it is proven to be off"
             )
             self._events.event(node, "Warning", "MachineUnreachable", message)
         elif before is not Verdict.ALIVE:

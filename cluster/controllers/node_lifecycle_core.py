@@ -3,7 +3,9 @@
 Pure. DESIGN.md "Liveness"; kubernetes pkg/controller/nodelifecycle. Verdicts, from weakest to strongest:
 
 - ALIVE: the lease was renewed within the grace period; the kubelet's own conditions stand.
-- UNREACHABLE: silence for longer. Ready becomes Unknown, taints follow, timers (tolerationSeconds) run. It may live.
+- AGENT_DOWN: its kubelet is silent for longer, but the machine answers. As UNREACHABLE, but its pods go on and stay in
+  their endpoints: whoever keeps the kubelet running is there to start it again.
+- UNREACHABLE: nothing answers. Ready becomes Unknown, taints follow, timers (tolerationSeconds) run. It may live.
 - GONE: the provider says "off". That is proof: the machine runs nothing, so pods and volumes are freed at once.
 
 Invariant: UNREACHABLE never becomes GONE by waiting; only proof makes it so.
@@ -38,6 +40,7 @@ _MANAGED = frozenset({NOT_READY, UNREACHABLE_TAINT, UNSCHEDULABLE, *_PRESSURE.va
 
 class Verdict(enum.Enum):
     ALIVE = "alive"
+    AGENT_DOWN = "agent-down"
     UNREACHABLE = "unreachable"
     GONE = "gone"
 

@@ -9,6 +9,7 @@ from typing import Any
 from cluster.controllers import node_lifecycle_core as core
 from cluster.controllers.config import ControllerConfig, profile
 from cluster.controllers.endpoints import EndpointSliceController
+from cluster.controllers.env import Controller, Env
 from cluster.controllers.node_ipam import NodeIpamController, pick_block
 from cluster.controllers.node_lifecycle import NodeLifecycleController
 from cluster.controllers.node_lifecycle_core import Heartbeat, Verdict
@@ -75,6 +76,40 @@ async def test_a_silent_machine_is_tainted_and_its_pods_leave_the_endpoints_but_
         assert len(await w.items("pods")) == 2
         reasons = {e["reason"] for e in await w.items("events")}
         assert {"NodeNotReady", "MachineUnreachable"} <= reasons
+
+
+class Answering:
+    """Machines whose sk8-machine answers."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = set(names)
+
+    async def answers(self, name: str) -> bool:
+        return name in self.names
+
+
+async def test_a_silent_kubelet_on_a_machine_that_answers_keeps_its_endpoints() -> None:
+    machines = Answering("n1")
+
+    def lifecycle(env: Env) -> Controller:
+        return NodeLifecycleController(replace(env, machines=machines))
+
+    async with World(lifecycle, EndpointSliceController) as w:
+        await start(w)
+        await bound(w, "a", "n1")
+        await w.create("services", service())
+        await w.settle()
+        await beats(w, "n2", "n3")
+        node = await w.client.get("nodes", "n1")
+        assert core.ready_status(node) == "Unknown"
+        assert taints(node) == {("unreachable", "NoSchedule"), ("unreachable", "NoExecute")}, "its timers run"
+        assert (await conditions(w))["a"]["ready"] is True
+        (event,) = [e for e in await w.items("events") if e["reason"] == "MachineAgentDown"]
+        assert "but the machine answers" in event["message"]
+        machines.names.clear()
+        await beats(w, "n2", "n3")
+        assert (await conditions(w))["a"]["ready"] is False, "now the machine is silent, too"
+        assert "MachineUnreachable" in {e["reason"] for e in await w.items("events")}
 
 
 async def test_a_machine_that_speaks_again_loses_its_taints_once_its_kubelet_says_ready() -> None:
