@@ -178,5 +178,5 @@ def test_alerts_fire_under_real_faults(troubled: Cluster, prometheus: Prometheus
         faults.unlink()
         for pid in actor_pids("State", machines()[0]):
             os.kill(pid, signal.SIGKILL)
-    eventually(lambda: troubled.kubectl("get", "--raw", "/readyz"), within_s=90, what="the API answers again")
+    eventually(lambda: troubled.sk8("status"), within_s=120, what="the store is whole again")
     assert prometheus.query('sk8:target_missed{target="pending pods 0"}')[0]["value"][1] == "1"

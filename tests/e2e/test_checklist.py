@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from doc_commands import commands
 
-from tests.e2e.conftest import BASE, ROOT, SK8, Cluster
+from tests.e2e.conftest import BASE, ROOT, SK8, Cluster, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -20,6 +20,7 @@ sk8() {{ case " $* " in *" --base "*) {SK8} "$@" ;; *) {SK8} "$@" --base {BASE} 
 def test_every_command_of_the_checklist_works(cluster: Cluster) -> None:
     found = commands("production.md")
     assert len(found) > 25
+    eventually(lambda: cluster.sk8("status"), within_s=120, what="nothing is left of what an earlier test did")
     for command in found:
         done = subprocess.run(
             ["bash", "-c", SHELL + command], cwd=ROOT, env=cluster.env, capture_output=True, text=True, timeout=300
