@@ -46,6 +46,33 @@ def plot(report: dict[str, Any], name: str, path: Path) -> None:
     pyplot.close(figure)
 
 
+def draw(report: dict[str, Any], name: str, path: Path) -> None:
+    """The curves, one panel for each `panel`: rates over time, distributions, cost against size."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    titles = list(dict.fromkeys(curve["panel"] for curve in report["curves"]))
+    figure, panels = pyplot.subplots(len(titles), 1, figsize=(9, 3.5 * len(titles)), squeeze=False)
+    for panel, title in zip(panels[:, 0], titles, strict=True):
+        for curve in report["curves"]:
+            if curve["panel"] == title:
+                panel.plot(*zip(*curve["points"], strict=True), label=curve["label"], marker=".", markersize=3)
+                panel.set_xlabel(curve["x"])
+                panel.set_ylabel(curve["y"])
+                if curve["log"]:
+                    panel.set_xscale("log")
+        panel.set_title(title)
+        panel.set_ylim(bottom=0)
+        panel.grid(alpha=0.3)
+        panel.legend(loc="best")
+    figure.suptitle(f"{name} at {report['commit']}, {report['machine']['cores']} cores")
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+    pyplot.close(figure)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="small sizes, results not kept")
@@ -68,7 +95,10 @@ def main() -> int:
             failed.append(name)
             continue
         if not args.smoke:
-            plot(json.loads(target.read_text()), name, target.with_suffix(".png"))
+            report = json.loads(target.read_text())
+            plot(report, name, target.with_suffix(".png"))
+            if report.get("curves"):
+                draw(report, name, target.with_name(f"{name}-curves.png"))
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

@@ -95,6 +95,7 @@ def _apiserver(base: Path) -> list[str]:
 
 
 def _spawn(target: Target, base: Path, name: str, *arguments: str) -> None:
-    with (base / f"{name}.log").open("wb") as out:
+    log = base / f"{name}.log"
+    with log.open("wb") as out:
         popen = subprocess.Popen([name, *arguments], stdout=out, stderr=out, stdin=subprocess.DEVNULL)
-    target.processes.append(Process(name, popen))
+    target.processes.append(Process(name, popen, log))

@@ -70,6 +70,7 @@ class Process:
 
     name: str
     popen: subprocess.Popen[bytes]
+    log: Path | None = None
 
     def cpu_s(self) -> float:
         try:
@@ -77,6 +78,10 @@ class Process:
         except FileNotFoundError:
             return 0.0
         return sum(int(fields[i]) for i in (11, 12)) / os.sysconf("SC_CLK_TCK")
+
+    def told(self) -> str:
+        """The end of its log."""
+        return self.log.read_text(errors="replace")[-1000:] if self.log is not None else "no log"
 
     def pss_mib(self) -> float:
         try:
@@ -144,7 +149,7 @@ def _spawn(target: Target, cluster: ClusterConfig, role: str, machine: str) -> N
     command = [sys.executable, "-m", "benchmarks._stack", role, "--machine", machine, "--base", cluster.base_dir]
     with log.open("wb") as out:
         popen = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
-    target.processes.append(Process(f"{role} {machine}", popen))
+    target.processes.append(Process(f"{role} {machine}", popen, log))
 
 
 def wait_port(target: Target, host: str, port: int) -> None:
@@ -152,7 +157,7 @@ def wait_port(target: Target, host: str, port: int) -> None:
     while True:
         for process in target.processes:
             if process.popen.poll() is not None:
-                raise RuntimeError(f"{process.name} exited with {process.popen.returncode}")
+                raise RuntimeError(f"{process.name} exited with {process.popen.returncode}: {process.told()}")
         try:
             socket.create_connection((host, port), 1).close()
             return

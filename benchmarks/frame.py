@@ -2,11 +2,12 @@
 
 A benchmark is a module with `def run(bench: Bench) -> None` and ends in `main(run, __doc__)`:
 
-    python -m benchmarks.NAME --json FILE [--smoke] [--peer]
+    python -m benchmarks.NAME --json FILE [--smoke] [--peer [NAME]]
 
 A row is {name, value, unit, peer, ratio, goal, ok}: `peer` is the same thing measured in the same run on the system
 we compare with (None where it is not installed), `ratio` is how much better we are (above 1 is better, whichever way
-the unit points), `ok` whether the goal was met (None without a goal). `--smoke` is small and proves only that it runs.
+the unit points), `ok` whether the goal was met (None without a goal). A curve is what a plot shows and a row cannot: a
+rate over time, a distribution. `--smoke` is small and proves only that it runs.
 """
 
 from __future__ import annotations
@@ -55,14 +56,38 @@ class Row:
         return own | {"ratio": self.ratio, "goal": self.goal, "ok": self.ok, "samples": self.samples}
 
 
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One line of the panel `panel`; `x` and `y` name the axes, with units. `log`: the x axis is logarithmic."""
+
+    panel: str
+    label: str
+    x: str
+    y: str
+    points: list[tuple[float, float]]
+    log: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        points = [(round(x, 4), round(y, 4)) for x, y in self.points]
+        return {"panel": self.panel, "label": self.label, "x": self.x, "y": self.y, "log": self.log, "points": points}
+
+
+def distribution(values: Sequence[float], most: int = 200) -> list[tuple[float, float]]:
+    """(value, share of the sample at or below it), at most so many points."""
+    ordered = sorted(values)
+    step = max(len(ordered) // most, 1)
+    return [(ordered[i], (i + 1) / len(ordered)) for i in range(step - 1, len(ordered), step)]
+
+
 @dataclass(slots=True)
 class Bench:
-    """What a benchmark measures with: its options, and the rows it adds."""
+    """What a benchmark measures with: its options, and the rows and curves it adds."""
 
     smoke: bool = False
     peer: bool = False
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
 
     def add(
         self,
@@ -118,12 +143,15 @@ def main(run: Callable[[Bench], None], doc: str | None) -> None:
     parser = argparse.ArgumentParser(description=(doc or "").strip().splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--smoke", action="store_true", help="small sizes: does it run at all")
-    parser.add_argument("--peer", action="store_true", help="measure the peer in the same run where it is installed")
+    text = "measure the peer in the same run where it is installed; its name may be given (kubernetes, etcd)"
+    parser.add_argument("--peer", nargs="?", const="yes", metavar="NAME", help=text)
     args = parser.parse_args()
-    bench = Bench(smoke=args.smoke, peer=args.peer)
+    bench = Bench(smoke=args.smoke, peer=args.peer is not None)
     run(bench)
     if args.json:
         report = where() | {"smoke": args.smoke, "notes": bench.notes, "rows": [row.to_dict() for row in bench.rows]}
+        if bench.curves:
+            report["curves"] = [curve.to_dict() for curve in bench.curves]
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(report, indent=1) + "\n")
     sys.exit(1 if not bench.rows else 0)

@@ -1,21 +1,29 @@
 """The whole system: pods created over HTTPS, stored by the quorum, scheduled, bound, and seen bound by a watch.
 
-    python -m benchmarks.schedule --json FILE [--smoke] [--peer]
+    python -m benchmarks.schedule --json FILE [--smoke] [--peer kubernetes] [--heartbeats] [--fill [PODS]]
+    python -m benchmarks.schedule --workload NAME...      kube-scheduler's own workloads: benchmarks.schedule_workloads
 
 Simulated: nodes are plain Node objects, Ready, with 4 CPU, 32 GiB, 110 pods; no kubelet runs and nobody sends
 heartbeats (as in kube-scheduler's own benchmark). Real: three State members with TLS and fsync, one ApiServer, one
 Scheduler under its lease, managedFields, the shipped code in every process; processes instead of Ray actors. `--peer`
 drives kube-apiserver, kube-scheduler and one etcd, where they are on PATH, with the same client in the same run.
+`--heartbeats` takes our side once more with as many live hollow nodes (kubelet cores with leases and statuses, in a
+process of their own), which also run the pods they get. `--fill` fills the nodes to 150,000 pods, as far as 15 minutes
+go. CPU per pod is what the servers used until all pods were bound; and until they were at rest, with all Events
+written, which either side does behind the binding.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +33,12 @@ import uvloop
 from benchmarks import _peer, _stack
 from benchmarks._load import Connection, spread, undisturbed
 from benchmarks._stack import Target
-from benchmarks.frame import Bench, main, percentile
+from benchmarks.frame import Bench, Curve, distribution, main, percentile
 
 CONNECTIONS = 32
 TIMEOUT_S = 300.0
+REST_S, REST_LOOKS, IDLE_CORES = 0.5, 20, 0.15
+PODS, FILL_S = 150_000, 900.0
 _NAMED = re.compile(rb'"metadata":\{[^{}]*?"name":"bench-(\d+)"')
 Obj = dict[str, Any]
 
@@ -67,6 +77,11 @@ class Burst:
     latency_ms: list[float] = field(default_factory=list)
     bound: dict[int, float] = field(default_factory=dict)
     cpu_s: dict[str, float] = field(default_factory=dict)
+    rest_cpu_s: float = 0.0
+
+    def cpu_us(self) -> float:
+        """Of all servers, for each pod, until the last was bound."""
+        return sum(self.cpu_s.values()) / len(self.bound) * 1e6
 
     def bound_per_s(self) -> float:
         return len(self.bound) / (max(self.bound.values()) - self.began)
@@ -151,6 +166,17 @@ def _collector(seen: Burst, pods: int, first: int) -> Any:
     return on_lines
 
 
+async def at_rest(target: Target) -> float:
+    """CPU seconds that the servers have used once they use next to nothing any more."""
+    used = sum(target.cpu_s().values())
+    for _ in range(REST_LOOKS):
+        await asyncio.sleep(REST_S)
+        before, used = used, sum(target.cpu_s().values())
+        if used - before < IDLE_CORES * REST_S:
+            break
+    return used
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     full: Burst
@@ -159,9 +185,12 @@ class Measured:
 
 
 async def measure(target: Target, nodes: int, pods: int, offered: int) -> Measured:
+    """`nodes` 0: they are there already."""
     connections = await prepare(target, nodes)
     await burst(target, connections, 0, min(pods, 200))  # the first of everything is not what is asked
+    before = await at_rest(target)
     full = await burst(target, connections, 1_000_000, pods)
+    full.rest_cpu_s = await at_rest(target) - before
     slow = await burst(target, connections, 2_000_000, offered, per_s=500.0)
     memory = {p.name: p.pss_mib() for p in target.processes}
     for connection in connections:
@@ -169,7 +198,15 @@ async def measure(target: Target, nodes: int, pods: int, offered: int) -> Measur
     return Measured(full, slow, memory)
 
 
-def run(bench: Bench) -> None:
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`fill`: to how many pods; 0 for not at all."""
+
+    heartbeats: bool = False
+    fill: int = 0
+
+
+def run(bench: Bench, options: Options = Options()) -> None:
     nodes, pods, offered = (50, 100, 100) if bench.smoke else (5000, 5000, 2500)
     with tempfile.TemporaryDirectory(prefix="sk8-bench-") as directory:
         base = Path(directory)
@@ -181,7 +218,36 @@ def run(bench: Bench) -> None:
                 f"no peer: {', '.join(_peer.missing())} not on PATH; see docs for 422 to 478 pods/s measured before"
             )
         ours = _on(_stack.start(base / "sk8"), nodes, pods, offered)
-    _rows(bench, f"{nodes} nodes, {pods} pods", ours, peer, nodes == 5000)
+        _rows(bench, f"{nodes} nodes, {pods} pods", ours, peer, nodes == 5000)
+        _curves(bench, ours, peer)
+        if options.heartbeats:
+            _with_heartbeats(bench, base / "live", nodes, pods, offered)
+        if options.fill:
+            _fill(bench, base / "full", nodes, options.fill)
+
+
+def _with_heartbeats(bench: Bench, base: Path, nodes: int, pods: int, offered: int) -> None:
+    from benchmarks import _fleet  # brings the kubelet's libraries, which the others do without
+
+    target = _stack.start(base)
+    try:
+        with _fleet.live(target, base, nodes), undisturbed():
+            found = uvloop.run(measure(target, 0, pods, offered))
+    finally:
+        target.stop()
+    _rows(bench, f"{nodes} live hollow nodes, {pods} pods", found, None, False)
+
+
+def _fill(bench: Bench, base: Path, nodes: int, pods: int) -> None:
+    from benchmarks import _fill as filling
+
+    target = _stack.start(base)
+    try:
+        step = filling.STEP if pods > filling.STEP else max(pods // 4, 1)
+        filled = uvloop.run(filling.fill(target, nodes, pods, FILL_S, step))
+    finally:
+        target.stop()
+    filling.rows(bench, filled, nodes, pods)
 
 
 def _on(target: Target, nodes: int, pods: int, offered: int) -> Measured:
@@ -200,12 +266,15 @@ def _rows(bench: Bench, what: str, ours: Measured, peer: Measured | None, big: b
         bench.add(f"{name}, {what}", value(ours), unit, samples=count, peer=other, goal=goal if big else None)
 
     row("bound", "pods/s", lambda m: m.full.bound_per_s(), 1800)
+    for percent in (50, 90, 99):
+        row(f"bound in a second, p{percent}", "pods/s", partial(_in_a_second, percent))
     row("created", "pods/s", lambda m: m.full.created_per_s(), 2000)
     row("create p50", "ms", lambda m: percentile(m.full.latency_ms, 50))
     row("create p99", "ms", lambda m: percentile(m.full.latency_ms, 99), 50)
     row("create to bound at 500 pods/s p50", "ms", lambda m: percentile(m.offered.to_bound_ms(), 50))
     row("create to bound at 500 pods/s p99", "ms", lambda m: percentile(m.offered.to_bound_ms(), 99), 30)
-    row("CPU per pod, all servers", "cpu_us", lambda m: sum(m.full.cpu_s.values()) / len(m.full.bound) * 1e6, 850)
+    row("CPU per pod, all servers", "cpu_us", lambda m: m.full.cpu_us(), 850)
+    row("CPU per pod, until at rest", "cpu_us", lambda m: m.full.rest_cpu_s / len(m.full.bound) * 1e6)
     row("memory, all servers", "MiB", lambda m: sum(m.memory_mib.values()))
     for name, used in ours.full.cpu_s.items():
         bench.add(f"CPU per pod, {name}, {what}", used / count * 1e6, "cpu_us", samples=count)
@@ -213,5 +282,35 @@ def _rows(bench: Bench, what: str, ours: Measured, peer: Measured | None, big: b
         bench.note(f"peer's CPU per pod, {name}: {used / count * 1e6:.0f} us")
 
 
+def _in_a_second(percent: int, measured: Measured) -> float:
+    """So many pods were bound in `percent` of the seconds, or more."""
+    return percentile(measured.full.windows(), 100 - percent)
+
+
+def _curves(bench: Bench, ours: Measured, peer: Measured | None) -> None:
+    for label, one in (("sk8", ours), ("peer", peer)):
+        if one is None:
+            continue
+        rates = [(float(second), float(bound)) for second, bound in enumerate(one.full.windows())]
+        bench.curves.append(Curve("pods bound", label, "seconds after the first create", "pods/s", rates))
+        waits = distribution(one.offered.to_bound_ms())
+        panel = "create to bound at 500 pods/s offered"
+        bench.curves.append(Curve(panel, label, "ms", "share of the pods", waits, log=True))
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--heartbeats", action="store_true")
+    parser.add_argument("--fill", type=int, nargs="?", const=PODS, default=0)
+    parser.add_argument("--workload", action="append", default=[])
+    parser.add_argument("--nodes", type=int, default=500)
+    own, sys.argv[1:] = parser.parse_known_args()
+    if own.workload:
+        from benchmarks.schedule_workloads import runner
+
+        main(runner(own.workload, own.nodes), __doc__)
+    main(lambda bench: run(bench, Options(own.heartbeats, own.fill)), __doc__)
+
+
 if __name__ == "__main__":
-    main(run, __doc__)
+    _main()

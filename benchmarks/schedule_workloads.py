@@ -183,6 +183,9 @@ def runner(names: list[str], nodes: int) -> Callable[[Bench], None]:
         if bench.peer and _peer.missing():
             bench.note(f"no peer: {', '.join(_peer.missing())} not on PATH")
         some = names or (["SchedulingBasic", "Preemption"] if bench.smoke else [w.name for w in ALL])
+        unknown = [name for name in some if name not in BY_NAME]
+        if unknown:
+            raise SystemExit(f"no such workload: {', '.join(unknown)}; known are {', '.join(BY_NAME)}")
         for name in some:
             _rows(bench, BY_NAME[name], 10 if bench.smoke else nodes)
 

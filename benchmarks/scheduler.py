@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks._algorithm import BATCH, columns_of, pending, rate
 from benchmarks._loopback import through_the_shell
 from benchmarks._workloads import ALL, pod
-from benchmarks.frame import Bench, main, percentile
+from benchmarks.frame import Bench, Curve, main, percentile
 from cluster.scheduler.decide import Pending, Placement, place
 from cluster.scheduler.queue import SchedulingQueue
 from cluster.scheduler.shape import shape_of
@@ -90,11 +90,12 @@ def _reading(bench: Bench, pods: int) -> None:
     bench.add("a pod into its shape", (time.process_time() - started) / pods * 1e6, "us", samples=pods)
 
 
-def _size(bench: Bench, nodes: int, pods: int, memory_goal: float | None) -> None:
-    """A full cluster, in a process of its own."""
+def _size(bench: Bench, costs: list[tuple[float, float]], nodes: int, pods: int, memory_goal: float | None) -> None:
+    """A full cluster, in a process of its own. `costs` gets (nodes, ms of one decision)."""
     command = [sys.executable, "-m", "benchmarks._algorithm", str(nodes), str(pods)]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     what = f"{nodes} nodes, {pods} pods"
+    costs.append((float(nodes), found["one_p50_ms"]))
     bench.add(f"memory, {what}", found["memory_mib"], "MiB", samples=1, goal=memory_goal)
     bench.add(f"filling, {what}", found["pods_per_s"], "pods/s", samples=pods)
     bench.add(f"one decision p50, {what}", found["one_p50_ms"], "ms", samples=300)
@@ -106,8 +107,10 @@ def run(bench: Bench) -> None:
         _kinds(bench, nodes, 200 if bench.smoke else 5000)
         _workloads(bench, nodes)
     _waiting(bench, 200 if bench.smoke else 10000)
+    costs: list[tuple[float, float]] = []
     for size in ((100, 500, None),) if bench.smoke else SIZES:
-        _size(bench, *size)
+        _size(bench, costs, *size)
+    bench.curves.append(Curve("cost of one decision", "p50", "nodes", "ms", costs))
     nodes, pods = (100, 200) if bench.smoke else (5000, 10000)
     wall, cpu_us = asyncio.run(through_the_shell(nodes, pods))
     bench.add(f"the scheduler's process, store answering at once, {nodes} nodes", wall, "pods/s", samples=pods)

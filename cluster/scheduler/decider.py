@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 _SLICE = 128
 """Pods decided before others get a turn on the loop."""
 _SAMPLE = 10
+_FRESH = 16
 Outcomes = list[Placement | Unschedulable]
 
 
@@ -52,10 +53,17 @@ class Decider:
         self._clock = clock
         self._rng = np.random.default_rng((rng or random.Random()).getrandbits(64))
         self._slices = 0
+        self._drawn = 0
+        self._order: Rows = np.zeros(0, dtype=np.intp)
 
     def tie_order(self) -> Rows:
-        """A fresh random order, so that equal nodes fill evenly (kube-scheduler picks among equals at random)."""
-        order: Rows = self._rng.permutation(self._world.columns.size)
+        """A random order, so that equal nodes fill evenly (kube-scheduler picks among equals at random): drawn afresh
+        now and then, and rolled by a random distance meanwhile, which costs a copy."""
+        size = self._world.columns.size
+        if self._drawn % _FRESH == 0 or len(self._order) != size:
+            self._order = self._rng.permutation(size)
+        self._drawn += 1
+        order: Rows = np.roll(self._order, int(self._rng.integers(size)))
         return order
 
     async def decide(self, profile: Profile, pending: list[Pending]) -> Outcomes:
