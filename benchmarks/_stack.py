@@ -121,8 +121,10 @@ class Target:
                 process.popen.wait()
 
 
-def start(base: Path, members: int = 3, *, scheduler: bool = True) -> Target:
-    """Three State members, one ApiServer, one Scheduler. Raises RuntimeError with the log of what did not come up."""
+def start(base: Path, members: int = 3, *, scheduler: bool = True, controllers: bool = False) -> Target:
+    """Three State members, one ApiServer, one Scheduler; `controllers`: those, too, whom no provider tells of machines.
+
+    Raises RuntimeError with the log of what did not come up."""
     cluster = cluster_of(base, members)
     found(cluster)
     tls = ssl.create_default_context(cafile=str(cluster.pki / "ca.crt"))
@@ -138,6 +140,8 @@ def start(base: Path, members: int = 3, *, scheduler: bool = True) -> Target:
         wait_port(target, last.ip, cluster.api_port)
         if scheduler:
             _spawn(target, cluster, "scheduler", last.name)
+        if controllers:
+            _spawn(target, cluster, "controllers", last.name)
     except BaseException:
         target.stop()
         raise
@@ -184,7 +188,7 @@ async def _run(role: str, cluster: ClusterConfig, name: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("role", choices=("state", "apiserver", "scheduler"))
+    parser.add_argument("role", choices=("state", "apiserver", "scheduler", "controllers"))
     parser.add_argument("--machine", required=True)
     parser.add_argument("--base", type=Path, required=True)
     args = parser.parse_args()

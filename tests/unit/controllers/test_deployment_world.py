@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from cluster.api.errors import internal
+from cluster.api.errors import forbidden, internal
 from cluster.api.scheme import SCHEME
 from cluster.controllers.deployment import DeploymentController
-from cluster.controllers.replicaset import ReplicaSetController
+from cluster.controllers.replicaset import ReplicaSetController, slow_start
 from cluster.machinery.client import Obj, clone
 from cluster.machinery.registry_client import RegistryClient
 from cluster.registry.context import MASTERS, RequestContext
@@ -310,3 +310,42 @@ async def test_what_one_action_caused_carries_its_id() -> None:
         for resource, count in (("replicasets.apps", 1), ("pods", 3)):
             found = (await w.registry.list(ctx, SCHEME.named(resource), "default")).items
             assert [stored.cause for stored in found] == ["scale-1"] * count
+
+
+async def test_scaling_in_the_middle_of_a_rollout_is_proportional() -> None:
+    """The example of Kubernetes' documentation: 8 old and 5 new of 10 become 11 and 7 of 15."""
+    async with World(*BOTH) as w:
+        await w.namespace()
+        await w.node("n1")
+        rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 3, "maxUnavailable": 2}}
+        await w.create("deployments.apps", deployment(replicas=10, strategy=rolling))
+        await w.settle_with_kubelet()
+        change = {"spec": {"template": {"spec": {"containers": [{"name": "main", "image": "nginx:sometag"}]}}}}
+        await w.client.patch("deployments.apps", "web", change, "default")
+        await w.settle()  # no kubelet: nothing new becomes ready
+        assert await _sizes(w) == {"nginx:1.21": 8, "nginx:sometag": 5}
+        await w.client.patch("deployments.apps", "web", {"spec": {"replicas": 15}}, "default")
+        await w.settle()
+        assert await _sizes(w) == {"nginx:1.21": 11, "nginx:sometag": 7}
+
+
+async def _sizes(w: World) -> dict[str, int]:
+    sets = await w.items("replicasets.apps")
+    return {s["spec"]["template"]["spec"]["containers"][0]["image"]: s["spec"]["replicas"] for s in sets}
+
+
+@pytest.mark.parametrize(("refused_after", "tried"), [(0, 1), (1, 3), (3, 7), (100, 100)])
+async def test_pods_are_made_in_batches_that_double(refused_after: int, tried: int) -> None:
+    """What no admission accepts costs a few refusals, not as many as there are replicas."""
+    calls = 0
+
+    async def make() -> Obj:
+        nonlocal calls
+        calls += 1
+        if calls > refused_after:
+            raise forbidden(SCHEME.named("pods"), "p", "exceeded quota")
+        return {}
+
+    made, error = await slow_start(100, make)
+    assert (calls, len(made)) == (tried, min(refused_after, 100))
+    assert (error is None) == (refused_after == 100)

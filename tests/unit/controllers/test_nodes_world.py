@@ -14,10 +14,11 @@ from cluster.controllers.node_ipam import NodeIpamController, pick_block
 from cluster.controllers.node_lifecycle import NodeLifecycleController
 from cluster.controllers.node_lifecycle_core import Heartbeat, Verdict
 from cluster.controllers.pod_gc import PodGcController
+from cluster.controllers.statefulset import StatefulSetController
 from cluster.controllers.taint_eviction import TaintEvictionController
 from cluster.machinery.client import Obj, clone
 from cluster.registry.types import RegistryConfig
-from tests.support.controller_world import World
+from tests.support.controller_world import World, template
 from tests.unit.controllers.test_endpoints_world import conditions, pod, service
 
 
@@ -290,6 +291,31 @@ def test_foreign_taints_are_kept() -> None:
     node["spec"]["taints"] = tainted
     node["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
     assert core.taints_for(node, Verdict.ALIVE, 0.0, evict=False) == [{"key": "mine", "effect": "NoExecute"}]
+
+
+async def test_a_cut_off_identity_has_no_second_pod_until_its_machine_is_proven_off() -> None:
+    async with World(NodeLifecycleController, TaintEvictionController, StatefulSetController) as w:
+        await start(w)
+        brief = {"key": core.UNREACHABLE_TAINT, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 3}
+        body = {"selector": {"matchLabels": {"app": "web"}}, "serviceName": "db", "replicas": 1}
+        body["template"] = template(tolerations=[brief])
+        await w.create("statefulsets.apps", {"metadata": {"name": "db", "namespace": "default"}, "spec": body})
+        await w.settle()
+        await w.kubelet(nodes=["n1"])
+        await w.settle()
+        (first,) = await w.items("pods")
+        await beats(w, "n2", "n3", seconds=30)
+        (still,) = await w.items("pods")
+        assert still["metadata"]["uid"] == first["metadata"]["uid"], "it may run on: it keeps its identity"
+        assert "deletionTimestamp" in still["metadata"]
+        w.provider.states.update(n1="running", n2="running", n3="running")
+        watching = asyncio.create_task(w.controllers[0]._watch_machines())  # type: ignore[attr-defined]
+        w.provider.set_state("n1", "off")
+        await w.settle()
+        (second,) = await w.items("pods")
+        assert second["metadata"]["name"] == "db-0" and second["metadata"]["uid"] != first["metadata"]["uid"]
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
 
 
 async def test_every_node_gets_its_own_block() -> None:
