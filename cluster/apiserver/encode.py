@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -21,6 +22,9 @@ from cluster.apiserver.call import Reply
 from cluster.apiserver.requestinfo import flag
 
 _NO_CACHE = "no-cache, private"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# Characters of all warnings of one answer, and of each when that is too many (k8s.io/apiserver pkg/endpoints/filters).
+_MAX_WARNINGS, _SHORT_WARNING = 4096, 256
 
 
 async def response_of(
@@ -47,15 +51,27 @@ async def response_of(
         elif pretty:
             body = orjson.dumps(orjson.loads(body), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         headers["Content-Type"] = accept.content_type if reply.code < 400 else accept.media
-    for warning in warnings or ():
-        quoted = warning.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ").replace("\r", " ")
-        headers.add("Warning", f'299 - "{quoted}"')
+    for warning in _shortened(warnings or []):
+        headers.add("Warning", f'299 - "{_quoted(warning)}"')
     if len(body) >= gzip_min_bytes and "gzip" in request.headers.get("Accept-Encoding", ""):
         body = await asyncio.to_thread(gzip.compress, body, 1)
         headers["Content-Encoding"] = "gzip"
         headers.add("Vary", "Accept-Encoding")
     metrics.RESPONSE_BYTES.inc(len(body))
     return web.Response(body=body, status=reply.code, headers=headers)
+
+
+def _shortened(warnings: list[str]) -> list[str]:
+    """Warnings that together fit into a client's limit for headers: when they do not, the beginnings of the first."""
+    if sum(map(len, warnings)) <= _MAX_WARNINGS:
+        return warnings
+    return [w[:_SHORT_WARNING] for w in warnings[: _MAX_WARNINGS // _SHORT_WARNING]]
+
+
+def _quoted(text: str) -> str:
+    """As the quoted string of a header (RFC 9110), which holds no control characters."""
+    escaped = _CONTROL.sub(lambda m: " " if m.group() in "\r\n" else f"\\x{ord(m.group()):02x}", text)
+    return escaped.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def error_reply(error: ApiError) -> Reply:

@@ -317,6 +317,16 @@ async def test_what_is_unknown_and_what_is_said_twice_are_told_together(server):
     ]
 
 
+async def test_warnings_fit_into_headers_whatever_a_client_calls_its_fields(server):
+    """Regression: a control character in a field's name, or too many unknown fields, broke the answer of a write that
+    had been done."""
+    got = await server.call("POST", CM, {"metadata": {"name": "odd"}, "a\x00\tb\n": 1})
+    assert (got.status, got.headers["Warning"]) == (201, '299 - "unknown field \\"a\\\\x00\\\\x09b \\""')
+    many = {f"{'x' * 100}{i}": 1 for i in range(1000)}
+    got = await server.call("POST", CM, {"metadata": {"name": "many"}, **many})
+    assert got.status == 201 and sum(map(len, got.headers.getall("Warning"))) < 5000
+
+
 async def test_an_apply_patch_names_only_fields_that_there_are(server):
     async def applied(text, validation):
         path = f"{CM}/twice?fieldManager=m&fieldValidation={validation}"
