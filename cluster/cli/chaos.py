@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import random
 import ssl
 import time
@@ -36,7 +37,7 @@ _LEASED = ("kube-scheduler", "kube-controller-manager")
 def add_commands(commands: Any, common: argparse.ArgumentParser, listing: argparse.ArgumentParser) -> None:
     chaos = commands.add_parser("chaos", help="break the cluster on purpose and check what it promises")
     verbs = chaos.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    add = verbs.add_parser("list", parents=[common], help="the scenarios")
+    add = verbs.add_parser("list", parents=[common, listing], help="the scenarios")
     add.set_defaults(run=_list)
     text = "run one scenario under load and judge it"
     add = verbs.add_parser("run", parents=[common, listing], help=text, description=text)
@@ -53,7 +54,10 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, listing: argpar
     add.set_defaults(run=_run)
 
 
-async def _list(_: argparse.Namespace, out: Output) -> int:
+async def _list(args: argparse.Namespace, out: Output) -> int:
+    if args.output == "json":
+        out.result(json.dumps(scenarios(), indent=2))
+        return 0
     out.result(table(("scenario", "what it does"), list(scenarios().items())))
     return 0
 

@@ -64,7 +64,8 @@ async def _dump(args: argparse.Namespace, out: Output) -> int:
 # -- doctor ----------------------------------------------------------------------------------------------------------
 async def doctor(config: ClusterConfig, out: Output, *, as_json: bool) -> int:
     """0 when nothing is wrong, 3 otherwise (as `sk8 status` of a cluster that is not healthy)."""
-    found = judge(await gather(config))
+    with out.waiting("looking at every part"):
+        found = judge(await gather(config))
     if as_json:
         out.result(json.dumps([asdict(finding) for finding in found], indent=2))
     elif not found:

@@ -24,7 +24,8 @@ async def explain(
     config: ClusterConfig, out: Output, pod: str, namespace: str, *, now: bool, rows: int, as_json: bool
 ) -> None:
     """Print it. Raises CommandError when nobody can say."""
-    found = await ask(config, namespace, pod, now=now)
+    with out.waiting("asking the scheduler"):
+        found = await ask(config, namespace, pod, now=now)
     out.result(json.dumps(found, indent=2) if as_json else render(found, now=now, rows=rows))
 
 

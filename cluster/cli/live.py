@@ -23,7 +23,8 @@ async def show(out: Output, draw: Callable[[], Awaitable[tuple[str, int]]], args
 
     On a terminal each picture takes the place of the one before; elsewhere they follow each other.
     """
-    text, code = await draw()
+    with out.waiting("asking the cluster"):
+        text, code = await draw()
     if not args.watch:
         out.result(text)
         return code

@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from cluster.cli import chaos, dashboard, doctor, events, hollow, image, kubeconfig, store_commands, top, trace
 from cluster.cli.api import AdminApi
 from cluster.cli.clusters import existing
@@ -76,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     trace.add_command(commands, common, listing)
     top.add_command(commands, common, listing)
     events.add_command(commands, common, listing)
-    add = commands.add_parser("kubeconfig", parents=[common], help="print a kubeconfig for the administrator")
+    add = commands.add_parser("kubeconfig", parents=[common, listing], help="print a kubeconfig for the administrator")
     add.set_defaults(run=_kubeconfig)
     add = commands.add_parser("completion", help="print a script that completes sk8's commands: bash, zsh or fish")
     add.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash (source <(sk8 completion bash)), zsh, fish")
@@ -215,7 +217,8 @@ async def _explain(args: argparse.Namespace, out: Output) -> int:
 
 
 async def _kubeconfig(args: argparse.Namespace, out: Output) -> int:
-    out.result(kubeconfig.render(AdminApi(existing(args.base)).access()).rstrip())
+    text = kubeconfig.render(AdminApi(existing(args.base)).access())
+    out.result(json.dumps(yaml.safe_load(text), indent=2) if args.output == "json" else text.rstrip())
     return 0
 
 

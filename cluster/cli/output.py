@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TextIO
 
 _COLOURS = {"green": "32", "red": "31", "yellow": "33", "dim": "2", "bold": "1"}
+_PATIENCE_S = 1.0
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
@@ -81,6 +82,18 @@ class Step:
         self._stream.flush()
 
 
+def _wait(text: str, stream: TextIO, done: threading.Event) -> None:
+    if done.wait(_PATIENCE_S):
+        return
+    turn = 0
+    while not done.wait(0.1):
+        turn += 1
+        stream.write(f"\r\033[K  {_SPINNER[turn % len(_SPINNER)]} {text}")
+        stream.flush()
+    stream.write("\r\033[K")
+    stream.flush()
+
+
 class Output:
     """Where one command writes. `quiet` keeps results and errors only."""
 
@@ -97,6 +110,21 @@ class Output:
             return
         with step:
             yield step
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """For what is mostly quick: on a terminal, says what it waits for after a second, and takes it back."""
+        if self._quiet or not self.err.isatty():
+            yield
+            return
+        done = threading.Event()
+        thread = threading.Thread(target=_wait, args=(text, self.err, done), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     def say(self, text: str = "") -> None:
         if not self._quiet:

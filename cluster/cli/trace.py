@@ -28,7 +28,8 @@ def add_command(commands: Any, common: argparse.ArgumentParser, listing: argpars
 
 
 async def _trace(args: argparse.Namespace, out: Output) -> int:
-    facts = await gather(existing(args.base), args.namespace, args.pod)
+    with out.waiting("asking store, scheduler, kubelet and proxies"):
+        facts = await gather(existing(args.base), args.namespace, args.pod)
     out.result(json.dumps(as_json(facts), indent=2) if args.output == "json" else render(facts))
     return 0
 

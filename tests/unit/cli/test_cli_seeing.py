@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import json
+import time
 from typing import Any
 
 import pytest
 
 from cluster.cli import events, live, top
-from cluster.cli.output import CommandError, Output
+from cluster.cli.main import main
+from cluster.cli.output import CommandError, Output, paint
 from cluster.cli.status import pods_by_node
 
 
@@ -90,3 +93,32 @@ async def test_a_watch_draws_until_it_is_ended_and_clears_terminals_only(stream:
     assert await task == 3
     assert "picture 1" in screen.getvalue() and "picture 2" in screen.getvalue()
     assert ("\033[" in screen.getvalue()) == screen.isatty()
+
+
+def test_what_takes_long_is_told_on_a_terminal_and_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.cli.output._PATIENCE_S", 0.001)
+    screen, pipe = Terminal(), io.StringIO()
+    with Output(err=screen).waiting("asking the cluster"):
+        deadline = time.monotonic() + 60
+        while "asking the cluster" not in screen.getvalue():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert screen.getvalue().endswith("\r\033[K")
+    with Output(err=pipe).waiting("asking the cluster"):
+        pass
+    assert pipe.getvalue() == ""
+
+
+def test_no_colours_where_they_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert paint("x", "red", Terminal()) == "\033[31mx\033[0m"
+    assert paint("x", "red", io.StringIO()) == "x"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert paint("x", "red", Terminal()) == "x"
+
+
+def test_lists_are_also_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chaos", "list", "-o", "json"]) == 0
+    assert "kill-machine" in json.loads(capsys.readouterr().out)
+    assert main(["version", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["version"]
