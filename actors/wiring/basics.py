@@ -36,7 +36,7 @@ def tracer_of(cluster: ClusterConfig, machine: MachineConfig, service: str) -> T
     settings = tracing_settings.of(cluster.tracing)
     if settings is None:
         return None
-    from actors.tracing import OtelTracer  # the SDK and gRPC: some 40 MB
+    from actors.tracing import OtelTracer  # the SDK and gRPC: some 16 MB
 
     return OtelTracer(service, machine.name, settings)
 
