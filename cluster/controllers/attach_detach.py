@@ -24,11 +24,12 @@ from cluster.controllers.node_lifecycle_core import is_gone
 from cluster.controllers.volume_core import pod_claims
 from cluster.controllers.volume_protection import claim_keys
 from cluster.machinery.client import Obj, clone, is_already_exists, is_not_found, key_of
-from cluster.machinery.provider import ProviderError
+from cluster.machinery.provider import Disks, ProviderError
 from cluster.machinery.reconciler import Reconciler, Result
 
 _ATTACHMENTS = "volumeattachments.storage.k8s.io"
 _RETRY_S = 1.0
+_REFUSED_S = 60.0
 _HANDLE = "volumeHandle"
 
 
@@ -172,7 +173,7 @@ class AttachDetachController:
 
     async def _reconcile_attachment(self, name: str) -> Result | None:
         attachment = self._attachments.get("", name)
-        if attachment is None or attachment["spec"]["attacher"] not in self._env.disks:
+        if attachment is None or attachment["spec"]["attacher"] not in DISK_DRIVERS:
             return None
         volume = self._volumes.get("", attachment["spec"]["source"].get("persistentVolumeName", ""))
         if "deletionTimestamp" in attachment["metadata"]:
@@ -187,13 +188,13 @@ class AttachDetachController:
 
     async def _attach(self, attachment: Obj, volume: Obj, handle: str) -> Result | None:
         """Also for one that is attached: the provider answers the same again, or mends what a reboot undid."""
-        disks, node = self._env.disks[attachment["spec"]["attacher"]], attachment["spec"]["nodeName"]
+        node = attachment["spec"]["nodeName"]
         try:
-            device = await disks.attach_disk(handle, node)
+            device = await self._disks_of(attachment).attach_disk(handle, node)
         except ProviderError as err:
             await self._failed(attachment, "attachError", str(err))
             self._say(volume, "Warning", "FailedAttachVolume", f"AttachVolume.Attach failed for volume: {err}")
-            return Result(_RETRY_S)
+            return Result(_RETRY_S if err.retriable else _REFUSED_S)
         wanted = {"attached": True, "attachmentMetadata": {"devicePath": device, _HANDLE: handle}}
         if attachment.get("status") == wanted:
             await self._show_on_node(node)
@@ -208,7 +209,7 @@ class AttachDetachController:
 
     async def _detach(self, attachment: Obj, volume: Obj | None) -> Result | None:
         driver, meta = attachment["spec"]["attacher"], attachment["metadata"]
-        disks, finalizer = self._env.disks[driver], core.finalizer_of(driver)
+        finalizer = core.finalizer_of(driver)
         if finalizer not in (meta.get("finalizers") or []):
             return None
         node = attachment["spec"]["nodeName"]
@@ -218,10 +219,11 @@ class AttachDetachController:
         source = disk_source(volume) if volume is not None else None
         handle = source.handle if source is not None else self._handle_of(attachment)
         try:
-            await disks.detach_disk(handle, node)
+            if driver in self._env.disks or (attachment.get("status") or {}).get("attached"):
+                await self._disks_of(attachment).detach_disk(handle, node)
         except ProviderError as err:
             await self._failed(attachment, "detachError", str(err))
-            return Result(_RETRY_S)
+            return Result(_RETRY_S if err.retriable else _REFUSED_S)
         patch = {
             "metadata": {
                 "uid": meta["uid"],
@@ -235,6 +237,14 @@ class AttachDetachController:
                 raise
         await self._show_on_node(node, without=meta["name"])
         return None
+
+    def _disks_of(self, attachment: Obj) -> Disks:
+        """Raises ProviderError when the driver's provider is not configured."""
+        driver = attachment["spec"]["attacher"]
+        disks = self._env.disks.get(driver)
+        if disks is None:
+            raise ProviderError(f"no provider of {driver} is configured: its settings are missing", retriable=False)
+        return disks
 
     @staticmethod
     def _handle_of(attachment: Obj) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.api.volumes import LOCAL_PATH, disk_source
+from cluster.api.volumes import EBS, LOCAL_PATH, disk_source
 from cluster.controllers import volume_core as core
 from cluster.controllers.attach_detach import AttachDetachController
 from cluster.controllers.node_lifecycle_core import OUT_OF_SERVICE
 from cluster.controllers.persistent_volume import PersistentVolumeController
 from cluster.controllers.volume_protection import VolumeProtectionController
 from cluster.machinery.client import Obj, clone
+from cluster.machinery.provider import DiskStatus
 from tests.support.controller_world import World
 from tests.unit.controllers.test_endpoints_world import pod
 
@@ -266,3 +267,25 @@ async def test_an_attachment_of_another_driver_is_left_alone() -> None:
         await w.settle()
         kept = await w.client.get("volumeattachments.storage.k8s.io", "theirs")
         assert "deletionTimestamp" not in kept["metadata"]
+
+
+async def test_a_volume_of_the_reference_is_attached_through_ebs_or_says_what_is_missing() -> None:
+    for configured in (False, True):
+        async with World(*ALL) as w:
+            if configured:
+                w.disks[EBS] = w.provider
+            await start(w)
+            w.provider.disks_["vol-abc123"] = DiskStatus("vol-abc123", 10 << 30)
+            source = {"hostPath": None, "awsElasticBlockStore": {"volumeID": "aws://us-east-1a/vol-abc123"}}
+            await w.create("persistentvolumes", volume("pv-database", "10Gi", **source))
+            await w.create("persistentvolumeclaims", claim(size="10Gi", storageClassName="manual"))
+            await w.create("pods", user("postgres"))
+            await bind(w, "postgres", "n1")
+            await w.settle()
+            (va,) = await w.items(ATTACHMENTS)
+            assert va["spec"]["attacher"] == EBS and va["status"]["attached"] is configured
+            if not configured:
+                assert "no provider of ebs.csi.aws.com is configured" in va["status"]["attachError"]["message"]
+            await w.client.delete("pods", "postgres", "default", grace_period_s=0)
+            await w.settle()
+            assert await w.items(ATTACHMENTS) == [] and w.provider.disks_["vol-abc123"].attached_to == ""
