@@ -276,10 +276,12 @@ class PersistentVolumeController:
     async def _reconcile_volume(self, name: str) -> Result | None:
         volume = self._volumes.get("", name)
         if volume is None:
+            await self._reclaimer.tidy(name)
             return None
         ref = volume["spec"].get("claimRef")
         if not ref:
             await self._phase(volume, "Available")
+            await self._reclaimer.tidy(name)
             return None
         if not ref.get("uid"):
             await self._phase(volume, "Available")  # reserved by hand for a claim that is still to come

@@ -19,6 +19,7 @@ from cluster.machinery.provider import ProviderError
 
 _VOLUMES = "persistentvolumes"
 NAMESPACE = "kube-system"
+_POD = "recycler-for-"
 IMAGE = "sk8/pause:1"  # on every machine, and it has busybox
 _SCRUB = 'rm -rf /scrub/..?* /scrub/.[!.]* /scrub/* && test -z "$(ls -A /scrub)"'
 Outcome = Literal["done", "waiting"]
@@ -48,6 +49,17 @@ class Reclaimer:
         if policy == "Recycle":
             return await self._recycle(volume)
         return "done"
+
+    async def tidy(self, name: str) -> None:
+        """A volume that is gone or free again needs its pod no more: one may be made while it is just going."""
+        pod = self._pods.get(NAMESPACE, f"{_POD}{name}")
+        if pod is None or "deletionTimestamp" in pod["metadata"]:
+            return
+        try:
+            await self._env.client.delete("pods", f"{_POD}{name}", NAMESPACE, uid=pod["metadata"]["uid"])
+        except ApiError as err:
+            if not is_not_found(err):
+                raise
 
     # ---- Delete
 
@@ -118,8 +130,12 @@ class Reclaimer:
 
 
 def scrub_pod(volume: Obj) -> Obj:
-    """A pod where the volume is, which leaves nothing in its directory."""
+    """A pod where the volume is, which leaves nothing in its directory, nor a directory that was made for it."""
     name, spec = volume["metadata"]["name"], volume["spec"]
+    path, command = spec["hostPath"]["path"], _SCRUB
+    if (volume["metadata"].get("annotations") or {}).get(core.PROVISIONED_BY) == LOCAL_PATH:
+        path, _, own = path.rpartition("/")
+        command = f"rm -rf '/scrub/{own}'"
     pod: Obj = {
         "restartPolicy": "Never",
         "activeDeadlineSeconds": 600,
@@ -128,21 +144,21 @@ def scrub_pod(volume: Obj) -> Obj:
                 "name": "recycler",
                 "image": IMAGE,
                 "imagePullPolicy": "IfNotPresent",
-                "command": ["/bin/busybox", "sh", "-c", _SCRUB],
+                "command": ["/bin/busybox", "sh", "-c", command],
                 "volumeMounts": [{"name": "vol", "mountPath": "/scrub"}],
             }
         ],
-        "volumes": [{"name": "vol", "hostPath": {"path": spec["hostPath"]["path"]}}],
+        "volumes": [{"name": "vol", "hostPath": {"path": path}}],
         "tolerations": [{"operator": "Exists"}],
     }
     if required := (spec.get("nodeAffinity") or {}).get("required"):
         pod["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
-    meta = {"name": f"recycler-for-{name}", "namespace": NAMESPACE, "labels": {"sk8.io/recycler-for": name[:63]}}
+    meta = {"name": f"{_POD}{name}", "namespace": NAMESPACE, "labels": {"sk8.io/recycler-for": name[:63]}}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": pod}
 
 
 def recycled_volume(pod: Obj) -> str:
     """The volume whose files this pod removes, "" for any other pod."""
     name = pod["metadata"]["name"]
-    ours = pod["metadata"].get("namespace") == NAMESPACE and name.startswith("recycler-for-")
-    return name.removeprefix("recycler-for-") if ours else ""
+    ours = pod["metadata"].get("namespace") == NAMESPACE and name.startswith(_POD)
+    return name.removeprefix(_POD) if ours else ""

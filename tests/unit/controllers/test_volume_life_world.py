@@ -143,6 +143,8 @@ async def test_a_directory_of_a_machine_is_a_volume_that_stays_there_and_is_remo
         await w.settle()
         (pod,) = await w.items("pods")
         assert pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        assert pod["spec"]["volumes"][0]["hostPath"]["path"] == "/disk/n2"
+        assert pod["spec"]["containers"][0]["command"][-1] == f"rm -rf '/scrub/{name}'"
         failed = clone(pod)
         await w.pod_status(failed, ready=False, phase="Failed")
         await w.settle()
@@ -151,4 +153,4 @@ async def test_a_directory_of_a_machine_is_a_volume_that_stays_there_and_is_remo
         (pod,) = await w.items("pods")
         await w.pod_status(pod, ready=False, phase="Succeeded")
         await w.settle()
-        assert await w.items("persistentvolumes") == []
+        assert await w.items("persistentvolumes") == [] and await w.items("pods") == []
