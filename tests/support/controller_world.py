@@ -76,7 +76,9 @@ class FakeProvider:
     async def grow_disk(self, handle: str, size_bytes: int) -> int:
         if self.grow_error:
             raise ProviderError(self.grow_error)
-        disk = self.disks_[handle]
+        disk = self.disks_.get(handle)
+        if disk is None:
+            raise ProviderError(f"there is no disk {handle}")
         self.disks_[handle] = dataclasses.replace(disk, size_bytes=max(size_bytes, disk.size_bytes))
         return self.disks_[handle].size_bytes
 

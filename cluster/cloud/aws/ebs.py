@@ -58,8 +58,8 @@ class EbsDisks:
             await self._aws.call("ec2", "modify_volume", VolumeId=handle, Size=size)
             await self._volume_until(handle, lambda v: v["Size"] >= size, f"grow to {size} GiB")
         size = max(size, int(volume["Size"]))
-        if self._backing is not None and volume.get("Attachments"):
-            await self._backing.grow_disk(handle, size * _GIB)
+        if self._backing is not None:
+            await self._grow_backing(handle, size * _GIB, attached=bool(volume.get("Attachments")))
         return size * _GIB
 
     async def delete_disk(self, handle: str) -> None:
@@ -106,6 +106,16 @@ class EbsDisks:
         await self._volume_until(handle, lambda v: not _holder(v), f"leave {held}")
 
     # ---- internals
+
+    async def _grow_backing(self, handle: str, size_bytes: int, *, attached: bool) -> None:
+        """One that was never attached has no disk here yet, and gets one of the right size when it is."""
+        if self._backing is None:
+            return
+        try:
+            await self._backing.grow_disk(handle, size_bytes)
+        except ProviderError:
+            if attached:
+                raise
 
     async def _instance(self, machine: str) -> str:
         node = self._node_of(machine)
