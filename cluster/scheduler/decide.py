@@ -52,7 +52,7 @@ class Witness(Protocol):
 
 
 _MIN_FEASIBLE = 100
-_TOGETHER = 8
+_TOGETHER = 4
 """Fewer equal pods than this are placed one by one: the heap would not pay."""
 
 
@@ -341,6 +341,22 @@ def best_row(
     return int(best[0] if tie_order is None else best[np.argmin(tie_order[best])])
 
 
+def best_of(total: Floats, ties: Rows, most: int) -> Rows:
+    """Where the best are, best first: by total, then by tie. Sorts no more than it has to."""
+    some: Rows = np.arange(len(total))
+    if len(total) > 2 * most:
+        least = total.max()
+        if np.count_nonzero(total == least) < most:
+            least = np.partition(total, -most)[-most]
+        above, level = np.flatnonzero(total > least), np.flatnonzero(total == least)
+        left = most - len(above)
+        if len(level) > left:
+            level = level[np.argpartition(ties[level], left - 1)[:left]]
+        some = np.concatenate((above, level))
+    best: Rows = some[np.lexsort((ties[some], -total[some]))][:most]
+    return best
+
+
 def _deal(
     columns: NodeColumns,
     pods: list[Pending],
@@ -359,7 +375,7 @@ def _deal(
     other, normalized = other_total(columns, shape, profile, possible, timings)
     settled = np.zeros(len(rows)) if other is None else other[rows]
     ties = rows if tie_order is None else tie_order[rows]
-    order = np.lexsort((ties, -(settled + usage_total(columns, shape, profile, rows))))[: len(pods)]
+    order = best_of(settled + usage_total(columns, shape, profile)[rows], ties, len(pods))
     rows, settled, ties = rows[order], settled[order], ties[order]
     vector = needed(columns, shape, profile)
     asked = np.flatnonzero(vector)

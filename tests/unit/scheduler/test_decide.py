@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster.scheduler.columns import NodeColumns
-from cluster.scheduler.decide import Pending, Placement, Unschedulable, place
+from cluster.scheduler.decide import Pending, Placement, Unschedulable, best_of, place
 from cluster.scheduler.filters import match_expression, tolerates
 from cluster.scheduler.shape import shape_of
 
@@ -147,3 +151,11 @@ def test_node_selector_operators(operator: str, values: list[str], expected: lis
 )
 def test_tolerations(toleration: dict[str, str], tolerated: bool) -> None:
     assert tolerates([toleration], ("k", "v", "NoSchedule")) is tolerated
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(1, 20), st.randoms(use_true_random=False))
+def test_the_best_rows_are_those_a_full_sort_puts_first(scores: list[int], most: int, rng: random.Random) -> None:
+    ties = list(range(len(scores)))
+    rng.shuffle(ties)
+    wanted = sorted(range(len(scores)), key=lambda i: (-scores[i], ties[i]))[:most]
+    assert best_of(np.array(scores, dtype=float), np.array(ties), most).tolist() == wanted
