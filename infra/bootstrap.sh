@@ -53,7 +53,7 @@ needs=(
     "mmdebstrap mmdebstrap" "busybox busybox-static" "mkfs.ext4 e2fsprogs" "nsenter util-linux" "losetup mount" "curl curl"
     "/etc/ssl/certs/ca-certificates.crt ca-certificates"
 )
-[ "${1:-}" != --tests ] || needs+=("git git" "ps procps" "ping iputils-ping" "docker-registry docker-registry" "/usr/lib/cni/bridge containernetworking-plugins" "chromium chromium" "node nodejs" "npm npm")
+[ "${1:-}" != --tests ] || needs+=("git git" "ps procps" "ping iputils-ping" "docker-registry docker-registry" "/usr/lib/cni/bridge containernetworking-plugins" "chromium chromium" "fish fish" "node nodejs" "npm npm")
 missing=()
 for need in "${needs[@]}"; do
     read -r proof package <<<"$need"
