@@ -73,7 +73,7 @@ walkthrough: ## The reference's section 5 on the running cluster: a timeline, an
 scenarios: ## The reference's scenario A in its own times, pod-eviction-timeout 5m and 1m, on clusters of their own (root)
 	@for timeout in 300 60; do \
 	  printf 'profile: kubernetes\ncontrollers: {node-monitor-grace-period: 40s, pod-eviction-timeout: %ss}\n' $$timeout > build/scenario-a.yaml; \
-	  $(BIN)/sk8 up --config build/scenario-a.yaml; python3 infra/images/build.py busybox:1.36; \
+	  $(BIN)/sk8 up --control-planes 1 --config build/scenario-a.yaml; python3 infra/images/build.py busybox:1.36; \
 	  $(BIN)/python infra/scenario_a.py --grace 40 --eviction $$timeout --within 2 && code=0 || code=$$?; \
 	  $(BIN)/sk8 down; rm build/scenario-a.yaml; [ $$code = 0 ] || exit $$code; \
 	done

@@ -6,6 +6,7 @@ Standard library and stock kubectl only.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import subprocess
 import threading
@@ -58,16 +59,27 @@ class Watcher:
     def follow(self, resource: str, url: str) -> None:
         with urllib.request.urlopen(url, timeout=10) as answer:
             revision = json.load(answer)["metadata"]["resourceVersion"]
-        stream = urllib.request.urlopen(f"{url}?watch=1&resourceVersion={revision}", timeout=600)
-        threading.Thread(target=self._read, args=(resource, stream), daemon=True).start()
+        threading.Thread(target=self._keep, args=(resource, url, revision), daemon=True).start()
 
-    def _read(self, resource: str, stream: Any) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            for line in stream:
-                event = json.loads(line)
-                with self.changed:
-                    self.seen.append(Seen(time.time(), resource, event["type"], event["object"]))
-                    self.changed.notify_all()
+    def _keep(self, resource: str, url: str, revision: str) -> None:
+        """The API server that is asked may be the one that falls silent: then another is, from where it stopped."""
+        while True:
+            with (
+                contextlib.suppress(OSError, ValueError, http.client.HTTPException),
+                urllib.request.urlopen(f"{url}?watch=1&resourceVersion={revision}", timeout=600) as stream,
+            ):
+                for line in stream:
+                    revision = self._take(resource, json.loads(line))
+            time.sleep(0.1)
+
+    def _take(self, resource: str, event: dict[str, Any]) -> str:
+        seen = Seen(time.time(), resource, event["type"], event["object"])
+        if seen.type == "ERROR":
+            raise ValueError(f"watching {resource}: {event['object'].get('message')}")
+        with self.changed:
+            self.seen.append(seen)
+            self.changed.notify_all()
+        return str(seen.revision)
 
     def until(self, what: str, matches: Callable[[Seen], bool], count: int = 1, within_s: float = 120) -> list[Seen]:
         """The first event of each of `count` objects that matches."""

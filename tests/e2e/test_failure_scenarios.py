@@ -6,10 +6,7 @@ but their order and that Events say which of them did what. C is tests/integrati
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -20,7 +17,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import ROOT, Cluster, actor_pids, eventually
+from conftest import ROOT, Cluster, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -67,32 +64,6 @@ def test_a_silent_machine_loses_its_endpoints_then_its_pods(cluster: Cluster) ->
         within_s=60,
         what="the machine is as before",
     )
-
-
-def test_a_kubelet_that_hangs_takes_no_endpoint_away(cluster: Cluster) -> None:
-    """The machine answers, so it is not the machine that is silent; Events say which of the two it was."""
-
-    def ours() -> set[str]:
-        """Endpoints on m3."""
-        slices = cluster.get("endpointslices", "-l", "kubernetes.io/service-name=web")["items"]
-        ends = (e for s in slices for e in s.get("endpoints") or () if e["conditions"]["ready"])
-        return {e["targetRef"]["name"] for e in ends if e["nodeName"] == "m3"}
-
-    before, frozen = ours(), actor_pids("Kubelet", "m3")
-    assert frozen, "no kubelet runs on m3"
-    for pid in frozen:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        eventually(lambda: cluster.node_ready("m3") == "Unknown", within_s=60, what="m3 is NotReady")
-        events = lambda: cluster.kubectl("get", "events", "--field-selector=involvedObject.name=m3")  # noqa: E731
-        eventually(lambda: "MachineAgentDown" in events(), within_s=60, what="an Event says that the machine answers")
-        assert ours() == before
-    finally:
-        for pid in frozen:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-    eventually(lambda: cluster.node_ready("m3") == "True", within_s=90, what="m3 is Ready again")
-    assert ours() == before
 
 
 def test_a_with_anti_affinity_and_a_budget(place: Cluster) -> None:

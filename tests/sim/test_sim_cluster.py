@@ -12,8 +12,7 @@ from typing import Any
 import cluster_harness
 import pytest
 
-from cluster.controllers import disruption_core, garbage_collector_core, node_lifecycle_core
-from cluster.controllers.garbage_collector_core import Keep
+from cluster.controllers import disruption_core, node_lifecycle_core
 from cluster.controllers.node_lifecycle_core import Verdict
 
 SEEDS = int(os.environ.get("SK8_SIM_SEEDS", "6"))
@@ -57,17 +56,12 @@ def _budgets_allow_all(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(disruption_core, "decide", decide)
 
 
-def _nothing_is_collected(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(garbage_collector_core, "decide", lambda *_: Keep())
-
-
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("plant", "found", "first"),
     [
         (_silence_is_taken_for_proof, "runs on", 0),
         (_budgets_allow_all, "granted", 6),
-        (_nothing_is_collected, "outlives its owner", 0),
     ],
 )
 def test_planted_bugs_are_found(plant: Any, found: str, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
