@@ -26,6 +26,7 @@ CONTROLLER = "endpointslice-controller.k8s.io"
 HEADLESS = "service.kubernetes.io/headless"
 ZONE = "topology.kubernetes.io/zone"
 MAX_LEGACY = 1000
+_OVER_CAPACITY = "endpoints.kubernetes.io/over-capacity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,19 +280,24 @@ def legacy(service: Obj, pods: Sequence[Obj], current: Obj | None) -> Obj | None
         ready, waiting = groups.setdefault(dump(_ports(service, pod)), ([], []))
         (ready if publish or is_ready(pod) else waiting).append(_legacy_address(service, pod, address))
     subsets, cut = _subsets(groups)
-    annotations = {"endpoints.kubernetes.io/over-capacity": "truncated"} if cut else {}
+    before = (current or {}).get("metadata") or {}
+    annotations = {k: v for k, v in (before.get("annotations") or {}).items() if k != _OVER_CAPACITY}
+    if cut:
+        annotations[_OVER_CAPACITY] = "truncated"
     labels = {k: v for k, v in (service["metadata"].get("labels") or {}).items() if k != HEADLESS}
     labels["endpoints.kubernetes.io/managed-by"] = "endpoint-controller"
     if is_headless(service):
         labels[HEADLESS] = ""
     meta = service["metadata"]
     if current is not None:
-        same = (current.get("subsets") or []) == subsets and (current["metadata"].get("labels") or {}) == labels
-        return None if same else {**current, "metadata": {**current["metadata"], "labels": labels}, "subsets": subsets}
-    new_meta: Obj = {"name": meta["name"], "namespace": meta["namespace"], "labels": labels}
+        marks = (before.get("labels") or {}, before.get("annotations") or {})
+        if (current.get("subsets") or []) == subsets and marks == (labels, annotations):
+            return None
+    kept = {k: v for k, v in before.items() if k != "annotations"}
+    new_meta: Obj = {"name": meta["name"], "namespace": meta["namespace"], **kept, "labels": labels}
     if annotations:
         new_meta["annotations"] = annotations
-    return {"apiVersion": "v1", "kind": "Endpoints", "metadata": new_meta, "subsets": subsets}
+    return {**(current or {"apiVersion": "v1", "kind": "Endpoints"}), "metadata": new_meta, "subsets": subsets}
 
 
 def _subsets(groups: dict[bytes, tuple[list[Obj], list[Obj]]]) -> tuple[list[Obj], bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.controllers.endpoints import EndpointsController, EndpointSliceController
-from cluster.controllers.endpoints_core import plan_slices
+from cluster.controllers.endpoints_core import legacy, plan_slices
 from cluster.controllers.endpoints_mirroring import EndpointSliceMirroringController
 from cluster.machinery.client import Obj
 from tests.support.controller_world import World
@@ -176,6 +176,23 @@ def test_slices_hold_at_most_the_limit_and_changes_touch_few() -> None:
     assert [len(s["endpoints"]) for s in one_more.update] == [51] and not one_more.create
     none = plan_slices(svc, [], slices, {})
     assert len(none.update) + len(none.delete) == 3 and len(none.create) <= 1
+
+
+def test_endpoints_of_more_than_a_thousand_pods_say_that_they_are_cut() -> None:
+    """Regression: the annotation was set only when the object was made, and never taken away."""
+    svc, mark = service(), {"endpoints.kubernetes.io/over-capacity": "truncated"}
+    pods = [_running(i) for i in range(1001)]
+    full = legacy(svc, pods[:1000], None)
+    assert full is not None and "annotations" not in full["metadata"]
+    assert len(full["subsets"][0]["addresses"]) == 1000
+    full["metadata"]["annotations"] = {"note": "x"}
+    cut = legacy(svc, pods, full)
+    assert cut is not None and cut["metadata"]["annotations"] == {"note": "x", **mark}
+    assert len(cut["subsets"][0]["addresses"]) == 1000 and legacy(svc, pods, cut) is None
+    fits = legacy(svc, pods[:1000], cut)
+    assert fits is not None and fits["metadata"]["annotations"] == {"note": "x"}
+    plan = plan_slices({**svc, "metadata": {**svc["metadata"], "uid": "su"}}, pods, [], {})
+    assert sum(len(s["endpoints"]) for s in plan.create) == 1001, "EndpointSlices have all of them"
 
 
 # ---- Endpoints made by hand
