@@ -166,7 +166,7 @@ def validate_secret(faults: Faults, obj: Object) -> None:
     data = obj.get("data") or {}
     for k in data:
         faults.check(f"data[{k}]", k, fields.config_key(k))
-    if sum(len(v) * 3 // 4 for v in data.values()) > _MAX_SECRET:
+    if sum(len(v) * 3 // 4 - v[-2:].count("=") for v in data.values()) > _MAX_SECRET:
         faults.too_long("data", _MAX_SECRET)
     kind = obj.get("type", "Opaque")
     for k in _SECRET_KEYS.get(kind, ()):
