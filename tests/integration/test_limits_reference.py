@@ -14,6 +14,8 @@ import orjson
 import pytest
 from apiserver_harness import Pki, edge
 
+from cluster.api import validation
+from cluster.api.scheme import SCHEME
 from cluster.node.admission import reject
 from cluster.node.config import KubeletConfig
 
@@ -48,6 +50,17 @@ async def test_a_mebibyte_of_data_and_not_a_byte_more(plural: str, encode: Any, 
 
 def test_how_many_pods_a_machine_takes_by_default() -> None:
     assert next(f.default for f in fields(KubeletConfig) if f.name == "max_pods") == DEFAULT_PODS
+
+
+def test_the_data_of_a_config_map_is_counted_in_bytes() -> None:
+    info = SCHEME.named("configmaps")
+
+    def faults(**body: Any) -> list[str]:
+        return [str(c) for c in validation.create(info, {"metadata": {"name": "x", "namespace": "default"}, **body})]
+
+    packed = base64.b64encode(b"z" * LIMIT).decode()
+    assert faults(binaryData={"a": packed}) == faults(data={"a": "\u00e9" * (LIMIT // 2)}) == []
+    assert faults(binaryData={"a": packed}, data={"b": "y"}) and faults(data={"a": "\u00e9" * (LIMIT // 2 + 1)})
 
 
 @pytest.mark.parametrize("limit", [DEFAULT_PODS, 250])

@@ -150,23 +150,26 @@ def validate_attachment_update(faults: Faults, new: Object, old: Object) -> None
 
 def validate_config_map(faults: Faults, obj: Object) -> None:
     data, binary = obj.get("data") or {}, obj.get("binaryData") or {}
-    total = 0
     for field, values in (("data", data), ("binaryData", binary)):
-        for k, v in values.items():
+        for k in values:
             faults.check(f"{field}[{k}]", k, fields.config_key(k))
-            total += len(v)
     for k in binary:
         if k in data:
             faults.invalid(f"binaryData[{k}]", k, "duplicate of key present in data")
-    if total > _MAX_SECRET:
+    if sum(len(v.encode()) for v in data.values()) + _decoded_bytes(binary) > _MAX_SECRET:
         faults.too_long("", _MAX_SECRET)
+
+
+def _decoded_bytes(data: dict[str, str]) -> int:
+    """Of base64, whose padding is no data."""
+    return sum(len(v) * 3 // 4 - v[-2:].count("=") for v in data.values())
 
 
 def validate_secret(faults: Faults, obj: Object) -> None:
     data = obj.get("data") or {}
     for k in data:
         faults.check(f"data[{k}]", k, fields.config_key(k))
-    if sum(len(v) * 3 // 4 - v[-2:].count("=") for v in data.values()) > _MAX_SECRET:
+    if _decoded_bytes(data) > _MAX_SECRET:
         faults.too_long("data", _MAX_SECRET)
     kind = obj.get("type", "Opaque")
     for k in _SECRET_KEYS.get(kind, ()):
