@@ -15,6 +15,7 @@ from raft.core.types import ConfState, Entry, HardState, SnapshotMeta
 from raft.storage import segment
 from raft.storage.errors import WalCorrupt, WalMissing
 from raft.storage.wal import Wal, WalMetadata
+from raft.storage.wal_replay import Replayer
 from raft.wal_dump import dump
 
 META = SnapshotMeta(1, 1, ConfState((1, 2, 3)))
@@ -139,6 +140,28 @@ def test_any_payloads_with_right_checksums(payloads: list[bytes], header: bytes)
         crc = segment.encode_record(buffer, segment.Record(2 + i % 3), payload, crc)
     with pytest.raises(WalCorrupt):
         segment.parse(Path("x.wal"), bytes(buffer), last=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "why"),
+    [
+        (segment.Record.ENTRIES, [(1, 2, 0, b""), (1, 4, 0, b"")], "entry 4 follows entry 2"),
+        (segment.Record.ENTRIES, [(1, 2, 0, b""), (2, 2, 0, b"")], "entry 2 follows entry 2"),
+        (segment.Record.ENTRIES, [(1, 2, 0, "text")], "it makes no sense"),
+        (segment.Record.HARD_STATE, (1, 1, "2"), "it makes no sense"),
+        (segment.Record.SNAPSHOT_MARKER, (b"2", 1, META.conf.to_wire()), "it makes no sense"),
+    ],
+)
+def test_a_record_that_makes_no_sense_is_corrupt_though_its_checksum_is_right(
+    kind: segment.Record, value: Any, why: str
+) -> None:
+    header = segment.Header(WalMetadata("c", 1), 0, HardState(1, 0, 1), META)
+    buffer = bytearray()
+    crc = segment.encode_record(buffer, segment.Record.HEADER, segment.pack(header.to_wire()), 0)
+    segment.encode_record(buffer, kind, segment.pack(value), crc)
+    contents = segment.parse(Path("x.wal"), bytes(buffer), last=True)
+    with pytest.raises(WalCorrupt, match=why):
+        Replayer().segment(Path("x.wal"), contents)
 
 
 def test_the_log_in_words(original: Path) -> None:
