@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -260,6 +261,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out.error(CommandError(str(e)))
     except ProviderError as e:
         out.error(CommandError(e.message, "sk8 status shows how the machines are" if e.retriable else ""))
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except PermissionError as e:
         out.error(CommandError(str(e), "run it as root (sudo)"))
     except KeyboardInterrupt:

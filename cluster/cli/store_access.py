@@ -74,7 +74,7 @@ def clear_errors() -> Iterator[None]:
     try:
         yield
     except (StoreError, StorageError, OSError) as error:
-        if isinstance(error, PermissionError):
+        if isinstance(error, (PermissionError, BrokenPipeError)):
             raise
         raise CommandError(str(error), _fix(error)) from error
 

@@ -87,7 +87,9 @@ def _store(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     add = _verb(verbs, "alarms", parents, "what is wrong (NOSPACE, CORRUPT), and what to do", _store_alarms)
     add.add_argument("--disarm", action="store_true", help="clear them, once the reason is gone")
     add = _verb(verbs, "dump-wal", parents, "print a member's log", _dump_wal)
-    add.add_argument("directory", type=Path, metavar="DIR", help="a member's directory, or its wal directory")
+    add.add_argument(
+        "directory", type=Path, metavar="DIR", help="a machine's directory, its member's, or the wal directory"
+    )
     add.add_argument("--values", action="store_true", help="print values, too: there may be secrets among them")
 
 

@@ -134,9 +134,9 @@ async def alarms(args: argparse.Namespace, config: ClusterConfig, out: Output) -
 
 async def dump_wal(args: argparse.Namespace, out: Output) -> None:
     """Works on a directory, whether or not its member runs; changes nothing."""
-    directory: Path = args.directory
-    if (directory / "wal").is_dir():
-        directory = directory / "wal"
+    given: Path = args.directory
+    below = (given / "wal", given / "member" / "wal", given / "state" / "member" / "wal")
+    directory = next((path for path in below if path.is_dir()), given)
     if not directory.is_dir():
         raise CommandError(f"{directory} is no directory", "such as /var/lib/sk8/machines/m1/state/member")
     with clear_errors():

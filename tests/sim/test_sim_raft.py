@@ -13,6 +13,7 @@ ONE = os.environ.get("SK8_SIM_SEED")
 BATCH = 10
 
 
+@pytest.mark.timeout(600)  # two seconds of nothing but computing, on a box of its own
 @pytest.mark.parametrize("first", [int(ONE)] if ONE else range(0, SEEDS, BATCH))
 def test_group_survives(first: int) -> None:
     for seed in range(first, first + 1 if ONE else min(first + BATCH, SEEDS)):
