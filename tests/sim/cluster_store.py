@@ -64,7 +64,7 @@ class SharedStore(MemoryStore):
             self._seen(batch)
 
     async def watch(
-        self, key: bytes, range_end: bytes | None = None, *, start_revision: int = 0, prev_kv: bool = False
+        self, key: bytes, range_end: bytes | None = None, *, start_revision: int = 0, prev_kv: int = 0
     ) -> AsyncGenerator[Batch]:
         if start_revision and start_revision <= self.compacted:
             raise StoreError("compacted", "required revision has been compacted")
@@ -155,7 +155,7 @@ class Line:
     # --- watch
 
     async def watch(
-        self, key: bytes, range_end: bytes | None = None, *, start_revision: int = 0, prev_kv: bool = False
+        self, key: bytes, range_end: bytes | None = None, *, start_revision: int = 0, prev_kv: int = 0
     ) -> AsyncIterator[Batch]:
         await self._ask()
         stream = self._store.watch(key, range_end, start_revision=start_revision, prev_kv=prev_kv)
