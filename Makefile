@@ -10,7 +10,7 @@ SEEDS ?= 200
 MINUTES ?= 10
 FAULTS ?= 30
 
-.PHONY: help up down demo monitoring test check bench fmt bootstrap lint unit sim fuzz walkthrough scenarios scheduler-cases leaks safety chaos chaos-store integration e2e lock audit
+.PHONY: help up down demo monitoring test check bench fmt bootstrap lint unit sim fuzz walkthrough scenarios autoscaler-test scheduler-cases leaks safety chaos chaos-store integration e2e lock audit
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ scenarios: ## The reference's scenario A in its own times, pod-eviction-timeout 
 	  $(BIN)/python infra/scenario_a.py --grace 40 --eviction $$timeout --within 2 && code=0 || code=$$?; \
 	  $(BIN)/sk8 down; rm build/scenario-a.yaml; [ $$code = 0 ] || exit $$code; \
 	done
+
+autoscaler-test: ## Pending pods become nodes of Ray's own AutoscalingCluster, and an idle one goes (root, 1 min on a quiet box)
+	@SK8_RAY_AUTOSCALER=1 $(PYTEST) -q -s tests/integration/test_ray_autoscaler.py
 
 chaos: ## A cluster of its own under faults of every kind, judged; FAULTS=30 (root)
 	@$(BIN)/sk8 up

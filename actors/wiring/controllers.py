@@ -10,10 +10,12 @@ from prometheus_client import REGISTRY
 
 from actors.host import Part
 from actors.wiring import basics, common
+from cluster.api.duration import parse_duration
 from cluster.apiserver.tokens import LEGACY_ISSUER, TokenSigner
 from cluster.cloud.local import LocalProvider
 from cluster.cloud.providers import open_cloud
 from cluster.controllers import config as settings
+from cluster.controllers.autoscaler_core import ScaleDownRules
 from cluster.controllers.flags import with_flags
 from cluster.controllers.manager import USER, ControllerManager
 from cluster.machine.config import ClusterConfig, MachineConfig
@@ -21,7 +23,17 @@ from cluster.machine.probe import MachineProbe
 from cluster.machinery.aggregated import AggregatedApis, FrontProxy
 from cluster.machinery.kubelet_metrics import KubeletAccess, KubeletPodMetrics
 from cluster.machinery.prometheus import Prometheus
+from cluster.machinery.provider import NodeGroups
 from cluster.registry.rbac import RbacAuthorizer
+
+
+def _groups(cluster: ClusterConfig) -> NodeGroups | None:
+    """Who makes machines, if that was configured."""
+    if not cluster.autoscaler_ray_config:
+        return None
+    from actors.ray_groups import RayNodeGroups  # Ray's autoscaler takes memory that others need not
+
+    return RayNodeGroups(cluster.autoscaler_ray_config, cluster.max_pods)
 
 
 async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
@@ -35,6 +47,9 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
         node_cidr_mask_size=cluster.pod_mask,
         service_cluster_ip_range=cluster.service_cidr,
         root_ca_file=str(machine.pki / "ca.crt"),
+        scale_down=ScaleDownRules(
+            parse_duration(cluster.scale_down_unneeded_time), cluster.scale_down_utilization_threshold
+        ),
     )
     pki = machine.pki
     access = KubeletAccess(
@@ -61,6 +76,7 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
         routes=cloud.routes,
         machines=MachineProbe(cluster, machine),
         series=Prometheus(config.prometheus_url, registry.cluster_ip) if config.prometheus_url else None,
+        groups=_groups(cluster),
         aggregated=AggregatedApis(registry.cluster_ip, FrontProxy(*map(str, proxy)), USER),
         balancers=cloud.balancers,
         tokens=TokenSigner(str(pki / "sa.key"), LEGACY_ISSUER, time.time),

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import orjson
 
+from cluster.api.duration import parse_duration
 from cluster.machine import address_pool, cloud_choice, store_settings, tracing_settings
 from cluster.machine.files import write_atomic
 
@@ -226,6 +227,10 @@ class ClusterConfig:
 
     cloud_provider: str = "local"  # or aws: who knows the machines, and makes load balancers and routes
     aws: dict[str, Any] = field(default_factory=dict)  # settings of `AwsConfig` by name; also for EBS volumes alone
+
+    autoscaler_ray_config: str = ""  # file of the Ray cluster, ~/ray_bootstrap_config.yaml; empty: no autoscaler
+    scale_down_unneeded_time: str = "10m"
+    scale_down_utilization_threshold: float = 0.5
 
     enable_admission_plugins: tuple[str, ...] = ()
     disable_admission_plugins: tuple[str, ...] = ()
@@ -481,11 +486,24 @@ class ClusterConfig:
         found += store_settings.problems(self)
         if why := cloud_choice.problem(self.cloud_provider, self.aws):
             found.append(why)
+        found += self._autoscaler_problems()
         if self.ray_object_store_bytes < 78_643_200:
             found.append(f"ray_object_store_bytes: {self.ray_object_store_bytes}: Ray needs at least 78643200 (75 MiB)")
         for key in ("cpu_millicores", "memory_bytes", "ephemeral_storage_bytes", "max_pods", "ray_num_cpus"):
             if getattr(self, key) < 1:
                 found.append(f"{key}: {getattr(self, key)}: must be at least 1")
+        return found
+
+    def _autoscaler_problems(self) -> list[str]:
+        found = []
+        try:
+            parse_duration(self.scale_down_unneeded_time)
+        except ValueError as e:
+            found.append(f"scale_down_unneeded_time: {e}; use a duration such as 10m")
+        if not 0 <= self.scale_down_utilization_threshold <= 1:
+            found.append(
+                f"scale_down_utilization_threshold: {self.scale_down_utilization_threshold:g}: must be between 0 and 1"
+            )
         return found
 
     # -- JSON ----------------------------------------------------------------------------------------------------
