@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what sk8 needs and is missing, on Debian 12 or a relative: Debian packages (as root), a kubectl that is new
 # enough, uv, and the Python packages of requirements.lock, by hash, into .venv. Says what it installs; does nothing,
-# in a quarter of a second, when nothing is missing. `--tests` also installs what only the tests call.
+# in a quarter of a second, when nothing is missing. `--tests` also installs what only the tests call; `--vm` leaves out
+# what only local machines and their users need.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export LC_ALL=C
@@ -53,7 +54,8 @@ needs=(
     "mmdebstrap mmdebstrap" "busybox busybox-static" "mkfs.ext4 e2fsprogs" "nsenter util-linux" "losetup mount" "curl curl"
     "/etc/ssl/certs/ca-certificates.crt ca-certificates"
 )
-[ "${1:-}" != --tests ] || needs+=("git git" "ps procps" "ping iputils-ping" "docker-registry docker-registry" "/usr/lib/cni/bridge containernetworking-plugins" "chromium chromium" "fish fish" "node nodejs" "npm npm")
+[ "${1:-}" != --vm ] || needs+=("sudo sudo")
+[ "${1:-}" != --tests ] || needs+=("git git" "ps procps" "ping iputils-ping" "ssh openssh-client" "rsync rsync" "docker-registry docker-registry" "/usr/lib/cni/bridge containernetworking-plugins" "chromium chromium" "fish fish" "node nodejs" "npm npm")
 missing=()
 for need in "${needs[@]}"; do
     read -r proof package <<<"$need"
@@ -90,7 +92,9 @@ kubectl_minor() {
 }
 kubectl_of_debian() { dpkg-query -S "$(command -v kubectl)" 2>/dev/null | grep -q '^kube'; }
 want_kubectl=""
-if ! command -v kubectl >/dev/null 2>&1; then
+if [ "${1:-}" = --vm ]; then
+    :
+elif ! command -v kubectl >/dev/null 2>&1; then
     want_kubectl=install
 else
     minor=$(kubectl_minor)

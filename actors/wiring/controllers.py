@@ -14,6 +14,7 @@ from cluster.api.duration import parse_duration
 from cluster.apiserver.tokens import LEGACY_ISSUER, TokenSigner
 from cluster.cloud.local import LocalProvider
 from cluster.cloud.providers import open_cloud
+from cluster.cloud.vms import OwnAuthority
 from cluster.controllers import config as settings
 from cluster.controllers.autoscaler_core import ScaleDownRules
 from cluster.controllers.flags import with_flags
@@ -23,7 +24,7 @@ from cluster.machine.probe import MachineProbe
 from cluster.machinery.aggregated import AggregatedApis, FrontProxy
 from cluster.machinery.kubelet_metrics import KubeletAccess, KubeletPodMetrics
 from cluster.machinery.prometheus import Prometheus
-from cluster.machinery.provider import NodeGroups
+from cluster.machinery.provider import CertificateIssuer, NodeGroups, Provider
 from cluster.registry.rbac import RbacAuthorizer
 
 
@@ -34,6 +35,11 @@ def _groups(cluster: ClusterConfig) -> NodeGroups | None:
     from actors.ray_groups import RayNodeGroups  # Ray's autoscaler takes memory that others need not
 
     return RayNodeGroups(cluster.autoscaler_ray_config, cluster.max_pods)
+
+
+def _owners(cluster: ClusterConfig, local: LocalProvider) -> tuple[Provider | None, CertificateIssuer]:
+    """Who knows the machines, and who signs: the host agent; of VMs nobody, and this machine's CA."""
+    return (local, local) if cluster.provider == "local" else (None, OwnAuthority(cluster))
 
 
 async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
@@ -59,8 +65,9 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
         key_file=str(pki / "kubelet-client.key"),
     )
     proxy = (pki / "front-proxy.crt", pki / "front-proxy.key")
-    provider = LocalProvider(cluster.host_socket)
-    cloud = open_cloud(cluster, provider, lambda name: manager.node(name))
+    local = LocalProvider(cluster.host_socket)
+    cloud = open_cloud(cluster, local, lambda name: manager.node(name))
+    provider, issuer = _owners(cluster, local)
     manager = ControllerManager(
         store,
         registry,
@@ -69,7 +76,7 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
         machine.name,
         rng=random.Random(),
         metrics=KubeletPodMetrics(access),
-        issuer=provider,
+        issuer=issuer,
         authorizer=authorizer,
         disks=cloud.disks,
         instances=cloud.instances,

@@ -65,6 +65,15 @@ class AdminApi:
         except (OSError, aiohttp.ClientError, TimeoutError) as e:
             raise ApiUnavailable(f"{path}: {e}") from e
 
+    async def delete(self, path: str) -> None:
+        """What is gone already is fine. Raises ApiUnavailable."""
+        try:
+            async with self._session() as session, session.delete(path) as response:
+                if response.status not in (200, 202, 404):
+                    raise ApiUnavailable(f"{path}: {response.status} {(await response.text())[:200]}")
+        except (OSError, aiohttp.ClientError, TimeoutError) as e:
+            raise ApiUnavailable(f"{path}: {e}") from e
+
     async def nodes(self) -> dict[str, bool]:
         """Ready by node name."""
         items = (await self.get("/api/v1/nodes")).get("items", [])

@@ -11,13 +11,27 @@ import json
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from cluster.cli import chaos, dashboard, doctor, events, hollow, image, kubeconfig, store_commands, top, trace
+from cluster.cli import (
+    chaos,
+    dashboard,
+    doctor,
+    events,
+    hollow,
+    image,
+    kubeconfig,
+    store_commands,
+    top,
+    trace,
+    vm,
+    vm_members,
+)
 from cluster.cli.api import AdminApi
 from cluster.cli.clusters import existing
 from cluster.cli.completion import SHELLS, script
@@ -73,6 +87,8 @@ def parser() -> argparse.ArgumentParser:
     store_commands.add_commands(commands, [common, listing])
     chaos.add_commands(commands, common, listing)
     hollow.add_command(commands, common)
+    vm.add_commands(commands, common)
+    vm_members.add_commands(commands, common)
     image.add_commands(commands, common)
     doctor.add_commands(commands, common, listing)
     dashboard.add_command(commands, common)
@@ -80,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_command(commands, common, listing)
     events.add_command(commands, common, listing)
     add = commands.add_parser("kubeconfig", parents=[common, listing], help="print a kubeconfig for the administrator")
+    add.add_argument("--server", default="", metavar="URL", help="where the API is for its user (this machine)")
     add.set_defaults(run=_kubeconfig)
     add = commands.add_parser("completion", help="print a script that completes sk8's commands: bash, zsh or fish")
     add.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash (source <(sk8 completion bash)), zsh, fish")
@@ -108,6 +125,7 @@ def _machine_commands(commands: Any, common: argparse.ArgumentParser, listing: a
         if verb == "start":
             add.add_argument("--wipe", action="store_true", help="empty its disk first, as if it was replaced")
         add.set_defaults(run=_machine_power, verb=verb, wipe=False)
+    vm_members.add_forget(verbs, common)
     _link_command(commands, common)
 
 
@@ -218,7 +236,8 @@ async def _explain(args: argparse.Namespace, out: Output) -> int:
 
 
 async def _kubeconfig(args: argparse.Namespace, out: Output) -> int:
-    text = kubeconfig.render(AdminApi(existing(args.base)).access())
+    access = AdminApi(existing(args.base)).access()
+    text = kubeconfig.render(replace(access, server=args.server or access.server))
     out.result(json.dumps(yaml.safe_load(text), indent=2) if args.output == "json" else text.rstrip())
     return 0
 

@@ -17,14 +17,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import psutil
-import yaml
-
-from cluster.apiserver.config import ConfigError as ApiServerConfigError
-from cluster.apiserver.config import checked_settings
-from cluster.cli import agent, kubeconfig, preflight
+from cluster.cli import agent, kubeconfig, preflight, settings
 from cluster.cli.addons import ensure_coredns
 from cluster.cli.api import AdminApi, ApiUnavailable
 from cluster.cli.engine import PrivateEngine
@@ -33,15 +27,10 @@ from cluster.cloud import cleanup
 from cluster.cloud.engine import Engine
 from cluster.cloud.local import LocalProvider
 from cluster.cloud.machines import living, recorded
-from cluster.controllers import config as controllers
-from cluster.controllers import flags
-from cluster.machine.config import ClusterConfig, ConfigError, load_cluster, parse_settings, save_cluster
+from cluster.machine.config import ClusterConfig, ConfigError, load_cluster, save_cluster
 from cluster.machine.files import make_private_dir
 from cluster.machine.identity import Authority
 from cluster.machinery.provider import MachineState
-from cluster.node.config import ConfigError as KubeletConfigError
-from cluster.node.settings import checked_settings as checked_kubelet_settings
-from cluster.registry import admissionconfig
 from cluster.registry.admissionconfig import AdmissionConfigError
 
 READY_TIMEOUT_S = 180.0
@@ -114,61 +103,11 @@ def _new_config(options: UpOptions) -> ClusterConfig:
     planes = options.control_planes
     if planes is None:
         planes = max(n for n in (1, 3) if n <= max(count, 1))
-    try:
-        settings = _capacity(count) | _settings(options.settings) | {"base_dir": str(options.base.resolve())}
-        settings |= {"cni": options.cni} if options.cni else {}
-        settings |= {"profile": options.profile} if options.profile else {}
-        config = ClusterConfig.local(count, planes, cluster_id=secrets.token_hex(8), **settings).validate()
-        chosen = config.enable_admission_plugins, config.disable_admission_plugins
-        admissionconfig.load(config.admission_control_config_file, *chosen).validate()
-        checked_settings(config.api_server)
-        checked_kubelet_settings(config.kubelet)
-        _check_scheduler(config.scheduler_config_file)
-        _check_controllers(config)
-        return config
-    except (ConfigError, AdmissionConfigError, ApiServerConfigError, KubeletConfigError) as e:
-        lines = "".join(f"\n  {line}" for line in str(e).splitlines())
-        raise CommandError(f"this cluster cannot work:{lines}") from e
-
-
-def _check_scheduler(path: str) -> None:
-    """Raises ConfigError. Its imports are not small, and most clusters have no such file."""
-    if path:
-        from cluster.scheduler import configfile
-
-        try:
-            configfile.load(path, "check")
-        except configfile.SchedulerConfigError as e:
-            raise ConfigError(f"scheduler_config_file: {e}") from e
-
-
-def _check_controllers(config: ClusterConfig) -> None:
-    """Raises ConfigError."""
-    try:
-        flags.with_flags(controllers.profile(config.profile), config.controllers)
-    except ValueError as e:
-        raise ConfigError(str(e)) from e
-
-
-def _capacity(machines: int) -> dict[str, Any]:
-    """Each machine offers all processors, as they are shared, and its part of memory and disk, which are not."""
-    return {
-        "cpu_millicores": 1000 * (os.cpu_count() or 1),
-        "memory_bytes": psutil.virtual_memory().total // max(machines, 1),
-        "ephemeral_storage_bytes": psutil.disk_usage("/").total // max(machines, 1),
-    }
-
-
-def _settings(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        raw = yaml.safe_load(path.read_text()) or {}
-    except (OSError, yaml.YAMLError) as e:
-        raise CommandError(f"cannot read {path}: {e}") from e
-    if not isinstance(raw, dict):
-        raise CommandError(f"{path} must be a mapping of settings, such as `profile: kubernetes`")
-    return parse_settings(raw)
+    with settings.can_work():
+        chosen = settings.capacity(count) | settings.read(options.settings) | {"base_dir": str(options.base.resolve())}
+        chosen |= {"cni": options.cni} if options.cni else {}
+        chosen |= {"profile": options.profile} if options.profile else {}
+        return settings.checked(ClusterConfig.local(count, planes, cluster_id=secrets.token_hex(8), **chosen))
 
 
 def _same(config: ClusterConfig, options: UpOptions) -> None:
@@ -306,7 +245,7 @@ def _create(config: ClusterConfig) -> None:
 
 async def _start(config: ClusterConfig, out: Output, timeout_s: float) -> None:
     await _ensure_engine(config, out)
-    await _ensure_pause_image(config)
+    await ensure_pause_image(config)
     with out.step("host agent and switch"):
         await agent.start(config)
     states = await _settled(config, timeout_s)
@@ -325,7 +264,7 @@ async def _ensure_engine(config: ClusterConfig, out: Output) -> None:
             await PrivateEngine(config).start()
 
 
-async def _ensure_pause_image(config: ClusterConfig) -> None:
+async def ensure_pause_image(config: ClusterConfig) -> None:
     """The image that holds a pod's namespaces open; made here, as there is no registry to pull it from."""
     process = await asyncio.create_subprocess_exec(
         str(PAUSE_SCRIPT),

@@ -1,4 +1,4 @@
-"""`python -m cluster.machine --machine m1 --base /var/lib/sk8`: runs sk8-machine in the foreground."""
+"""`python -m cluster.machine [--machine m1] --base /var/lib/sk8`: runs sk8-machine in the foreground."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import sys
 from pathlib import Path
 
-from cluster.machine.config import ConfigError, load_cluster, load_machine
+from cluster.machine.config import ConfigError, load_cluster, load_machine, only_machine
 from cluster.machine.dns import dns_config
 from cluster.machine.files import Locked
 from cluster.machine.machine import Machine
@@ -17,7 +17,7 @@ from cluster.network.dns_standby import DnsStandby
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="sk8-machine", description=__doc__)
-    parser.add_argument("--machine", required=True, help="its name in the cluster's configuration")
+    parser.add_argument("--machine", default="", help="its name in the cluster's configuration (the only one there is)")
     parser.add_argument("--base", type=Path, default=Path("/var/lib/sk8"), help="the cluster's directory")
     parser.add_argument("--verbose", action="store_true", help="log more")
     args = parser.parse_args()
@@ -27,7 +27,7 @@ def main() -> int:
         stream=sys.stderr,
     )
     try:
-        cluster, machine = load_cluster(args.base), load_machine(args.base, args.machine)
+        cluster, machine = load_cluster(args.base), load_machine(args.base, args.machine or only_machine(args.base))
         asyncio.run(Machine(cluster, machine, beside=[DnsStandby(dns_config(cluster, machine))]).run())
     except (ConfigError, Locked, FileNotFoundError) as e:
         print(f"sk8-machine {args.machine}: {e}", file=sys.stderr)

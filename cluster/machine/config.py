@@ -27,12 +27,18 @@ Profile = Literal["fast", "kubernetes"]
 
 FORMAT = 1
 DEFAULT_PREFIX = "sk8"
+DEFAULT_ZONE = "local"
 CNIS = {
     "routes": "directly where machines share a link, through VXLAN elsewhere",
     "vxlan": "always through VXLAN",
     "conflist": "as the CNI plugins of cni_conf_dir do it",
 }
+PROVIDERS = {
+    "local": "sk8 up makes the machines, on this box",
+    "vm": "somebody else makes them (ray up, a cloud, a technician); they join by themselves",
+}
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?")  # a link `sk8x-<name>` must fit IFNAMSIZ (15 bytes)
+_HOST_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 OTHER_CLUSTER = re.compile(r"sk8[a-z0-9]-")
 """How the container labels of a cluster with a prefix of its own begin; the default cluster's must not."""
 _DOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -54,7 +60,7 @@ class MachineSpec:
     name: str
     ip: str
     control_plane: bool
-    zone: str = "local"
+    zone: str = DEFAULT_ZONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +171,11 @@ class ClusterConfig:
     run_dir: str = "/run/sk8"
     prefix: str = DEFAULT_PREFIX  # of namespaces and links on the box; two clusters on one box need two
     cluster_id: str = ""
+    provider: str = "local"
+    """Who makes the machines: PROVIDERS says. With "vm", `machines` are the control planes, and on a worker itself:
+    workers come and go."""
+    api_cert_sans: tuple[str, ...] = ()
+    """More names and addresses by which clients reach the API servers (kubeadm's apiServer.certSANs)."""
 
     node_cidr: str = "10.89.0.0/24"
     host_ip: str = "10.89.0.1"
@@ -201,6 +212,7 @@ class ClusterConfig:
     supervisor_port: int = 10261
     proxy_port: int = 10249
     machine_port: int = 6390
+    join_port: int = 6391
 
     ray_head: str = "m1"  # the first one; see cluster/machine/head.py
     ray_head_takeover_s: float = 300.0  # so long it may be silent before another control plane follows it; 0: for ever
@@ -297,6 +309,8 @@ class ClusterConfig:
         """In the order they are given out."""
         if self.load_balancer_pool:
             return address_pool.addresses(self.load_balancer_pool)
+        if self.provider != "local":
+            return ()  # nobody said which addresses of a network that is not ours are free
         own = {self.host_ip, *(m.ip for m in self.machines)}
         return tuple(a for a in address_pool.last_quarter(self.node_cidr) if a not in own)
 
@@ -307,7 +321,7 @@ class ClusterConfig:
         return (
             *(self.state_client_port, self.state_peer_port, self.state_metrics_port),
             *(ray.gcs, ray.node_manager, ray.object_manager, ray.runtime_env_agent, ray.agent_grpc, ray.agent_http),
-            *(ray.metrics_export, ray.client_server, self.machine_port),
+            *(ray.metrics_export, ray.client_server, self.machine_port, self.join_port),
             *(self.kubelet_port, self.kubelet_healthz_port),
             *(self.scheduler_port, self.controllers_port, self.supervisor_port, self.proxy_port),
         )
@@ -370,7 +384,11 @@ class ClusterConfig:
             if twice:
                 found.append(f"machines: {kind} {', '.join(twice)} is used twice; each machine needs its own")
         for machine in self.machines:
-            if not _NAME.fullmatch(machine.name):
+            if self.provider != "local":
+                found += (
+                    [] if _HOST_NAME.fullmatch(machine.name) else [f"machines: name {machine.name!r}: no host name"]
+                )
+            elif not _NAME.fullmatch(machine.name):
                 found.append(
                     f"machines: name {machine.name!r}: must be at most 10 of a-z, 0-9 and '-', "
                     "beginning and ending with a letter or digit, such as m1"
@@ -399,7 +417,7 @@ class ClusterConfig:
             for b in keys[i + 1 :]:
                 if nets[a].overlaps(nets[b]):
                     found.append(f"{a} {nets[a]} and {b} {nets[b]} overlap; choose networks that do not")
-        members = [("host_ip", self.host_ip, "node_cidr")]
+        members = [("host_ip", self.host_ip, "node_cidr")] if self.provider == "local" else []
         members += [(f"machine {m.name}: ip", m.ip, "node_cidr") for m in self.machines]
         members += [("kubernetes_ip", self.kubernetes_ip, "service_cidr"), ("dns_ip", self.dns_ip, "service_cidr")]
         for what, ip, key in members:
@@ -458,6 +476,9 @@ class ClusterConfig:
                 f"ray_head_takeover_s: {self.ray_head_takeover_s:g}: must be at least 20 s, or 0 for never: a machine "
                 "that only restarts must not lose the role"
             )
+        if self.provider not in PROVIDERS:
+            known = ", ".join(f"{name} ({what})" for name, what in PROVIDERS.items())
+            found.append(f"provider: {self.provider!r}: use one of {known}")
         if not re.fullmatch(r"sk8[a-z0-9]?", self.prefix):
             found.append(f"prefix: {self.prefix!r}: must be sk8, or sk8 and one more letter or digit")
         if not _DOMAIN.fullmatch(self.domain):
@@ -582,6 +603,14 @@ def save_cluster(config: ClusterConfig) -> None:
 def load_machine(base_dir: str | Path, name: str) -> MachineConfig:
     """Raises FileNotFoundError when that machine's disk is empty."""
     return MachineConfig.from_json((Path(base_dir) / "machines" / name / "machine.json").read_bytes())
+
+
+def only_machine(base_dir: str | Path) -> str:
+    """The name of the machine that a VM is. Raises ConfigError where there is none, or where there are several."""
+    names = sorted(path.parent.name for path in (Path(base_dir) / "machines").glob("*/machine.json"))
+    if len(names) != 1:
+        raise ConfigError(f"{base_dir} has {len(names)} machines, not one: name it with --machine")
+    return names[0]
 
 
 def save_machine(machine: MachineConfig) -> None:

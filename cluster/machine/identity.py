@@ -104,15 +104,21 @@ class Authority:
             raise pki.PkiError(f"machine {name} has no join pending: its token was used up") from e
         if not hmac.compare_digest(expected, _digest(token)):
             raise pki.PkiError(f"machine {name}: wrong join token")
-        reply = self._reply(machine, requests)
+        reply = self.reply(machine, requests)
         self._token_hash(name).unlink()
         return reply
+
+    def admit_itself(self, machine: MachineConfig) -> None:
+        """The machine that holds the CA joins without a way to travel: the first of a cluster of VMs."""
+        request = join_request(machine)
+        install(machine, request, self.admit(machine.name, request.token, request.requests))
 
     def sign(self, signer: str, request: bytes, usages: Collection[str], lifetime_s: float) -> bytes:
         """The certificate for an approved CertificateSigningRequest; raises PkiError when it may not be had."""
         return signing.sign_request(self._ca(), signer, request, usages, lifetime_s, utcnow())
 
-    def _reply(self, machine: MachineSpec, requests: Mapping[str, bytes]) -> JoinReply:
+    def reply(self, machine: MachineSpec, requests: Mapping[str, bytes]) -> JoinReply:
+        """What a machine that was admitted gets; raises PkiError when it asks for what is not its own."""
         certs = pki.sign_machine(self._ca(), self._config, machine, requests, utcnow())
         shared = ["ca.crt", *SHARED_SECRETS, *(pki.CONTROL_PLANE_SECRETS if machine.control_plane else ())]
         return JoinReply(certs, {name: (self._dir / name).read_bytes() for name in shared})

@@ -117,8 +117,12 @@ class RayKeeper:
 
     async def _learn_from_others(self) -> None:
         """At the boot of a head: was another made the head while this machine was off? Silence proves nothing."""
-        if self._head is not None or self._machine.state_bootstrap:
-            return
+        if self._head is None and not self._machine.state_bootstrap:
+            await self._ask_the_others()
+
+    async def _ask_the_others(self) -> None:
+        """Whom the control planes believe to be the head: a machine that came after the cluster was made is not in the
+        Supervisor's list, so nobody tells it."""
 
         async def one(name: str) -> None:
             try:
@@ -199,7 +203,8 @@ class RayKeeper:
                 if epoch := (await head.status()).epoch:
                     return epoch
             except (OSError, TimeoutError, rejoin.Unreachable):
-                pass
+                if not self._machine.control_plane:
+                    await self._ask_the_others()
             await asyncio.sleep(0.1)
         return ""
 
@@ -260,6 +265,8 @@ class RayKeeper:
         try:
             status = await self._head.status()
         except rejoin.Unreachable:
+            if not self._machine.control_plane:
+                await self._ask_the_others()  # what is news is acted on when this is asked next
             return False
         if not status.epoch or status.epoch == self._epoch:
             return False

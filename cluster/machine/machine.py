@@ -1,7 +1,8 @@
 """sk8-machine: what runs on a machine outside Ray. PID 1 of a local machine, a systemd unit on a VM.
 
 IO. It owns the machine's lock and identity, reaps, keeps the raylet running with its actors made, and forwards
-127.0.0.1:6443 to an API server that answers. On the head it also tells the other machines which Ray cluster it runs.
+127.0.0.1:6443 to an API server that answers. On the head it also tells the other machines which Ray cluster it runs; on
+the control planes of a cluster of VMs it admits machines that join.
 
 Boot order: lock > network settings > identity (join by signing request if needed) > forwarder > Ray > actors.
 Invariant: one sk8-machine per disk (flock on `<disk>/lock`, released by the kernel when it dies).
@@ -18,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from cluster.machine import identity, rejoin
+from cluster.machine import identity, joining, rejoin
 from cluster.machine.config import ClusterConfig, MachineConfig, load_machine, save_machine
 from cluster.machine.files import Lock, make_private_dir
 from cluster.machine.forwarder import Forwarder, ForwarderConfig
@@ -103,9 +104,11 @@ class Machine:
             learn=record.learn,
             planes=[spec.name for spec in self._config.control_planes],
         )
+        joins = self._machine.control_plane and self._config.provider != "local"
         return [
             keeper.run(),
             server.run(),
+            *((joining.JoinServer(self._config, self._machine).run(),) if joins else ()),
             Forwarder(self._forwarder_config()).run(),
             self._forget_bootstrap(),
             *(part.run() for part in self._beside),
@@ -118,7 +121,11 @@ class Machine:
         )
 
     async def _ensure_identity(self) -> None:
-        """Joins through the host's socket when keys or certificates are missing or old; retries until it is there."""
+        """Joins through the host's socket when keys or certificates are missing or old; retries until it is there. A VM
+        joined before its first boot: it renews what is old, and goes on with that while no control plane answers."""
+        if self._config.provider != "local":
+            await self._renew()
+            return
         for attempt in range(1_000_000):
             if identity.is_complete(self._machine):
                 return
@@ -130,6 +137,15 @@ class Machine:
             except (OSError, TimeoutError, ValueError) as e:
                 log.error("cannot join the cluster: %s", e)
                 await asyncio.sleep(min(10.0, 0.2 * 2 ** min(attempt, 6)))
+
+    async def _renew(self) -> None:
+        if identity.is_complete(self._machine):
+            return
+        try:
+            await joining.renew(self._config, self._machine)
+            log.info("renewed this machine's certificates")
+        except (joining.JoinRefused, OSError, TimeoutError) as e:
+            log.error("cannot renew this machine's certificates: %s", e)
 
     async def _forget_bootstrap(self) -> None:
         """Once State has written its directory, this machine may never again make a new cluster out of an empty one.

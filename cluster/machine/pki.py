@@ -88,8 +88,18 @@ def requirement(name: str, machine: MachineSpec, config: ClusterConfig) -> Subje
 def _apiserver(machine: MachineSpec, config: ClusterConfig) -> Subject:
     service = "kubernetes.default"
     names = ("localhost", "kubernetes", service, f"{service}.svc", f"{service}.svc.{config.domain}", machine.name)
-    ips = ("127.0.0.1", config.kubernetes_ip, machine.ip)
+    more = config.api_cert_sans
+    ips = ("127.0.0.1", config.kubernetes_ip, machine.ip, *filter(_is_address, more))
+    names = (*names, *(name for name in more if not _is_address(name)))
     return Subject("kube-apiserver", ("sk8:apiservers",), names, ips, server=True, client=False)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 # -- making ----------------------------------------------------------------------------------------------------------

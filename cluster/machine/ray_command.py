@@ -1,15 +1,18 @@
 """How Ray is started on a machine: its command line and environment.
 
-Pure: data in, data out. The reasons for each setting are in docs/decisions/ray.md, measured on Ray 2.60.
+Pure: data in, data out, but for `python -m cluster.machine.ray_command BASE`, which prints the environment of a VM for
+tools that its administrator calls (infra/ray/bin/as-root). The reasons for each setting are in docs/decisions/ray.md,
+measured on Ray 2.60.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.config import ClusterConfig, MachineConfig, load_cluster, load_machine, only_machine
 
 _DAY_S = 86_400
 
@@ -59,10 +62,19 @@ def environment(
     env["RAY_ADDRESS"] = config.gcs_address
     env["SK8_MACHINE"] = machine.name
     env["SK8_BASE"] = config.base_dir
+    if config.provider != "local":
+        env |= tls(machine)
     if is_head(config, machine):
         env["RAY_gcs_storage"] = "rocksdb"
         env["RAY_gcs_storage_path"] = str(gcs_dir(machine))
     return env
+
+
+def tls(machine: MachineConfig) -> dict[str, str]:
+    """Between VMs Ray's connections are encrypted and both sides show a node's certificate. Local machines share a
+    kernel: the token is enough there."""
+    files = {"SERVER_CERT": "node.crt", "SERVER_KEY": "node.key", "CA_CERT": "ca.crt"}
+    return {"RAY_USE_TLS": "1"} | {f"RAY_TLS_{name}": str(machine.pki / file) for name, file in files.items()}
 
 
 def start_command(config: ClusterConfig, machine: MachineConfig, python: Path) -> list[str]:
@@ -106,3 +118,18 @@ def stop_command(config: ClusterConfig, machine: MachineConfig, python: Path) ->
     if config.ensure_command:
         return []
     return [*ensure_command(config, machine, python), "--stop"]
+
+
+def _main(base: Path) -> None:
+    """Nothing where there is no cluster yet."""
+    try:
+        cluster, machine = load_cluster(base), load_machine(base, only_machine(base))
+    except FileNotFoundError:
+        return
+    for name, value in environment(cluster, machine, Path(sys.executable), None, {}).items():
+        if name.startswith(("RAY_", "SK8_")):
+            print(f"{name}={value}")
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))

@@ -117,11 +117,11 @@ class HeadServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            if not _caller(writer):  # the CA certifies users too, by their signing requests
+            if not caller(writer):  # the CA certifies users too, by their signing requests
                 return
             request = orjson.loads(await asyncio.wait_for(reader.readline(), 5))
             if request.get("op") in ("status", "head"):
-                if "head" in request and self._learn is not None and _caller(writer) in self._planes:
+                if "head" in request and self._learn is not None and caller(writer) in self._planes:
                     self._learn(request["head"])
                 writer.write(orjson.dumps(self._status()) + b"\n")
                 await writer.drain()
@@ -151,7 +151,7 @@ class HeadServer:
             waiting.cancel()
 
 
-def _caller(writer: asyncio.StreamWriter) -> str:
+def caller(writer: asyncio.StreamWriter) -> str:
     """The machine on the other side, by its certificate; "" for anybody else."""
     certificate = writer.get_extra_info("peercert") or {}
     names = dict(pair for part in certificate.get("subject", ()) for pair in part)

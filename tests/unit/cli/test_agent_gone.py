@@ -100,7 +100,7 @@ def install(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent, "answers", answers)
     monkeypatch.setattr(agent, "start", start)
     monkeypatch.setattr(up_module, "_ensure_engine", ensure_engine)
-    monkeypatch.setattr(up_module, "_ensure_pause_image", ensure_pause)
+    monkeypatch.setattr(up_module, "ensure_pause_image", ensure_pause)
     monkeypatch.setattr(cleanup, "find", lambda _: Leftovers(namespaces=["sk8-m1"]))
     monkeypatch.setattr(cleanup, "remove", remove)
     monkeypatch.setattr(up_module, "LocalProvider", lambda _: box)

@@ -1,0 +1,166 @@
+"""A VM joins over real TLS on loopback; who may, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from cluster.machine import identity, joining
+from cluster.machine.config import ClusterConfig, ConfigError, MachineSpec, load_cluster, load_machine, save_cluster
+from cluster.machine.identity import Authority
+from cluster.machine.join_ledger import JoinLedger, Ticket, ca_pin, new_token
+from cluster.machine.joining import Joiner, JoinRefused, JoinServer
+from cluster.machine.pki import PkiError
+
+CONNECT = asyncio.open_connection
+HEAD, PLANE, WORKER = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+
+
+def cluster(base: Path, port: int) -> ClusterConfig:
+    machines = tuple(MachineSpec(f"cp{i}", ip, True) for i, ip in ((1, HEAD), (2, PLANE), (3, "127.0.0.9")))
+    made = ClusterConfig(
+        machines=machines,
+        provider="vm",
+        ray_head="cp1",
+        cluster_id="abc",
+        node_cidr="127.0.0.0/8",
+        base_dir=str(base),
+        join_port=port,
+    )
+    authority = Authority(made)
+    authority.create()
+    head = made.first_machine("cp1")
+    authority.provision(head)
+    authority.admit_itself(head)
+    JoinLedger(made).invite_founders("cp1")
+    save_cluster(made)
+    return made.validate()
+
+
+@pytest.fixture
+async def head(tmp_path: Path, unused_tcp_port: int) -> AsyncIterator[ClusterConfig]:
+    made = await asyncio.to_thread(cluster, tmp_path / "head" / "sk8", unused_tcp_port)
+    server = asyncio.create_task(JoinServer(made, made.machine("cp1")).run())
+    yield made
+    server.cancel()
+    await asyncio.gather(server, return_exceptions=True)
+
+
+def ticket(config: ClusterConfig, token: str = "") -> Ticket:
+    pin = ca_pin((config.pki / "ca.crt").read_bytes())
+    return Ticket(f"{HEAD}:{config.join_port}", token or JoinLedger(config).add_token(), pin)
+
+
+def joiner(base: Path, name: str, ip: str) -> Joiner:
+    return Joiner(name, ip, "z1", base, {"cpu_millicores": 4000})
+
+
+async def joined(config: ClusterConfig, who: Joiner, monkeypatch: pytest.MonkeyPatch, with_: Ticket | None = None):
+    """`who` joins from its own address: all of 127.0.0.0/8 is this box."""
+
+    async def from_own(host: str, port: int, **options: object) -> object:
+        return await CONNECT(host, port, local_addr=(who.ip, 0), **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(asyncio, "open_connection", from_own)
+    for _ in range(200):  # until the server listens
+        try:
+            return await joining.join(with_ or ticket(config), who)
+        except ConnectionRefusedError:
+            await asyncio.sleep(0.05)
+    raise AssertionError("the server does not listen")
+
+
+async def test_a_worker_gets_what_a_worker_needs_and_nothing_else(head, tmp_path, monkeypatch) -> None:
+    machine = await joined(head, joiner(tmp_path / "w" / "sk8", "w1", WORKER), monkeypatch)
+    assert identity.is_complete(machine)
+    names = sorted(p.name for p in machine.pki.iterdir())
+    assert names == ["ca.crt", "node.crt", "node.key", "proxy.crt", "proxy.key", "ray.token"]
+    certificate = x509.load_pem_x509_certificate((machine.pki / "node.crt").read_bytes())
+    assert "CN=system:node:w1" in certificate.subject.rfc4514_string()
+    own = load_cluster(tmp_path / "w" / "sk8")
+    assert [m.name for m in own.machines] == ["cp1", "cp2", "cp3", "w1"]
+    assert own.spec("w1") == MachineSpec("w1", WORKER, False, "z1")
+    assert own.cpu_millicores == 4000, "each machine offers what it has"
+    assert not (tmp_path / "w" / "sk8" / "pki").exists()
+    assert not (tmp_path / "w" / "sk8" / "join.json").exists()
+
+
+async def test_a_declared_control_plane_founds_the_store_once(head, tmp_path, monkeypatch) -> None:
+    base = tmp_path / "p" / "sk8"
+    machine = await joined(head, joiner(base, "whatever", PLANE), monkeypatch)
+    assert (machine.name, machine.control_plane, machine.zone) == ("cp2", True, "z1")
+    assert machine.state_bootstrap and machine.state_member_id == 2
+    own = load_cluster(base)
+    assert (own.pki / "ca.key").read_bytes() == (head.pki / "ca.key").read_bytes()
+    assert (own.pki / "admin.crt").exists()
+    with pytest.raises(JoinRefused, match="cp2 has joined already"):
+        await joined(head, joiner(tmp_path / "q" / "sk8", "cp2", PLANE), monkeypatch)
+    JoinLedger(head).invite("cp2")
+    again = await joined(head, joiner(tmp_path / "q" / "sk8", "cp2", PLANE), monkeypatch)
+    assert not again.state_bootstrap, "a disk that was replaced must not found the store a second time"
+
+
+async def test_an_answer_that_was_lost_is_had_again(head, tmp_path, monkeypatch) -> None:
+    who = joiner(tmp_path / "p" / "sk8", "cp2", PLANE)
+    with monkeypatch.context() as patch:
+        patch.setattr(joining, "_install", lambda *_: (_ for _ in ()).throw(OSError("power")))
+        with pytest.raises(OSError, match="power"):
+            await joined(head, who, monkeypatch)
+    machine = await joined(head, who, monkeypatch)
+    assert machine.state_bootstrap
+
+
+async def test_another_ca_than_the_pinned_one_hears_no_token(head, tmp_path, monkeypatch) -> None:
+    wrong = replace(ticket(head), pin="sha256:" + "0" * 64)
+    with pytest.raises(JoinRefused, match="another cluster, or somebody between"):
+        await joined(head, joiner(tmp_path / "w" / "sk8", "w1", WORKER), monkeypatch, wrong)
+
+
+async def test_a_machine_renews_under_its_own_certificate_alone(head, tmp_path, monkeypatch) -> None:
+    machine = await joined(head, joiner(tmp_path / "w" / "sk8", "w1", WORKER), monkeypatch)
+    before = (machine.pki / "node.crt").read_bytes()
+    only_head = replace(load_cluster(tmp_path / "w" / "sk8"), machines=(head.spec("cp1"),))
+    await joining.renew(only_head, machine)
+    assert (machine.pki / "node.crt").read_bytes() != before
+    assert identity.is_complete(load_machine(tmp_path / "w" / "sk8", "w1"))
+    JoinLedger(head).forget("w1")
+    with pytest.raises(JoinRefused, match="only a machine that joined"):
+        await joining.renew(only_head, machine)
+
+
+async def test_who_is_refused(head, tmp_path, monkeypatch) -> None:
+    base = tmp_path / "w" / "sk8"
+    for token, why in ((new_token(), "not known here"), ("rubbish", "not known here")):
+        with pytest.raises(JoinRefused, match=why):
+            await joined(head, joiner(base, "w1", WORKER), monkeypatch, ticket(head, token))
+    old = JoinLedger(head).add_token(expires=1.0)
+    with pytest.raises(JoinRefused, match="expired"):
+        await joined(head, joiner(base, "w1", WORKER), monkeypatch, ticket(head, old))
+    with pytest.raises(JoinRefused, match="no host name"):
+        await joined(head, joiner(base, "W_1", WORKER), monkeypatch)
+    with pytest.raises(JoinRefused, match="name cp2 is used twice"):
+        await joined(head, joiner(base, "cp2", WORKER), monkeypatch)
+
+
+def test_a_name_belongs_to_its_address_until_it_is_forgotten(tmp_path: Path) -> None:
+    ledger = JoinLedger(cluster(tmp_path / "head" / "sk8", 6391))
+    token = ledger.add_token()
+
+    def admit(ip: str, source: str) -> None:
+        ledger.admit(token, MachineSpec("w1", ip, False), {}, source, 0.0)
+
+    admit(WORKER, WORKER)
+    admit(WORKER, WORKER)
+    with pytest.raises(PkiError, match=f"{WORKER} has joined as w1 already"):
+        admit("127.0.0.4", "127.0.0.4")
+    with pytest.raises(PkiError, match="came from"):
+        admit(WORKER, "127.0.0.4")
+    ledger.forget("w1")
+    admit("127.0.0.4", "127.0.0.4")
+    with pytest.raises(ConfigError):
+        ledger.invite("w1")
