@@ -45,7 +45,8 @@ def connect(cluster: ClusterConfig, machine: MachineConfig) -> None:
 def forget_earlier_lives(cluster: ClusterConfig, machine: MachineConfig) -> None:
     """What Ray still believes of this machine from before it was restarted."""
     own = ray.get_runtime_context().get_node_id()
-    for node_id in ray_nodes.forget_earlier_lives(cluster.gcs_address, machine.name, own):
+    token = machine.ray_token.read_text().strip()
+    for node_id in ray_nodes.forget_earlier_lives(cluster.gcs_address, token, machine.name, own):
         print(f"told Ray that node {node_id} is no more", file=sys.stderr)
 
 

@@ -9,8 +9,10 @@ raylet's own farewell (UnregisterNode) is said in its place; Ray then restarts t
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+import grpc
 from ray._private.grpc_utils import init_grpc_channel
 from ray.core.generated import common_pb2, gcs_service_pb2, gcs_service_pb2_grpc
 
@@ -21,14 +23,15 @@ _services: Any = gcs_service_pb2_grpc
 _common: Any = common_pb2
 
 
-def forget_earlier_lives(gcs_address: str, machine: str, own_node_id: str) -> list[str]:
-    """Unregister every living node of this machine but `own_node_id` (hex); the ids. Raises grpc.RpcError.
-
-    The channel is Ray's own: with its token, and with TLS where Ray has it (both from the environment).
-    """
-    with init_grpc_channel(gcs_address) as channel:
+def forget_earlier_lives(gcs_address: str, token: str, machine: str, own_node_id: str) -> list[str]:
+    """Unregister every living node of this machine but `own_node_id` (hex); the ids. Raises grpc.RpcError."""
+    encrypted = "RAY_USE_TLS" in os.environ
+    metadata = [] if encrypted else [("authorization", f"Bearer {token}")]  # Ray's own channel adds the token itself
+    with init_grpc_channel(gcs_address) if encrypted else grpc.insecure_channel(gcs_address) as channel:
         service = _services.NodeInfoGcsServiceStub(channel)
-        known = service.GetAllNodeInfo(_messages.GetAllNodeInfoRequest(), timeout=TIMEOUT_S).node_info_list
+        known = service.GetAllNodeInfo(
+            _messages.GetAllNodeInfoRequest(), metadata=metadata, timeout=TIMEOUT_S
+        ).node_info_list
         stale = [
             node.node_id
             for node in known
@@ -38,5 +41,5 @@ def forget_earlier_lives(gcs_address: str, machine: str, own_node_id: str) -> li
             request = _messages.UnregisterNodeRequest(node_id=node_id)
             request.node_death_info.reason = _common.NodeDeathInfo.UNEXPECTED_TERMINATION
             request.node_death_info.reason_message = f"machine {machine} was restarted"
-            service.UnregisterNode(request, timeout=TIMEOUT_S)
+            service.UnregisterNode(request, metadata=metadata, timeout=TIMEOUT_S)
     return [node_id.hex() for node_id in stale]
