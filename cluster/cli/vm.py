@@ -100,11 +100,10 @@ def _new(args: argparse.Namespace) -> ClusterConfig:
             raise ConfigError(f"control planes: the first is {planes[0].ip}, but this machine is {ip}")
         planes[0] = replace(planes[0], zone=args.zone or DEFAULT_ZONE)
         chosen = settings.capacity(1) | {"node_cidr": args.node_cidr or network, "cni": args.cni}
+        chosen |= {"ray_head": planes[0].name}
         chosen |= settings.read(args.config) | {"base_dir": str(args.base.resolve())}
-        made = ClusterConfig(
-            machines=tuple(planes), provider="vm", ray_head=planes[0].name, cluster_id=secrets.token_hex(8), **chosen
-        )
-        return settings.checked(made)
+        cluster_id = secrets.token_hex(8)
+        return settings.checked(ClusterConfig(machines=tuple(planes), provider="vm", cluster_id=cluster_id, **chosen))
 
 
 def _planes(text: str) -> list[MachineSpec]:

@@ -583,7 +583,7 @@ def parse_settings(raw: Mapping[str, Any], known: Sequence[str] = ()) -> dict[st
     Names may be spelled as flags are: `auto-compaction-retention`.
     """
     raw = {key.replace("-", "_"): value for key, value in raw.items()}
-    allowed = {f.name for f in fields(ClusterConfig)} - {"machines", "ray_ports", "cluster_id"} | set(known)
+    allowed = {f.name for f in fields(ClusterConfig)} - {"machines", "ray_ports", "cluster_id", "provider"} | set(known)
     unknown = sorted(set(raw) - allowed)
     if unknown:
         raise ConfigError(f"unknown setting {', '.join(unknown)}; known are {', '.join(sorted(allowed))}")
