@@ -152,14 +152,14 @@ class NodeLifecycleController:
         judgement = self._judge(name, node)
         if judgement.verdict is Verdict.UNREACHABLE and await self._renewed_meanwhile(name):
             judgement = self._judge(name, node)
-        if judgement.verdict is Verdict.UNREACHABLE and self._env.machines is not None:
-            down = await self._env.machines.answers(name)
-            judgement = core.Judgement(Verdict.AGENT_DOWN if down else Verdict.UNREACHABLE, _ASK_AGAIN_S)
         now = self._env.clock()
         before = self._verdicts.get(name, Verdict.ALIVE)
         self._verdicts[name] = judgement.verdict
         node = await self._show_conditions(node, judgement.verdict, now)
         wait_s = await self._show_taints(node, judgement.verdict, now)
+        # What was shown so far is the same for a machine that answers: asking it must not hold that up.
+        judgement = await self._asked(name, judgement)
+        self._verdicts[name] = judgement.verdict
         if judgement.verdict is Verdict.UNREACHABLE:
             await self._pods_not_ready(name, now)
         elif judgement.verdict is Verdict.GONE:
@@ -168,6 +168,13 @@ class NodeLifecycleController:
             self._say(node, before, judgement.verdict)
         delays = [d for d in (judgement.recheck_after_s, wait_s) if d is not None]
         return Result(min(delays) if delays else None)
+
+    async def _asked(self, name: str, judgement: core.Judgement) -> core.Judgement:
+        """Whether the machine of a silent kubelet answers; again and again, as both may change without another sign."""
+        if judgement.verdict is not Verdict.UNREACHABLE or self._env.machines is None:
+            return judgement
+        answers = await self._env.machines.answers(name)
+        return core.Judgement(Verdict.AGENT_DOWN if answers else Verdict.UNREACHABLE, _ASK_AGAIN_S)
 
     def _judge(self, name: str, node: Obj) -> core.Judgement:
         now, config = self._env.monotonic(), self._env.config

@@ -8,7 +8,7 @@ from __future__ import annotations
 from cluster.machine.config import ClusterConfig, ConfigError, MachineConfig
 from cluster.machine.rejoin import HeadClient, Unreachable, contexts
 
-_WITHIN_S = 2.0
+_WITHIN_S = 1.0
 
 
 class MachineProbe:

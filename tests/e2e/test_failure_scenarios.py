@@ -6,7 +6,10 @@ but their order and that Events say which of them did what. C is tests/integrati
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +20,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import ROOT, Cluster, eventually
+from conftest import ROOT, Cluster, actor_pids, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -64,6 +67,32 @@ def test_a_silent_machine_loses_its_endpoints_then_its_pods(cluster: Cluster) ->
         within_s=60,
         what="the machine is as before",
     )
+
+
+def test_a_kubelet_that_hangs_is_not_a_silent_machine(cluster: Cluster) -> None:
+    """Events say which of the two it was; afterwards all is as before. (That no endpoint is taken away meanwhile is a
+    unit test: on a busy box the machine may not answer in time, either.)"""
+
+    def ours() -> set[str]:
+        """Endpoints on m3."""
+        slices = cluster.get("endpointslices", "-l", "kubernetes.io/service-name=web")["items"]
+        ends = (e for s in slices for e in s.get("endpoints") or () if e["conditions"]["ready"])
+        return {e["targetRef"]["name"] for e in ends if e["nodeName"] == "m3"}
+
+    before, frozen = ours(), actor_pids("Kubelet", "m3")
+    assert frozen, "no kubelet runs on m3"
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        eventually(lambda: cluster.node_ready("m3") == "Unknown", within_s=60, what="m3 is NotReady")
+        events = lambda: cluster.kubectl("get", "events", "--field-selector=involvedObject.name=m3")  # noqa: E731
+        eventually(lambda: "MachineAgentDown" in events(), within_s=60, what="an Event says that the machine answers")
+    finally:
+        for pid in frozen:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+    eventually(lambda: cluster.node_ready("m3") == "True", within_s=90, what="m3 is Ready again")
+    eventually(ours, lambda found: found == before, within_s=60, what="its endpoints are those it had")
 
 
 def test_a_with_anti_affinity_and_a_budget(place: Cluster) -> None:
