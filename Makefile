@@ -10,7 +10,7 @@ SEEDS ?= 200
 MINUTES ?= 10
 FAULTS ?= 30
 
-.PHONY: help up down demo monitoring test check bench fmt bootstrap lint unit sim fuzz walkthrough scenarios autoscaler-test scheduler-cases leaks safety chaos chaos-store integration e2e lock audit
+.PHONY: help up down demo monitoring test check bench fmt bootstrap lint unit sim fuzz walkthrough scenarios autoscaler-test scheduler-cases ray-up-test leaks safety chaos chaos-store integration e2e lock audit
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,9 @@ integration: ## Real processes, disks, containers and network namespaces (root)
 
 e2e: ## The README's promises on a running three-machine cluster (root)
 	@$(PYTEST) -q tests/e2e
+
+ray-up-test: bootstrap ## `ray up` over SSH to machines with systemd on this box, and `ray down` (root, minutes)
+	RAY_UP=1 .venv/bin/pytest -q tests/integration/test_ray_up_onprem.py
 
 scheduler-cases: ## The scheduler against its oracles on many generated clusters; more with SEEDS=10000
 	@$(BIN)/python -m tests.unit.scheduler.sweep $(or $(SEEDS),3000)

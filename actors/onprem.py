@@ -44,7 +44,7 @@ TEARDOWN_S = 300
 Tags = dict[str, str]
 
 
-class OnPremNodeProvider(NodeProvider):  # type: ignore[misc]  # Ray's has no types
+class OnPremNodeProvider(NodeProvider):
     def __init__(self, provider_config: dict[str, Any], cluster_name: str) -> None:
         super().__init__(provider_config, cluster_name)
         self._machines: dict[str, list[str]] = provider_config["machines"]
