@@ -71,7 +71,7 @@ async def start(config: ClusterConfig) -> bool:
 
 
 async def _comes(config: ClusterConfig, agent: ProcessId) -> bool:
-    for _ in range(200):
+    for _ in range(1200):  # a minute: a box may be busy, and an agent that ends is seen at once
         if await answers(config):
             return True
         if not agent.alive():

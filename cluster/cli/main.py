@@ -29,6 +29,7 @@ from cluster.cli import (
     store_commands,
     top,
     trace,
+    upgrade,
     vm,
     vm_members,
 )
@@ -92,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     image.add_commands(commands, common)
     doctor.add_commands(commands, common, listing)
     dashboard.add_command(commands, common)
+    upgrade.add_command(commands, common)
     trace.add_command(commands, common, listing)
     top.add_command(commands, common, listing)
     events.add_command(commands, common, listing)
@@ -118,6 +120,8 @@ def _machine_commands(commands: Any, common: argparse.ArgumentParser, listing: a
         "kill": "cut its power: processes, containers and network go at once",
         "stop": "shut it down in good order",
         "start": "switch it on; it boots from its disk",
+        "restart": "begin anew with sk8's own processes there; its pods run on",
+        "renew": "give it new keys and certificates now; it does so by itself before they end",
     }
     for verb, text in described.items():
         add = verbs.add_parser(verb, parents=[common], help=text, description=text)
@@ -192,14 +196,13 @@ async def _machine_power(args: argparse.Namespace, out: Output) -> int:
     config = existing(args.base)
     config.spec(args.name)
     provider = LocalProvider(config.host_socket)
-    said = {"kill": "lost power", "stop": "is off", "start": "is on"}[args.verb]
-    with out.step(f"machine {args.name} {said}"):
+    said = {"kill": "lost power", "stop": "is off", "start": "is on", "renew": "renews its certificates"}
+    with out.step(f"machine {args.name} {said.get(args.verb, 'begins anew')}"):
         if args.verb == "start":
             await provider.start(args.name, wipe=args.wipe)
-        elif args.verb == "stop":
-            await provider.stop(args.name)
         else:
-            await provider.kill(args.name)
+            verbs = {"stop": provider.stop, "kill": provider.kill, "renew": provider.renew}
+            await verbs.get(args.verb, provider.restart_agent)(args.name)
     return 0
 
 

@@ -5,10 +5,11 @@ attach disks, and forwards the host's 127.0.0.1:6443. Machines outlive it: a new
 
  GET  /v1/health                                   GET  /v1/machines[?after=VERSION]   (long poll: waits for a change)
  POST /v1/machines/{m}/start {"wipe"}              POST /v1/machines/{m}/kill | stop | wipe
+ POST /v1/machines/{m}/restart | renew             (sk8-machine anew, by SIGHUP; new certificates now, by SIGUSR1)
  POST /v1/machines/{m}/link {"up"}                 POST /v1/machines/{m}/netem {"delay_ms","jitter_ms","loss_percent"}
  GET  /v1/disks   POST /v1/disks {"name","size_bytes"}   DELETE /v1/disks/{d}
  POST /v1/disks/{d}/attach | detach {"machine"}    POST /v1/disks/{d}/grow {"size_bytes"}
-                                                   POST /v1/join {"machine","token","requests"}
+                                                   POST /v1/join {"machine","token" or "proof","requests"}
  POST /v1/certificates {"signer","request","usages","lifetime_s"}   (signed here: the CA's key stays on the box)
 
 Errors: {"error": message, "retriable": bool} with 400 refused, 404 unknown, 409 wrong state, 503 try again.
@@ -36,7 +37,7 @@ from cluster.machine.files import Lock, make_private_dir
 from cluster.machine.forwarder import Forwarder, ForwarderConfig
 from cluster.machine.identity import Authority
 from cluster.machine.loop_watch import LoopWatch
-from cluster.machine.pki import PkiError
+from cluster.machine.pki import PkiError, Proof
 
 log = logging.getLogger(__name__)
 
@@ -166,6 +167,9 @@ class HostAgent:
                 await self._machines.stop(name)
             case "wipe":
                 await self._machines.wipe(name)
+            case "restart" | "renew":
+                self._need_on(name)
+                self._machines.tell(name, signal.SIGHUP if verb == "restart" else signal.SIGUSR1)
             case "link":
                 up = bool(body.get("up", True))
                 self._need_on(name)
@@ -222,9 +226,12 @@ class HostAgent:
     async def _join(self, request: web.Request) -> web.Response:
         body = await _body(request)
         requests = {str(k): str(v).encode() for k, v in dict(body.get("requests", {})).items()}
-        name, token = str(body.get("machine", "")), str(body.get("token", ""))
-        reply = await asyncio.to_thread(self._authority.admit, name, token, requests)
-        log.info("machine %s joined: %s", name, ", ".join(requests))
+        name = str(body.get("machine", ""))
+        if "proof" in body:
+            reply = await asyncio.to_thread(self._authority.renew, name, Proof.from_json(body["proof"]), requests)
+        else:
+            reply = await asyncio.to_thread(self._authority.admit, name, str(body.get("token", "")), requests)
+        log.info("machine %s has new certificates: %s", name, ", ".join(requests))
         return web.Response(body=reply.to_json(), content_type="application/json")
 
     async def _sign(self, request: web.Request) -> web.Response:
@@ -278,7 +285,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _error(404, e, False)
     except DiskError as e:
         return _error(409 if e.retriable else 400, e, e.retriable)
-    except (PkiError, ValueError, TypeError) as e:
+    except (PkiError, ValueError, TypeError, KeyError) as e:
         return _error(400, e, False)
     except MachineError as e:
         return _error(409, e, True)

@@ -100,6 +100,14 @@ class LocalProvider:
     async def wipe(self, machine: str) -> None:
         await self._call("POST", f"/v1/machines/{machine}/wipe")
 
+    async def restart_agent(self, machine: str) -> None:
+        """sk8-machine begins anew, with the release that its disk names; the pods run on."""
+        await self._call("POST", f"/v1/machines/{machine}/restart")
+
+    async def renew(self, machine: str) -> None:
+        """New certificates now, though the old ones may last."""
+        await self._call("POST", f"/v1/machines/{machine}/renew")
+
     async def set_link(self, machine: str, *, up: bool) -> None:
         await self._call("POST", f"/v1/machines/{machine}/link", {"up": up})
 

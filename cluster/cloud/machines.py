@@ -35,9 +35,9 @@ from cluster.cloud.engine import Engine, EngineError
 from cluster.machine import identity
 from cluster.machine.config import ClusterConfig, MachineConfig, container_label, load_machine
 from cluster.machine.files import make_private_dir, write_atomic
-from cluster.machine.machine import checkout_dir
 from cluster.machine.pods_shutdown import LONGEST_S
 from cluster.machine.processes import ProcessId, children_of, wait_gone
+from cluster.machine.release import checkout_dir
 from cluster.machinery.pod_logs import remove_machine_logs
 
 log = logging.getLogger(__name__)
@@ -180,6 +180,12 @@ class Machines:
                 log.warning("machine %s: %s", name, e)
             await self._cut(name, slot)
             log.info("machine %s is off", name)
+
+    def tell(self, name: str, number: signal.Signals) -> None:
+        """A signal to the sk8-machine of a machine that is on: SIGHUP, SIGUSR1. Raises MachineError."""
+        record = self._slot(name).record
+        if record is None or not record.init.signal(number):
+            raise MachineError(f"machine {name} is {self.power(name)}; start it first")
 
     async def wipe(self, name: str) -> None:
         """Empties the disk of a machine that is off."""

@@ -8,6 +8,7 @@ import logging
 import sys
 from pathlib import Path
 
+from cluster.machine import release
 from cluster.machine.config import ConfigError, load_cluster, load_machine, only_machine
 from cluster.machine.dns import dns_config
 from cluster.machine.files import Locked
@@ -28,7 +29,10 @@ def main() -> int:
     )
     try:
         cluster, machine = load_cluster(args.base), load_machine(args.base, args.machine or only_machine(args.base))
-        asyncio.run(Machine(cluster, machine, beside=[DnsStandby(dns_config(cluster, machine))]).run())
+        release.enter(machine)
+        beside = [DnsStandby(dns_config(cluster, machine))]
+        if asyncio.run(Machine(cluster, machine, beside=beside).run()):
+            release.enter(machine, again=True)
     except (ConfigError, Locked, FileNotFoundError) as e:
         print(f"sk8-machine {args.machine}: {e}", file=sys.stderr)
         return 1

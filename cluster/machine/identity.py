@@ -113,6 +113,12 @@ class Authority:
         request = join_request(machine)
         install(machine, request, self.admit(machine.name, request.token, request.requests))
 
+    def renew(self, name: str, proof: pki.Proof, requests: Mapping[str, bytes]) -> JoinReply:
+        """New certificates for a machine that shows one it has and signs with its key; raises PkiError when refused."""
+        machine = self._config.spec(name)
+        pki.check_proof(proof, (self._dir / "ca.crt").read_bytes(), f"system:node:{name}", requests, utcnow())
+        return self.reply(machine, requests)
+
     def sign(self, signer: str, request: bytes, usages: Collection[str], lifetime_s: float) -> bytes:
         """The certificate for an approved CertificateSigningRequest; raises PkiError when it may not be had."""
         return signing.sign_request(self._ca(), signer, request, usages, lifetime_s, utcnow())
@@ -143,16 +149,18 @@ def _digest(token: str) -> str:
 # -- the machine's side ----------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class JoinRequest:
-    """What a machine sends; its keys stay behind in `keys`."""
+    """What a machine sends; its keys stay behind in `keys`. It shows its token, or the certificate it has."""
 
     machine: str
     token: str
     requests: dict[str, bytes]
     keys: dict[str, bytes]
+    proof: pki.Proof | None = None
 
     def to_json(self) -> bytes:
         csrs = {name: pem.decode() for name, pem in self.requests.items()}
-        return orjson.dumps({"machine": self.machine, "token": self.token, "requests": csrs})
+        shown = {"token": self.token} if self.proof is None else {"proof": self.proof.to_json()}
+        return orjson.dumps({"machine": self.machine, "requests": csrs} | shown)
 
 
 def is_complete(machine: MachineConfig) -> bool:
@@ -166,22 +174,25 @@ def is_complete(machine: MachineConfig) -> bool:
 
 
 def join_request(machine: MachineConfig) -> JoinRequest:
-    """New keys and requests for all certificates; raises FileNotFoundError when there is no token to join with."""
-    token = (machine.disk / TOKEN_FILE).read_text().strip()
-    made = {
-        n: pki.new_request(n)
-        for n in pki.certificate_names(MachineSpec(machine.name, machine.ip, machine.control_plane))
-    }
-    return JoinRequest(machine.name, token, {n: r for n, (_, r) in made.items()}, {n: k for n, (k, _) in made.items()})
+    """New keys and requests for all certificates; raises FileNotFoundError when there is neither a token to join with
+    nor a certificate to show."""
+    names = pki.certificate_names(MachineSpec(machine.name, machine.ip, machine.control_plane))
+    made = {name: pki.new_request(name) for name in names}
+    requests, keys = {n: r for n, (_, r) in made.items()}, {n: k for n, (k, _) in made.items()}
+    token = machine.disk / TOKEN_FILE
+    if token.exists():
+        return JoinRequest(machine.name, token.read_text().strip(), requests, keys)
+    own = pki.KeyPair(*((machine.pki / f"node.{kind}").read_bytes() for kind in ("crt", "key")))
+    return JoinRequest(machine.name, "", requests, keys, pki.prove(own, requests))
 
 
 def install(machine: MachineConfig, request: JoinRequest, reply: JoinReply) -> None:
-    """Keys before certificates, the token last: a crash in between makes the next boot ask for help, not misuse."""
+    """Each key just before its certificate, that of the node last (what renewal is asked with), then the token: after a
+    crash in between the next attempt finds old certificates, and asks again."""
     make_private_dir(machine.pki)
-    for name, key in request.keys.items():
-        write_atomic(machine.pki / f"{name}.key", key)
-    for name, cert in reply.certs.items():
-        write_atomic(machine.pki / f"{name}.crt", cert)
+    for name in sorted(reply.certs, key=lambda name: name == "node"):
+        write_atomic(machine.pki / f"{name}.key", request.keys[name])
+        write_atomic(machine.pki / f"{name}.crt", reply.certs[name])
     for name, data in reply.files.items():
         if name != Path(name).name:
             raise pki.PkiError(f"the host sent a file with the name {name!r}")

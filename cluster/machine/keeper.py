@@ -8,7 +8,8 @@ until something breaks:
    do not notice; they go on serving. When the head gives this machine its turn and the other API servers answer, Ray
    is restarted here. So at most one machine at a time is without its actors;
  - another machine is the head now (`head.py`): the same, with that one's epoch; if it is this one, Ray starts here as
-   the head at once.
+   the head at once;
+ - `restart_in_turn` was called (new certificates): the same, in the same epoch.
 
 While the head is silent nothing is concluded and nothing is stopped (DESIGN.md, "What is true").
 Invariant: before Ray starts, no process of an earlier start is left (two State actors never meet on one directory).
@@ -19,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -32,6 +34,7 @@ from cluster.machine.forwarder import Probe
 from cluster.machine.head import HeadRecord
 from cluster.machine.processes import Children, ProcessId, Stat, command_line
 from cluster.machine.ray_command import ensure_command, environment, is_head, start_command, stop_command
+from cluster.machine.release import Release
 
 log = logging.getLogger(__name__)
 
@@ -74,16 +77,17 @@ class RayKeeper:
         children: Children,
         ask: Callable[[str], rejoin.HeadClient],
         *,
-        python: Path,
-        checkout: Path | None,
+        release: Release,
         times: KeeperTimes | None = None,
     ) -> None:
         self._record = record
         self._machine = machine
         self._children = children
         self._ask = ask
-        self._python = python
-        self._checkout = checkout
+        self._release = release
+        self._python = release.python
+        self._life = secrets.token_hex(4)
+        self._asked = asyncio.Event()
         self._times = times or KeeperTimes()
         self._epoch = ""
         self._phase: Phase = "stopped"
@@ -105,7 +109,13 @@ class RayKeeper:
             "ray": self._phase,
             "starts": self._starts,
             "head": self._record.head.to_json(),
+            "release": str(self._release),
+            "life": self._life,
         }
+
+    def restart_in_turn(self) -> None:
+        """Ray and all actors of this machine begin anew, as soon as no other machine is without its own."""
+        self._asked.set()
 
     def _adopt(self) -> None:
         """Whom the record names as head, from the next start of Ray on."""
@@ -113,7 +123,7 @@ class RayKeeper:
         self._ensured.clear()
         config = self._config = self._record.config
         self._head = None if is_head(config, self._machine) else self._ask(config.ray_head)
-        self._env = environment(config, self._machine, self._python, self._checkout, os.environ)
+        self._env = environment(config, self._machine, self._python, self._release.checkout, os.environ)
 
     async def _learn_from_others(self) -> None:
         """At the boot of a head: was another made the head while this machine was off? Silence proves nothing."""
@@ -142,19 +152,19 @@ class RayKeeper:
                 try:
                     await self._start()
                     failures = 0
-                    foreign = await self._run_until_broken(turn)
+                    orderly = await self._run_until_broken(turn)
                 except RayFailed as e:
                     log.error("%s", e)
-                    foreign = False
+                    orderly = False
                     failures += 1
                 await turn.aclose()
-                if foreign:
+                if orderly:
                     await self._take_turn(turn)
                 await self._stop()
                 if failures == NEW_METADATA_AFTER and self._head is None:
                     log.error("Ray does not start here as the head: its metadata is set aside")
                     rejoin.set_metadata_aside(self._machine)
-                if not foreign:
+                if not orderly:
                     await asyncio.sleep(self._pause(failures))
         finally:
             await turn.aclose()
@@ -174,6 +184,7 @@ class RayKeeper:
         head = self._record.head
         self._epoch = epoch if self._head is not None else rejoin.current_epoch(self._machine, head.generation)
         self._phase = "starting"
+        self._asked.clear()
         self._prune_sessions()
         command = start_command(self._config, self._machine, self._python)
         output = self._machine.log_dir / "ray-start.log"
@@ -225,12 +236,13 @@ class RayKeeper:
 
     # -- running -------------------------------------------------------------------------------------------------
     async def _run_until_broken(self, turn: AsyncExitStack) -> bool:
-        """True when the head runs another epoch, or is another; False when a daemon of ours ended."""
+        """True when the head runs another epoch, or is another, or we were asked; False when a daemon of ours ended."""
         ended = {self._children.ended(p.pid): name for name, p in self._daemons.items()}
         foreign = asyncio.ensure_future(self._until_foreign())
+        asked = asyncio.ensure_future(self._asked.wait())
         ensure = asyncio.ensure_future(self._ensure(turn))
         try:
-            breaks: set[asyncio.Future[Any]] = {*ended, foreign}
+            breaks: set[asyncio.Future[Any]] = {*ended, foreign, asked}
             await asyncio.wait({*breaks, ensure}, return_when=asyncio.FIRST_COMPLETED)
             if ensure.done():
                 ensure.result()
@@ -238,11 +250,11 @@ class RayKeeper:
             for future, name in ended.items():
                 if future.done():
                     log.error("%s ended with %d; restarting Ray on this machine", name, future.result())
-            return foreign.done()
+            return foreign.done() or asked.done()
         finally:
-            foreign.cancel()
-            ensure.cancel()
-            await asyncio.gather(foreign, ensure, return_exceptions=True)
+            for task in (foreign, asked, ensure):
+                task.cancel()
+            await asyncio.gather(foreign, asked, ensure, return_exceptions=True)
             self._ensured.clear()
 
     async def _until_foreign(self) -> None:
@@ -293,14 +305,14 @@ class RayKeeper:
         await turn.aclose()
         log.info("all actors of this machine are there")
 
-    # -- the head came back as another cluster -------------------------------------------------------------------
+    # -- the head came back as another cluster, or we were asked ---------------------------------------------------
     async def _take_turn(self, turn: AsyncExitStack) -> None:
         """Freezes the raylet, waits for our turn, and then until the other API servers answer (or `turn_s`)."""
         self._phase = "frozen"
         raylet = self._daemons.get("raylet")
         if raylet is not None:
             raylet.signal(signal.SIGSTOP)
-        while (head := self._head) is not None:
+        while (head := self._giver()) is not None:
             if await turn.enter_async_context(head.turn(self._machine.name, self._times.turn_s)):
                 break
             await turn.aclose()
@@ -310,11 +322,15 @@ class RayKeeper:
         if head is None or not self._machine.control_plane:
             return
         deadline = asyncio.get_running_loop().time() + self._times.turn_s
-        while not (await self._head_complete(head) and await self._others_ready()):
+        while not ((self._head is None or await self._head_complete(head)) and await self._others_ready()):
             if asyncio.get_running_loop().time() > deadline:
                 log.warning("not all other API servers are ready; rejoining Ray all the same")
                 return
             await asyncio.sleep(1)
+
+    def _giver(self) -> rejoin.HeadClient | None:
+        """Who gives turns. The head asks itself, but for what it must do at once: begin another Ray."""
+        return self._head or (self._ask(self._machine.name) if self._asked.is_set() else None)
 
     @staticmethod
     async def _head_complete(head: rejoin.HeadClient) -> bool:

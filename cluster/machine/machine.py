@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import sys
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,8 @@ from cluster.machine.keeper import RayKeeper
 from cluster.machine.loop_watch import LoopWatch
 from cluster.machine.pods_shutdown import end_pods
 from cluster.machine.processes import Children
-from cluster.machine.unix_http import post
+from cluster.machine.release import running
+from cluster.machine.renewal import Renewal, renew
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Part(Protocol):
 
 
 class Machine:
-    """Wires the parts of one machine; `run()` returns after SIGTERM, with Ray stopped."""
+    """Wires the parts of one machine; `run()` returns after SIGTERM or SIGHUP, with Ray stopped."""
 
     def __init__(self, config: ClusterConfig, machine: MachineConfig, *, beside: Sequence[Part] = ()) -> None:
         """`beside`: more parts to run, which this room does not know (DNS)."""
@@ -56,30 +56,32 @@ class Machine:
         self._children = Children()
         self._beside = beside
 
-    async def run(self) -> None:
+    async def run(self) -> bool:
+        """True after SIGHUP: sk8-machine is to begin anew, perhaps with another release. The pods run on then."""
         self._lock.acquire()
         self._children.install()
         for directory in (self._machine.log_dir, self._machine.ray_dir, self._machine.state_dir):
             make_private_dir(directory)
         apply_sysctls()
         await self._ensure_identity()
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        stop, again = asyncio.Event(), asyncio.Event()
+        for number, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, again)):
+            asyncio.get_running_loop().add_signal_handler(number, event.set)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, lambda: self._renewal.now())
         parts = [asyncio.create_task(part) for part in (*self._parts(), LoopWatch("sk8-machine").beat())]
-        stopped = asyncio.create_task(stop.wait())
+        told = [asyncio.create_task(stop.wait()), asyncio.create_task(again.wait())]
         try:
-            await asyncio.wait({*parts, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({*parts, *told}, return_when=asyncio.FIRST_COMPLETED)
             if stop.is_set():
                 await end_pods(self._machine.kubelet_dir)
         finally:
-            for task in (*parts, stopped):
-                task.cancel()
-            ends = await asyncio.gather(*parts, stopped, return_exceptions=True)
+            # Ray first: what is beside it still serves the pods.
+            ends = await _end(parts[:1]) + await _end([*parts[1:], *told])
             self._lock.release()
         for end in ends:
             if isinstance(end, Exception):
                 raise end
+        return again.is_set() and not stop.is_set()
 
     def _parts(self) -> list[Coroutine[Any, Any, None]]:
         server_context, client_context = rejoin.contexts(self._machine)
@@ -93,8 +95,7 @@ class Machine:
             self._machine,
             self._children,
             ask,
-            python=Path(sys.executable),
-            checkout=checkout_dir(),
+            release=running(),
         )
         server = rejoin.HeadServer(
             (self._machine.ip, self._config.machine_port),
@@ -104,10 +105,12 @@ class Machine:
             learn=record.learn,
             planes=[spec.name for spec in self._config.control_planes],
         )
+        self._renewal = Renewal(self._machine, self._ask_anew, (server_context, client_context), keeper)
         joins = self._machine.control_plane and self._config.provider != "local"
         return [
             keeper.run(),
             server.run(),
+            self._renewal.run(),
             *((joining.JoinServer(self._config, self._machine).run(),) if joins else ()),
             Forwarder(self._forwarder_config()).run(),
             self._forget_bootstrap(),
@@ -121,31 +124,26 @@ class Machine:
         )
 
     async def _ensure_identity(self) -> None:
-        """Joins through the host's socket when keys or certificates are missing or old; retries until it is there. A VM
-        joined before its first boot: it renews what is old, and goes on with that while no control plane answers."""
-        if self._config.provider != "local":
-            await self._renew()
-            return
+        """New certificates when some are missing or old; retries until they are there. A VM joined before its first
+        boot: it goes on with old ones while no control plane answers."""
         for attempt in range(1_000_000):
             if identity.is_complete(self._machine):
                 return
             try:
-                request = await asyncio.to_thread(identity.join_request, self._machine)
-                reply = await post(self._config.host_socket, "/v1/join", request.to_json(), timeout_s=30)
-                await asyncio.to_thread(identity.install, self._machine, request, identity.JoinReply.from_json(reply))
-                log.info("joined the cluster: %d certificates", len(request.requests))
-            except (OSError, TimeoutError, ValueError) as e:
-                log.error("cannot join the cluster: %s", e)
+                await self._ask_anew()
+            except (joining.JoinRefused, OSError, TimeoutError, ValueError) as e:
+                log.error("no new certificates: %s", e)
+                if self._config.provider != "local":
+                    return
                 await asyncio.sleep(min(10.0, 0.2 * 2 ** min(attempt, 6)))
 
-    async def _renew(self) -> None:
-        if identity.is_complete(self._machine):
-            return
-        try:
+    async def _ask_anew(self) -> None:
+        """Local machines ask the host agent, VMs the control planes. Raises JoinRefused, OSError, TimeoutError,
+        ValueError."""
+        if self._config.provider == "local":
+            await renew(self._machine, self._config.host_socket)
+        else:
             await joining.renew(self._config, self._machine)
-            log.info("renewed this machine's certificates")
-        except (joining.JoinRefused, OSError, TimeoutError) as e:
-            log.error("cannot renew this machine's certificates: %s", e)
 
     async def _forget_bootstrap(self) -> None:
         """Once State has written its directory, this machine may never again make a new cluster out of an empty one.
@@ -161,14 +159,15 @@ class Machine:
         await asyncio.Event().wait()
 
 
+async def _end(tasks: Sequence[asyncio.Task[Any]]) -> list[Any]:
+    """What they returned or raised."""
+    for task in tasks:
+        task.cancel()
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def apply_sysctls() -> None:
     for name, value in _SYSCTLS.items():
         path = Path("/proc/sys") / name
         if path.exists():
             path.write_text(value)
-
-
-def checkout_dir() -> Path | None:
-    """The source tree this runs from, None when sk8 is an installed package."""
-    root = Path(__file__).resolve().parents[2]
-    return root if (root / "pyproject.toml").exists() else None

@@ -11,6 +11,7 @@ Sources: RFC 5280 (profiles), RFC 2986 (requests), Kubernetes "PKI certificates 
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import ipaddress
 from collections.abc import Mapping, Sequence
@@ -90,8 +91,8 @@ def _apiserver(machine: MachineSpec, config: ClusterConfig) -> Subject:
     names = ("localhost", "kubernetes", service, f"{service}.svc", f"{service}.svc.{config.domain}", machine.name)
     more = config.api_cert_sans
     ips = ("127.0.0.1", config.kubernetes_ip, machine.ip, *filter(_is_address, more))
-    names = (*names, *(name for name in more if not _is_address(name)))
-    return Subject("kube-apiserver", ("sk8:apiservers",), names, ips, server=True, client=False)
+    every = (*names, *(name for name in more if not _is_address(name)))
+    return Subject("kube-apiserver", ("sk8:apiservers",), every, ips, server=True, client=False)
 
 
 def _is_address(text: str) -> bool:
@@ -160,6 +161,57 @@ def sign_machine(
 ) -> dict[str, bytes]:
     """A certificate for each request by file name; raises PkiError when one is not this machine's to have."""
     return {name: sign(ca, pem, requirement(name, machine, config), now) for name, pem in requests.items()}
+
+
+# -- renewing --------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A certificate, and its key's signature over the requests that are sent with it."""
+
+    cert: bytes
+    signature: bytes
+
+    def to_json(self) -> dict[str, str]:
+        return {"cert": self.cert.decode(), "signature": base64.b64encode(self.signature).decode()}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, str]) -> Proof:
+        """Raises ValueError, KeyError."""
+        return cls(raw["cert"].encode(), base64.b64decode(raw["signature"], validate=True))
+
+
+def prove(own: KeyPair, requests: Mapping[str, bytes]) -> Proof:
+    """Raises PkiError when the key is none to sign with."""
+    key = serialization.load_pem_private_key(own.key, None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise PkiError("the key is not an ECDSA key")
+    return Proof(own.cert, key.sign(_to_sign(requests), ec.ECDSA(hashes.SHA256())))
+
+
+def check_proof(proof: Proof, ca_pem: bytes, user: str, requests: Mapping[str, bytes], now: dt.datetime) -> None:
+    """Raises PkiError unless the certificate is `user`'s, of this CA, valid now, and its key signed these requests.
+
+    Who sends the same once more gets certificates for keys that he does not have.
+    """
+    if not issued_by(proof.cert, ca_pem):
+        raise PkiError("the certificate that was shown is not of this cluster's CA")
+    cert = x509.load_pem_x509_certificate(proof.cert)
+    if not cert.not_valid_before_utc <= now <= cert.not_valid_after_utc:
+        raise PkiError("the certificate that was shown is not valid now: the machine has to join again")
+    names = [str(name.value) for name in cert.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if names != [user]:
+        raise PkiError(f"the certificate that was shown is not {user}'s")
+    key = cert.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise PkiError("the certificate that was shown has no ECDSA key")
+    try:
+        key.verify(proof.signature, _to_sign(requests), ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature as e:
+        raise PkiError("the requests are not signed by the key of the certificate that was shown") from e
+
+
+def _to_sign(requests: Mapping[str, bytes]) -> bytes:
+    return b"".join(b"%b %d\n%b\n" % (name.encode(), len(pem), pem) for name, pem in sorted(requests.items()))
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------

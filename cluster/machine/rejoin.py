@@ -42,12 +42,15 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class HeadStatus:
-    """`head`: what it believes of Ray's head, as it was sent; `ray`: what Ray does there, RUNNING or another phase."""
+    """`head`: what it believes of Ray's head, as it was sent; `ray`: what Ray does there, RUNNING or another phase;
+    `release`: which copy of sk8 it runs; `life`: another one for each start of sk8-machine."""
 
     epoch: str
     ensured: bool
     head: Any = None
     ray: str = ""
+    release: str = ""
+    life: str = ""
 
 
 def current_epoch(machine: MachineConfig, generation: int = 0) -> str:
@@ -177,7 +180,8 @@ class HeadClient:
                     raw = orjson.loads(await reader.readline())
                 finally:
                     writer.close()
-            return HeadStatus(str(raw["epoch"]), bool(raw["ensured"]), raw.get("head"), str(raw.get("ray", "")))
+            texts = (str(raw.get(name, "")) for name in ("ray", "release", "life"))
+            return HeadStatus(str(raw["epoch"]), bool(raw["ensured"]), raw.get("head"), *texts)
         except (OSError, TimeoutError, ValueError, KeyError, TypeError) as e:
             raise Unreachable(f"{self._endpoint[0]}:{self._endpoint[1]}: {e}") from e
 

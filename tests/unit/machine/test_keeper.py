@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -16,6 +18,7 @@ from cluster.machine.head import HeadRecord
 from cluster.machine.keeper import NEW_METADATA_AFTER, KeeperTimes, RayKeeper
 from cluster.machine.processes import Children, Stat
 from cluster.machine.rejoin import HeadStatus, Unreachable
+from cluster.machine.release import Release
 from tests.unit.machine.test_machine_parts import machine_in
 
 NO_PID = 1 << 30  # above the kernel's greatest
@@ -51,11 +54,19 @@ class FakeChildren:
 class FakeHead:
     answer: Callable[[], HeadStatus]
     asked: int = 0
+    wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    given: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def status(self, timeout_s: float = 2.0, *, tell: Any = None) -> HeadStatus:
         self.asked += 1
         await asyncio.sleep(0)
         return self.answer()
+
+    @asynccontextmanager
+    async def turn(self, machine: str, patience_s: float) -> AsyncIterator[bool]:
+        self.wanted.set()
+        await self.given.wait()
+        yield True
 
 
 def make(tmp_path: Path, name: str, children: FakeChildren, head: FakeHead) -> tuple[RayKeeper, HeadRecord]:
@@ -68,8 +79,7 @@ def make(tmp_path: Path, name: str, children: FakeChildren, head: FakeHead) -> t
         machine,
         cast(Children, children),
         lambda _: cast(rejoin.HeadClient, head),
-        python=Path("/venv/bin/python"),
-        checkout=None,
+        release=Release(Path("/venv/bin/python"), None),
         times=TIMES,
     )
     return keeper, record
@@ -170,3 +180,28 @@ async def test_a_head_that_hears_of_its_own_new_generation_starts_anew(tmp_path:
     await until(lambda: True, task)
     assert first and "-" not in first and second.startswith("2-")
     assert keeper.status()["ray"] == "stopped"
+
+
+@pytest.mark.parametrize("name", ["m1", "m2"])
+async def test_ray_begins_anew_when_asked_and_only_in_its_turn(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = FakeHead(lambda: HeadStatus("e", True))
+    keeper, _ = make(tmp_path, name, FakeChildren(0), head)
+    monkeypatch.setattr(keeper, "_head_epoch", AsyncMock(return_value="e"))  # no GCS listens here
+    monkeypatch.setattr(keeper, "_others_ready", AsyncMock(return_value=True))  # nor another API server
+    task = asyncio.create_task(keeper.run())
+
+    async def started(times: int) -> None:
+        async with asyncio.timeout(60):
+            while not (keeper.status()["starts"] == times and keeper.status()["ensured"]):
+                await asyncio.sleep(0.001)
+
+    await started(1)
+    keeper.restart_in_turn()
+    async with asyncio.timeout(60):
+        await head.wanted.wait()
+    assert keeper.status()["starts"] == 1
+    head.given.set()
+    await started(2)
+    await until(lambda: True, task)

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cluster.machine import identity, pki
-from cluster.machine.config import ClusterConfig
+from cluster.machine.config import ClusterConfig, MachineConfig
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 CONFIG = ClusterConfig.local(4, 3)
@@ -175,3 +175,51 @@ def test_the_encryption_key_is_32_raw_bytes(tmp_path: Path) -> None:
     config = replace(CONFIG, base_dir=str(tmp_path / "sk8"))
     identity.Authority(config).create()
     assert len((config.pki / "encryption.key").read_bytes()) == 32
+
+
+def joined(tmp_path: Path) -> tuple[identity.Authority, MachineConfig]:
+    """A machine that has joined, and the authority it did so with."""
+    config = replace(CONFIG, base_dir=str(tmp_path))
+    authority, machine = identity.Authority(config), config.machine("m1")
+    authority.create()
+    authority.provision(machine)
+    request = identity.join_request(machine)
+    identity.install(machine, request, authority.admit("m1", request.token, request.requests))
+    return authority, machine
+
+
+def test_a_machine_renews_with_the_certificate_it_has(tmp_path: Path) -> None:
+    authority, machine = joined(tmp_path)
+    before = {path.name: path.read_bytes() for path in machine.pki.glob("*.[ck][re][ty]")}
+    request = identity.join_request(machine)
+    assert request.proof is not None and b"PRIVATE" not in request.to_json()
+    identity.install(machine, request, authority.renew("m1", request.proof, request.requests))
+    for name in pki.certificate_names(PLANE):
+        assert (machine.pki / f"{name}.key").read_bytes() != before[f"{name}.key"]
+        assert pki.issued_by((machine.pki / f"{name}.crt").read_bytes(), (machine.pki / "ca.crt").read_bytes())
+        ssl.create_default_context().load_cert_chain(machine.pki / f"{name}.crt", machine.pki / f"{name}.key")
+    assert identity.is_complete(machine)
+
+
+def test_renewal_is_refused_without_the_key_for_other_machines_and_for_other_requests(tmp_path: Path) -> None:
+    authority, machine = joined(tmp_path)
+    request = identity.join_request(machine)
+    assert request.proof is not None
+    _, foreign = pki.new_request("node")
+    stranger = pki.issue(pki.new_ca("another", NOW), pki.ADMIN, NOW).cert
+    for name, proof, requests, why in (
+        ("m2", request.proof, request.requests, "is not system:node:m2's"),
+        ("m1", request.proof, {"node": foreign}, "not signed by the key"),
+        ("m1", replace(request.proof, cert=stranger), request.requests, "not of this cluster"),
+    ):
+        with pytest.raises(pki.PkiError, match=why):
+            authority.renew(name, proof, requests)
+
+
+def test_a_certificate_that_has_ended_renews_nothing(ca: pki.KeyPair) -> None:
+    key, request = pki.new_request("node")
+    cert = pki.sign_machine(ca, CONFIG, PLANE, {"node": request}, NOW)["node"]
+    proof = pki.prove(pki.KeyPair(cert, key), {"node": request})
+    pki.check_proof(proof, ca.cert, "system:node:m1", {"node": request}, NOW)
+    with pytest.raises(pki.PkiError, match="not valid now"):
+        pki.check_proof(proof, ca.cert, "system:node:m1", {"node": request}, NOW + dt.timedelta(days=366))
