@@ -17,8 +17,8 @@ from pathlib import Path
 
 from cluster.machine import head
 from cluster.machine.config import load_cluster, load_machine, only_machine
-from cluster.machine.machine import checkout_dir
 from cluster.machine.ray_command import environment
+from cluster.machine.release import checkout_dir
 
 CONFIG = "ray_bootstrap_config.yaml"
 KEY = "ray_bootstrap_key.pem"

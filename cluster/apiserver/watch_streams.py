@@ -23,7 +23,8 @@ _WRITE_BYTES = 256 * 1024
 class WatchStream(Protocol):
     """Lines end with a newline. `send` waits for a client that lags; raises ConnectionError when it has left."""
 
-    response: web.StreamResponse
+    @property
+    def response(self) -> web.StreamResponse: ...
 
     async def start(self, gone: Callable[[], None]) -> None:
         """`gone` is called when the client leaves."""
