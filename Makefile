@@ -10,7 +10,7 @@ SEEDS ?= 200
 MINUTES ?= 10
 FAULTS ?= 30
 
-.PHONY: help up down demo monitoring test check bench fmt bootstrap lint unit sim fuzz walkthrough scenarios autoscaler-test scheduler-cases ray-up-test leaks safety chaos chaos-store integration e2e lock audit
+.PHONY: help up down demo monitoring test test-slow check bench fmt bootstrap lint unit sim fuzz walkthrough scenarios autoscaler-test scheduler-cases ray-up-test leaks safety chaos chaos-store integration e2e lock audit
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ down: ## Remove the cluster and everything sk8 made
 
 test: bootstrap ## Run everything this machine can run (what CI runs)
 	@infra/test.sh
+
+test-slow: bootstrap ## The tests marked slow, minutes each, on a three-machine cluster of their own (root)
+	@[ ! -e /var/lib/sk8/cluster.json ] || [ "$${SK8_E2E_REUSE:-}" = 1 ] || { echo "error: there is a cluster on this machine, and these tests make and remove one"; echo "  try: make down first, or SK8_E2E_REUSE=1 make test-slow"; exit 1; }
+	@$(PYTEST) -q -m slow tests/integration tests/e2e
 
 check: ## The fast loop: lint, types, import rules, unit tests (no root, no containers)
 	@$(MAKE) --no-print-directory lint

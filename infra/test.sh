@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything this machine can test, the cheap first: lint and types, units and simulation, then (as root, with a
 # container engine) real parts, then the main job on a three-machine cluster. Cleans up also when something fails.
+# Tests marked slow are left out (make test-slow).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=.venv/bin
@@ -101,4 +102,4 @@ say "unit tests, fuzzing, simulation"
 "$bin/pytest" -q -n 2 --durations=15 tests/unit tests/fuzz tests/sim tests/safety
 
 say "real parts, and a cluster"
-"$bin/pytest" -q --durations=40 tests/integration tests/chaos tests/e2e
+"$bin/pytest" -q -m "not slow" --durations=40 tests/integration tests/chaos tests/e2e

@@ -34,7 +34,7 @@ _LOOK = """
 import random, socket, struct, sys, time
 dns, name, address = sys.stdin.readline().split()
 question = b"".join(bytes([len(p)]) + p.encode() for p in name.split(".")) + b"\\0\\0\\1\\0\\1"
-limit, found = time.time() + 30, {}
+limit, found = time.time() + 60, {}
 while time.time() < limit and len(found) < 2:
     if "rules" not in found:
         try:
@@ -125,10 +125,10 @@ class Machines:
             process.stdin.flush()
 
     def found(self) -> dict[str, tuple[float, float]]:
-        """When the machine reached the Service and knew its name; 0: not within half a minute."""
+        """When the machine reached the Service and knew its name; 0: not within a minute."""
         out = {}
         for name, process in self._waiting.items():
-            text, _ = process.communicate(timeout=60)
+            text, _ = process.communicate(timeout=90)
             rules, known = map(float, text.split())
             out[name] = rules, known
         return out
@@ -137,6 +137,14 @@ class Machines:
         for process in self._waiting.values():
             process.kill()
             process.wait()
+
+
+def check(reached: dict[str, tuple[float, float]], address: str) -> None:
+    """Every machine has seen both."""
+    missing = [f"{name} does not reach {address}:80" for name, (rules, _) in reached.items() if not rules]
+    missing += [f"{name} does not resolve the Service's name" for name, (_, known) in reached.items() if not known]
+    if missing:
+        raise SystemExit(f"walkthrough: not within 60 s: {'; '.join(sorted(missing))}")
 
 
 def is_pod(seen: Seen) -> bool:
@@ -192,6 +200,7 @@ def walk(base: str, prefix: str) -> tuple[Timeline, dict[str, tuple[float | None
         reached = machines.found()
     finally:
         machines.close()
+    check(reached, address)
     line.add(7, asked, "kubectl sends POST /api/v1/services")
     line.add(7, service.at, f"Service api-service has {address}", span([service]))
     t_slice = line.add(7, slices[0].at, f"EndpointSlice with {REPLICAS} endpoints", span(slices))

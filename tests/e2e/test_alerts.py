@@ -21,7 +21,7 @@ from monitoring_files import MONITORING, series_read
 
 from tests.e2e.conftest import BASE, ROOT, Cluster, actor_pids, eventually, machines
 
-pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(1300)]
 
 NAMESPACE = "troubled"
 SHORT = {r"\bfor: \d+m": "for: 1s", r"\[5m\]": "[30s]", r"interval: 15s": "interval: 3s"}
@@ -165,6 +165,7 @@ def test_every_series_of_rules_and_dashboards_is_shown_by_a_running_part(trouble
     eventually(missing, lambda names: not names, within_s=90, what="no series is missing")
 
 
+@pytest.mark.slow
 def test_alerts_fire_under_real_faults(troubled: Cluster, prometheus: Prometheus) -> None:
     faults = BASE / "machines" / machines()[0] / "faults"
     faults.write_text("delay:wal.fsync=70ms\n")

@@ -13,7 +13,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import Cluster, eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.root,
+    pytest.mark.engine,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+]
 
 NAMESPACE = "black-friday"
 _SERVER = """

@@ -9,7 +9,7 @@ from doc_commands import commands
 
 from tests.e2e.conftest import BASE, ROOT, SK8, Cluster, eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(900)]
 
 # The cluster of the tests may be another than the default one.
 SHELL = f"""set -o pipefail

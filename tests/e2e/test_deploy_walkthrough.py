@@ -13,22 +13,39 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import PREFIX, ROOT, Cluster, eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(600)]
+
+ENDS = (
+    "API validation + etcd write",
+    "Controller creates ReplicaSet",
+    "Controller creates Pods",
+    "Scheduler assigns nodes",
+    "kubelet starts containers",
+    "Service created",
+    "kube-proxy programs rules",
+    "DNS registration",
+    "**Total to application ready**",
+)
 
 
 def test_every_step_happens_in_order(cluster: Cluster) -> None:
     command = [sys.executable, str(ROOT / "infra" / "walkthrough.py"), "--json", f"--prefix={PREFIX}"]
-    done = subprocess.run(command, capture_output=True, text=True, env=cluster.env, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, env=cluster.env, timeout=580)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
     phases, rows = found["phases"], found["rows"]
     assert {step for _, step, _, _ in rows} == set(range(1, 11))
-    ends = [phases[p][0] for p in ("API validation + etcd write", "Controller creates ReplicaSet")]
-    ends += [phases[p][0] for p in ("Controller creates Pods", "Scheduler assigns nodes", "kubelet starts containers")]
-    assert ends == sorted(ends)
-    assert "None" not in json.dumps(phases) and phases["**Total to application ready**"][0]
-    first = [int(revisions.split(",")[0]) for _, step, _, revisions in rows if step in (2, 3, 4) and revisions]
-    assert first == sorted(first) and len(set(first)) == len(first), "each of its own revision, in order"
+    assert not [phase for phase in ENDS if not (phases[phase][0] or 0) > 0], phases
+    assert phases["First request served"][1] > 0
+    # Times are those of arrival on one stream for each resource: on a busy box they say nothing of the order.
+    first = {step: min(of_step(rows, step)) for step in (2, 3, 4, 5, 6, 7)}
+    assert sorted(first, key=first.__getitem__) == list(first), f"steps happen in order: {first}"
+    assert len(set(first.values())) == len(first), "each has a revision of its own"
+
+
+def of_step(rows: list[tuple[float, int, str, str]], wanted: int) -> list[int]:
+    """The store's revisions of what was written in a step."""
+    return [int(r) for _, step, _, revisions in rows if step == wanted and revisions for r in revisions.split(",")]
 
 
 def test_the_replica_sets_timeline(cluster: Cluster) -> None:

@@ -22,7 +22,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import ROOT, Cluster, actor_pids, eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(900)]
 
 REFERENCE = ROOT / "infra" / "manifests" / "reference"
 NAMESPACE = "scenarios"
@@ -51,6 +51,7 @@ def ready(pod: dict[str, Any]) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", ()))
 
 
+@pytest.mark.slow
 def test_a_silent_machine_loses_its_endpoints_then_its_pods(cluster: Cluster) -> None:
     command = [sys.executable, str(ROOT / "infra" / "scenario_a.py"), "--json", "--grace=4", "--eviction=12"]
     done = subprocess.run([*command, "--toleration=8"], capture_output=True, text=True, env=cluster.env, timeout=240)
@@ -95,6 +96,7 @@ def test_a_kubelet_that_hangs_is_not_a_silent_machine(cluster: Cluster) -> None:
     eventually(ours, lambda found: found == before, within_s=60, what="its endpoints are those it had")
 
 
+@pytest.mark.slow
 def test_a_with_anti_affinity_and_a_budget(place: Cluster) -> None:
     """Fixes 2 and 3: one machine takes one pod at most with it, and no drain takes another meanwhile."""
     apply(place, "06a-2-poddisruptionbudget-api-pdb.yaml", "06a-3-deployment-api-spread.yaml")

@@ -10,7 +10,6 @@ import secrets
 import socket
 import stat
 import subprocess
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import pytest
 from cluster.machine.config import load_cluster
 from tests.e2e.conftest import BASE, Cluster, actor_pids, eventually, in_machine, machines
 
-pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(900)]
 
 NAMESPACE = "hardened"
 Obj = dict[str, Any]
@@ -198,8 +197,8 @@ def test_a_secret_is_in_no_log_event_dump_or_command_line(hardened: Cluster, pla
 
     dump = tmp_path / "dump.tar.gz"
     hardened.sk8("dump", str(dump))
-    with tarfile.open(dump) as bundle:
-        bundle.extractall(tmp_path / "dump", filter="data")
+    (tmp_path / "dump").mkdir()
+    subprocess.run(["tar", "-xzf", str(dump), "-C", str(tmp_path / "dump")], check=True, timeout=60)
     assert list((tmp_path / "dump").rglob("*.log"))
     (tmp_path / "dump" / "events.json").write_text(hardened.kubectl("get", "events", "-A", "-o", "json"))
     machine_disks = [BASE / "machines" / machine for machine in machines()]

@@ -17,7 +17,13 @@ import pytest
 from cluster.machine.config import load_cluster
 from tests.e2e.conftest import BASE, ROOT, Cluster, eventually, machines
 
-pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(400)]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.root,
+    pytest.mark.engine,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+]
 
 MANIFEST = ROOT / "infra" / "examples" / "log-shipper.yaml"
 DEFAULTS = "logs.logging.svc.cluster.local", '"5140"'
