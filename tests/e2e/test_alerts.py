@@ -176,8 +176,14 @@ def test_alerts_fire_under_real_faults(troubled: Cluster, prometheus: Prometheus
         prometheus.fires("DeploymentRolloutSlow", namespace=NAMESPACE, deployment="no-image")
         prometheus.fires("StoreFsyncSlow", node=machines()[0])
     finally:
-        faults.unlink()
+        faults.unlink(missing_ok=True)
         for pid in actor_pids("State", machines()[0]):
             os.kill(pid, signal.SIGKILL)
     eventually(lambda: troubled.sk8("status"), within_s=120, what="the store is whole again")
-    assert prometheus.query('sk8:target_missed{target="pending pods 0"}')[0]["value"][1] == "1"
+    missed = 'sk8:target_missed{target="pending pods 0"}'
+    eventually(
+        lambda: prometheus.query(missed)[0]["value"][1],
+        lambda value: value == "1",
+        within_s=120,
+        what="the rule says that pods are pending",
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,12 +21,14 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import ROOT, Cluster, actor_pids, eventually
+from conftest import BASE, ROOT, Cluster, actor_pids, eventually, machines
 
 pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(900)]
 
 REFERENCE = ROOT / "infra" / "manifests" / "reference"
 NAMESPACE = "scenarios"
+SKEW_S = 5.0
+"""Nodes, slices and pods are watched by a thread each; on a busy box one may hear of its own later than another."""
 
 
 @pytest.fixture
@@ -53,12 +56,19 @@ def ready(pod: dict[str, Any]) -> bool:
 
 @pytest.mark.slow
 def test_a_silent_machine_loses_its_endpoints_then_its_pods(cluster: Cluster) -> None:
-    command = [sys.executable, str(ROOT / "infra" / "scenario_a.py"), "--json", "--grace=4", "--eviction=12"]
-    done = subprocess.run([*command, "--toleration=8"], capture_output=True, text=True, env=cluster.env, timeout=240)
+    command = [sys.executable, str(ROOT / "infra" / "scenario_a.py"), "--json", f"--base={BASE}"]
+    command += ["--grace=4", "--eviction=12", "--toleration=8"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=cluster.env, timeout=600)
+    finally:  # when it took too long it was killed, and could mend nothing
+        for machine in machines():
+            cluster.sk8("link", "up", machine)
+        cluster.kubectl("delete", "namespace", "scenario-a", "--ignore-not-found", "--wait=false")
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
-    times = [at for _, at, _ in found["steps"]]
-    assert times == sorted(times), found["steps"]
+    not_ready, out_of_endpoints, *of_pods = (at for _, at, _ in found["steps"])
+    assert of_pods == sorted(of_pods), found["steps"]
+    assert max(not_ready, out_of_endpoints) < of_pods[0] + SKEW_S, found["steps"]
     said = "\n".join(found["events"])
     assert "was silent for" in said and "node-monitor-grace-period 4 s" in said
     assert "TaintManagerEviction: Marking for deletion Pod scenario-a/api-" in said
@@ -80,14 +90,19 @@ def test_a_kubelet_that_hangs_is_not_a_silent_machine(cluster: Cluster) -> None:
         ends = (e for s in slices for e in s.get("endpoints") or () if e["conditions"]["ready"])
         return {e["targetRef"]["name"] for e in ends if e["nodeName"] == "m3"}
 
-    before, frozen = ours(), actor_pids("Kubelet", "m3")
+    def told() -> set[tuple[str, str]]:
+        """Events about m3 whose machine answers, as often as they were told."""
+        about = "involvedObject.name=m3,reason=MachineAgentDown"
+        events = cluster.get("events", f"--field-selector={about}")["items"]
+        return {(e["metadata"]["uid"], e["metadata"]["resourceVersion"]) for e in events}
+
+    before, earlier, frozen = ours(), told(), actor_pids("Kubelet", "m3")
     assert frozen, "no kubelet runs on m3"
     for pid in frozen:
         os.kill(pid, signal.SIGSTOP)
     try:
         eventually(lambda: cluster.node_ready("m3") == "Unknown", within_s=60, what="m3 is NotReady")
-        events = lambda: cluster.kubectl("get", "events", "--field-selector=involvedObject.name=m3")  # noqa: E731
-        eventually(lambda: "MachineAgentDown" in events(), within_s=60, what="an Event says that the machine answers")
+        eventually(lambda: told() - earlier, within_s=60, what="an Event says that the machine answers")
     finally:
         for pid in frozen:
             with contextlib.suppress(ProcessLookupError):
@@ -123,8 +138,8 @@ def test_a_with_anti_affinity_and_a_budget(place: Cluster) -> None:
         assert "violate the pod's disruption budget" in refused
         assert sum(map(ready, pods(place, "api"))) == 2
     finally:
-        place.kubectl("uncordon", "m2")
         place.sk8("machine", "start", "m3")
+        place.kubectl("uncordon", "m2", ok=False)
     eventually(lambda: place.node_ready("m3") == "True", within_s=90, what="m3 is back")
     eventually(lambda: sum(map(ready, pods(place, "api"))) == 3, within_s=120, what="it has its pod again")
     place.wait_demo(120)
@@ -152,7 +167,7 @@ def test_b_out_of_memory_kills_restarts_and_backs_off(place: Cluster) -> None:
         what="CrashLoopBackOff",
     )
     assert again["lastState"]["terminated"]["reason"] == "OOMKilled"
-    assert "back-off 10s restarting failed container" in again["state"]["waiting"]["message"]
+    assert re.search(r"back-off (\d+m)?\d+s restarting failed container", again["state"]["waiting"]["message"])
 
 
 def test_b_fixes(place: Cluster) -> None:
