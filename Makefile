@@ -6,7 +6,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest
 UV = $(or $(shell command -v uv),build/tools/bin/uv)
-SEEDS ?= 200
+SEEDS ?= 300
 MINUTES ?= 10
 FAULTS ?= 30
 
