@@ -39,8 +39,9 @@ from ray.autoscaler.tags import (
 log = logging.getLogger(__name__)
 
 TEARDOWN = "test ! -e /opt/sk8/infra/ray/teardown.sh || sudo /opt/sk8/infra/ray/teardown.sh"
-FORGET = "sudo /usr/local/bin/sk8 machine forget"
+FORGET = "sudo /opt/sk8/.venv/bin/sk8 machine forget"
 TEARDOWN_S = 300
+FORGET_S = 60
 Tags = dict[str, str]
 
 
@@ -114,10 +115,20 @@ class OnPremNodeProvider(NodeProvider):
             said = "no answer" if done is None else done.stderr.strip()[-300:]
             print(f"warning: {node_id} could not be cleaned ({said}); on it: sudo /opt/sk8/infra/ray/teardown.sh")
         if self._on_head:
-            subprocess.run([*FORGET.split(), node_id], check=False, timeout=60)
+            self._forget(node_id)
         with self._changing() as state:
             state.pop(node_id, None)
         self._torn_down().add(node_id)
+
+    @staticmethod
+    def _forget(address: str) -> None:
+        """Without an API that answers the Node stays; the machine is let go all the same."""
+        try:
+            done = subprocess.run([*FORGET.split(), address], check=False, timeout=FORGET_S).returncode == 0
+        except subprocess.TimeoutExpired:
+            done = False
+        if not done:
+            print(f"warning: the Node of {address} could not be deleted; on the head: {FORGET} {address}")
 
     def _ssh(self, address: str, command: str) -> subprocess.CompletedProcess[str] | None:
         auth = self.provider_config["auth"]

@@ -38,8 +38,8 @@ class SecretTokens(Protocol):
 class Machines(Protocol):
     """Asks what keeps a machine's kubelet running; `cluster.machine.probe.MachineProbe` fulfils it."""
 
-    async def answers(self, name: str) -> bool:
-        """Within seconds."""
+    async def answers(self, name: str, address: str) -> bool:
+        """Within seconds. `address`: the Node's, "" when it has none."""
         ...
 
 

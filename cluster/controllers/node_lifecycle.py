@@ -158,7 +158,7 @@ class NodeLifecycleController:
         node = await self._show_conditions(node, judgement.verdict, now)
         wait_s = await self._show_taints(node, judgement.verdict, now)
         # What was shown so far is the same for a machine that answers: asking it must not hold that up.
-        judgement = await self._asked(name, judgement)
+        judgement = await self._asked(node, judgement)
         self._verdicts[name] = judgement.verdict
         if judgement.verdict is Verdict.UNREACHABLE:
             await self._pods_not_ready(name, now)
@@ -169,11 +169,11 @@ class NodeLifecycleController:
         delays = [d for d in (judgement.recheck_after_s, wait_s) if d is not None]
         return Result(min(delays) if delays else None)
 
-    async def _asked(self, name: str, judgement: core.Judgement) -> core.Judgement:
+    async def _asked(self, node: Obj, judgement: core.Judgement) -> core.Judgement:
         """Whether the machine of a silent kubelet answers; again and again, as both may change without another sign."""
         if judgement.verdict is not Verdict.UNREACHABLE or self._env.machines is None:
             return judgement
-        answers = await self._env.machines.answers(name)
+        answers = await self._env.machines.answers(node["metadata"]["name"], core.internal_ip(node))
         return core.Judgement(Verdict.AGENT_DOWN if answers else Verdict.UNREACHABLE, _ASK_AGAIN_S)
 
     def _judge(self, name: str, node: Obj) -> core.Judgement:

@@ -64,6 +64,11 @@ class Judgement:
     recheck_after_s: float | None
 
 
+def internal_ip(node: Obj) -> str:
+    addresses = node.get("status", {}).get("addresses") or ()
+    return next((str(a["address"]) for a in addresses if a["type"] == "InternalIP"), "")
+
+
 def judge(beat: Heartbeat, machine: str, now: float, grace_s: float, startup_grace_s: float) -> Judgement:
     """`machine`: the provider's word, "running", "off", "unknown", or "" without a provider."""
     if machine == "off":

@@ -6,6 +6,7 @@ have kubeadm's form and are kept as hashes. Invariants:
 - a control plane must be one of the configuration's, speak from its address, and joins once. It alone gets the
   CA's key. The same signing requests again are the same join (an answer that was lost); others, from a disk that was
   replaced, need a new invitation, because the store must not take it for the founder that it was.
+- tokens and invitations are good only at the control plane that keeps them: no other hears that they were used.
 Sources: kubeadm's bootstrap tokens; RFC 7469, section 2.4 (the pin of a certificate).
 """
 
@@ -41,9 +42,17 @@ def new_token() -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(6)) + "." + secrets.token_hex(8)
 
 
+def only_certificate(pem: bytes) -> bytes:
+    """That one and nothing beside it: who trusts a file trusts every certificate in it. Raises ValueError."""
+    found = x509.load_pem_x509_certificates(pem)
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} certificates, not one")
+    return found[0].public_bytes(serialization.Encoding.PEM)
+
+
 def ca_pin(ca_pem: bytes) -> str:
-    """What kubeadm calls the discovery token's CA certificate hash."""
-    key = x509.load_pem_x509_certificate(ca_pem).public_key()
+    """What kubeadm calls the discovery token's CA certificate hash. Raises ValueError."""
+    key = x509.load_pem_x509_certificate(only_certificate(ca_pem)).public_key()
     info = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return "sha256:" + hashlib.sha256(info).hexdigest()
 
@@ -116,6 +125,14 @@ class JoinLedger:
         with self._changing() as state:
             state.machines.pop(name, None)
 
+    def for_another(self) -> bytes:
+        """The file that a joining control plane begins with: names that are taken and who joined, but neither tokens
+        nor invitations. Those are used up here, which a copy would not hear of: a control plane's empty disk could join
+        there as the founder that it was, and take its member's votes twice."""
+        state = self._read()
+        state.tokens, state.invited = {}, {}
+        return _encoded(state)
+
     def machines(self) -> dict[str, str]:
         """Address by name of all that joined here."""
         return dict(self._read().machines)
@@ -148,8 +165,7 @@ class JoinLedger:
             fcntl.flock(lock, fcntl.LOCK_EX)
             state = self._read()
             yield state
-            parts = {name: getattr(state, name) for name in ("tokens", "machines", "invited", "joined")}
-            write_atomic(self._file, orjson.dumps(parts))
+            write_atomic(self._file, _encoded(state))
         finally:
             os.close(lock)
 
@@ -158,6 +174,10 @@ class JoinLedger:
             return _State(**orjson.loads(self._file.read_bytes()))
         except FileNotFoundError:
             return _State()
+
+
+def _encoded(state: _State) -> bytes:
+    return orjson.dumps({name: getattr(state, name) for name in ("tokens", "machines", "invited", "joined")})
 
 
 def _check_token(state: _State, token: str, now: float) -> None:

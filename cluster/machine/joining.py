@@ -27,7 +27,7 @@ import orjson
 from cluster.machine import identity
 from cluster.machine.config import DEFAULT_ZONE, ClusterConfig, MachineConfig, MachineSpec, save_cluster, save_machine
 from cluster.machine.files import make_private_dir, write_atomic
-from cluster.machine.join_ledger import JoinLedger, Ticket, ca_pin, join_file
+from cluster.machine.join_ledger import JoinLedger, Ticket, ca_pin, join_file, only_certificate
 from cluster.machine.pki import PkiError, certificate_names, new_request
 from cluster.machine.rejoin import caller
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 LINE_BYTES = 1 << 20
 ANSWER_S = 30.0
 AUTHORITY_FILES = ("ca.key", "join.json")
-"""What a control plane gets besides, to admit machines itself."""
+"""What a control plane gets besides when it joins, to admit machines itself."""
 
 
 class JoinRefused(RuntimeError):
@@ -103,7 +103,10 @@ class JoinServer:
         admitted = self._ledger.admit(str(request["token"]), asked, requests, source, time.time())
         log.info("machine %s joins from %s", admitted.spec.name, source)
         own = {name: requests[name] for name in certificate_names(admitted.spec)}
-        return self._reply(admitted.spec, own) | {
+        reply = self._authority.reply(admitted.spec, own)
+        if admitted.spec.control_plane:
+            reply = replace(reply, files=reply.files | self._authority_files())
+        return _answer_of(reply) | {
             "cluster": orjson.loads(with_machine(self._config, admitted.spec).to_json()),
             "machine": admitted.spec.name,
             "founding": admitted.founding,
@@ -114,15 +117,10 @@ class JoinServer:
         plane = next((m for m in self._config.control_planes if m.name == user), None)
         if plane is None and address is None:
             raise PkiError("only a machine that joined here may renew its certificates, under the one it has")
-        return self._reply(plane or MachineSpec(user, str(address), False), requests)
+        return _answer_of(self._authority.reply(plane or MachineSpec(user, str(address), False), requests))
 
-    def _reply(self, spec: MachineSpec, requests: Mapping[str, bytes]) -> dict[str, Any]:
-        reply = self._authority.reply(spec, requests)
-        if spec.control_plane:
-            own = {name: (self._config.pki / name).read_bytes() for name in AUTHORITY_FILES}
-            reply = replace(reply, files=reply.files | own)
-        answer: dict[str, Any] = orjson.loads(reply.to_json())
-        return answer
+    def _authority_files(self) -> dict[str, bytes]:
+        return {"ca.key": (self._config.pki / "ca.key").read_bytes(), "join.json": self._ledger.for_another()}
 
 
 def with_machine(config: ClusterConfig, spec: MachineSpec) -> ClusterConfig:
@@ -184,16 +182,17 @@ async def _pinned_ca(endpoint: tuple[str, int], pin: str, timeout_s: float) -> s
         False,
         ssl.CERT_NONE,
     )  # nothing secret is said before the pin is checked
-    ca = str((await _ask(endpoint, context, {"op": "ca"}, timeout_s))["ca"])
+    shown = str((await _ask(endpoint, context, {"op": "ca"}, timeout_s)).get("ca"))
     try:
-        found = ca_pin(ca.encode())
+        ca = only_certificate(shown.encode())  # the pin is of one; a second would be trusted beside it
     except ValueError as e:
-        raise JoinRefused(f"{endpoint[0]} showed no certificate") from e
+        raise JoinRefused(f"{endpoint[0]} did not show one CA certificate: {e}") from e
+    found = ca_pin(ca)
     if found != pin:
         raise JoinRefused(
             f"the cluster at {endpoint[0]} has the CA {found}, not {pin}: another cluster, or somebody between"
         )
-    return ca
+    return ca.decode()
 
 
 async def _ask(
@@ -256,6 +255,11 @@ def _install_authority(cluster: ClusterConfig, reply: identity.JoinReply) -> Non
 
 def _without(files: Mapping[str, bytes], names: tuple[str, ...]) -> dict[str, bytes]:
     return {name: data for name, data in files.items() if name not in names}
+
+
+def _answer_of(reply: identity.JoinReply) -> dict[str, Any]:
+    answer: dict[str, Any] = orjson.loads(reply.to_json())
+    return answer
 
 
 def _reply_of(answer: Mapping[str, Any]) -> identity.JoinReply:

@@ -165,16 +165,17 @@ def caller(writer: asyncio.StreamWriter) -> str:
 class HeadClient:
     """The other machines' side."""
 
-    def __init__(self, endpoint: tuple[str, int], context: ssl.SSLContext) -> None:
+    def __init__(self, endpoint: tuple[str, int], context: ssl.SSLContext, name: str | None = None) -> None:
+        """`name`: what the certificate there must say, instead of the address."""
         self._endpoint = endpoint
-        self._context = context
+        self._tls: dict[str, Any] = {"ssl": context, "server_hostname": name}
 
     async def status(self, timeout_s: float = 2.0, *, tell: Any = None) -> HeadStatus:
         """`tell`: who is head, for a machine that may not know. Raises Unreachable."""
         request: dict[str, Any] = {"op": "status"} if tell is None else {"op": "head", "head": tell}
         try:
             async with asyncio.timeout(timeout_s):
-                reader, writer = await asyncio.open_connection(*self._endpoint, ssl=self._context)
+                reader, writer = await asyncio.open_connection(*self._endpoint, **self._tls)
                 try:
                     writer.write(orjson.dumps(request) + b"\n")
                     raw = orjson.loads(await reader.readline())
@@ -193,7 +194,7 @@ class HeadClient:
         try:
             try:
                 async with asyncio.timeout(patience_s):
-                    reader, writer = await asyncio.open_connection(*self._endpoint, ssl=self._context)
+                    reader, writer = await asyncio.open_connection(*self._endpoint, **self._tls)
                     writer.write(orjson.dumps({"op": "rejoin", "machine": machine}) + b"\n")
                     given = b"go" in await reader.readline()
             except (OSError, TimeoutError) as e:

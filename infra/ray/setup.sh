@@ -32,7 +32,7 @@ fi
 
 # -- the units, and what `ray exec`, `attach` and `submit` find ------------------------------------------------------
 for unit in "$root"/infra/systemd/*.service; do install -m 644 "$unit" /etc/systemd/system/; done
-for name in ray python sk8; do ln -sf "$root/infra/ray/bin/as-root" "/usr/local/bin/$name"; done
+"$root/infra/ray/links.sh" add /usr/local/bin
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload
     systemctl -q enable --now docker

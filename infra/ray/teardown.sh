@@ -7,9 +7,7 @@ set -euo pipefail
 home=$(getent passwd "${SUDO_USER:-root}" | cut -d: -f6)
 
 [ ! -x /opt/sk8/.venv/bin/sk8 ] || env -C / PYTHONPATH=/opt/sk8 /opt/sk8/.venv/bin/sk8 reset
-for name in ray python sk8; do
-    [ "$(readlink "/usr/local/bin/$name" || true)" != /opt/sk8/infra/ray/bin/as-root ] || rm "/usr/local/bin/$name"
-done
+[ ! -x /opt/sk8/infra/ray/links.sh ] || /opt/sk8/infra/ray/links.sh remove /usr/local/bin
 rm -f /etc/systemd/system/sk8-machine.service /etc/systemd/system/sk8-autoscaler@.service
 if [ -e /etc/docker/.sk8 ]; then
     docker image rm -f sk8/pause:1 >/dev/null 2>&1 || true

@@ -79,6 +79,24 @@ def test_a_machine_that_is_no_longer_named_is_cleaned_and_its_node_forgotten(sai
     assert said == [f"10.0.0.3: {onprem.TEARDOWN}", f"{onprem.FORGET} 10.0.0.3"]
 
 
+def test_a_machine_is_let_go_though_the_api_is_silent(
+    said: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_head = provider(on_head=True)
+    on_head.create_node({}, worker("worker"), 1)
+    cleans = onprem.subprocess.run
+
+    def silent(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        if command[0] == "sudo":
+            raise subprocess.TimeoutExpired(command, options["timeout"])
+        return cleans(command, **options)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(onprem.subprocess, "run", silent)
+    on_head.terminate_node("10.0.0.3")
+    assert on_head.is_terminated("10.0.0.3")
+    assert "the Node of 10.0.0.3 could not be deleted" in capsys.readouterr().out
+
+
 def test_ray_down_cleans_machines_that_it_never_saw_start_the_head_last(said: list[str]) -> None:
     down = provider(on_head=False)
     found = down.nodes_for_teardown({TAG_RAY_NODE_KIND: NODE_KIND_HEAD})

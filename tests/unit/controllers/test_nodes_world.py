@@ -85,7 +85,7 @@ class Answering:
     def __init__(self, *names: str) -> None:
         self.names = set(names)
 
-    async def answers(self, name: str) -> bool:
+    async def answers(self, name: str, address: str) -> bool:
         return name in self.names
 
 

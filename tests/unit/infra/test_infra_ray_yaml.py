@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,31 @@ def test_what_it_carries_and_runs_is_here(path: Path) -> None:
         else:
             unit = re.search(r"enable --now (sk8-\w+@)", command)
             assert unit and (CHECKOUT / "infra" / "systemd" / f"{unit[1]}.service").exists()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_it_opens_nothing_to_the_whole_world(path: Path) -> None:
+    assert "0.0.0.0/0" not in json.dumps(load(path))
+
+
+def test_commands_on_the_path_are_ours_or_stay_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "python").write_text("somebody's")
+    (tmp_path / "ray").symlink_to("/nowhere/ray")
+
+    def links(verb: str) -> str:
+        script = CHECKOUT / "infra" / "ray" / "links.sh"
+        done = subprocess.run([script, verb, tmp_path], capture_output=True, text=True, check=True)
+        assert (tmp_path / "python").read_text() == "somebody's"
+        assert (tmp_path / "ray").readlink() == Path("/nowhere/ray")
+        return done.stdout
+
+    for _ in range(2):
+        said = links("add")
+        assert f"{tmp_path}/python is not of sk8" in said and f"{tmp_path}/ray is not of sk8" in said
+        assert (tmp_path / "sk8").readlink() == Path("/opt/sk8/infra/ray/bin/as-root")
+    for _ in range(2):
+        assert links("remove") == ""
+        assert not (tmp_path / "sk8").is_symlink()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)

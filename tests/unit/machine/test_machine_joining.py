@@ -13,16 +13,16 @@ from cryptography import x509
 from cluster.machine import identity, joining
 from cluster.machine.config import ClusterConfig, ConfigError, MachineSpec, load_cluster, load_machine, save_cluster
 from cluster.machine.identity import Authority
-from cluster.machine.join_ledger import JoinLedger, Ticket, ca_pin, new_token
+from cluster.machine.join_ledger import Admission, JoinLedger, Ticket, ca_pin, new_token
 from cluster.machine.joining import Joiner, JoinRefused, JoinServer
-from cluster.machine.pki import PkiError
+from cluster.machine.pki import PkiError, new_ca
 
 CONNECT = asyncio.open_connection
-HEAD, PLANE, WORKER = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+HEAD, PLANE, WORKER, THIRD = "127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.9"
 
 
 def cluster(base: Path, port: int) -> ClusterConfig:
-    machines = tuple(MachineSpec(f"cp{i}", ip, True) for i, ip in ((1, HEAD), (2, PLANE), (3, "127.0.0.9")))
+    machines = tuple(MachineSpec(f"cp{i}", ip, True) for i, ip in ((1, HEAD), (2, PLANE), (3, THIRD)))
     made = ClusterConfig(
         machines=machines,
         provider="vm",
@@ -67,12 +67,12 @@ async def joined(config: ClusterConfig, who: Joiner, monkeypatch: pytest.MonkeyP
         return await CONNECT(host, port, local_addr=(who.ip, 0), **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(asyncio, "open_connection", from_own)
-    for _ in range(200):  # until the server listens
-        try:
-            return await joining.join(with_ or ticket(config), who)
-        except ConnectionRefusedError:
-            await asyncio.sleep(0.05)
-    raise AssertionError("the server does not listen")
+    async with asyncio.timeout(60):  # until the server listens
+        while True:
+            try:
+                return await joining.join(with_ or ticket(config), who)
+            except ConnectionRefusedError:
+                await asyncio.sleep(0.05)
 
 
 async def test_a_worker_gets_what_a_worker_needs_and_nothing_else(head, tmp_path, monkeypatch) -> None:
@@ -119,6 +119,44 @@ async def test_another_ca_than_the_pinned_one_hears_no_token(head, tmp_path, mon
     wrong = replace(ticket(head), pin="sha256:" + "0" * 64)
     with pytest.raises(JoinRefused, match="another cluster, or somebody between"):
         await joined(head, joiner(tmp_path / "w" / "sk8", "w1", WORKER), monkeypatch, wrong)
+
+
+async def test_a_second_ca_behind_the_pinned_one_is_refused(head, tmp_path, monkeypatch) -> None:
+    wanted = ticket(head)
+    real, evil = (head.pki / "ca.crt").read_bytes(), new_ca("evil", identity.utcnow()).cert
+    (head.pki / "ca.crt").write_bytes(real + evil)  # what somebody between would answer
+    with pytest.raises(JoinRefused, match="2 certificates, not one"):
+        await joined(head, joiner(tmp_path / "w" / "sk8", "w1", WORKER), monkeypatch, wanted)
+    assert not (tmp_path / "w" / "sk8" / "join.json").exists(), "nothing was asked"
+
+
+async def test_only_where_it_was_invited_a_control_plane_is_admitted(head, tmp_path, monkeypatch) -> None:
+    base = tmp_path / "p" / "sk8"
+    token = JoinLedger(head).add_token()
+    await joined(head, joiner(tmp_path / "w" / "sk8", "w1", WORKER), monkeypatch)
+    await joined(head, joiner(base, "cp2", PLANE), monkeypatch)
+    await joined(head, joiner(tmp_path / "r" / "sk8", "cp3", THIRD), monkeypatch)
+    second = JoinLedger(load_cluster(base))
+    assert second.machines() == {"cp1": HEAD, "w1": WORKER, "cp2": PLANE}
+
+    def admit(with_: str) -> Admission:  # the third's disk was replaced
+        return second.admit(with_, MachineSpec("cp3", THIRD, True), {"node": b"new"}, THIRD, 0.0)
+
+    with pytest.raises(PkiError, match="not known here"):
+        admit(token)
+    with pytest.raises(PkiError, match="cp3 has joined already"):
+        admit(second.add_token())
+    second.invite("cp3")
+    assert not admit(second.add_token()).founding
+
+
+async def test_a_control_plane_that_renews_is_sent_no_ca_key(head, tmp_path, monkeypatch) -> None:
+    machine = await joined(head, joiner(tmp_path / "p" / "sk8", "cp2", PLANE), monkeypatch)
+    before = (machine.pki / "node.crt").read_bytes()
+    only_head = replace(load_cluster(tmp_path / "p" / "sk8"), machines=(head.spec("cp1"),))
+    await joining.renew(only_head, machine)
+    assert (machine.pki / "node.crt").read_bytes() != before
+    assert not [name for name in joining.AUTHORITY_FILES if (machine.pki / name).exists()]
 
 
 async def test_a_machine_renews_under_its_own_certificate_alone(head, tmp_path, monkeypatch) -> None:

@@ -16,7 +16,8 @@ import pytest
 from cluster.machine import identity, rejoin
 from cluster.machine.config import ClusterConfig, MachineConfig
 from cluster.machine.files import Lock, Locked, write_atomic
-from cluster.machine.processes import Children, ProcessId, parse_stat
+from cluster.machine.probe import MachineProbe
+from cluster.machine.processes import Children, ProcessId, children_of, parse_stat
 from cluster.machine.ray_command import ensure_command, environment, start_command, stop_command
 
 CONFIG = ClusterConfig.local()
@@ -47,14 +48,16 @@ async def test_children_end_time_out_and_are_reaped(tmp_path: Path) -> None:
     loop.add_signal_handler(signal.SIGCHLD, children.reap)
     try:
         out = tmp_path / "out"
-        assert await children.run(["sh", "-c", "echo hi; exit 3"], os.environ, out, 10) == 3
+        assert await children.run(["sh", "-c", "echo hi; exit 3"], os.environ, out, 60) == 3
         assert out.read_text() == "hi\n"
         with pytest.raises(TimeoutError):
             await children.run(["sleep", "60"], os.environ, out, 0.1)
+        for killed in [p.pid for p in children_of(os.getpid()) if p.name == "sleep"]:  # it may take a while to die
+            assert await asyncio.wait_for(children.ended(killed), 60) == -signal.SIGKILL
         pid = children.start(["sleep", "60"], os.environ, out)
         ended = children.ended(pid)
         os.kill(pid, signal.SIGKILL)
-        assert await asyncio.wait_for(ended, 30) == -signal.SIGKILL
+        assert await asyncio.wait_for(ended, 60) == -signal.SIGKILL
     finally:
         loop.remove_signal_handler(signal.SIGCHLD)
 
@@ -131,6 +134,23 @@ async def test_turns_are_given_one_at_a_time_and_end_with_the_connection(tmp_pat
                 assert not three
         async with client.turn("m3", 5) as three:
             assert three
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_machine_answers_at_its_nodes_address_under_its_own_name(tmp_path: Path, unused_tcp_port: int) -> None:
+    worker = machine_in(tmp_path, "m2")
+    planes = replace(CONFIG, machines=(CONFIG.spec("m1"),), machine_port=unused_tcp_port)  # they do not name it
+    probe = MachineProbe(planes, worker)
+    status = {"epoch": "e1", "ensured": True}
+    server = rejoin.HeadServer(("127.0.0.1", unused_tcp_port), rejoin.contexts(worker)[0], lambda: status, turn_s=60)
+    task = asyncio.create_task(server.run())
+    try:
+        async with asyncio.timeout(60):
+            while not await probe.answers("m2", "127.0.0.1"):
+                await asyncio.sleep(0.05)
+        assert not await probe.answers("hollow", "127.0.0.1") and not await probe.answers("m2", "")
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
