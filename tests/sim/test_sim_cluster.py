@@ -15,7 +15,7 @@ import pytest
 from cluster.controllers import disruption_core, node_lifecycle_core
 from cluster.controllers.node_lifecycle_core import Verdict
 
-SEEDS = int(os.environ.get("SK8_SIM_SEEDS", "6"))
+SEEDS = int(os.environ.get("SK8_SIM_SEEDS", "15"))
 ONE = os.environ.get("SK8_SIM_SEED")
 
 
