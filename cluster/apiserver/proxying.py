@@ -16,6 +16,7 @@ Source: pkg/registry/core/{pod,service,node}/rest, apimachinery pkg/util/proxy.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import random
@@ -45,7 +46,6 @@ _HOP = frozenset(
 )  # fmt: skip
 _OURS = ("authorization", "impersonate-", "audit-id")
 _CONNECT_S = 5.0
-_MAX_PAGE_BYTES = 16 * 1024 * 1024
 _SCHEMES = ("", "http", "https")
 
 
@@ -258,13 +258,14 @@ async def _answer(call: Call, upstream: aiohttp.ClientResponse, prefix: str, bas
     if "Location" in headers or not _is_page(call, upstream):
         return await _stream(call, upstream, headers)
     body = bytearray()
-    while len(body) < _MAX_PAGE_BYTES and (chunk := await upstream.content.readany()):
+    while len(body) < proxy_links.MAX_BYTES and (chunk := await upstream.content.readany()):
         body += chunk
     if not upstream.content.at_eof():  # too large to be looked through
         return await _stream(call, upstream, headers, bytes(body))
     page = bytes(body)
     with contextlib.suppress(ValueError):  # what it says of its encoding is not so: that is the client's to find out
-        page = proxy_links.rewritten(page, headers.get("Content-Encoding", ""), prefix, hosts)
+        encoding = headers.get("Content-Encoding", "")
+        page = await asyncio.to_thread(proxy_links.rewritten, page, encoding, prefix, hosts)
     headers.popall("Content-Length", None)
     return web.Response(status=upstream.status, headers=headers, body=page)
 
