@@ -4,13 +4,15 @@ IO: Ray's SDK, and the cluster's file that `ray up` leaves on the head (~/ray_bo
 types there are. A type takes part when its resources have `sk8-type:<its name>: 1`: to ask for n machines of it is to
 ask Ray for n of that resource, and Ray's own bin-packing cannot answer with another type. Ray takes a machine away when
 nothing runs on it for idle_timeout_minutes; as sk8's actors run on every machine, only one whose actors were stopped by
-`release` goes. Ray's calls block, and wait for its head: each has a deadline.
+`release` goes. Ray's calls block, and wait for its head: each has a deadline, and a thread of their own, so that a head
+that does not answer keeps one thread and not those of the other controllers.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,6 +72,8 @@ class RayNodeGroups:
         self._max_pods = max_pods
         self._name_of = name_of
         self._stop = stop or stop_actors
+        self._thread = ThreadPoolExecutor(1, "ray-autoscaler")
+        self._call: Future[Any] | None = None
 
     async def types(self) -> Sequence[NodeType]:
         try:
@@ -92,9 +96,12 @@ class RayNodeGroups:
         await self._ask(lambda: self._stop(node))
 
     async def _ask(self, work: Callable[[], _T]) -> _T:
+        if self._call is not None and not self._call.done():
+            raise ProviderError("Ray's head has not answered the last call yet")
+        self._call = call = self._thread.submit(work)
         try:
             async with asyncio.timeout(_ANSWER_S):
-                return await asyncio.to_thread(work)
+                return await asyncio.wrap_future(call)
         except TimeoutError as err:
             raise ProviderError(f"Ray's head did not answer within {_ANSWER_S:g} s") from err
         except ray.exceptions.RayError as err:

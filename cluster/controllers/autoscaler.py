@@ -71,10 +71,11 @@ class AutoscalerController:
         going = [n for n in nodes if core.is_going(n)]
         pending = [p for p in pods if core.needs_machine(p)]
         registered = {n: kind for n, kind in members.items() if self._nodes.get("", n) is not None}
-        counts = await self._scale_up(groups, types, registered, there, pending, going)
+        plan = await self._scale_up(groups, types, registered, there, pending, going)
         left = [await self._drain(groups, node) for node in going]
-        if pending or going or sum(counts.values()) > len(registered):
-            self._unneeded = {}  # nothing is unneeded while the cluster grows or shrinks
+        if plan.triggered or going or sum(plan.counts.values()) > len(registered):
+            # Nothing is unneeded while the cluster grows or shrinks. Pods that no machine would help wait without it.
+            self._unneeded = {}
             return Result(_DRAIN_LOOK_S if any(left) else _SCAN_S)
         return await self._scale_down(types, registered, there, pods)
 
@@ -88,8 +89,8 @@ class AutoscalerController:
         there: Mapping[str, core.Room],
         pending: Sequence[Obj],
         going: Sequence[Obj],
-    ) -> Mapping[str, int]:
-        """Asks for what is needed; the machines wanted by type."""
+    ) -> core.ScaleUp:
+        """Asks for what is needed."""
         leaving = {n["metadata"]["name"] for n in going}
         now = self._env.monotonic()
         staying = {t.name: sum(k == t.name and n not in leaving for n, k in registered.items()) for t in types}
@@ -114,7 +115,7 @@ class AutoscalerController:
             self._tell(pod, "Normal", "NotTriggerScaleUp", f"pod didn't trigger scale-up: {reasons}")
         waiting = {p["metadata"]["uid"] for p in pending}
         self._told = {uid: word for uid, word in self._told.items() if uid in waiting}
-        return plan.counts
+        return plan
 
     def _still_asked(self, name: str, now: float) -> int:
         count, since = self._asked.get(name, (0, 0.0))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
+import threading
+
 import pytest
 
-from actors.ray_groups import machine_of, type_of, types_in
+from actors.ray_groups import RayNodeGroups, machine_of, type_of, types_in
 from cluster.machinery.provider import ProviderError
 
 GIB = 1 << 30
@@ -37,3 +41,30 @@ def test_a_raylet_says_by_its_resources_what_it_is() -> None:
     node = {"Resources": {"CPU": 4, "sk8-type:big": 1, "sk8:m4": 1}}
     assert (machine_of(node), type_of(node)) == ("m4", "big")
     assert (machine_of({"Resources": {}}), type_of({"Resources": {}})) == ("", "")
+
+
+async def test_a_head_that_does_not_answer_is_not_asked_again_meanwhile() -> None:
+    asked: list[str] = []
+    begun, answer = threading.Event(), threading.Event()
+
+    def stop(node: str) -> None:
+        asked.append(node)
+        begun.set()
+        answer.wait()
+
+    groups = RayNodeGroups("", 110, stop=stop)
+    try:
+        waiting = asyncio.create_task(groups.release("n1"))
+        await asyncio.to_thread(begun.wait)
+        waiting.cancel()  # as its deadline does
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        for _ in range(3):
+            with pytest.raises(ProviderError, match="has not answered the last call yet"):
+                await groups.release("n2")
+    finally:
+        answer.set()
+    assert groups._call is not None
+    await asyncio.to_thread(concurrent.futures.wait, [groups._call])
+    await groups.release("n3")
+    assert asked == ["n1", "n3"]

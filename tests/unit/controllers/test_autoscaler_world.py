@@ -157,6 +157,17 @@ async def test_an_idle_machine_is_drained_after_the_delay_and_released() -> None
         assert "deleting pod for node scale down" in await said(w, "ScaleDown")
 
 
+async def test_a_pod_that_no_machine_helps_keeps_none_that_is_idle() -> None:
+    groups = FakeGroups(SMALL)
+    async with world(groups) as w:
+        await idle_cluster(w, groups)
+        await pending(w, "huge", "9")
+        await w.settle()
+        await w.tick(61)
+        await w.tick(1)
+        assert groups.released == ["n2"]
+
+
 async def test_a_budget_keeps_a_pod_where_it_is_while_the_node_goes() -> None:
     groups = FakeGroups(SMALL)
     async with world(groups) as w:
