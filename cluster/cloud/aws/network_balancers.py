@@ -6,9 +6,11 @@ import hashlib
 from typing import Any
 
 from cluster.cloud.aws.api import Aws, CloudError, tag_list
-from cluster.cloud.aws.balancer_wish import Wanted
+from cluster.cloud.aws.balancer_wish import TYPE, Wanted
+from cluster.machinery.provider import ProviderError
 
 Found = dict[str, Any]
+_ANYBODY = {"0.0.0.0/0", "::/0"}
 
 
 class NetworkBalancers:
@@ -16,7 +18,13 @@ class NetworkBalancers:
         self._aws = aws
 
     async def ensure(self, wanted: Wanted) -> str:
-        """Its DNS name."""
+        """Its DNS name. Raises ProviderError for source ranges: it has no security group that would keep others out."""
+        if not _ANYBODY.issuperset(wanted.sources):
+            raise ProviderError(
+                "loadBalancerSourceRanges are not supported for a network load balancer, which would be open to all:"
+                f" remove them, or the annotation {TYPE} for a classic one",
+                retriable=False,
+            )
         balancer = await self._found(wanted.name) or await self._make(wanted)
         arn = balancer["LoadBalancerArn"]
         groups = await self._target_groups(wanted, balancer["VpcId"])

@@ -115,6 +115,15 @@ async def test_a_classic_balancer_refuses_udp_and_says_what_to_set(world: World)
     assert not e.value.retriable
 
 
+async def test_a_network_balancer_refuses_source_ranges_instead_of_being_open_to_all(world: World) -> None:
+    narrow = service({80: 30080}, NLB)
+    narrow["spec"]["loadBalancerSourceRanges"] = ["10.0.0.0/8"]
+    with pytest.raises(ProviderError, match=r"loadBalancerSourceRanges are not supported .* open to all") as e:
+        await AwsLoadBalancers(world.aws).ensure(narrow, [], [])
+    assert not e.value.retriable
+    assert world.aws._client("elbv2").describe_load_balancers()["LoadBalancers"] == []
+
+
 async def test_routes_lead_to_pods_and_only_to_ours(world: World) -> None:
     first = world.instance("n1")
     second = world.instance("n2")
