@@ -18,6 +18,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 import aiohttp
 import yarl
@@ -37,11 +38,18 @@ _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "upgra
 _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=30)
 
 
+def is_page(path: str) -> bool:
+    return path == PAGE or path.startswith(PAGE + "/")
+
+
 def allowed(method: str, path: str) -> bool:
-    """Whether the page may ask that; `path` is decoded, so that no spelling of a name gets around. Pure."""
+    """Whether the page, or what it is made of, may ask that; `path` is decoded, so that no spelling of a name gets
+    around, and says itself where it leads. Pure."""
+    if ".." in unquote(path).split("/"):
+        return False
     if method == "POST":
         return path == _REVIEW
-    if method not in ("GET", "HEAD") or not _READABLE.match(path):
+    if method not in ("GET", "HEAD") or not (is_page(path) or _READABLE.match(path)):
         return False
     return bool(_METRICS.match(path)) or not _REFUSED.search(path)
 
@@ -90,10 +98,9 @@ class DashboardProxy:
         if request.host not in (f"127.0.0.1:{self._port}", f"localhost:{self._port}"):
             raise errors.ApiError(403, "Forbidden", "this address is not one of the dashboard's")
         path = request.path
-        if path == PAGE or path.startswith(PAGE + "/"):
-            return
         given = credentials(request.headers).removeprefix("Bearer ")
-        if self.clock() > self._ends or not hmac.compare_digest(given.encode(), self.token.encode()):
+        known = self.clock() <= self._ends and hmac.compare_digest(given.encode(), self.token.encode())
+        if not known and not is_page(path):
             raise errors.unauthorized()
         if not allowed(request.method, path):
             raise errors.ApiError(

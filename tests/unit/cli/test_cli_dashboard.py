@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import aiohttp
 import pytest
+import yarl
 from apiserver_harness import Pki, edge
 
 from cluster.cli.dashboard_proxy import DashboardProxy, allowed
@@ -28,6 +29,15 @@ PODS = "/api/v1/namespaces/default/pods"
         ("POST", PODS, False),
         ("DELETE", f"{PODS}/p", False),
         ("GET", "/openapi/v3", False),
+        ("GET", "/dashboard/main.js", True),
+        ("HEAD", "/dashboard", True),
+        ("POST", "/dashboard/", False),
+        ("GET", "/dashboard/../api/v1/secrets", False),
+        ("GET", "/dashboard/..", False),
+        ("POST", "/api/v1/nodes/m1/proxy/metrics", False),
+        ("GET", "/api/v1/nodes/m1/proxy/metrics/../configz", False),
+        ("GET", "/api/v1/nodes/m1/proxy/metrics/%2e%2E/configz", False),
+        ("GET", f"{PODS}/a..b", True),
     ],
 )
 def test_only_what_the_page_needs_passes(method: str, path: str, passes: bool) -> None:
@@ -45,7 +55,9 @@ async def world(tmp_path):
         async with proxy.serve() as port, as_jane.serve() as other, aiohttp.ClientSession() as session:
 
             async def ask(path: str, at: int = port, **headers: str) -> int:
-                async with session.get(f"http://127.0.0.1:{at}{path}", headers=headers) as answer:
+                async with session.get(
+                    yarl.URL(f"http://127.0.0.1:{at}{path}", encoded=True), headers=headers
+                ) as answer:
                     await answer.read()
                     return answer.status
 
@@ -56,6 +68,7 @@ async def test_the_page_is_there_for_anybody_and_the_rest_for_who_has_the_token(
     ask, proxy, _, _, now = world
     token = {"Authorization": f"Bearer {proxy.token}"}
     assert await ask("/dashboard/") == 200
+    assert await ask("/dashboard/../api/v1/pods") == 403
     assert await ask("/api/v1/pods") == 401
     assert await ask("/api/v1/pods", Authorization="Bearer guess") == 401
     assert await ask("/api/v1/pods", **token) == 200
