@@ -149,7 +149,8 @@ class BlockVolumes:
         try:
             attachment = await self._client.get("volumeattachments.storage.k8s.io", attachment_name)
         except ApiError as err:
-            if not is_not_found(err):
+            # A machine has no relationship with an attachment that is not there, so its identity may not even read it.
+            if not is_not_found(err) and err.code != 403:
                 raise
             attachment = {}
         status = attachment.get("status") or {}
