@@ -52,7 +52,9 @@ class BoxDisks:
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     with moto() as url:
-        yield World(url, tmp_path)
+        made = World(url, tmp_path)
+        yield made
+        made.close()
 
 
 async def test_rows_move_with_the_volume_and_a_mounted_one_stays(world: World, tmp_path: Path) -> None:

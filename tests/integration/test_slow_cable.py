@@ -16,7 +16,11 @@ import pytest
 
 from cluster.cloud.slow_cable import SlowCable
 
-pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces")]
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces"),
+    pytest.mark.skipif(not Path("/dev/net/tun").exists(), reason="needs TAP devices: /dev/net/tun"),
+]
 
 NAME = f"sk8tc{os.getpid() % 10000}"
 SWITCH = f"{NAME}-sw"

@@ -17,7 +17,7 @@ TAG = {"Key": f"kubernetes.io/cluster/{CLUSTER}", "Value": "owned"}
 
 @contextmanager
 def moto() -> Iterator[str]:
-    """Its URL; what was made in it is gone afterwards."""
+    """Its URL. What is made in it belongs to this process and outlives the server: `World.close` removes it."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
@@ -61,7 +61,7 @@ class World:
         return str(made["Instances"][0]["InstanceId"])
 
     def close(self) -> None:
-        """What is left would be found by the next test of the same server."""
+        """What is left would be found by the next test of this process."""
         import urllib.request
 
         urllib.request.urlopen(urllib.request.Request(f"{self.config.endpoint}/moto-api/reset", method="POST")).close()
