@@ -127,7 +127,7 @@ class ReplicaSetController:
         pods = await claim(self._env.client, "pods", rs, candidates, selector.matches)
         active = active_pods(pods, self._deleted)
         now = self._env.clock()
-        steps = plan(rs, active, self._related(rs, active), now, self._env.config.replica_set_burst)
+        steps = plan(rs, active, lambda: self._related(rs, active), now, self._env.config.replica_set_burst)
         failure, error = "", None
         if steps.create:
             made, error = await self._create(rs, steps.create)

@@ -9,7 +9,7 @@ Invariant: pods that are finished or being deleted are not counted, so a pod tha
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.api.meta import condition, parse_time, rfc3339
@@ -38,8 +38,9 @@ def active_pods(pods: Sequence[Obj], deleted_uids: Collection[str] = ()) -> list
     ]
 
 
-def plan(rs: Obj, active: Sequence[Obj], related: Sequence[Obj], now: float, burst: int = 500) -> Plan:
-    """`related`: active pods of all ReplicaSets of the same Deployment (spread decides who goes first)."""
+def plan(rs: Obj, active: Sequence[Obj], related: Callable[[], Sequence[Obj]], now: float, burst: int = 500) -> Plan:
+    """`related`: active pods of all ReplicaSets of the same Deployment (spread decides who goes first); asked only when
+    some have to go."""
     wanted = int(rs["spec"].get("replicas", 1))
     surplus = len(active) - wanted
     recheck = availability_due_s(active, int(rs["spec"].get("minReadySeconds") or 0), now)
@@ -48,7 +49,7 @@ def plan(rs: Obj, active: Sequence[Obj], related: Sequence[Obj], now: float, bur
     if surplus < 0:
         return Plan(min(-surplus, burst), (), recheck)
     if surplus > 0:
-        return Plan(0, tuple(rank_victims(active, related, now)[: min(surplus, burst)]), recheck)
+        return Plan(0, tuple(rank_victims(active, related(), now)[: min(surplus, burst)]), recheck)
     return Plan(0, (), recheck)
 
 
@@ -138,13 +139,13 @@ def status_of(rs: Obj, active: Sequence[Obj], now: float, failure: str = "", fai
     spec = rs["spec"]
     wanted_labels: Mapping[str, str] = (spec.get("template") or {}).get("metadata", {}).get("labels") or {}
     min_ready = int(spec.get("minReadySeconds") or 0)
+    ready = [p for p in active if is_ready(p)]
+    wanted = wanted_labels.items()
     status: Obj = {
         "replicas": len(active),
-        "fullyLabeledReplicas": sum(
-            1 for p in active if all((p["metadata"].get("labels") or {}).get(k) == v for k, v in wanted_labels.items())
-        ),
-        "readyReplicas": sum(1 for p in active if is_ready(p)),
-        "availableReplicas": sum(1 for p in active if is_available(p, min_ready, now)),
+        "fullyLabeledReplicas": sum(wanted <= (p["metadata"].get("labels") or {}).items() for p in active),
+        "readyReplicas": len(ready),
+        "availableReplicas": sum(is_available(p, min_ready, now) for p in ready) if min_ready else len(ready),
         "observedGeneration": int(rs["metadata"].get("generation") or 0),
     }
     conditions = [c for c in (rs.get("status") or {}).get("conditions") or [] if c.get("type") != "ReplicaFailure"]
