@@ -1,5 +1,6 @@
 """A control plane as plain processes on loopback addresses, for benchmarks: the parts are the shipped ones, wired by
 `actors.wiring`, with mutual TLS, leases and fsync; only Ray, machines and kubelets are missing (said in the reports).
+`benchmarks.node` adds a kubelet, in a namespace that is its machine.
 
     python -m benchmarks._stack ROLE --machine m1 --base DIR      runs one part in the foreground
 
@@ -26,11 +27,13 @@ from typing import Any
 import uvloop
 
 from cluster.machine import identity
-from cluster.machine.config import ClusterConfig, load_cluster, load_machine, save_cluster, save_machine
+from cluster.machine.config import ClusterConfig, MachineConfig, load_cluster, load_machine, save_cluster, save_machine
+from cluster.machine.forwarder import Forwarder, ForwarderConfig
 from cluster.machine.garbage import Garbage
 
 PAUSE_S = 0.05
 START_TIMEOUT_S = 60.0
+ROLES = ("state", "apiserver", "scheduler", "controllers", "forwarder", "kubelet")
 LOCAL_PORTS = ("state_metrics_port", "scheduler_port", "controllers_port")
 
 
@@ -107,7 +110,10 @@ class Target:
 
     @property
     def api_server(self) -> Process:
-        return next(p for p in self.processes if "apiserver" in p.name)
+        return self.part("apiserver")
+
+    def part(self, role: str) -> Process:
+        return next(p for p in self.processes if role in p.name)
 
     def stop(self) -> None:
         for process in reversed(self.processes):
@@ -121,8 +127,11 @@ class Target:
                 process.popen.wait()
 
 
-def start(base: Path, members: int = 3, *, scheduler: bool = True, controllers: bool = False) -> Target:
-    """Three State members, one ApiServer, one Scheduler; `controllers`: those, too, whom no provider tells of machines.
+def start(
+    base: Path, members: int = 3, *, scheduler: bool = True, controllers: bool = False, kubelet: bool = False
+) -> Target:
+    """Three State members, one ApiServer, one Scheduler; `controllers`: those, too, whom no provider tells of machines;
+    `kubelet`: that of the last machine, whose namespace the caller is in, and the way to the API that it knows.
 
     Raises RuntimeError with the log of what did not come up."""
     cluster = cluster_of(base, members)
@@ -142,6 +151,9 @@ def start(base: Path, members: int = 3, *, scheduler: bool = True, controllers: 
             _spawn(target, cluster, "scheduler", last.name)
         if controllers:
             _spawn(target, cluster, "controllers", last.name)
+        if kubelet:
+            _spawn(target, cluster, "forwarder", last.name)
+            _spawn(target, cluster, "kubelet", last.name)
     except BaseException:
         target.stop()
         raise
@@ -173,8 +185,7 @@ def wait_port(target: Target, host: str, port: int) -> None:
 
 async def _run(role: str, cluster: ClusterConfig, name: str) -> None:
     machine = load_machine(cluster.base, name)
-    build = importlib.import_module(f"actors.wiring.{role}").build
-    part = await build(cluster, machine)
+    part = await _part(role, cluster, machine)
     task = asyncio.ensure_future(part.run())
     garbage = asyncio.create_task(Garbage().run())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -186,9 +197,17 @@ async def _run(role: str, cluster: ClusterConfig, name: str) -> None:
         garbage.cancel()
 
 
+async def _part(role: str, cluster: ClusterConfig, machine: MachineConfig) -> Any:
+    """What has a `run()`."""
+    if role == "forwarder":  # part of sk8-machine, not an actor
+        listen = ("127.0.0.1", cluster.api_port)
+        return Forwarder(ForwarderConfig(listen, ((machine.ip, cluster.api_port),), machine.pki / "ca.crt"))
+    return await importlib.import_module(f"actors.wiring.{role}").build(cluster, machine)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("role", choices=("state", "apiserver", "scheduler", "controllers"))
+    parser.add_argument("role", choices=ROLES)
     parser.add_argument("--machine", required=True)
     parser.add_argument("--base", type=Path, required=True)
     args = parser.parse_args()

@@ -19,16 +19,14 @@ import uvloop
 
 from benchmarks import _stack
 from benchmarks._stack import Target
+from benchmarks._watched import LOOK_S, Watched, watching
 from benchmarks.frame import Bench, main
 from cluster.machinery.client import Client, Obj
 from cluster.machinery.http_client import HttpClient, HttpConfig
-from cluster.machinery.informer import Informer
 from cluster.node.hollow.fleet import HollowFleet
 from cluster.node.hollow.node import HollowSpec
 
 TIMEOUT_S = 300.0
-LOOK_S = 0.02
-"""So often at most the client looks through all objects: it shares the processors with what is measured."""
 ROLLOUT = 10
 _SPEC = HollowSpec(cpu="64", memory="256Gi", tainted=False)
 
@@ -39,21 +37,6 @@ def deployment(name: str, replicas: int, image: str = "nginx:1.21") -> Obj:
     template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "nginx", "image": image}]}}
     spec = {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template}
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec}
-
-
-class Watched:
-    """A resource as the watch tells of it."""
-
-    def __init__(self, client: Client, resource: str) -> None:
-        self.informer = Informer(client, resource)
-        self._changed = asyncio.Event()
-        self.informer.add_handler(lambda old, new: self._changed.set())
-
-    async def until(self, reached: Callable[[list[Obj]], bool]) -> None:
-        while not reached(self.informer.items()):
-            self._changed.clear()
-            await self._changed.wait()
-            await asyncio.sleep(LOOK_S)
 
 
 def bound(app: str, count: int) -> Callable[[list[Obj]], bool]:
@@ -83,22 +66,15 @@ class Measure:
         self._bench = bench
         self._client = client
         self._target = target
-        self._pods = Watched(client, "pods")
+        self._pods = Watched(client, "pods", LOOK_S)
         self._deployments = Watched(client, "deployments.apps")
 
     async def run(self, sizes: tuple[tuple[int, float], ...]) -> None:
         """`sizes`: replicas and the goal in seconds."""
-        watching = [asyncio.create_task(w.informer.run()) for w in (self._pods, self._deployments)]
-        try:
-            for watched in (self._pods, self._deployments):
-                await watched.informer.wait_synced()
+        async with watching(self._pods, self._deployments):
             for replicas, goal_s in sizes:
                 await self._create(replicas, goal_s)
             await self._rollout()
-        finally:
-            for task in watching:
-                task.cancel()
-            await asyncio.gather(*watching, return_exceptions=True)
 
     async def _create(self, replicas: int, goal_s: float) -> None:
         name = f"web-{replicas}"

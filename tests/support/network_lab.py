@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import pytest
@@ -24,6 +22,7 @@ import uvloop
 from dnslib import DNSRecord
 from prometheus_client import CollectorRegistry
 
+from benchmarks import _namespaces
 from cluster.machinery.client import ObjectList, WatchEvent
 from cluster.network.agent import NetworkAgent
 from cluster.network.config import NetworkConfig
@@ -36,39 +35,20 @@ STRANGER = "10.89.77.1"
 PODS = {"a1": ("a", "10.244.1.2"), "a2": ("a", "10.244.1.3"), "b1": ("b", "10.244.2.2")}
 DNS = "10.96.0.10"
 SLICES = "endpointslices.discovery.k8s.io"
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def enter(namespace: str) -> None:
     """Move this thread into a network namespace."""
-    fd = os.open(f"/run/netns/{PREFIX}{namespace}", os.O_RDONLY)
-    try:
-        if _libc.setns(fd, 0x40000000):
-            raise OSError(ctypes.get_errno(), "setns")
-    finally:
-        os.close(fd)
+    _namespaces.enter(f"{PREFIX}{namespace}")
 
 
 def inside(namespace: str, func: Callable[[], T]) -> T:
     """`func()` in a namespace; sockets it makes stay there."""
-    done: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            enter(namespace)
-            done.set_result(func())
-        except BaseException as err:  # handed to the caller
-            done.set_exception(err)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    return done.result()
+    return _namespaces.inside(f"{PREFIX}{namespace}", func)
 
 
 def ip(*args: str, ns: str = "") -> None:
-    where = ["-n", f"{PREFIX}{ns}"] if ns else []
-    subprocess.run(["ip", *where, *args], check=True, capture_output=True)
+    _namespaces.ip(*args, ns=f"{PREFIX}{ns}" if ns else "")
 
 
 def nft(namespace: str, command: str) -> str:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import random
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +20,7 @@ import pytest
 from apiserver_harness import Edge, Pki, edge
 from memory_store import MemoryStore
 
+from benchmarks import _namespaces
 from cluster.cloud import cgroups
 from cluster.machinery.client import Client
 from cluster.machinery.http_client import HttpClient, HttpConfig
@@ -39,7 +39,6 @@ from cluster.registry.types import RegistryConfig
 
 IMAGE = "sk8t-node/busybox:1"
 CIDR = "10.244.77.0/24"
-_CLONE_NEWNET = 0x40000000
 Obj = dict[str, Any]
 
 
@@ -90,23 +89,10 @@ def remove_image() -> None:
 
 
 @contextlib.contextmanager
-def machine_namespace(name: str) -> Any:
+def machine_namespace(name: str) -> Iterator[None]:
     """Make a network namespace and put this thread into it; the way back is always taken."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    sh("ip", "netns", "del", name, check=False)
-    sh("ip", "netns", "add", name)
-    inside = os.open(f"/run/netns/{name}", os.O_RDONLY)
-    try:
-        if libc.setns(inside, _CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), "setns")
-        sh("ip", "link", "set", "lo", "up")
+    with _namespaces.made(name), _namespaces.entered(name):
         yield
-    finally:
-        libc.setns(home, _CLONE_NEWNET)
-        os.close(inside)
-        os.close(home)
-        sh("ip", "netns", "del", name)
 
 
 class NodeWorld:
