@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from cluster.machinery.client import Client, Obj
 from cluster.machinery.informer import Informer
 
-
 LOOK_S = 0.02
 """A crowd is looked through so often at most: the client shares the processors with what is measured."""
 
