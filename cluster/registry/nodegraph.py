@@ -57,6 +57,11 @@ def static_decision(node: str, a: Attributes) -> Decision | None:
         if own and a.verb in ("get", "create", "update", "patch", "delete"):
             return _ALLOWED
         return Decision(False, 'can only access leases in the "kube-node-lease" system namespace with its own name')
+    if (a.group, what) == ("storage.k8s.io", "csinodes"):
+        # Whose it is that is created, NodeRestriction judges: its name is not known here.
+        if a.verb == "create" or (a.name == node and a.verb in ("get", "update", "patch", "delete")):
+            return _ALLOWED
+        return Decision(False, "can only access CSINode with the same name as the requesting node")
     if not a.group and a.resource in _GRAPH:
         return None
     return None if (a.group, a.resource) == ("storage.k8s.io", "volumeattachments") else Decision(False)

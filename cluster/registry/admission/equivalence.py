@@ -1,4 +1,4 @@
-"""A request's objects in another version of their resource, for webhooks whose rules name that version.
+"""A request's objects in another version of their resource, for webhooks and policies whose rules name that version.
 
 IO only through the conversion webhook of a definition. Source: matchPolicy of admissionregistration.k8s.io/v1,
 k8s.io/apiserver pkg/admission/plugin/webhook/generic.
@@ -47,13 +47,17 @@ class Equivalents:
         return replace(request, obj=await self._to(other, request.obj), old=await self._to(other, request.old))
 
     async def own(self, request: Request, version: str, obj: Object) -> Object:
-        """What a webhook made of the object it saw in `version`, in the version of the request."""
+        """What a webhook or a policy made of the object it saw in `version`, in the version of the request."""
         other = await self._other(request, version)
         if other is None:
             return obj
         if other.view_of:
             return conversion.to_hub(other, obj, request.info)
         return await self._to(request.info, obj) or obj
+
+    async def shown(self, request: Request, version: str) -> ResourceInfo:
+        """The resource whose object `seen` gives."""
+        return await self._other(request, version) or request.info
 
     async def _other(self, request: Request, version: str) -> ResourceInfo | None:
         info = request.info

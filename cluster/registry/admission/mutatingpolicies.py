@@ -1,7 +1,8 @@
 """MutatingAdmissionPolicy: changes in CEL, applied like server-side apply or as a JSON patch.
 
-IO only through PolicyMatcher. Policies are applied in the order of their names, each mutation on the result of the one
-before; a policy with reinvocationPolicy IfNeeded is applied again when a later one has changed the object.
+IO only through PolicyMatcher. A policy sees and changes the object in the version that its rules name. Policies are
+applied in the order of their names, each mutation on the result of the one before; a policy with reinvocationPolicy
+IfNeeded is applied again when a later one has changed the object.
 
 Source: KEP-3962; k8s.io/apiserver pkg/admission/plugin/policy/mutating.
 """
@@ -15,6 +16,7 @@ import orjson
 
 from cluster.api import cel, managed, patch, policycel, schema
 from cluster.api.errors import ApiError
+from cluster.api.scheme import ResourceInfo
 from cluster.registry.admission import expressions
 from cluster.registry.admission.policies import GROUP, Bound, Misconfigured, PolicyMatcher
 from cluster.registry.admission.request import Request
@@ -55,14 +57,15 @@ class MutatingPolicies:
         before = orjson.dumps(request.obj)
         policy, binding = bound.names
         try:
-            base = await self._matcher.facts(request, request.info.version)
+            base = await self._matcher.facts(request, bound.version)
             if not expressions.conditions_hold(spec.get("matchConditions") or (), base, env):
                 return False
             for params in await self._matcher.params(bound, request):
                 for mutation in spec.get("mutations") or ():
-                    known = (await self._matcher.facts(request, request.info.version)).with_params(params)
+                    known = (await self._matcher.facts(request, bound.version)).with_params(params)
                     known.compute(env, spec.get("variables") or ())
-                    self._mutate(mutation, known, request)
+                    change = self._change(mutation, known)
+                    self._renew(request, await self._matcher.changed(request, bound.version, change))
         except (Misconfigured, expressions.ConditionError, _Failed, cel.CelError) as e:
             if spec.get("failurePolicy") == "Ignore":
                 return False
@@ -70,24 +73,13 @@ class MutatingPolicies:
             raise request.forbid(why) from e
         return orjson.dumps(request.obj) != before
 
-    def _mutate(self, mutation: Object, known: expressions.Facts, request: Request) -> None:
+    def _change(self, mutation: Object, known: expressions.Facts) -> Callable[[ResourceInfo, Object], Object]:
+        """What the mutation makes of an object of a resource; raises _Failed, as this does."""
         kind = mutation.get("patchType")
         part: Object = mutation.get("applyConfiguration" if kind == "ApplyConfiguration" else "jsonPatch") or {}
-        expression = str(part.get("expression") or "")
-        value = known.evaluate(self._env(), policycel.to_maps(expression))
-        current: Object = request.obj or {}
-        if kind == "ApplyConfiguration":
-            self._renew(request, _applied(request, current, value))
-            return
-        if not isinstance(value, list) or not all(isinstance(op, dict) for op in value):
-            raise _Failed("the expression of a JSONPatch must evaluate to a list of JSONPatch")
-        try:
-            patched = patch.json_patch(current, [op for op in value if op])
-        except ApiError as e:
-            raise _Failed(e.message) from e
-        if not isinstance(patched, dict):
-            raise _Failed("the patched object is no object")
-        self._renew(request, patched)
+        value = known.evaluate(self._env(), policycel.to_maps(str(part.get("expression") or "")))
+        made = _applied if kind == "ApplyConfiguration" else _patched
+        return lambda info, current: made(info, current, value)
 
     def _env(self) -> cel.Environment:
         if self._environment is None:
@@ -95,7 +87,19 @@ class MutatingPolicies:
         return self._environment
 
 
-def _applied(request: Request, current: Object, value: Any) -> Object:
+def _patched(_: ResourceInfo, current: Object, value: Any) -> Object:
+    if not isinstance(value, list) or not all(isinstance(op, dict) for op in value):
+        raise _Failed("the expression of a JSONPatch must evaluate to a list of JSONPatch")
+    try:
+        patched = patch.json_patch(current, [op for op in value if op])
+    except ApiError as e:
+        raise _Failed(e.message) from e
+    if not isinstance(patched, dict):
+        raise _Failed("the patched object is no object")
+    return patched
+
+
+def _applied(info: ResourceInfo, current: Object, value: Any) -> Object:
     """Merged as server-side apply merges; what identifies the object cannot be applied to it."""
     if not isinstance(value, dict):
         raise _Failed("the expression of an ApplyConfiguration must evaluate to an Object")
@@ -105,5 +109,5 @@ def _applied(request: Request, current: Object, value: Any) -> Object:
             raise _Failed(f"may not mutate metadata.{field}")
     if "kind" in value or "apiVersion" in value:
         raise _Failed("may not mutate apiVersion and kind")
-    merged: Object = managed.merge(schema.node_of(request.info), current, value)
+    merged: Object = managed.merge(schema.node_of(info), current, value)
     return merged

@@ -115,6 +115,12 @@ class PolicyMatcher:
         seen = await self._equivalents.seen(request, version)
         return expressions.facts(seen, asked, namespace.obj if namespace else None, self._core.authorizer)
 
+    async def changed(self, request: Request, version: str, change: Callable[[ResourceInfo, Object], Object]) -> Object:
+        """What `change` makes of the object in this version, in the version of the request."""
+        seen = await self._equivalents.seen(request, version)
+        info = await self._equivalents.shown(request, version)
+        return await self._equivalents.own(request, version, change(info, seen.obj or {}))
+
     async def params(self, bound: Bound, request: Request) -> list[Object | None]:
         """[None] for a policy without parameters; raises Misconfigured."""
         kind, ref = bound.spec.get("paramKind"), (bound.binding.get("spec") or {}).get("paramRef")

@@ -185,6 +185,37 @@ async def test_admission_sees_the_version_that_its_rules_name(world: Edge) -> No
     assert (await world.call("PUT", V2 + "/two", made)).status == 422
 
 
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        {
+            "patchType": "ApplyConfiguration",
+            "applyConfiguration": {"expression": "Object{spec: Object.spec{cronSpec: object.spec.cronSpec + '!'}}"},
+        },
+        {
+            "patchType": "JSONPatch",
+            "jsonPatch": {
+                "expression": "[JSONPatch{op: 'replace', path: '/spec/cronSpec', value: object.spec.cronSpec + '!'}]"
+            },
+        },
+    ],
+)
+async def test_a_mutating_policy_changes_the_version_that_its_rules_name(world: Edge, mutation: Object) -> None:
+    """Requests in v2, a policy that knows v1 only and is applied, and one for exactly v1 that is not."""
+    registration = "/apis/admissionregistration.k8s.io/v1"
+    for policy, match in (("p", "Equivalent"), ("q", "Exact")):
+        constraints = {"resourceRules": [_rule("v1")], "matchPolicy": match}
+        spec = {"matchConstraints": constraints, "reinvocationPolicy": "Never", "mutations": [mutation]}
+        await world.create(f"{registration}/mutatingadmissionpolicies", {"metadata": {"name": policy}, "spec": spec})
+        binding = {"metadata": {"name": policy}, "spec": {"policyName": policy}}
+        await world.create(f"{registration}/mutatingadmissionpolicybindings", binding)
+    body = {"apiVersion": "stable.example.com/v2", "kind": "CronTab", "metadata": {"name": "two"}}
+    made = await world.create(V2, {**body, "spec": {"schedule": "@daily"}})
+    assert (made["apiVersion"], made["spec"]) == (body["apiVersion"], {"schedule": "@daily!"})
+    changed = await world.call("PUT", V2 + "/two", {**made, "spec": {"schedule": "@hourly"}})
+    assert (changed.status, changed.json["spec"]) == (200, {"schedule": "@hourly!"})
+
+
 async def test_objects_move_to_a_new_storage_version(world: Edge, webhook: Webhook) -> None:
     await world.create(CRONTABS, crontab())
     path = f"{CRDS}/crontabs.stable.example.com"

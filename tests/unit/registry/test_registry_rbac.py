@@ -36,6 +36,9 @@ async def _can(authorizer: RbacAuthorizer, user: UserInfo, verb: str, resource: 
     return (await authorizer.authorize(user, Attributes(verb, group, plural, **more))).allowed
 
 
+CSI_NODES = "csinodes.storage.k8s.io"
+
+
 def test_rules() -> None:
     rule = {"apiGroups": ["apps"], "resources": ["deployments", "*/scale"], "verbs": ["get"], "resourceNames": ["a"]}
     assert rule_allows(rule, Attributes("get", "apps", "deployments", name="a"))
@@ -141,6 +144,18 @@ async def test_a_node_reads_what_its_pods_need(bench: Any, make: Any, authorizer
         await asyncio.sleep(0)
     assert not await _can(authorizer, NODE, "get", "secrets", namespace="default", name="s")
     assert not await _can(authorizer, NODE, "update", "deployments.apps", namespace="default", name="d")
+
+
+async def test_a_node_keeps_its_own_csinode(bench: Any, authorizer: RbacAuthorizer) -> None:
+    registry, ctx, info = bench.another(authorizer=authorizer), RequestContext(NODE), SCHEME.named(CSI_NODES)
+    for verb in ("get", "update", "patch", "delete"):
+        assert await _can(authorizer, NODE, verb, CSI_NODES, name="m1")
+        assert not await _can(authorizer, NODE, verb, CSI_NODES, name="m2")
+    assert not await _can(authorizer, NODE, "list", CSI_NODES)
+    csi_node = {"spec": {"drivers": [{"name": "d.example.com", "nodeID": "m1"}]}}
+    await registry.create(ctx, info, "", {**csi_node, "metadata": {"name": "m1"}})
+    with pytest.raises(ApiError, match="can only access CSINode with the same name as the requesting node"):
+        await registry.create(ctx, info, "", {**csi_node, "metadata": {"name": "m2"}})
 
 
 async def test_a_node_reads_the_volumes_of_its_claims(bench: Any, make: Any, authorizer: RbacAuthorizer) -> None:
