@@ -62,6 +62,7 @@ class ApiServerConfig:
     request_timeout_s: float = 60.0
     min_request_timeout_s: float = 1800.0
     body_timeout_s: float = 30.0
+    unread_timeout_s: float = 60.0  # a connection whose client takes nothing of what waits for it is cut
     max_body_bytes: int = 3 * 1024 * 1024
     gzip_min_bytes: int = 128 * 1024
     bookmark_period_s: float = 60.0
@@ -112,7 +113,13 @@ class ApiServerConfig:
         for name in ("max_requests_inflight", "max_mutating_requests_inflight", "watch_buffer_events", "window_events"):
             if int(getattr(self, name)) < 1:
                 raise ConfigError(f"{name}: must be at least 1, is {getattr(self, name)}")
-        for name in ("request_timeout_s", "bookmark_period_s", "cache_wait_s", "endpoint_lease_ttl_s"):
+        for name in (
+            "request_timeout_s",
+            "bookmark_period_s",
+            "cache_wait_s",
+            "endpoint_lease_ttl_s",
+            "unread_timeout_s",
+        ):
             if float(getattr(self, name)) <= 0:
                 raise ConfigError(f"{name}: must be above 0, is {getattr(self, name)}")
         if not self.service_account_issuer.startswith("https://"):

@@ -1,13 +1,14 @@
 """One client connection: its TLS identity, and who wants to know when it ends. IO: aiohttp's protocol.
 
 aiohttp's low-level server makes one protocol object per connection; ours reads the client certificate once, so that no
-request pays for it, and closes connections that never send a request.
+request pays for it, and closes connections that never send a request or never take their answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -22,10 +23,11 @@ _FIRST_REQUEST_S = 30.0
 class Connection(RequestHandler):
     """`identity` is None when the client showed no certificate."""
 
-    __slots__ = ("_closers", "_deadline", "identity", "served")
+    __slots__ = ("_closers", "_deadline", "_unread_s", "identity", "served")
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, unread_s: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._unread_s = unread_s
         self.identity: CertIdentity | None = None
         self.served = False
         self._closers: list[Callable[[], None]] = []
@@ -35,6 +37,7 @@ class Connection(RequestHandler):
         super().connection_made(transport)
         self.identity = identity_of(transport.get_extra_info("peercert"))
         self._deadline = asyncio.get_running_loop().call_later(_FIRST_REQUEST_S, self._idle)
+        _limit_unread(transport, self._unread_s)
 
     def _idle(self) -> None:
         if not self.served and self.transport is not None:
@@ -59,9 +62,10 @@ class Connection(RequestHandler):
 class ConnectionServer(web.Server):
     """aiohttp's low-level server with our connections."""
 
-    def __init__(self, handler: Handler, **kwargs: Any) -> None:
+    def __init__(self, handler: Handler, *, unread_s: float, **kwargs: Any) -> None:
+        """A connection is cut when its client has taken nothing of what waits for it for `unread_s`."""
         super().__init__(handler, **kwargs)
-        self._options = kwargs
+        self._options = {**kwargs, "unread_s": unread_s}
 
     def __call__(self) -> RequestHandler:
         return Connection(self, loop=asyncio.get_running_loop(), **self._options)
@@ -77,3 +81,45 @@ def on_close(request: web.BaseRequest, close: Callable[[], None]) -> None:
     connection = connection_of(request)
     if connection is not None:
         connection.add_closer(close)
+
+
+def _limit_unread(transport: asyncio.BaseTransport, seconds: float) -> None:
+    """The kernel cuts a connection whose peer takes none of what was sent for so long: it has crashed, is cut off, or
+    reads no more (its window stays closed). One that reads slowly goes on, however long it takes.
+
+    Buffers above it are bounded: writers wait until what they wrote before has left (RFC 5482, tcp(7)).
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+
+
+class _Received:
+    """What aiohttp's connection hands its bytes to after an upgrade, in place of its parser of WebSocket frames."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        self._reader.feed_data(data)
+        return False, b""
+
+    def feed_eof(self) -> None:
+        self._reader.feed_eof()
+
+
+async def take_over(
+    request: web.BaseRequest, headers: Mapping[str, str], limit_bytes: int
+) -> tuple[web.StreamResponse, asyncio.StreamReader, asyncio.StreamWriter]:
+    """Answer 101, and have the connection's bytes both ways. Raises ConnectionError when the client has gone."""
+    response = web.StreamResponse(status=101, headers=headers)
+    response.force_close()
+    connection, transport = request.protocol, request.transport
+    if transport is None:
+        raise ConnectionResetError("the client has gone")
+    reader = asyncio.StreamReader(limit_bytes)
+    reader.set_transport(transport)
+    connection.set_parser(_Received(reader))  # type: ignore[arg-type]  # it wants these two methods alone
+    await response.prepare(request)
+    # aiohttp's connection waits for a full transport like asyncio's own, whose StreamWriter can hence be used.
+    return response, reader, asyncio.StreamWriter(transport, connection, reader, asyncio.get_running_loop())

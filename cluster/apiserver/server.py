@@ -190,6 +190,7 @@ class ApiServer:
             tasks.append(asyncio.create_task(self._audit.run(), name="audit"))
         http = ConnectionServer(
             self._pipeline.handle,
+            unread_s=self._config.unread_timeout_s,
             access_log=None,
             max_line_size=_HEAD_BYTES,
             max_field_size=_HEAD_BYTES,

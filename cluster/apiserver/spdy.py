@@ -21,6 +21,7 @@ from aiohttp import ClientWebSocketResponse, WSMsgType, web
 from cluster.api import errors
 from cluster.api.spdy import SpdyError
 from cluster.apiserver.call import Call
+from cluster.apiserver.connection import take_over
 from cluster.apiserver.spdy_exec import ExecTranslation
 
 log = logging.getLogger(__name__)
@@ -53,20 +54,6 @@ def negotiate(call: Call, served: Sequence[str]) -> str:
     return chosen
 
 
-class _Received:
-    """What aiohttp's connection hands its bytes to after an upgrade, in place of its parser of WebSocket frames."""
-
-    def __init__(self, reader: asyncio.StreamReader) -> None:
-        self._reader = reader
-
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        self._reader.feed_data(data)
-        return False, b""
-
-    def feed_eof(self) -> None:
-        self._reader.feed_eof()
-
-
 class SpdyClient:
     """The client's connection after the 101: bytes both ways."""
 
@@ -81,17 +68,7 @@ class SpdyClient:
     async def accept(cls, call: Call, protocol: str) -> SpdyClient:
         """Answer 101. Raises ConnectionError when the client has gone already."""
         headers = {"Connection": "Upgrade", "Upgrade": _VERSION, "X-Stream-Protocol-Version": protocol}
-        response = web.StreamResponse(status=101, headers={**headers, "Audit-Id": call.audit_id})
-        response.force_close()
-        connection, transport = call.request.protocol, call.request.transport
-        if transport is None:
-            raise ConnectionResetError("the client has gone")
-        reader = asyncio.StreamReader(_CHUNK)
-        reader.set_transport(transport)
-        connection.set_parser(_Received(reader))  # type: ignore[arg-type]  # it wants these two methods alone
-        await response.prepare(call.request)
-        # aiohttp's connection waits for a full transport like asyncio's own, whose StreamWriter can hence be used.
-        return cls(response, reader, asyncio.StreamWriter(transport, connection, reader, asyncio.get_running_loop()))
+        return cls(*await take_over(call.request, {**headers, "Audit-Id": call.audit_id}, _CHUNK))
 
     async def close(self, last: bytes = b"") -> None:
         """Say `last`, read away what still comes until the client has closed (LINGER_S at most), and close."""

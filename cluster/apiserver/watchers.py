@@ -194,6 +194,8 @@ class WatchHub:
                     else:
                         offer[1].append(event)
         for watcher, wanted in offers.values():
+            if watcher.stopped:
+                continue
             watcher.offer(wanted)
             if watcher.overflowed and self._on_slow is not None:
                 self._on_slow(watcher)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,6 +28,12 @@ async def said(server: Edge, sent: str) -> bytes:
         writer.close()
 
 
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not holds():
+            await asyncio.sleep(0.02)
+
+
 @pytest.mark.parametrize("sent", ["", "GET /api/v1/names", HEAD])
 async def test_a_request_whose_head_does_not_come_is_given_up(
     pki: Any, monkeypatch: pytest.MonkeyPatch, sent: str
@@ -42,3 +50,25 @@ async def test_a_body_that_does_not_come_is_given_up_and_nothing_is_written(pki:
         answer = await said(server, f"{HEAD}Content-Length: {len(body) + 2}\r\n\r\n{body}")
         assert answer.startswith(b"HTTP/1.1 408 ") and b'"status":"Failure"' in answer
         assert (await server.call("GET", "/api/v1/namespaces/slow")).status == 404
+
+
+async def test_a_client_that_reads_nothing_is_cut_and_its_watch_ended(pki: Any) -> None:
+    """Its buffers and the kernel's are full; the events that wait are more than are kept for it."""
+    async with edge(pki, unread_timeout_s=4.0, watch_buffer_events=2, bookmark_period_s=3600.0) as server:
+        path, data = "/api/v1/namespaces/default/configmaps", {"a": "x" * 900_000}
+        port = int(server.url.rpartition(":")[2])
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", port))
+            context = pki.client_context("admin")
+            _, writer = await asyncio.open_connection(sock=sock, ssl=context, server_hostname="localhost")
+            try:
+                writer.write(f"GET {path}?watch=1 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                await until(lambda: server.server.health()["watches"] == 1)
+                writer.transport.pause_reading()  # type: ignore[attr-defined]
+                for i in range(12):
+                    await server.create(path, {"metadata": {"name": f"c{i}"}, "data": data})
+                await until(lambda: server.server.health()["watches"] == 0)
+            finally:
+                writer.transport.abort()  # type: ignore[attr-defined]
+        assert (await server.call("GET", path + "/c11")).status == 200
