@@ -8,13 +8,14 @@ fieldValidation parameter). A document holds its kinds and all they refer to. On
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import orjson
 
-from cluster.api import openapi_v2, schema
+from cluster.api import openapi_merge, openapi_v2, schema
 from cluster.api.crd import models
 from cluster.api.scheme import EDGE, RELAYED, SCHEME, ResourceInfo, subresource_kind, subresource_verbs
 
@@ -300,10 +301,11 @@ def render(infos: Sequence[ResourceInfo]) -> bytes:
     return orjson.dumps(doc)
 
 
-def document_v2(custom: Sequence[ResourceInfo] = ()) -> Doc:
-    """The one Swagger 2.0 document of all that is served."""
+def document_v2(custom: Sequence[ResourceInfo] = (), aggregated: Iterable[Doc] = ()) -> Doc:
+    """The one Swagger 2.0 document of all that is served, parts of aggregated servers (`openapi_merge`) included."""
     paths, schemas = _parts([*SCHEME.served(), *EDGE, *custom])
-    return openapi_v2.document("Kubernetes", schema.data_version(), paths, schemas)
+    own = openapi_v2.document("Kubernetes", schema.data_version(), paths, schemas)
+    return openapi_merge.merged(own, aggregated)
 
 
 def builtin(group: str, version: str) -> list[ResourceInfo]:
@@ -316,15 +318,18 @@ def document(group: str, version: str) -> Doc:
     return doc
 
 
-def index(custom: Sequence[ResourceInfo] = ()) -> Doc:
-    """/openapi/v3: one entry per group version, with a hash so that clients may cache the document for ever."""
+def index(custom: Sequence[ResourceInfo] = (), aggregated: Mapping[str, str] = MappingProxyType({})) -> Doc:
+    """/openapi/v3: one entry per group version, with a hash so that clients may cache the document for ever.
+
+    `aggregated`: path to serverRelativeURL of those that other servers answer for.
+    """
     paths = {}
     for group, version in dict.fromkeys((i.group, i.version) for i in (*SCHEME.served(), *EDGE, *custom)):
         path = f"apis/{group}/{version}" if group else f"api/{version}"
         mine = [i for i in custom if (i.group, i.version) == (group, version)]
         digest = models.digest(mine) if mine else _digest(group, version)
         paths[path] = {"serverRelativeURL": f"/openapi/v3/{path}?hash={digest}"}
-    return {"paths": paths}
+    return {"paths": paths | {path: {"serverRelativeURL": url} for path, url in aggregated.items()}}
 
 
 @lru_cache(maxsize=64)

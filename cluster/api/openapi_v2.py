@@ -189,7 +189,7 @@ def _schema_message(s: Doc) -> bytes:
 
 
 # Where type, format and uniqueItems are in the sub-schema of each kind of parameter.
-_PARAMETERS = {"query": (3, 6, 7, 20), "path": (4, 5, 6, 19)}
+_PARAMETERS = {"header": (1, 5, 6, 19), "formData": (2, 6, 7, 20), "query": (3, 6, 7, 20), "path": (4, 5, 6, 19)}
 
 
 def _parameter_message(p: Doc) -> bytes:
@@ -211,10 +211,11 @@ def _response(r: Doc) -> bytes:
 def _operation_message(op: Doc) -> bytes:
     out = [_text(1, t) for t in op.get("tags") or ()]
     out += [_text(3, op.get("description", "")), _text(5, op.get("operationId", ""))]
-    out += [_text(6, m) for m in op["produces"]] + [_text(7, m) for m in op["consumes"]]
-    out += [_chunk(8, _parameter_message(p)) for p in op["parameters"]]
+    out += [_text(6, m) for m in op.get("produces") or ()]
+    out += [_text(7, m) for m in op.get("consumes") or ()]
+    out += [_chunk(8, _parameter_message(p)) for p in op.get("parameters") or ()]
     out.append(_chunk(9, _named(1, op["responses"], _response)))
-    out += [_text(10, s) for s in op["schemes"]]
+    out += [_text(10, s) for s in op.get("schemes") or ()]
     out.append(_extensions(13, op))
     return b"".join(out)
 

@@ -1,7 +1,8 @@
 """Which aggregated API servers answer; and the APIServices of the groups this server answers for itself.
 
 Awaits the registry and the servers asked. Every API server asks for itself, once in a while and whenever an APIService
-changes, and writes the condition Available where it differs. What the others serve is remembered, for discovery. The
+changes, and writes the condition Available where it differs. What the others serve is remembered, for discovery, and
+what they say of it in OpenAPI (`remote_openapi.py`). The
 groups served here have APIServices too, made and removed as they come and go, as in Kubernetes; those say Local.
 Source: k8s.io/kube-aggregator `pkg/controllers/status`, `.../autoregister`.
 """
@@ -23,6 +24,7 @@ from cluster.api.errors import ApiError
 from cluster.api.scheme import EDGE, SCHEME, ResourceInfo
 from cluster.apiserver.aggregation import KUBE_AGGREGATOR, Aggregator, GroupVersion, remote_headers
 from cluster.apiserver.cache import Cache
+from cluster.apiserver.remote_openapi import RemoteOpenApi
 from cluster.registry.context import internal_context
 from cluster.registry.registry import Registry
 
@@ -74,6 +76,7 @@ def resources_of(group: str, version: str, listing: Object) -> list[ResourceInfo
 
 class Availability:
     def __init__(self, aggregator: Aggregator, registry: Registry, cache: Cache, clock: Callable[[], float]) -> None:
+        self.openapi = RemoteOpenApi(aggregator)
         self._aggregator = aggregator
         self._registry = registry
         self._cache = cache
@@ -84,11 +87,16 @@ class Availability:
     @property
     def resources(self) -> list[ResourceInfo]:
         """What the available servers serve."""
-        remote = self._aggregator.remote()
-        return [i for gv, infos in self._served.items() if gv in remote for i in infos]
+        return [i for infos in self._served.values() for i in infos]
 
     async def run(self) -> None:
         """Until cancelled: ask when something changed, and every ten seconds."""
+        try:
+            await self._keep()
+        finally:
+            await self.openapi.stop()
+
+    async def _keep(self) -> None:
         seen: object = None
         asked_at = 0.0
         loop = asyncio.get_running_loop()
@@ -99,6 +107,7 @@ class Availability:
             if state != seen or now - asked_at >= _EVERY_S:
                 try:
                     await self._register()
+                    self._forget_removed()
                     await asyncio.gather(*(self._check(s) for s in list(self._aggregator.remote().values())))
                     seen, asked_at = state, now
                 except ApiError as e:  # the store's; tried again
@@ -144,15 +153,23 @@ class Availability:
 
     # --- remote ones
 
+    def _forget_removed(self) -> None:
+        for gv in [gv for gv in self._served if gv not in self._aggregator.remote()]:
+            del self._served[gv]
+            self.openapi.forget(gv)
+            self.generation += 1
+
     async def _check(self, service: Object) -> None:
         spec = service["spec"]
         gv = (spec.get("group", ""), spec.get("version", ""))
         try:
             infos = await self._probe(service, *gv)
         except ApiError as e:
+            self.openapi.forget(gv)
             missing = "not found" in e.message
             await self._report(service, False, "ServiceNotFound" if missing else "ServiceAccessError", e.message)
         except (aiohttp.ClientError, TimeoutError, OSError, ssl.SSLError, ValueError) as e:
+            self.openapi.forget(gv)
             why = f"failing or missing response from {_url(service)}: {getattr(e, 'os_error', e) or type(e).__name__}"
             await self._report(service, False, "FailedDiscoveryCheck", why)
         else:
@@ -160,6 +177,7 @@ class Availability:
                 self._served[gv] = infos
                 self.generation += 1
             await self._report(service, True, "Passed", "all checks passed")
+            self.openapi.look(service, gv)
 
     async def _probe(self, service: Object, group: str, version: str) -> list[ResourceInfo]:
         headers: CIMultiDict[str] = CIMultiDict([("Accept", "application/json"), *remote_headers(KUBE_AGGREGATOR)])

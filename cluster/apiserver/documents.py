@@ -1,6 +1,6 @@
 """Everything outside /api/<v> and /apis/<g>/<v> resources: discovery, OpenAPI, version, metrics, keys.
 
-IO: none of its own.
+IO: none of its own but the aggregation proxy's.
 
 OpenAPI documents are made from Kubernetes' definitions on first request, in a thread because that takes a good part
 of a second, and kept as bytes.
@@ -18,10 +18,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from cluster.api import errors
 from cluster.apiserver import negotiate
+from cluster.apiserver.aggregation import Aggregator
 from cluster.apiserver.apidocs import ApiDocuments, v2_form
 from cluster.apiserver.call import Call, Reply
 from cluster.apiserver.dashboard import Dashboard
 from cluster.apiserver.discovery import Document
+from cluster.apiserver.router import Answer
 from cluster.apiserver.tokens import TokenVerifier
 
 VERSION = {
@@ -56,8 +58,9 @@ _OWN_PATHS = (
 class DocumentServer:
     """Answers GET on non-resource paths."""
 
-    def __init__(self, docs: ApiDocuments, verifier: TokenVerifier, issuer: str) -> None:
+    def __init__(self, docs: ApiDocuments, aggregator: Aggregator, verifier: TokenVerifier, issuer: str) -> None:
         self._docs = docs
+        self._aggregator = aggregator
         self._verifier = verifier
         self._issuer = issuer
         self._dashboard = Dashboard()
@@ -69,7 +72,7 @@ class DocumentServer:
             _JWKS: lambda: Reply(raw=orjson.dumps(self._jwks()), content_type="application/jwk-set+json"),
         }
 
-    async def serve(self, call: Call) -> Reply:
+    async def serve(self, call: Call) -> Answer:
         """Raises ApiError 404 for paths that are nobody's, 405 for other methods."""
         path = call.info.path
         if self._dashboard.serves(path):
@@ -85,12 +88,19 @@ class DocumentServer:
         if path == "/openapi/v2":
             return _conditional(call, await self._docs.openapi(v2_form(call.headers.get("Accept", ""))))
         if path == "/openapi/v3" or path.startswith("/openapi/v3/"):
-            return _conditional(call, await self._docs.openapi(path.removeprefix("/openapi/v3").strip("/")))
+            return await self._v3(call, path.removeprefix("/openapi/v3").strip("/"))
         accept = call.headers.get("Accept", "")
         found = self._docs.discovery.find(path, aggregated=negotiate.wants_aggregated_discovery(accept))
         if found is None:
             raise errors.path_not_found()
         return _conditional(call, found)
+
+    async def _v3(self, call: Call, which: str) -> Answer:
+        elsewhere = self._docs.elsewhere(which)
+        service = self._aggregator.target(*elsewhere) if elsewhere is not None else None
+        if service is not None:
+            return await self._aggregator.proxy(call, service)
+        return _conditional(call, await self._docs.openapi(which))
 
     def _openid(self) -> dict[str, Any]:
         algorithms = sorted({a for _, a, _ in self._verifier.public_keys()})

@@ -146,7 +146,7 @@ class ApiServer:
         self._aggregator = Aggregator(self._cache, config, registry.cluster_ip)
         self._availability = Availability(self._aggregator, registry, self._cache, clock)
         docs = ApiDocuments(registry.catalog, self._availability)
-        documents = DocumentServer(docs, verifier, config.service_account_issuer)
+        documents = DocumentServer(docs, self._aggregator, verifier, config.service_account_issuer)
         self._audit = _audit_log(config, clock)
         self._pipeline = Pipeline(
             config,
