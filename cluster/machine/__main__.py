@@ -30,7 +30,7 @@ def main() -> int:
     try:
         cluster, machine = load_cluster(args.base), load_machine(args.base, args.machine or only_machine(args.base))
         release.enter(machine)
-        beside = [DnsStandby(dns_config(cluster, machine))]
+        beside = [DnsStandby(dns_config(cluster, machine), same_boot=release.begun_again())]
         if asyncio.run(Machine(cluster, machine, beside=beside).run()):
             release.enter(machine, again=True)
     except (ConfigError, Locked, FileNotFoundError) as e:

@@ -24,6 +24,7 @@ from cluster.machine.files import write_atomic
 
 log = logging.getLogger(__name__)
 _ENTERED = "SK8_RELEASE_ENTERED"
+_AGAIN = "SK8_MACHINE_AGAIN"
 
 
 class NoRelease(ValueError):
@@ -83,9 +84,10 @@ def before(machine: MachineConfig) -> Release | None:
     return Release.from_json(raw) if raw else None
 
 
-def choose(machine: MachineConfig, release: Release, previous: Release) -> None:
+def choose(machine: MachineConfig, release: Release, previous: Release | None) -> None:
     """Takes effect at sk8-machine's next start, or at once by SIGHUP."""
-    write_atomic(_file(machine), orjson.dumps(release.to_json() | {"before": previous.to_json()}))
+    before = None if previous is None else previous.to_json()
+    write_atomic(_file(machine), orjson.dumps(release.to_json() | {"before": before}))
 
 
 def enter(machine: MachineConfig, *, again: bool = False) -> None:
@@ -101,13 +103,17 @@ def enter(machine: MachineConfig, *, again: bool = False) -> None:
         _execute(wanted, first=not again)
 
 
+def begun_again() -> bool:
+    """Whether `enter(again=True)` led here, not a boot. True once: what this process starts has not begun again."""
+    return os.environ.pop(_AGAIN, None) is not None
+
+
 def _execute(release: Release, *, first: bool) -> NoReturn:
     """`first`: entered from another release; whatever it then is, it is not left once more."""
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", _ENTERED)}
     if release.checkout is not None:
         env["PYTHONPATH"] = str(release.checkout)
-    if first:
-        env[_ENTERED] = "1"
+    env[_ENTERED if first else _AGAIN] = "1"
     log.info("going over to %s", release)
     os.execve(release.python, [str(release.python), "-m", "cluster.machine", *sys.argv[1:]], env)
 

@@ -1,7 +1,7 @@
 """The zone as a file, for whoever answers while the Proxy is away. IO: one small file, not fsynced.
 
-msgpack [FORMAT, [[owner, [[name, type, [rdata...]]...]]...], [[pod, address]...]]. It is only believed within one life
-of sk8-machine, which removes what an earlier one left: names of before a reboot may mean something else now.
+msgpack [FORMAT, [[owner, [[name, type, [rdata...]]...]]...], [[pod, address]...]]. It is only believed within one boot
+of the machine, at which sk8-machine removes what was left: names of before a reboot may mean something else now.
 """
 
 from __future__ import annotations

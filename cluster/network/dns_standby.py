@@ -29,9 +29,11 @@ _RETRY_S = 1.0
 class DnsStandby:
     """`run()` until cancelled. `config.handover_socket` and `config.zone_file` must be set."""
 
-    def __init__(self, config: DnsConfig) -> None:
+    def __init__(self, config: DnsConfig, *, same_boot: bool = False) -> None:
+        """`same_boot`: sk8-machine has only begun anew, so the zone's file is of this boot and is believed."""
         config.validate()
         self._config = config
+        self._same_boot = same_boot
         self._zone_file = Path(config.zone_file)
         self._answers: Answers | None = None
         self.answered = 0
@@ -47,7 +49,8 @@ class DnsStandby:
                 await asyncio.sleep(_RETRY_S)
 
     async def _run(self) -> None:
-        self._zone_file.unlink(missing_ok=True)
+        if not self._same_boot:
+            self._zone_file.unlink(missing_ok=True)
         self._sockets = await bind(self._config.listen_ip, self._config.port)
         self.port = int(self._sockets[0].getsockname()[1])
         try:

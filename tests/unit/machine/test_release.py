@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -70,3 +71,17 @@ def test_a_machine_enters_the_release_of_its_disk_unless_that_is_gone(machine: M
     assert entering(machine) == f"{tmp_path / 'other'} -m cluster.machine --base {tmp_path}"
     new.python.unlink()
     assert entering(machine) == "stayed"
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_only_what_begins_anew_is_told_so_and_its_children_are_not(
+    machine: MachineConfig, monkeypatch: pytest.MonkeyPatch, again: bool, tmp_path: Path
+) -> None:
+    entered: list[dict[str, str]] = []
+    monkeypatch.setattr(os, "execve", lambda _path, _args, env: entered.append(env))
+    release.choose(machine, other(tmp_path), None)
+    release.enter(machine, again=again)
+    for name, value in entered[0].items():
+        monkeypatch.setenv(name, value)
+    assert release.begun_again() is again
+    assert release.begun_again() is False and "SK8_MACHINE_AGAIN" not in os.environ
