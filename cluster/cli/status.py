@@ -63,10 +63,7 @@ async def look(config: ClusterConfig) -> dict[str, Any]:
     rows = [_row(config, m) | {"node": _node(nodes, m.status.name)} for m in found]
     rows = [row | {"pods": pods.get(row["name"], {"running": 0, "all": 0})} for row in rows]
     store = await store_status(config) if rows else dict(NO_STORE)
-    healthy = answers and bool(rows) and all(r["state"] == "running" and r["node"] == "Ready" for r in rows)
-    healthy = healthy and bool(store["leader"]) and all(m["answers"] for m in store["members"])
-    return {
-        "healthy": healthy,
+    seen = {
         "api": answers,
         "machines": rows,
         "leaders": leaders,
@@ -75,6 +72,21 @@ async def look(config: ClusterConfig) -> dict[str, Any]:
         "host_agent": agent_answers,
         "unwatched": [] if agent_answers else living(config),
     }
+    return {"healthy": is_healthy(seen)} | seen
+
+
+def is_healthy(seen: dict[str, Any], besides: str = "") -> bool:
+    """Whether everything is well of what `look` saw, `besides` one machine. Pure."""
+    rows, store = seen["machines"], seen["store"]
+    machines = bool(rows) and all(is_well(row, store) for row in rows if row["name"] != besides)
+    members = all(m["answers"] for m in store["members"] if m["name"] != besides)
+    return bool(seen["api"]) and machines and bool(store["leader"]) and members
+
+
+def is_well(row: dict[str, Any], store: dict[str, Any]) -> bool:
+    """A machine of `look`: on, Ready, and answering where it is a member of the store. Pure."""
+    silent = any(m["name"] == row["name"] and not m["answers"] for m in store["members"])
+    return row["state"] == "running" and row["node"] == "Ready" and not silent
 
 
 def pods_by_node(pods: list[dict[str, Any]]) -> dict[str, dict[str, int]]:

@@ -1,9 +1,9 @@
 """`sk8 upgrade`: another release of sk8 on every machine, one after another, while everything runs.
 
-IO: the machines' disks and sk8-machines (through the host agent), the API, the store. Control planes first, Ray's head
-the last of them, then the workers: no kubelet is newer than its API servers (Kubernetes' version skew policy). When a
-machine's parts do not come up with the new release, it goes back to the one before, and the upgrade ends there: two
-releases then run side by side, as they do during every upgrade.
+IO; a machine's own way is `going_over.py`. Control planes first, Ray's head the last of them, then the workers: no
+kubelet is newer than its API servers (Kubernetes' version skew policy). When a machine's parts do not come up with the
+new release, it goes back to what it ran, and the upgrade ends there: two releases then run side by side, as they do
+during every upgrade.
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from cluster.cli.clusters import existing
+from cluster.cli.going_over import Failed, GoingOver, is_there, previous, same
 from cluster.cli.output import CommandError, Output
-from cluster.cli.status import look
-from cluster.cloud.local import LocalProvider
-from cluster.machine import rejoin, release
-from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.cli.status import is_healthy, is_well, look
+from cluster.machine import release
+from cluster.machine.config import ClusterConfig
 from cluster.machine.head import newest
 from cluster.machine.release import NoRelease, Release
 
 _TEXT = """Puts the release in DIR (a checkout that infra/bootstrap.sh has prepared, or a virtual environment with sk8
 in it) on every machine, one after another. Pods run on; the API, the store and the controllers go over to the other
 machines meanwhile. --rollback goes back to what each machine ran before."""
-_POLL_S = 1.0
 _IMPORTS = ("state", "apiserver", "scheduler", "controllers", "supervisor", "kubelet", "proxy")
 
 
@@ -50,6 +49,12 @@ def order(config: ClusterConfig, head: str, only: Sequence[str]) -> list[str]:
     return [m.name for m in ranked if not only or m.name in only]
 
 
+def sick_first(names: Sequence[str], seen: dict[str, Any]) -> list[str]:
+    """Of a rollback: no other machine may be taken down before those that `look` saw sick are well. Pure."""
+    rows = {row["name"]: row for row in seen["machines"]}
+    return sorted(names, key=lambda name: name in rows and is_well(rows[name], seen["store"]))
+
+
 async def _run(args: argparse.Namespace, out: Output) -> int:
     config = existing(args.base)
     if config.provider != "local":
@@ -58,19 +63,27 @@ async def _run(args: argparse.Namespace, out: Output) -> int:
             'docs/clusters.md, "Upgrades, one machine at a time"',
         )
     wanted = None if args.rollback else await asyncio.to_thread(_checked, args.dir)
-    with out.step("the cluster is healthy"):
-        await _need_healthy(config)
     names = order(config, newest(config).machine, args.machine)
+    if wanted is None:
+        names = sick_first(names, await look(config))
+    else:
+        await _need_healthy(config, out)
     for done, name in enumerate(names):
-        machine = config.machine(name)
-        target = wanted or release.before(machine)
+        going = GoingOver(config, config.machine(name), args.timeout)
+        target = wanted or release.before(going.machine)
         if target is None:
             out.say(f"  {name} has had no other release")
             continue
-        if (await _status(machine, config)).release == str(target):
+        ran = await going.runs()
+        if is_there(ran, release.chosen(going.machine), target):
             out.say(f"  {name} runs {target} already")
             continue
-        await _one(config, machine, target, args.timeout, out, names[:done])
+        if wanted is None:
+            _need_runnable(target, name)
+            await _need_healthy(config, out, besides=name)
+        elif ran is None:
+            raise CommandError(f"{name} does not say what it runs, so it could not go back", "sk8 doctor says why")
+        await _one(going, target, ran, out, names[:done], by_force=wanted is None)
     out.say("  the host agent keeps its release until the machines were all off: sk8 down --keep-data, sk8 up")
     return 0
 
@@ -94,53 +107,53 @@ def _checked(directory: Path) -> Release:
     return found
 
 
-async def _need_healthy(config: ClusterConfig) -> None:
-    if not (await look(config))["healthy"]:
-        raise CommandError(
-            "the cluster is not healthy, so no machine may be taken down; nothing was changed",
-            "sk8 doctor says what is wrong",
-        )
+def _need_runnable(former: Release, name: str) -> None:
+    """A machine passes over a release that is gone, so it would never come up with it."""
+    if not os.access(former.python, os.X_OK):
+        raise CommandError(f"{name} cannot go back to {former}: there is no {former.python}", "sk8 upgrade DIR")
+
+
+async def _need_healthy(config: ClusterConfig, out: Output, besides: str = "") -> None:
+    """`besides`: the machine that a rollback is to cure."""
+    with out.step(f"the machines besides {besides} are healthy" if besides else "the cluster is healthy"):
+        if not is_healthy(await look(config), besides):
+            raise CommandError(
+                "the cluster is not healthy, so no machine may be taken down; nothing was changed",
+                "sk8 doctor says what is wrong",
+            )
 
 
 async def _one(
-    config: ClusterConfig, machine: MachineConfig, target: Release, timeout_s: float, out: Output, done: Sequence[str]
+    going: GoingOver, target: Release, ran: Release | None, out: Output, done: Sequence[str], *, by_force: bool
 ) -> None:
-    former = release.chosen(machine) or release.running()
+    """Raises CommandError when the machine did not get there; it then runs what it ran, unless that fails, too.
+    `by_force`: a rollback; until it is there its disk names no other way, so that said again it goes on."""
+    name, before = going.machine.name, release.before(going.machine)
+    left = previous(target, ran, release.chosen(going.machine), before)
     try:
-        with out.step(f"{machine.name} runs {target}"):
-            await _go_over(config, machine, target, former, timeout_s)
-    except TimeoutError as e:
-        with out.step(f"{machine.name} goes back to {former}"):
-            await _go_over(config, machine, former, target, timeout_s)
+        with out.step(f"{name} runs {target}"):
+            await going.go(target, target if by_force else left, by_force=by_force)
+        release.choose(going.machine, target, left)
+    except asyncio.CancelledError:
+        out.say(f"  {name} may run either: the same command goes on, sk8 upgrade --rollback --machine {name} goes back")
+        raise
+    except Failed as e:
+        look_into = f"look into {going.machine.log_dir}"
+        if ran is None:
+            raise CommandError(f"{name} {e}", look_into) from e
+        await _back(going, ran, before, e, out)
         there = f"; {', '.join(done)} keep the new one (sk8 upgrade --rollback --machine NAME)" if done else ""
-        raise CommandError(
-            f"{machine.name} was not healthy with {target} within {timeout_s:g} s and runs {former} again{there}",
-            f"look into {machine.log_dir}",
-        ) from e
+        raise CommandError(f"{name} {e} and runs {ran} again{there}", look_into) from e
 
 
-async def _go_over(
-    config: ClusterConfig, machine: MachineConfig, target: Release, former: Release, timeout_s: float
-) -> None:
-    """Returns when the whole cluster is healthy with `target` there. Raises TimeoutError."""
-    before = await _status(machine, config)
-    release.choose(machine, target, former)
-    await LocalProvider(config.host_socket).restart_agent(machine.name)
-    async with asyncio.timeout(timeout_s):
-        while True:
-            if _arrived(await _status(machine, config), before, target) and (await look(config))["healthy"]:
-                return
-            await asyncio.sleep(_POLL_S)
-
-
-def _arrived(now: rejoin.HeadStatus, before: rejoin.HeadStatus, target: Release) -> bool:
-    return now.life != before.life and now.ensured and now.release == str(target)
-
-
-async def _status(machine: MachineConfig, config: ClusterConfig) -> rejoin.HeadStatus:
-    """What its sk8-machine says; nothing of it when it does not answer. The certificate is the machine's own."""
-    _, context = rejoin.contexts(machine)
+async def _back(going: GoingOver, ran: Release, before: Release | None, why: Failed, out: Output) -> None:
+    """`before`: what `ran` had been chosen after; a rollback must not lead to what has just failed."""
+    name = going.machine.name
     try:
-        return await rejoin.HeadClient((machine.ip, config.machine_port), context).status(5.0)
-    except rejoin.Unreachable:
-        return rejoin.HeadStatus("", False)
+        with out.step(f"{name} goes back to {ran}"):
+            await going.go(ran, None if same(before, ran) else before, by_force=True)
+    except Failed as e:
+        raise CommandError(
+            f"{name} {why}, and then {e}; its disk names {ran} for its next boot",
+            f"look into {going.machine.log_dir}; sk8 machine kill {name} and sk8 machine start {name} boot it",
+        ) from e
