@@ -19,7 +19,7 @@ from cluster.machine.release import NoRelease, Release
 from cluster.machinery.provider import MachineState, ProviderError
 
 _POLL_S = 1.0
-_HANGS_S = 60.0
+_HANGS_S = 120.0
 """So long sk8-machine may take from SIGHUP to its next life, Ray's end included, before its machine's power is cut."""
 
 
