@@ -67,6 +67,8 @@ async def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head
 async def refusal(upstream: Upstream) -> bytes:
     """The body of an answer that is no 101, as far as it is kept. Raises OSError when it breaks off."""
     headers, reader = upstream.headers, upstream.reader
+    if upstream.status in (204, 304) or upstream.status < 200:  # RFC 9112 section 6.3: none, whatever the headers say
+        return b""
     try:
         if "chunked" in headers.get("Transfer-Encoding", "").lower():
             return await _chunked(reader)
@@ -74,7 +76,14 @@ async def refusal(upstream: Upstream) -> bytes:
             return await reader.readexactly(min(int(headers["Content-Length"]), _MAX_REFUSAL))
     except (asyncio.IncompleteReadError, ValueError) as e:
         raise ConnectionError("the server's answer broke off") from e
-    return await reader.read(_MAX_REFUSAL)
+    return await _until_end(reader)
+
+
+async def _until_end(reader: asyncio.StreamReader) -> bytes:
+    body = bytearray()
+    while len(body) < _MAX_REFUSAL and (data := await reader.read(_MAX_REFUSAL - len(body))):
+        body += data
+    return bytes(body)
 
 
 async def _chunked(reader: asyncio.StreamReader) -> bytes:

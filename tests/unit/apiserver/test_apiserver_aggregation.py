@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -204,6 +204,29 @@ async def test_any_protocol_passes_through(world: Edge, pki: Pki) -> None:
         writer.write(b"\x00\x01\x02\x03")
         assert await reader.read() == b"\x80hello\x00\x01\x02\x03"
         writer.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "expected"),
+    [
+        (403, {}, b"no, and no again"),
+        (204, {}, b""),
+        (304, {"Content-Length": "9"}, b""),
+        (403, {"Content-Length": "2"}, b"no"),
+    ],
+)
+async def test_the_whole_of_a_refusal(status: int, headers: dict[str, str], expected: bytes) -> None:
+    reader = asyncio.StreamReader()
+    upstream = upgrades.Upstream(status, CIMultiDict(headers), reader, cast(asyncio.StreamWriter, None))
+    reading = asyncio.create_task(upgrades.refusal(upstream))
+    await asyncio.sleep(0)
+    for part in (b"no, ", b"and no again"):
+        reader.feed_data(part)
+        await asyncio.sleep(0)
+    if not headers and status == 403:
+        reader.feed_eof()  # else the connection may stay open
+    async with asyncio.timeout(60):
+        assert await reading == expected
 
 
 def test_a_name_cannot_bring_headers_of_its_own() -> None:
