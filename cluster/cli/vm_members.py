@@ -97,16 +97,20 @@ async def _forget(args: argparse.Namespace, out: Output) -> int:
     config = _vms(args.base)
     api = AdminApi(config)
     items = (await api.get("/api/v1/nodes")).get("items", [])
-    names = [i["metadata"]["name"] for i in items if args.name in (i["metadata"]["name"], *_addresses(i))]
+    nodes = [i["metadata"]["name"] for i in items if args.name in (i["metadata"]["name"], *_addresses(i))]
+    ledger = JoinLedger(config)
+    kept = [name for name, address in ledger.machines().items() if args.name in (name, address)]
+    names = list(dict.fromkeys((*nodes, *kept)))  # a node may have been deleted before its machine is forgotten
     planes = {m.name for m in config.control_planes} & set(names)
     if planes:
         raise CommandError(f"{', '.join(planes)} is a control plane of the configuration", "it may come back as it is")
     for name in names:
-        await api.delete(f"/api/v1/nodes/{name}")
-        JoinLedger(config).forget(name)
-        out.say(f"node {name} is deleted")
+        if name in nodes:
+            await api.delete(f"/api/v1/nodes/{name}")
+        ledger.forget(name)
+        out.say(f"node {name} is deleted" if name in nodes else f"the name {name} is free again; it had no node")
     if not names:
-        out.say(f"there is no node {args.name}")
+        out.say(f"there is no node {args.name}, and no machine joined as that")
     return 0
 
 

@@ -1,0 +1,74 @@
+"""`sk8 machine forget`: the node and the name in the ledger, each of which may be there without the other."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.cli import vm_members
+from cluster.cli.output import CommandError, Output
+from cluster.machine.config import ClusterConfig, MachineSpec
+from cluster.machine.join_ledger import JoinLedger
+
+NODE = {"metadata": {"name": "w2"}, "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.3"}]}}
+
+
+class Api:
+    def __init__(self, deleted: list[str]) -> None:
+        self._deleted = deleted
+
+    async def get(self, path: str) -> dict[str, Any]:
+        return {"items": [NODE]}
+
+    async def delete(self, path: str) -> None:
+        self._deleted.append(path)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ClusterConfig:
+    made = replace(ClusterConfig.local(1, 1), base_dir=str(tmp_path))
+    ledger = JoinLedger(made)
+    ledger.invite_founders("m1")
+    token = ledger.add_token()
+    for name, ip in (("w1", "10.0.0.2"), ("w2", "10.0.0.3")):
+        ledger.admit(token, MachineSpec(name, ip, False), {}, ip, 0.0)
+    return made
+
+
+async def forget(config: ClusterConfig, name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], str]:
+    """What was deleted, and what was said."""
+    deleted: list[str] = []
+    monkeypatch.setattr(vm_members, "_vms", lambda _: config)
+    monkeypatch.setattr(vm_members, "AdminApi", lambda _: Api(deleted))
+    out = io.StringIO()
+    args = argparse.Namespace(base=config.base, name=name)
+    assert await vm_members._forget(args, Output(out=out, err=out)) == 0
+    return deleted, out.getvalue()
+
+
+@pytest.mark.parametrize("name", ["w1", "10.0.0.2"])
+async def test_a_name_whose_node_is_gone_is_freed(
+    config: ClusterConfig, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deleted, said = await forget(config, name, monkeypatch)
+    assert not deleted and "the name w1 is free again" in said
+    assert JoinLedger(config).machines().keys() == {"m1", "w2"}
+
+
+async def test_a_node_and_its_name_go_together(config: ClusterConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    deleted, said = await forget(config, "10.0.0.3", monkeypatch)
+    assert deleted == ["/api/v1/nodes/w2"] and "node w2 is deleted" in said
+    assert JoinLedger(config).machines().keys() == {"m1", "w1"}
+
+
+async def test_what_nobody_is_called_changes_nothing(config: ClusterConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    deleted, said = await forget(config, "w9", monkeypatch)
+    assert not deleted and "no machine joined as that" in said
+    with pytest.raises(CommandError, match="m1 is a control plane"):
+        await forget(config, "m1", monkeypatch)
+    assert JoinLedger(config).machines().keys() == {"m1", "w1", "w2"}
