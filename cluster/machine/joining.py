@@ -52,13 +52,13 @@ class JoinServer:
         self._machine = machine
         self._authority = identity.Authority(config)
         self._ledger = JoinLedger(config)
+        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(machine.pki / "ca.crt"))
+        self.context.verify_mode = ssl.CERT_OPTIONAL
+        self.context.load_cert_chain(machine.pki / "node.crt", machine.pki / "node.key")
 
     async def run(self) -> None:
         endpoint = (self._machine.ip, self._config.join_port)
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self._machine.pki / "ca.crt"))
-        context.verify_mode = ssl.CERT_OPTIONAL
-        context.load_cert_chain(self._machine.pki / "node.crt", self._machine.pki / "node.key")
-        server = await asyncio.start_server(self._serve, *endpoint, ssl=context, limit=LINE_BYTES)
+        server = await asyncio.start_server(self._serve, *endpoint, ssl=self.context, limit=LINE_BYTES)
         async with server:
             await server.serve_forever()
 

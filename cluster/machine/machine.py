@@ -105,13 +105,15 @@ class Machine:
             learn=record.learn,
             planes=[spec.name for spec in self._config.control_planes],
         )
-        self._renewal = Renewal(self._machine, self._ask_anew, (server_context, client_context), keeper)
         joins = self._machine.control_plane and self._config.provider != "local"
+        join_servers = [joining.JoinServer(self._config, self._machine)] if joins else []
+        contexts = (server_context, client_context, *(join.context for join in join_servers))
+        self._renewal = Renewal(self._machine, self._ask_anew, contexts, keeper)
         return [
             keeper.run(),
             server.run(),
             self._renewal.run(),
-            *((joining.JoinServer(self._config, self._machine).run(),) if joins else ()),
+            *(join.run() for join in join_servers),
             Forwarder(self._forwarder_config()).run(),
             self._forget_bootstrap(),
             *(part.run() for part in self._beside),

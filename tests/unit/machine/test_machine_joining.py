@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -202,3 +203,30 @@ def test_a_name_belongs_to_its_address_until_it_is_forgotten(tmp_path: Path) -> 
     admit("127.0.0.4", "127.0.0.4")
     with pytest.raises(ConfigError):
         ledger.invite("w1")
+
+
+async def test_the_port_shows_a_certificate_that_came_while_it_listens(tmp_path, unused_tcp_port) -> None:
+    made = await asyncio.to_thread(cluster, tmp_path / "sk8", unused_tcp_port)
+    machine = made.machine("cp1")
+    server = JoinServer(made, machine)
+    running = asyncio.create_task(server.run())
+
+    async def shown() -> bytes:
+        context = ssl.create_default_context(cafile=str(machine.pki / "ca.crt"))
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    _, writer = await CONNECT(HEAD, made.join_port, ssl=context)
+                except ConnectionRefusedError:
+                    await asyncio.sleep(0.05)
+                    continue
+                writer.close()
+                return writer.get_extra_info("ssl_object").getpeercert(True)
+
+    before = await shown()
+    Authority(made).invite(machine)
+    Authority(made).admit_itself(machine)
+    server.context.load_cert_chain(machine.pki / "node.crt", machine.pki / "node.key")  # as Renewal does
+    assert await shown() != before
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
