@@ -14,7 +14,8 @@ from typing import Any
 import orjson
 
 from cluster.api.cel import cost, syntax
-from cluster.api.cel.library import AUTHORIZE, Authorize, declarations
+from cluster.api.cel.library import declarations
+from cluster.api.cel.library.authz import AUTHORIZE, Authorize
 from cluster.api.cel.portable import portable, readable
 
 # Kubernetes' limits: of one expression, and of all that one object's validation may evaluate.

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from cluster.api.cel.library import pattern
+from cluster.api.cel.library.regex import pattern
 from cluster.api.crd import formats
 from cluster.api.crd.structural import MISSING, Schema
 from cluster.api.errors import Cause

@@ -11,7 +11,7 @@ from typing import Any
 
 from cluster.api import cel
 from cluster.api.cel.cost import estimate
-from cluster.api.cel.library import pattern
+from cluster.api.cel.library.regex import pattern
 from cluster.api.crd import instances, pruning, rules
 from cluster.api.crd.structural import Schema, compile_schema
 from cluster.api.crd.values import capacity, shape

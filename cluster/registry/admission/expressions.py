@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.api import cel
-from cluster.api.cel import library
+from cluster.api.cel.library import authz
 from cluster.registry.admission.request import Request
 from cluster.registry.types import Attributes, Authorizer, RuleResolver
 
@@ -30,7 +30,7 @@ class Facts:
     """What the expressions of one request are evaluated on."""
 
     data: Object
-    authorize: library.Authorize
+    authorize: authz.Authorize
     failed: dict[str, str] = field(default_factory=dict)  # variables that could not be computed, and why
     budget: cel.Budget = field(default_factory=cel.Budget)
 
@@ -65,14 +65,14 @@ def facts(
         "oldObject": request.old,
         "request": admission_request,
         "namespaceObject": namespace,
-        "authorizer": library.authorizer(),
+        "authorizer": authz.authorizer(),
         "params": None,
         "variables": {},
     }
     return Facts(data, _asker(request, authorizer))
 
 
-def _asker(request: Request, authorizer: Authorizer | None) -> library.Authorize:
+def _asker(request: Request, authorizer: Authorizer | None) -> authz.Authorize:
     """Decides from the authorizer's memory: an expression cannot wait."""
     user = request.ctx.user
 

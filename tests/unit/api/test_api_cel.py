@@ -8,7 +8,7 @@ pytest.importorskip("cel_expr_python", reason="`make bootstrap` installs it")
 
 from cluster.api import cel
 from cluster.api.cel.cost import Shape, estimate, shape_of
-from cluster.api.cel.library import authorizer
+from cluster.api.cel.library.authz import authorizer
 from cluster.api.cel.portable import portable
 
 SELF = {"a": 1, "l": [1, 2], "cpu": "500m", "s": "abc"}

@@ -9,10 +9,9 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-
-class NoOverload(ValueError):
-    def __init__(self) -> None:
-        super().__init__("no such overload")
+from cluster.api.cel.library.declaring import Declarations
+from cluster.api.cel.library.values import NoOverload
+from cluster.api.cel.portable import INDEX, LAST_INDEX, MERGED
 
 
 def comparable(items: list[Any]) -> list[Any]:
@@ -99,3 +98,28 @@ def index_from(text: str, part: str, offset: int) -> int:
 
 def last_index_to(text: str, part: str, offset: int) -> int:
     return _offset(text, part, offset, lambda: text.rfind(part, 0, offset + len(part)))
+
+
+def declare(to: Declarations) -> None:
+    """Functions on lists and sets, and indexOf and lastIndexOf on strings beside those on lists."""
+    to.method("isSorted", [to.items], to.boolean, is_sorted)
+    to.method("sum", [to.items], to.dyn, total)
+    to.method("min", [to.items], to.dyn, extreme("min", min))
+    to.method("max", [to.items], to.dyn, extreme("max", max))
+    to.method("distinct", [to.items], to.items, distinct)
+    to.method("flatten", [to.items], to.items, flatten)
+    to.method("slice", [to.items, to.integer, to.integer], to.items, part_of)
+    to.method("sort", [to.items], to.items, lambda items: sorted(comparable(items)))
+    to.method(MERGED, [to.items], to.mapping, merged)
+    for item in to.of_any_type:
+        to.method(INDEX, [to.items, item], to.integer, index_of)
+        to.method(LAST_INDEX, [to.items, item], to.integer, last_index_of)
+    to.method(INDEX, [to.text, to.text], to.integer, lambda s, part: s.find(part))
+    to.method(INDEX, [to.text, to.text, to.integer], to.integer, index_from)
+    to.method(LAST_INDEX, [to.text, to.text], to.integer, lambda s, part: s.rfind(part))
+    to.method(LAST_INDEX, [to.text, to.text, to.integer], to.integer, last_index_to)
+
+    two = [to.items, to.items]
+    to.function("sets.contains", two, to.boolean, contains_all)
+    to.function("sets.intersects", two, to.boolean, lambda a, b: any(x in a for x in b))
+    to.function("sets.equivalent", two, to.boolean, lambda a, b: contains_all(a, b) and contains_all(b, a))

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from cluster.api.cel.library.declaring import Declarations
+from cluster.api.cel.library.values import tagged
 from cluster.api.crd.formats import matches
 from cluster.api.validation import fields
 
 Check = Callable[[str], str]
+_FORMAT = "kubernetes.NamedFormat"
 
 
 def _prefix(check: Check) -> Check:
@@ -54,3 +57,11 @@ NAMES = tuple(_CHECKS)
 def faults(name: str, text: str) -> list[str]:
     fault = _CHECKS[name](text)
     return [fault] if fault else []
+
+
+def declare(to: Declarations) -> None:
+    """format.named, a function for each format, and `validate`."""
+    to.function("format.named", [to.text], to.value, lambda name: {_FORMAT: name} if name in NAMES else {})
+    for kind in NAMES:
+        to.function(f"format.{kind}", [], to.value, lambda kind=kind: {_FORMAT: kind})
+    to.method("validate", [to.value, to.text], to.texts, lambda f, s: faults(tagged(f, _FORMAT), s))
