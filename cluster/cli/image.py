@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.api.errors import ApiError
 from cluster.cli.clusters import admin_http, existing
 from cluster.cli.output import CommandError, Output
-from cluster.machinery.client import Client, is_not_found
+from cluster.machinery.client import Client, ignore_not_found
 from cluster.machinery.http_client import HttpClient
 
 Obj = dict[str, Any]
@@ -137,8 +136,5 @@ async def _outcome(client: Client, pod: Obj) -> str:
 
 async def _remove(client: Client, pods: Sequence[Obj]) -> None:
     for pod in pods:
-        try:
+        with ignore_not_found():
             await client.delete("pods", pod["metadata"]["name"], _NAMESPACE, grace_period_s=0)
-        except ApiError as err:
-            if not is_not_found(err):
-                raise

@@ -23,7 +23,7 @@ from cluster.controllers.node_lifecycle import pod_node
 from cluster.controllers.node_lifecycle_core import is_gone
 from cluster.controllers.volume_core import pod_claims
 from cluster.controllers.volume_protection import claim_keys
-from cluster.machinery.client import Obj, clone, is_already_exists, is_not_found, key_of
+from cluster.machinery.client import Obj, clone, ignore_not_found, is_already_exists, key_of
 from cluster.machinery.provider import Disks, ProviderError
 from cluster.machinery.reconciler import Reconciler, Result
 
@@ -152,11 +152,8 @@ class AttachDetachController:
         meta = step.attachment["metadata"]
         if "deletionTimestamp" in meta:
             return
-        try:
+        with ignore_not_found():
             await self._env.client.delete(_ATTACHMENTS, meta["name"], uid=meta["uid"])
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
 
     def _say_blocked(self, step: core.Blocked) -> None:
         name = step.volume["metadata"]["name"]
@@ -230,11 +227,8 @@ class AttachDetachController:
                 "finalizers": [f for f in meta["finalizers"] if f != finalizer] or None,
             }
         }
-        try:
+        with ignore_not_found():
             await self._env.client.patch(_ATTACHMENTS, meta["name"], patch)
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
         await self._show_on_node(node, without=meta["name"])
         return None
 
@@ -276,11 +270,8 @@ class AttachDetachController:
         if ((node.get("status") or {}).get("volumesAttached") or []) == wanted:
             return
         patch = {"metadata": {"uid": node["metadata"]["uid"]}, "status": {"volumesAttached": wanted or None}}
-        try:
+        with ignore_not_found():
             await self._env.client.patch("nodes", name, patch, subresource="status")
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
 
 
 def _volume_of(attachment: Obj) -> list[str]:

@@ -7,9 +7,8 @@ without that ConfigMap (it is kubeadm that makes one) has nothing to be signed.
 from __future__ import annotations
 
 from cluster.api import bootstrap_tokens as tokens
-from cluster.api.errors import ApiError
 from cluster.controllers.env import Env
-from cluster.machinery.client import Obj, clone, is_not_found, key_of, split_key
+from cluster.machinery.client import Obj, clone, ignore_not_found, key_of, split_key
 from cluster.machinery.reconciler import Reconciler, Result
 
 _INFO_NAMESPACE, _INFO = "kube-public", "cluster-info"
@@ -50,11 +49,8 @@ class TokenCleaner:
         if wait_s > 0:
             return Result(wait_s)
         meta = secret["metadata"]
-        try:
+        with ignore_not_found():
             await self._env.client.delete("secrets", meta["name"], meta["namespace"], uid=meta["uid"])
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
         return None
 
 

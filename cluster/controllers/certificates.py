@@ -11,10 +11,9 @@ import base64
 from cryptography import x509
 
 from cluster.api import errors, signers
-from cluster.api.errors import ApiError
 from cluster.controllers import certificates_core as core
 from cluster.controllers.env import Env
-from cluster.machinery.client import Obj, is_not_found
+from cluster.machinery.client import Obj, ignore_not_found
 from cluster.machinery.provider import CertificateIssuer, ProviderError
 from cluster.machinery.reconciler import Reconcile, Reconciler, Result
 from cluster.registry.context import UserInfo
@@ -149,9 +148,6 @@ class CsrCleaner:
         wait_s = core.due_in_s(csr, self._env.clock())
         if wait_s > 0:
             return Result(wait_s)
-        try:
+        with ignore_not_found():
             await self._env.client.delete(_CSRS, name, uid=csr["metadata"]["uid"])
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
         return None

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.api.errors import ApiError
 from cluster.api.meta import condition, rfc3339
 from cluster.controllers.env import Env
-from cluster.machinery.client import Obj, clone, is_not_found
+from cluster.machinery.client import Obj, clone, ignore_not_found
 from cluster.machinery.provider import ProviderError, Route, Routes
 from cluster.machinery.reconciler import Reconciler, Result
 
@@ -114,11 +113,8 @@ class CloudRouteController:
         changed = clone(node)
         others = [c for c in (changed.get("status") or {}).get("conditions") or () if c["type"] != "NetworkUnavailable"]
         changed.setdefault("status", {})["conditions"] = [*others, fresh]
-        try:
+        with ignore_not_found():
             await self._env.client.update("nodes", changed, subresource="status")
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
 
 
 def _concerns(node: Obj) -> object:

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from cluster.api.errors import ApiError
 from cluster.api.selectors import from_label_selector
 from cluster.controllers.env import Env
-from cluster.machinery.client import Obj, clone, is_not_found
+from cluster.machinery.client import Obj, clone, ignore_not_found
 from cluster.machinery.reconciler import Reconciler, Result
 
 _ROLES = "clusterroles.rbac.authorization.k8s.io"
@@ -54,11 +53,8 @@ class ClusterRoleAggregationController:
             return None
         changed = clone(role)
         changed["rules"] = rules
-        try:
+        with ignore_not_found():
             await self._env.client.update(_ROLES, changed)
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
         return None
 
 

@@ -21,7 +21,7 @@ from cluster.controllers.replicaset import orphan_namespace, owner_uid, slow_sta
 from cluster.controllers.replicaset_core import same_status
 from cluster.controllers.revisions import RevisionHistory
 from cluster.controllers.revisions_core import REVISION_HASH_LABEL
-from cluster.machinery.client import Obj, clone, is_not_found, key_of, split_key
+from cluster.machinery.client import Obj, clone, ignore_not_found, key_of, split_key
 from cluster.machinery.reconciler import Reconciler, Result
 
 _SETS = "daemonsets.apps"
@@ -172,11 +172,8 @@ class DaemonSetController:
             return
         changed = clone(ds)
         changed["status"] = status
-        try:
+        with ignore_not_found():
             await self._env.client.update(_SETS, changed, subresource="status")
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
 
 
 class _Backoff:

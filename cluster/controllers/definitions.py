@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 
 from cluster.api.crd import definition
-from cluster.api.errors import ApiError
 from cluster.controllers.env import Env
-from cluster.machinery.client import Obj, clone, is_not_found
+from cluster.machinery.client import Obj, clone, ignore_not_found
 from cluster.machinery.reconciler import Reconciler, Result
 
 RESOURCE = "customresourcedefinitions.apiextensions.k8s.io"
@@ -77,11 +76,8 @@ class DefinitionController:
         changed = clone(self._informer.get("", crd["metadata"]["name"]) or crd)
         left = [f for f in changed["metadata"].get("finalizers") or [] if f != definition.FINALIZER]
         changed["metadata"]["finalizers"] = left
-        try:
+        with ignore_not_found():
             await self._env.client.update(RESOURCE, changed)
-        except ApiError as e:
-            if not is_not_found(e):
-                raise
         return None
 
     async def _clear(self, resource: str) -> int:
@@ -94,18 +90,12 @@ class DefinitionController:
 
     async def _delete(self, resource: str, obj: Obj) -> None:
         meta = obj["metadata"]
-        try:
+        with ignore_not_found():
             await self._env.client.delete(resource, meta["name"], meta.get("namespace", ""), uid=meta["uid"])
-        except ApiError as e:
-            if not is_not_found(e):
-                raise
 
     async def _write_status(self, crd: Obj) -> None:
-        try:
+        with ignore_not_found():
             await self._env.client.update(RESOURCE, crd, subresource="status")
-        except ApiError as e:
-            if not is_not_found(e):
-                raise
 
 
 def _names(crd: Obj) -> object:

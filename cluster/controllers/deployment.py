@@ -16,7 +16,7 @@ from cluster.controllers.env import Env
 from cluster.controllers.refs import claim
 from cluster.controllers.replicaset import orphan_namespace, owner_uid
 from cluster.controllers.replicaset_core import same_status
-from cluster.machinery.client import Obj, clone, is_already_exists, is_not_found, key_of, split_key
+from cluster.machinery.client import Obj, clone, ignore_not_found, is_already_exists, key_of, split_key
 from cluster.machinery.reconciler import Reconciler, Result
 
 _SETS = "replicasets.apps"
@@ -171,11 +171,8 @@ class DeploymentController:
 
     async def _delete(self, rs: Obj) -> None:
         meta = rs["metadata"]
-        try:
+        with ignore_not_found():
             await self._env.client.delete(_SETS, meta["name"], meta["namespace"], uid=meta["uid"])
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
 
     async def _report(self, deployment: Obj, status: Obj) -> None:
         if same_status(deployment.get("status"), status):

@@ -6,14 +6,13 @@ meanwhile (registry/eviction) is never overwritten: the write conflicts, and the
 
 from __future__ import annotations
 
-from cluster.api.errors import ApiError
 from cluster.api.meta import controller_of
 from cluster.api.selectors import from_label_selector
 from cluster.controllers import disruption_core as core
 from cluster.controllers.env import Env
 from cluster.controllers.pod_control import namespace_of
 from cluster.controllers.replicaset_core import same_status
-from cluster.machinery.client import Obj, clone, is_not_found, key_of, split_key
+from cluster.machinery.client import Obj, clone, ignore_not_found, key_of, split_key
 from cluster.machinery.reconciler import Reconciler, Result
 
 _BUDGETS = "poddisruptionbudgets.policy"
@@ -135,11 +134,8 @@ class DisruptionController:
             return
         changed = clone(budget)
         changed["status"] = status
-        try:
+        with ignore_not_found():
             await self._env.client.update(_BUDGETS, changed, subresource="status")
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
 
 
 def _replicas(owner: Obj) -> int:

@@ -16,7 +16,15 @@ from cluster.api.meta import controller_of
 from cluster.api.pods import is_ready, is_terminal
 from cluster.controllers import endpoints_core as core
 from cluster.controllers.env import Env
-from cluster.machinery.client import Client, Obj, clone, is_already_exists, is_not_found, key_of, split_key
+from cluster.machinery.client import (
+    Client,
+    Obj,
+    clone,
+    ignore_not_found,
+    is_already_exists,
+    key_of,
+    split_key,
+)
 from cluster.machinery.informer import Informer
 from cluster.machinery.reconciler import Reconciler, Result
 
@@ -198,11 +206,8 @@ class EndpointsController:
         if labels.get("endpoints.kubernetes.io/managed-by") != "endpoint-controller":
             return
         meta = current["metadata"]
-        try:
+        with ignore_not_found():
             await self._env.client.delete("endpoints", meta["name"], meta["namespace"], uid=meta["uid"])
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
 
 
 def _selector_label(service: Obj) -> list[str]:
@@ -242,11 +247,8 @@ async def write_slices(client: Client, namespace: str, plan: core.SlicePlan) -> 
 
 async def _delete(client: Client, slice_: Obj) -> None:
     meta = slice_["metadata"]
-    try:
+    with ignore_not_found():
         await client.delete(SLICES, meta["name"], meta["namespace"], uid=meta["uid"])
-    except ApiError as err:
-        if not is_not_found(err):
-            raise
 
 
 def _seen_by_services(pod: Obj) -> tuple[object, ...]:

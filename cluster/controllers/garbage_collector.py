@@ -15,7 +15,7 @@ from cluster.api.scheme import ResourceInfo
 from cluster.controllers import garbage_collector_core as core
 from cluster.controllers.env import Env
 from cluster.controllers.garbage_collector_core import OwnerState
-from cluster.machinery.client import Obj, is_not_found
+from cluster.machinery.client import Obj, ignore_not_found, is_not_found
 from cluster.machinery.informer import Informer
 from cluster.machinery.reconciler import Reconciler, Result
 
@@ -166,13 +166,10 @@ class GarbageCollector:
 
     async def _delete(self, resource: str, obj: Obj, propagation: str) -> None:
         meta = obj["metadata"]
-        try:
+        with ignore_not_found():
             await self._env.client.delete(
                 resource, meta["name"], meta.get("namespace", ""), uid=meta["uid"], propagation=propagation
             )
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
 
     async def _drop_refs(self, resource: str, obj: Obj, uids: set[str]) -> None:
         rest = [r for r in obj["metadata"].get("ownerReferences") or [] if r["uid"] not in uids]
@@ -189,13 +186,10 @@ class GarbageCollector:
     async def _patch_meta(self, resource: str, obj: Obj, change: Obj) -> None:
         meta = obj["metadata"]
         guard = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}
-        try:
+        with ignore_not_found():
             await self._env.client.patch(
                 resource, meta["name"], {"metadata": guard | change}, meta.get("namespace", "")
             )
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
 
 
 class _Listener:

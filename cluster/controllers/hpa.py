@@ -15,7 +15,7 @@ from cluster.controllers import hpa_core as core
 from cluster.controllers.env import Env
 from cluster.controllers.hpa_metrics import Measured, Metrics, Target, Unable
 from cluster.controllers.pod_control import namespace_of
-from cluster.machinery.client import Obj, clone, is_not_found, key_of, split_key
+from cluster.machinery.client import Obj, clone, ignore_not_found, key_of, split_key
 from cluster.machinery.reconciler import Reconciler, Result
 
 _HPAS = "horizontalpodautoscalers.autoscaling"
@@ -171,11 +171,8 @@ class HpaController:
             return
         changed = clone(hpa)
         changed["status"] = status
-        try:
+        with ignore_not_found():
             await self._env.client.update(_HPAS, changed, subresource="status")
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
 
 
 def _limited(status: Obj, proposal: int, desired: int, now: float) -> None:

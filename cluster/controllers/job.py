@@ -23,7 +23,7 @@ from cluster.controllers.pod_control import PodControl
 from cluster.controllers.refs import claim
 from cluster.controllers.replicaset import orphan_namespace, owner_uid, pod_from_template, slow_start
 from cluster.controllers.replicaset_core import same_status
-from cluster.machinery.client import Obj, clone, is_not_found, key_of, split_key
+from cluster.machinery.client import Obj, clone, ignore_not_found, is_not_found, key_of, split_key
 from cluster.machinery.informer import revision_of
 from cluster.machinery.reconciler import Reconciler, Result
 
@@ -235,8 +235,5 @@ class JobController:
             return
         changed = clone(job)
         changed["status"] = status
-        try:
+        with ignore_not_found():
             await self._env.client.update(_JOBS, changed, subresource="status")
-        except ApiError as err:
-            if not is_not_found(err):
-                raise

@@ -5,10 +5,9 @@ A thin shell with a pure rule. The job is read from the API before it is deleted
 
 from __future__ import annotations
 
-from cluster.api.errors import ApiError
 from cluster.api.meta import parse_time
 from cluster.controllers.env import Env
-from cluster.machinery.client import Obj, is_not_found, key_of, split_key
+from cluster.machinery.client import Obj, ignore_not_found, key_of, split_key
 from cluster.machinery.reconciler import Reconciler, Result
 
 _JOBS = "jobs.batch"
@@ -55,7 +54,7 @@ class JobTtlController:
         if due > now:
             return Result(due - now)
         meta = job["metadata"]
-        try:
+        with ignore_not_found():
             fresh = await self._env.client.get(_JOBS, meta["name"], meta["namespace"])
             due = expires_at(fresh)
             if due is None or due > now or fresh["metadata"]["uid"] != meta["uid"]:
@@ -63,7 +62,4 @@ class JobTtlController:
             await self._env.client.delete(
                 _JOBS, meta["name"], meta["namespace"], uid=meta["uid"], propagation="Foreground"
             )
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
         return None

@@ -15,7 +15,7 @@ from cluster.api.errors import ApiError
 from cluster.api.meta import rfc3339
 from cluster.api.scheme import ResourceInfo
 from cluster.controllers.env import Env
-from cluster.machinery.client import Obj, clone, is_not_found
+from cluster.machinery.client import Obj, clone, ignore_not_found, is_not_found
 from cluster.machinery.reconciler import Reconciler, Result
 
 _RECHECK_S = 2.0
@@ -179,8 +179,5 @@ class NamespaceController:
     async def _finalize(self, namespace: Obj) -> None:
         changed = clone(namespace)
         changed["spec"]["finalizers"] = [f for f in changed["spec"].get("finalizers") or [] if f != _FINALIZER]
-        try:
+        with ignore_not_found():
             await self._env.client.update("namespaces", changed, subresource="finalize")
-        except ApiError as err:
-            if not is_not_found(err):
-                raise

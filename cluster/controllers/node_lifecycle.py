@@ -23,7 +23,7 @@ from cluster.api.pods import is_ready
 from cluster.controllers import node_lifecycle_core as core
 from cluster.controllers.env import Env
 from cluster.controllers.node_lifecycle_core import Heartbeat, Verdict
-from cluster.machinery.client import Obj, clone, is_not_found
+from cluster.machinery.client import Obj, clone, ignore_not_found, is_not_found
 from cluster.machinery.provider import MachineStatus, ProviderError
 from cluster.machinery.reconciler import Reconciler, Result
 
@@ -292,11 +292,8 @@ class NodeLifecycleController:
         for c in changed["status"]["conditions"]:
             if c["type"] == "Ready":
                 c.update(status="False", reason="NodeNotReady", lastTransitionTime=rfc3339(now))
-        try:
+        with ignore_not_found():
             await self._env.client.update("pods", changed, subresource="status")
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
         self._events.event(pod, "Warning", "NodeNotReady", "Node is not ready")
 
     async def _free(self, node: Obj) -> None:

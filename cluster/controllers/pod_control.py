@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cluster.api.errors import ApiError
 from cluster.api.meta import rfc3339
-from cluster.machinery.client import Client, Obj, is_not_found
+from cluster.machinery.client import Client, Obj, ignore_not_found
 from cluster.machinery.clock import Clock
 from cluster.machinery.informer import Informer
 
@@ -35,11 +34,8 @@ class PodControl:
     async def delete(self, pod: Obj) -> None:
         """Gracefully; one that is gone already is no error. Raises ApiError otherwise."""
         meta = pod["metadata"]
-        try:
+        with ignore_not_found():
             await self._client.delete("pods", meta["name"], meta["namespace"], uid=meta["uid"])
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
         current = self._pods.get(meta["namespace"], meta["name"])
         shown = current["metadata"] if current is not None else {}
         if shown.get("uid") == meta["uid"] and "deletionTimestamp" not in shown:

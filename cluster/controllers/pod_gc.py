@@ -13,7 +13,7 @@ from cluster.api.meta import rfc3339, set_condition
 from cluster.api.pods import is_terminal
 from cluster.controllers.env import Env
 from cluster.controllers.node_lifecycle import pod_node
-from cluster.machinery.client import Obj, clone, is_not_found, key_of, split_key
+from cluster.machinery.client import Obj, clone, ignore_not_found, is_not_found, key_of, split_key
 from cluster.machinery.reconciler import Reconciler, Result
 
 _TERMINATED = "terminated"
@@ -107,19 +107,13 @@ class PodGcController:
             "lastTransitionTime": rfc3339(now),
         }
         set_condition(status.setdefault("conditions", []), why, now)
-        try:
+        with ignore_not_found():
             await self._env.client.update("pods", changed, subresource="status")
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
 
     async def _delete(self, pod: Obj) -> None:
         meta = pod["metadata"]
-        try:
+        with ignore_not_found():
             await self._env.client.delete("pods", meta["name"], meta["namespace"], uid=meta["uid"], grace_period_s=0)
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
 
 
 def _finished(pod: Obj) -> list[str]:

@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.api import policytypes
-from cluster.api.errors import ApiError
 from cluster.controllers.env import Env
-from cluster.machinery.client import Obj, clone, is_not_found
+from cluster.machinery.client import Obj, clone, ignore_not_found
 from cluster.machinery.reconciler import Reconciler, Result
 
 _POLICIES = "validatingadmissionpolicies.admissionregistration.k8s.io"
@@ -51,9 +50,6 @@ class PolicyStatusController:
             "observedGeneration": generation,
             "typeChecking": checked,
         }
-        try:
+        with ignore_not_found():
             await self._env.client.update(_POLICIES, changed, subresource="status")
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
         return None

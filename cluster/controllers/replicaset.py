@@ -22,7 +22,7 @@ from cluster.api.selectors import LabelSelector, from_label_selector, from_map
 from cluster.controllers.env import Env
 from cluster.controllers.refs import claim
 from cluster.controllers.replicaset_core import active_pods, plan, same_status, status_of
-from cluster.machinery.client import Obj, clone, is_not_found, key_of, split_key
+from cluster.machinery.client import Obj, clone, ignore_not_found, is_not_found, key_of, split_key
 from cluster.machinery.reconciler import Reconciler, Result
 
 
@@ -196,11 +196,8 @@ class ReplicaSetController:
             return
         changed = clone(rs)
         changed["status"] = status
-        try:
+        with ignore_not_found():
             await self._env.client.update(self._is.resource, changed, subresource="status")
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
 
 
 def pod_from_template(template: Obj, owner: Obj) -> Obj:

@@ -13,7 +13,7 @@ from cluster.controllers import revisions_core as core
 from cluster.controllers.env import Env
 from cluster.controllers.refs import claim
 from cluster.controllers.replicaset import orphan_namespace, owner_uid
-from cluster.machinery.client import Obj, clone, is_already_exists, is_not_found
+from cluster.machinery.client import Obj, clone, ignore_not_found, is_already_exists
 
 _REVISIONS = "controllerrevisions.apps"
 
@@ -52,11 +52,8 @@ class RevisionHistory:
         limit = owner["spec"].get("revisionHistoryLimit")
         for revision in core.surplus(revisions, live, 10 if limit is None else int(limit)):
             meta = revision["metadata"]
-            try:
+            with ignore_not_found():
                 await self._client.delete(_REVISIONS, meta["name"], meta["namespace"], uid=meta["uid"])
-            except ApiError as err:
-                if not is_not_found(err):
-                    raise
 
     async def _create(self, owner: Obj, revision: Obj) -> Obj:
         meta = owner["metadata"]

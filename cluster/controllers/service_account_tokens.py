@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cluster.api.errors import ApiError
 from cluster.controllers.env import Env
-from cluster.machinery.client import Obj, clone, is_not_found, key_of, split_key
+from cluster.machinery.client import Obj, clone, ignore_not_found, is_not_found, key_of, split_key
 from cluster.machinery.reconciler import Reconciler, Result
 
 _TYPE = "kubernetes.io/service-account-token"
@@ -94,11 +94,8 @@ class ServiceAccountTokenController:
 
     async def _delete(self, secret: Obj) -> None:
         meta = secret["metadata"]
-        try:
+        with ignore_not_found():
             await self._env.client.delete("secrets", meta["name"], meta["namespace"], uid=meta["uid"])
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
 
 
 def _account_key(secret: Obj) -> list[str]:

@@ -13,9 +13,8 @@ import ipaddress
 from collections.abc import Iterable
 
 from cluster.api import meta
-from cluster.api.errors import ApiError
 from cluster.controllers.env import Env
-from cluster.machinery.client import Obj, clone, is_not_found
+from cluster.machinery.client import Obj, clone, ignore_not_found
 from cluster.machinery.reconciler import Reconciler, Result
 
 FINALIZER = "networking.k8s.io/service-cidr-finalizer"
@@ -74,13 +73,10 @@ class ServiceCidrController:
         cidr = self._cidrs.get("", name)
         if cidr is None:
             return None
-        try:
+        with ignore_not_found():
             if _going(cidr):
                 return await self._let_go(cidr)
             await self._protect(cidr)
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
         return None
 
     async def _protect(self, cidr: Obj) -> None:

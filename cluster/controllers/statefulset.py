@@ -27,7 +27,16 @@ from cluster.controllers.statefulset_identity import (
     start,
 )
 from cluster.controllers.statefulset_identity import replicas as wanted_replicas
-from cluster.machinery.client import Obj, clone, is_already_exists, is_conflict, is_not_found, key_of, split_key
+from cluster.machinery.client import (
+    Obj,
+    clone,
+    ignore_not_found,
+    is_already_exists,
+    is_conflict,
+    is_not_found,
+    key_of,
+    split_key,
+)
 from cluster.machinery.reconciler import Reconciler, Result
 
 _SETS = "statefulsets.apps"
@@ -216,11 +225,8 @@ class StatefulSetController:
     async def _own(self, claim_: Obj, refs: list[Obj]) -> None:
         changed = clone(claim_)
         changed["metadata"]["ownerReferences"] = refs
-        try:
+        with ignore_not_found():
             await self._env.client.update(_CLAIMS, changed)
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
 
     def _event(self, set_: Obj, verb: str, message: str, err: ApiError | None = None) -> None:
         type_, outcome = ("Normal", "Successful") if err is None else ("Warning", "Failed")
@@ -231,8 +237,5 @@ class StatefulSetController:
             return
         changed = clone(set_)
         changed["status"] = status
-        try:
+        with ignore_not_found():
             await self._env.client.update(_SETS, changed, subresource="status")
-        except ApiError as err:
-            if not is_not_found(err):
-                raise

@@ -7,13 +7,12 @@ of our own, a restart or a new leader keeps it.
 
 from __future__ import annotations
 
-from cluster.api.errors import ApiError
 from cluster.api.meta import rfc3339, set_condition
 from cluster.api.pods import is_terminal
 from cluster.controllers.env import Env
 from cluster.controllers.node_lifecycle import pod_node
 from cluster.controllers.node_lifecycle_core import eviction_due
-from cluster.machinery.client import Obj, clone, is_not_found, key_of, split_key
+from cluster.machinery.client import Obj, clone, ignore_not_found, key_of, split_key
 from cluster.machinery.reconciler import Reconciler, Result
 
 
@@ -77,12 +76,9 @@ class TaintEvictionController:
         self._events.event(
             pod, "Normal", "TaintManagerEviction", f"Marking for deletion Pod {meta['namespace']}/{meta['name']}"
         )
-        try:
+        with ignore_not_found():
             await self._mark(pod, now)
             await self._env.client.delete("pods", meta["name"], meta["namespace"], uid=meta["uid"])
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
 
     async def _mark(self, pod: Obj, now: float) -> None:
         changed = clone(pod)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 
-from cluster.api.errors import ApiError
 from cluster.api.pods import is_terminal
 from cluster.controllers.env import Env
 from cluster.controllers.volume_core import PV_FINALIZER, PVC_FINALIZER, pod_claims
-from cluster.machinery.client import Obj, is_not_found, key_of, split_key
+from cluster.machinery.client import Obj, ignore_not_found, key_of, split_key
 from cluster.machinery.reconciler import Reconciler, Result
 
 _CLAIMS = "persistentvolumeclaims"
@@ -107,11 +106,8 @@ class VolumeProtectionController:
                 "finalizers": finalizers or None,
             }
         }
-        try:
+        with ignore_not_found():
             await self._env.client.patch(resource, meta["name"], patch, meta.get("namespace", ""))
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
 
 
 def _concerns(obj: Obj, finalizer: str) -> bool:

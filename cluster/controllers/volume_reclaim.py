@@ -14,7 +14,7 @@ from cluster.api.errors import ApiError
 from cluster.api.volumes import LOCAL_PATH, csi_source
 from cluster.controllers import volume_core as core
 from cluster.controllers.env import Env
-from cluster.machinery.client import Obj, clone, is_already_exists, is_not_found
+from cluster.machinery.client import Obj, clone, ignore_not_found, is_already_exists
 from cluster.machinery.provider import ProviderError
 
 _VOLUMES = "persistentvolumes"
@@ -55,11 +55,8 @@ class Reclaimer:
         pod = self._pods.get(NAMESPACE, f"{_POD}{name}")
         if pod is None or "deletionTimestamp" in pod["metadata"]:
             return
-        try:
+        with ignore_not_found():
             await self._env.client.delete("pods", f"{_POD}{name}", NAMESPACE, uid=pod["metadata"]["uid"])
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
 
     # ---- Delete
 
@@ -84,11 +81,8 @@ class Reclaimer:
             why = f'error getting deleter volume plugin for volume "{name}": no deletable volume plugin matched'
             raise CannotReclaim("VolumeFailedDelete", why)
         meta = volume["metadata"]
-        try:
+        with ignore_not_found():
             await self._env.client.delete(_VOLUMES, meta["name"], uid=meta["uid"])
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
         return "done"
 
     # ---- Recycle

@@ -9,7 +9,8 @@ Invariants: objects are plain decoded JSON; what a read or a watch returned is s
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -141,6 +142,17 @@ def split_key(key: str) -> tuple[str, str]:
 
 def is_not_found(err: ApiError) -> bool:
     return err.code == 404
+
+
+@contextlib.contextmanager
+def ignore_not_found() -> Iterator[None]:
+    """Around a write to an object that may be gone by now, where that is as good: what was to go has gone, and what was
+    to be told of needs no telling."""
+    try:
+        yield
+    except ApiError as err:
+        if not is_not_found(err):
+            raise
 
 
 def is_conflict(err: ApiError) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.api.errors import ApiError
-from cluster.machinery.client import Client, is_not_found
+from cluster.machinery.client import Client, ignore_not_found
 from cluster.machinery.clock import monotonic
 from cluster.machinery.informer import Informer
 from cluster.node.hollow.node import LABEL, HollowNode, HollowSpec
@@ -75,11 +75,8 @@ class HollowFleet:
         await self._each(lambda node: self._delete(node.name))
 
     async def _delete(self, name: str) -> None:
-        try:
+        with ignore_not_found():
             await self._client.delete("nodes", name)
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
 
     async def _each(self, work: Callable[[HollowNode], Any]) -> None:
         """For every node, some at once."""
