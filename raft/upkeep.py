@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 LEASE_CHECK_S = 0.2
 LEASES_AT_ONCE = 256
 PROGRESS_S = 1.0
+PROGRESS_AT_ONCE = 1_000
 SCRUB_RECORDS = 16
 SCRUB_S = 0.002
 
@@ -95,4 +96,4 @@ async def _scrub(member: Member) -> None:
 async def _progress(member: Member) -> None:
     while True:
         await asyncio.sleep(PROGRESS_S)
-        member.watches.hub.progress()
+        member.watches.hub.progress_in_turn(PROGRESS_AT_ONCE)

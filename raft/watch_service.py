@@ -7,7 +7,8 @@ of one range, and cross a connection once for all of its watchers of that range.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from raft.errors import Compacted, Invalid
 from raft.mvcc.store import Mvcc
@@ -21,11 +22,12 @@ MAX_WATCHES = 10_000
 
 
 class _Shared:
-    """Events of one commit, and who is to be told of them: by connection, its watches."""
+    """Events up to one revision, and who is to be told of them: by connection, its watches."""
 
-    __slots__ = ("events", "previous", "watches")
+    __slots__ = ("events", "previous", "revision", "watches")
 
-    def __init__(self, events: list[Event], previous: int) -> None:
+    def __init__(self, revision: int, events: list[Event], previous: int) -> None:
+        self.revision = revision
         self.events = events  # kept, lest another list gets the same identity
         self.previous = previous
         self.watches: dict[int, tuple[Outbox, list[int]]] = {}
@@ -45,7 +47,7 @@ class WatchService:
         self._schedule = schedule_catch_up
         self._of: dict[int, dict[int, Watcher[Outbox]]] = {}
         self._shared: dict[tuple[int, int], _Shared] | None = None
-        """Of one commit, by the identity of the list of events, and which previous values are wanted."""
+        """Of what is delivered together, by the identity of the list of events and which previous values are wanted."""
         self.events = 0
         """Sent to watchers, ever."""
 
@@ -55,11 +57,17 @@ class WatchService:
         return len(self._of)
 
     def commit(self, revision: int, events: list[Event]) -> None:
+        with self._packing_once():
+            self.hub.commit(revision, events)
+
+    @contextmanager
+    def _packing_once(self) -> Iterator[None]:
+        """What is delivered inside leaves at its end: what several are told, packed once and sent once a connection."""
         self._shared = {}
-        self.hub.commit(revision, events)
+        yield
         shared, self._shared = self._shared, None
         for one in shared.values():
-            packed = _packed(revision, one.events, one.previous)
+            packed = _packed(one.revision, one.events, one.previous)
             for owner, watch_ids in one.watches.values():
                 self._send(owner, watch_ids[0] if len(watch_ids) == 1 else watch_ids, packed)
 
@@ -99,7 +107,8 @@ class WatchService:
 
     def catch_up(self) -> bool:
         """A slice for those that are behind. Whether to come back at once."""
-        return self.hub.catch_up(CATCH_UP_RECORDS)
+        with self._packing_once():
+            return self.hub.catch_up(CATCH_UP_RECORDS)
 
     # --- what the hub says
 
@@ -111,7 +120,7 @@ class WatchService:
         ident = (id(events), watcher.prev_kv)
         shared = self._shared.get(ident)
         if shared is None:
-            shared = self._shared[ident] = _Shared(events, watcher.prev_kv)
+            shared = self._shared[ident] = _Shared(revision, events, watcher.prev_kv)
         same = shared.watches.get(id(watcher.owner))
         if same is None:
             shared.watches[id(watcher.owner)] = (watcher.owner, [watcher.id])

@@ -13,13 +13,16 @@ history when it can take more.
 
 from __future__ import annotations
 
+import functools
+import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from raft.errors import Compacted
 from raft.mvcc import record as rec
 from raft.mvcc.store import Mvcc
-from raft.mvcc.types import EVERY_PREVIOUS, NO_PREVIOUS, PREVIOUS_OF_DELETES, Event, in_range
+from raft.mvcc.types import EVERY_PREVIOUS, NO_PREVIOUS, PREVIOUS_OF_DELETES, Event
 
 Owner = TypeVar("Owner")
 
@@ -160,47 +163,82 @@ class WatchHub(Generic[Owner]):
         watcher.next_revision = revision + 1
         self._deliver(watcher, revision, events)
 
-    def progress(self, watchers: Iterable[Watcher[Owner]] | None = None) -> None:
-        """Tell the synced ones (all, or these) how far they are, where that is news."""
+    def progress(self, watchers: Iterable[Watcher[Owner]]) -> None:
+        """Tell the synced ones of these how far they are, where that is news."""
         revision = self._store.revision
-        for watcher in list(self._all.values() if watchers is None else watchers):
+        for watcher in list(watchers):
             if watcher.synced and not watcher.blocked and watcher.next_revision <= revision:
                 watcher.next_revision = revision + 1
                 self._deliver(watcher, revision, [])
 
+    def progress_in_turn(self, limit: int) -> None:
+        """Tell the next ``limit`` of all watchers, so that tens of thousands of quiet ones cost no more than that."""
+        turn = list(itertools.islice(self._all.values(), limit))
+        for watcher in turn:
+            self._all[id(watcher)] = self._all.pop(id(watcher))
+        self.progress(turn)
+
     # --- history
 
-    def catch_up(self, limit: int, watchers: int = 4) -> bool:
-        """One slice, of about ``limit`` records each, for the next ``watchers`` that are behind and not blocked.
+    def catch_up(self, limit: int, watchers: int = 256) -> bool:
+        """One slice, of about ``limit`` records, for the next ``watchers`` that are behind and not blocked.
 
-        Whether there may be more to do at once.
+        They read it together, from where the last of them is: when a member dies, all its watchers come to another at
+        once, tens of thousands maybe. Whether there may be more to do at once.
         """
-        ready = [watcher for watcher in self._behind.values() if not watcher.blocked]
+        ready = list(itertools.islice((w for w in self._behind.values() if not w.blocked), watchers + 1))
         more = len(ready) > watchers
-        for watcher in ready[:watchers]:
-            self._behind[id(watcher)] = self._behind.pop(id(watcher))  # the others are next
-            if watcher.next_revision > self._store.revision:
-                self._follow(watcher)
+        readers = [watcher for watcher in ready[:watchers] if self._reads(watcher)]
+        if not readers:
+            return more
+        revision, records = self._store.history(min(watcher.next_revision for watcher in readers), limit)
+        events_of = self._matcher(records)
+        for watcher in readers:
+            start = watcher.next_revision
+            if start > revision:
                 continue
-            try:
-                revision, records = self._store.history(watcher.next_revision, limit)
-            except Compacted as error:
-                self.cancel(watcher)
-                self._ended(watcher, error)
-                continue
-            events = [self._event(watcher, pos, r) for pos, r in records if self._wants(watcher, r)]
             watcher.next_revision = revision + 1
             if revision == self._store.revision:
                 self._follow(watcher)
+            self._deliver(watcher, revision, events_of(watcher, start))
+        return more or revision < self._store.revision
+
+    def _reads(self, watcher: Watcher[Owner]) -> bool:
+        """Whether there is history for it to read. Its turn comes again after the others'."""
+        if watcher.next_revision > self._store.revision:
+            self._follow(watcher)
+        elif watcher.next_revision <= self._store.compacted:
+            self.cancel(watcher)
+            self._ended(watcher, Compacted(watcher.next_revision, self._store.compacted))
+        else:
+            self._behind[id(watcher)] = self._behind.pop(id(watcher))
+            return True
+        return False
+
+    def _matcher(self, records: list[tuple[int, bytes]]) -> Callable[[Watcher[Owner], int], list[Event]]:
+        """What of ``records`` a watcher is told that starts at a revision; one list for all that are told the same."""
+        by_key: dict[bytes, list[tuple[int, bytes]]] = {}
+        for pos, record in records:
+            by_key.setdefault(rec.key_of(record), []).append((pos, record))
+        keys = sorted(by_key)
+
+        @functools.cache
+        def of_range(key: bytes, end: bytes | None, prev_kv: int) -> list[Event]:
+            if end is None:
+                mine = by_key.get(key, [])
             else:
-                more = True
-            self._deliver(watcher, revision, events)
-        return more
+                until = len(keys) if end == b"\0" else bisect_left(keys, end)
+                mine = sorted(r for k in keys[bisect_left(keys, key) : until] for r in by_key[k])
+            return [self._event(prev_kv, pos, record) for pos, record in mine]
 
-    def _wants(self, watcher: Watcher[Owner], record: bytes) -> bool:
-        return in_range(rec.key_of(record), watcher.key, watcher.end)
+        @functools.cache
+        def of(key: bytes, end: bytes | None, prev_kv: int, start: int) -> list[Event]:
+            events = of_range(key, end, prev_kv)
+            first = bisect_left(events, start, key=lambda event: event.kv.mod_revision)
+            return events[first:] if first else events
 
-    def _event(self, watcher: Watcher[Owner], pos: int, record: bytes) -> Event:
-        wanted = rec.wants_previous(record, watcher.prev_kv)
-        prev_kv = self._store.previous_kv(record) if wanted else None
-        return rec.event(pos, record, prev_kv)
+        return lambda watcher, start: of(watcher.key, watcher.end, watcher.prev_kv, start)
+
+    def _event(self, prev_kv: int, pos: int, record: bytes) -> Event:
+        wanted = rec.wants_previous(record, prev_kv)
+        return rec.event(pos, record, self._store.previous_kv(record) if wanted else None)
