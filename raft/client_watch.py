@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from raft.client import StoreClient
 
 BUFFER_EVENTS = 20_000
-RETRY_S = 0.05
+RETRY_MIN_S, RETRY_MAX_S = 0.05, 1.0
+"""Thousands of watches of one process try again together: at a constant pause they would leave a handshake no time."""
 
 
 class _Stream:
@@ -98,5 +99,5 @@ async def watch_batches(
         except Unavailable:
             if client.closed:
                 raise
+        await asyncio.sleep(min(RETRY_MIN_S * 1.5 ** min(attempt, 10), RETRY_MAX_S))
         attempt += 1
-        await asyncio.sleep(RETRY_S)
