@@ -44,7 +44,7 @@ from cluster.apiserver.proxying import ProxyServer
 from cluster.apiserver.reads import CacheReader
 from cluster.apiserver.resource_metrics import ResourceMetrics
 from cluster.apiserver.reviews import ReviewServer, TokenServer
-from cluster.apiserver.router import Router
+from cluster.apiserver.router import Handler, Router
 from cluster.apiserver.rules import RuleLister
 from cluster.apiserver.storeerrors import translated
 from cluster.apiserver.streams import StreamServer
@@ -82,78 +82,28 @@ class ApiServer:
     ) -> None:
         config.validate()
         self._config = config
+        self._store = store
         self._registry = registry
+        self._clock = clock
         self._hub = WatchHub(_count_slow)
-        codec = Codec(registry.config.encryption_keys)
-        self._cache = Cache(
-            lambda key, value, revision: codec.decode(key, value, revision).raw,
-            max_events=config.window_events,
-            max_bytes=config.window_bytes,
-            sizes=config.watch_windows,
-            sink=self._hub.dispatch,
-        )
-        for info in SCHEME.all():
-            metrics.WATCH_CACHE_CAPACITY.labels(info.group, info.plural).set(self._cache.capacity(info.name))
+        self._cache = self._new_cache()
         self._feed = CacheFeed(store, self._cache, wait_s=config.cache_wait_s, on_reset=self._on_reset)
+        self._kubelets = KubeletClient(config, self._cache)
+        self._proxy = ProxyServer(self._kubelets, self._cache, self._feed)
+        self._aggregator = Aggregator(self._cache, config, registry.cluster_ip)
+        self._availability = Availability(self._aggregator, registry, self._cache, clock)
+        self._audit = _audit_log(config, clock)
         verifier = TokenVerifier(
             config.service_account_key_files, config.service_account_issuer, config.api_audiences, clock
         )
-        tokens = load_token_file(config.token_auth_file) if config.token_auth_file else {}
-        authenticator = Authenticator(
-            verifier,
-            self._cache,
-            self._feed,
-            clock,
-            tokens,
-            bootstrap=BootstrapTokens(self._cache, clock) if config.enable_bootstrap_token_auth else None,
-            oidc=_oidc(config, clock),
-        )
-        signer = TokenSigner(config.service_account_signing_key_file, config.service_account_issuer, clock)
-        self._kubelets = KubeletClient(config, self._cache)
-        self._proxy = ProxyServer(self._kubelets, self._cache, self._feed)
-        components = edge.ComponentStatuses(store)
-        usage = ResourceMetrics(self._kubelets, self._cache, self._feed, clock)
-        forms = Versions(registry.converter)
-        reader = CacheReader(self._cache, self._feed, registry, forms, clock)
-        router = Router(
-            reader,
-            WatchServer(
-                self._cache,
-                self._hub,
-                reader,
-                forms,
-                clock,
-                bookmark_period_s=config.bookmark_period_s,
-                min_timeout_s=config.min_request_timeout_s,
-                buffer_events=config.watch_buffer_events,
-            ),
-            WriteServer(registry, self._cache, clock),
-            ReviewServer(authenticator, authorizer, RuleLister(self._cache)),
-            TokenServer(signer, self._cache, self._feed, config.api_audiences, clock),
-            StreamServer(self._kubelets, self._feed),
-            self._proxy,
-            {
-                ("bindings", "create"): partial(edge.bind, registry),
-                ("componentstatuses", "get"): components.get,
-                ("componentstatuses", "list"): components.list,
-                ("pods.metrics.k8s.io", "get"): usage.get_pod,
-                ("pods.metrics.k8s.io", "list"): usage.list_pods,
-                ("nodes.metrics.k8s.io", "get"): usage.get_node,
-                ("nodes.metrics.k8s.io", "list"): usage.list_nodes,
-            },
-            registry,
-        )
-        self._aggregator = Aggregator(self._cache, config, registry.cluster_ip)
-        self._availability = Availability(self._aggregator, registry, self._cache, clock)
+        authenticator = self._authenticator(verifier)
         docs = ApiDocuments(registry.catalog, self._availability)
-        documents = DocumentServer(docs, self._aggregator, verifier, config.service_account_issuer)
-        self._audit = _audit_log(config, clock)
         self._pipeline = Pipeline(
             config,
             authenticator,
             authorizer,
-            router,
-            documents,
+            self._router(authenticator, authorizer),
+            DocumentServer(docs, self._aggregator, verifier, config.service_account_issuer),
             registry.catalog,
             self._aggregator,
             self._health_server(),
@@ -161,11 +111,81 @@ class ApiServer:
             tracer,
         )
         self._flows = FlowFollower(self._pipeline.inflight, store, registry, clock)
-        self._store = store
         self._stopping = False
         self._bootstrapped = False
         self.listening = asyncio.Event()
         self.port = config.secure_port
+
+    # ---- its parts
+
+    def _new_cache(self) -> Cache:
+        """Of stored bytes, decrypted; what enters it goes on to the watchers."""
+        codec = Codec(self._registry.config.encryption_keys)
+        cache = Cache(
+            lambda key, value, revision: codec.decode(key, value, revision).raw,
+            max_events=self._config.window_events,
+            max_bytes=self._config.window_bytes,
+            sizes=self._config.watch_windows,
+            sink=self._hub.dispatch,
+        )
+        for info in SCHEME.all():
+            metrics.WATCH_CACHE_CAPACITY.labels(info.group, info.plural).set(cache.capacity(info.name))
+        return cache
+
+    def _authenticator(self, verifier: TokenVerifier) -> Authenticator:
+        config, clock = self._config, self._clock
+        return Authenticator(
+            verifier,
+            self._cache,
+            self._feed,
+            clock,
+            load_token_file(config.token_auth_file) if config.token_auth_file else {},
+            bootstrap=BootstrapTokens(self._cache, clock) if config.enable_bootstrap_token_auth else None,
+            oidc=_oidc(config, clock),
+        )
+
+    def _router(self, authenticator: Authenticator, authorizer: Authorizer) -> Router:
+        config, clock, registry = self._config, self._clock, self._registry
+        forms = Versions(registry.converter)
+        reader = CacheReader(self._cache, self._feed, registry, forms, clock)
+        watcher = WatchServer(
+            self._cache,
+            self._hub,
+            reader,
+            forms,
+            clock,
+            bookmark_period_s=config.bookmark_period_s,
+            min_timeout_s=config.min_request_timeout_s,
+            buffer_events=config.watch_buffer_events,
+        )
+        signer = TokenSigner(config.service_account_signing_key_file, config.service_account_issuer, clock)
+        return Router(
+            reader,
+            watcher,
+            WriteServer(registry, self._cache, clock),
+            ReviewServer(authenticator, authorizer, RuleLister(self._cache)),
+            TokenServer(signer, self._cache, self._feed, config.api_audiences, clock),
+            StreamServer(self._kubelets, self._feed),
+            self._proxy,
+            self._stored_nowhere(),
+            registry,
+        )
+
+    def _stored_nowhere(self) -> dict[tuple[str, str], Handler]:
+        """Handlers of kinds that have no objects in the store, by resource name and verb."""
+        components = edge.ComponentStatuses(self._store)
+        usage = ResourceMetrics(self._kubelets, self._cache, self._feed, self._clock)
+        return {
+            ("bindings", "create"): partial(edge.bind, self._registry),
+            ("componentstatuses", "get"): components.get,
+            ("componentstatuses", "list"): components.list,
+            ("pods.metrics.k8s.io", "get"): usage.get_pod,
+            ("pods.metrics.k8s.io", "list"): usage.list_pods,
+            ("nodes.metrics.k8s.io", "get"): usage.get_node,
+            ("nodes.metrics.k8s.io", "list"): usage.list_nodes,
+        }
+
+    # ---- the outside
 
     def health(self) -> dict[str, object]:
         return {
@@ -198,34 +218,40 @@ class ApiServer:
         )
         listener: asyncio.Server | None = None
         try:
-            loop = asyncio.get_running_loop()
-            listener = await loop.create_server(
-                http,
-                self._config.bind_address,
-                self._config.secure_port,
-                ssl=self._tls(),
-                ssl_handshake_timeout=10.0,
-                backlog=1024,
-                reuse_address=True,
-            )
-            self.port = int(listener.sockets[0].getsockname()[1])
-            self.listening.set()
-            log.info("serving on %s:%d", self._config.bind_address, self.port)
-            if self._config.endpoint_reconcile:
-                endpoints = EndpointReconciler(
-                    self._store,
-                    self._registry,
-                    self._config.advertise_address,
-                    self.port,
-                    self._config.endpoint_lease_ttl_s,
-                )
-                tasks.append(asyncio.create_task(endpoints.run(), name="endpoints"))
+            listener = await self._listen(http)
+            tasks += self._endpoints()
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
                 task.result()
             raise RuntimeError("the API server's background parts ended")
         finally:
             await self._stop(listener, http, tasks)
+
+    async def _listen(self, http: ConnectionServer) -> asyncio.Server:
+        """Raises OSError when the address is taken."""
+        listener = await asyncio.get_running_loop().create_server(
+            http,
+            self._config.bind_address,
+            self._config.secure_port,
+            ssl=self._tls(),
+            ssl_handshake_timeout=10.0,
+            backlog=1024,
+            reuse_address=True,
+        )
+        self.port = int(listener.sockets[0].getsockname()[1])
+        self.listening.set()
+        log.info("serving on %s:%d", self._config.bind_address, self.port)
+        return listener
+
+    def _endpoints(self) -> list[asyncio.Task[None]]:
+        """Makes this server an endpoint of the Service `kubernetes`, once its port is known."""
+        config = self._config
+        if not config.endpoint_reconcile:
+            return []
+        endpoints = EndpointReconciler(
+            self._store, self._registry, config.advertise_address, self.port, config.endpoint_lease_ttl_s
+        )
+        return [asyncio.create_task(endpoints.run(), name="endpoints")]
 
     async def _stop(
         self, listener: asyncio.Server | None, http: ConnectionServer, tasks: list[asyncio.Task[None]]

@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cluster.api.errors import ApiError
 from cluster.api.faults import Hit, no_fault
 from cluster.api.meta import parse_time
 from cluster.api.quantity import parse_quantity
@@ -31,6 +30,7 @@ from cluster.node import core_events as ev
 from cluster.node.admission import judge_resize, reject
 from cluster.node.adoption import Adopter
 from cluster.node.cgroup_plan import pods_root
+from cluster.node.cleanup import Cleanup
 from cluster.node.cni import NetworkFailure
 from cluster.node.config import KubeletConfig
 from cluster.node.container_start import ContainerStarter
@@ -38,19 +38,16 @@ from cluster.node.core import PodCore
 from cluster.node.cri.cni_server import CniServer
 from cluster.node.device_plugins import DevicePlugins
 from cluster.node.host_ports import HostPortFailure, HostPorts, port_mappings
-from cluster.node.image_gc import ImageGc
+from cluster.node.housekeeping import Housekeeping
 from cluster.node.log_files import LogFiles
-from cluster.node.log_rotation import LogRotation
-from cluster.node.metering import Meter, disk_usage
 from cluster.node.node_agent import NodeAgent
 from cluster.node.node_shutdown import NodeShutdown
-from cluster.node.node_status import allocatable, allocatable_amounts, capacity, machine_facts, node_group
+from cluster.node.node_status import MachineFacts, allocatable, allocatable_amounts, capacity, machine_facts, node_group
 from cluster.node.object_cache import ObjectCache
+from cluster.node.pleg import Pleg
 from cluster.node.pod_cgroups import PodCgroups
-from cluster.node.pod_config import pod_ref
 from cluster.node.pod_set import PodSet
 from cluster.node.pod_worker import Tools, api_deleter
-from cluster.node.pressure import Pressure
 from cluster.node.prober import Prober
 from cluster.node.runtime import ContainerInfo, Runtime, RuntimeFailure
 from cluster.node.runtime_class import handlers
@@ -61,7 +58,6 @@ from cluster.node.static_pods import MirrorStatuses, StaticPods
 from cluster.node.static_spec import from_api, is_mirror
 from cluster.node.status_writer import StatusWriter
 from cluster.node.traces import trace_runtime
-from cluster.node.volume_device import VolumeFailure
 from cluster.node.volumes import Volumes
 
 log = logging.getLogger(__name__)
@@ -98,72 +94,32 @@ class Kubelet:
         facts = machine_facts(config.root_dir)
         has = capacity(config, facts)
         self._allocatable = allocatable_amounts(allocatable(config, has))
-        memory_bytes = allocatable_amounts(has)["memory"]
+        self._memory_capacity_bytes = allocatable_amounts(has)["memory"]
         plugins = config.device_plugin_dir or os.path.join(config.root_dir, "device-plugins")
         self._devices = DevicePlugins(Path(plugins), self._devices_changed)
-        self._agent = NodeAgent(
-            config,
-            facts,
-            client,
-            runtime,
-            network_problem=lambda: self._shutdown.problem or self._network_problem(),
-            pressures=lambda: self._pressure.conditions,
-            devices=self._devices.counts,
-            clock=clock,
-        )
-        cache = self._cache = ObjectCache(client, ttl_s=config.config_map_and_secret_ttl_s, clock=monotonic)
+        self._agent = self._node_agent(facts)
+        self._cache = ObjectCache(client, ttl_s=config.config_map_and_secret_ttl_s, clock=monotonic)
         self._pods = Informer(client, "pods", field_selector=f"spec.nodeName={config.node_name}")
         self._nodes = Informer(client, "nodes", field_selector=f"metadata.name={config.node_name}")
         self._services = Informer(client, "services")
+        self._recorder = EventRecorder(client, "kubelet", config.node_name, clock=clock)
         self._volumes = Volumes(
             client,
             config.node_name,
             config.root_dir,
-            cache=cache,
+            cache=self._cache,
             report_in_use=self._agent.report_in_use,
             clock=clock,
             allocatable=self._allocatable,
-            say=lambda pod, kind, reason, message: self._recorder.event(pod, kind, reason, message),
+            say=self._recorder.event,
         )
         self._node_limits = node_group(config, has)
         groups = pods_root(config.cgroup_root) if config.cgroups_per_qos else ""
         self._cgroups = PodCgroups(groups, max_pids=config.pod_pids_limit)
         self._statuses = StatusWriter(client, clock)
-        self._recorder = EventRecorder(client, "kubelet", config.node_name, clock=clock)
         self._prober = Prober(runtime)
         self._logs = log_files(config)
         self._host_ports = HostPorts()
-        tools = Tools(
-            config=config,
-            delete_object=api_deleter(client),
-            runtime=runtime,
-            network=network,
-            host_ports=self._host_ports,
-            volumes=self._volumes,
-            cgroups=self._cgroups,
-            handler_of=handlers(cache),
-            logs=self._logs,
-            starter=ContainerStarter(
-                config,
-                runtime,
-                cache,
-                services=self._services.items,
-                allocatable=self._allocatable,
-                logs=self._logs,
-                memory_capacity_bytes=memory_bytes,
-                clock=clock,
-                devices=self._devices,
-            ),
-            prober=self._prober,
-            statuses=self._statuses,
-            judge_resize=self._judge_resize,
-            recorder=self._recorder,
-            clock=steady(clock, monotonic),
-            wall=clock,
-            hit=hit,
-            free_devices=self._devices.free,
-            tracer=tracer,
-        )
         mirrors = MirrorStatuses(self._statuses)
         self._static = StaticPods(
             config.static_pod_path,
@@ -174,33 +130,84 @@ class Kubelet:
             period_s=config.file_check_frequency_s,
             clock=clock,
         )
+        tools = self._tools(hit, tracer)
         static = replace(tools, statuses=mirrors, delete_object=_is_gone)
         self._set = PodSet(tools, self._admit, static=static, forgotten=self._static.forgotten)
         self._shutdown = NodeShutdown(
             config, self._recorder, workers=self._set.workers, report=self._agent.try_write_status
         )
         self._adopter = Adopter(runtime, network, config.node_ip)
-        self._meter = Meter(config, runtime, memory_capacity_bytes=memory_bytes, clock=clock)
-        self._pressure = Pressure(
-            config,
-            runtime,
-            self._meter,
-            self._volumes,
-            self._recorder,
-            logs=self._logs,
-            memory_bytes=memory_bytes if config.shares_box else facts.memory_bytes,
-            workers=self._set.workers,
-            reclaim=self._reclaim_disk,
-            changed=self._agent.changed,
+        self._cleanup = Cleanup(runtime, network, self._volumes, self._logs, self._cgroups)
+        self._pleg = Pleg(
+            runtime, self._set, period_s=config.relist_period_s, listed=self._listed, failed=self._agent.changed
         )
-        self.server = KubeletServer(config, runtime, self, self._meter, clock=clock)
-        self._image_gc = ImageGc(config, runtime, self._recorder, disk=disk_usage, clock=clock)
-        self._rotation = LogRotation(
-            self._logs, runtime, self._running_logs, period_s=config.container_log_monitor_s, clock=clock
-        )
-        self._orphans: set[str] = set()
+        self._keeping = self._housekeeping(facts)
+        self.server = KubeletServer(config, runtime, self, self._keeping.meter, clock=clock)
         self._network_error = ""
-        self._relist_now = asyncio.Event()
+
+    # ------------------------------------------------------------ its parts
+
+    def _node_agent(self, facts: MachineFacts) -> NodeAgent:
+        """Asks parts that are made later only once it runs."""
+        return NodeAgent(
+            self._config,
+            facts,
+            self._client,
+            self._runtime,
+            network_problem=lambda: self._shutdown.problem or self._network_problem(),
+            pressures=lambda: self._keeping.pressure.conditions,
+            devices=self._devices.counts,
+            clock=self._clock,
+        )
+
+    def _housekeeping(self, facts: MachineFacts) -> Housekeeping:
+        return Housekeeping(
+            self._config,
+            self._runtime,
+            self._set,
+            self._volumes,
+            self._logs,
+            self._recorder,
+            memory_capacity_bytes=self._memory_capacity_bytes,
+            box_memory_bytes=facts.memory_bytes,
+            pressures_changed=self._agent.changed,
+            clock=self._clock,
+        )
+
+    def _tools(self, hit: Hit, tracer: Tracer | None) -> Tools:
+        """What the workers of pods share; made of the parts that are there by now."""
+        starter = ContainerStarter(
+            self._config,
+            self._runtime,
+            self._cache,
+            services=self._services.items,
+            allocatable=self._allocatable,
+            logs=self._logs,
+            memory_capacity_bytes=self._memory_capacity_bytes,
+            clock=self._clock,
+            devices=self._devices,
+        )
+        return Tools(
+            config=self._config,
+            delete_object=api_deleter(self._client),
+            runtime=self._runtime,
+            network=self._network,
+            host_ports=self._host_ports,
+            volumes=self._volumes,
+            cgroups=self._cgroups,
+            handler_of=handlers(self._cache),
+            logs=self._logs,
+            starter=starter,
+            prober=self._prober,
+            statuses=self._statuses,
+            judge_resize=self._judge_resize,
+            recorder=self._recorder,
+            clock=steady(self._clock, monotonic),
+            wall=self._clock,
+            hit=hit,
+            free_devices=self._devices.free,
+            tracer=tracer,
+        )
 
     # ------------------------------------------------------------ the outside
 
@@ -217,19 +224,14 @@ class Kubelet:
                 await self._start_network()
                 if self._cni is not None:
                     await self._cni.start()
-                await self._nodes_and_pods_synced()
+                await self._pods_and_services_synced()
                 group.create_task(self._devices.run(), name="device plugins")
                 await self._adopt()
                 self._pods.add_handler(self._on_pod)
                 self._set.drop_all_but(self._own_pods())
-                group.create_task(self._watch_engine(), name="engine events")
-                group.create_task(self._relist(), name="relist")
+                group.create_task(self._pleg.run(), name="PLEG")
                 group.create_task(self._static.run(self._set), name="static pods")
-                group.create_task(self._meter.run(), name="metering")
-                group.create_task(self._rotation.run(), name="log rotation")
-                group.create_task(self._image_gc.run(), name="image garbage collection")
-                group.create_task(self._refresh_volumes(), name="volumes")
-                group.create_task(self._pressure.run(), name="pressure")
+                group.create_task(self._keeping.run(), name="housekeeping")
                 group.create_task(self._shutdown.run(), name="shutdown")
         finally:
             await self._close()
@@ -252,14 +254,6 @@ class Kubelet:
     def pods(self) -> list[Obj]:
         return [{**w.pod, "status": {**(w.pod.get("status") or {}), **w.core.status()}} for w in self._set.workers()]
 
-    def _running_logs(self) -> list[tuple[str, str]]:
-        return [
-            (c.id, str(self._logs.path(pod_ref(w.pod), c.name, c.attempt)))
-            for w in self._set.workers()
-            for c in w.core.containers.values()
-            if c.phase in ("running", "stopping")
-        ]
-
     # ------------------------------------------------------------ beginning and ending
 
     def _begin(self, group: asyncio.TaskGroup) -> None:
@@ -267,7 +261,7 @@ class Kubelet:
         for informer in (self._nodes, self._pods, self._services):
             group.create_task(informer.run(), name=f"informer {informer.resource}")
 
-    async def _nodes_and_pods_synced(self) -> None:
+    async def _pods_and_services_synced(self) -> None:
         for informer in (self._pods, self._services):
             await informer.wait_synced()
 
@@ -325,9 +319,7 @@ class Kubelet:
         pods = self._own_pods()
         await self._devices.recall(pods)
         await self._network.reconcile([i.id for i in found if i.is_sandbox and i.pod.uid in pods])
-        for uid in sorted(set(by_uid) | set(self._volumes.known()) | set(self._cgroups.known())):
-            if uid not in pods:
-                await self._clear(uid, by_uid.get(uid, []))
+        await self._cleanup.all_but(pods, found)
         adopted = [
             (pod, await self._adopter.adopt(pod, by_uid.get(uid, [])))
             for uid, pod in sorted(pods.items(), key=lambda item: _start_time(item[1]))
@@ -383,7 +375,7 @@ class Kubelet:
             return REJECTED
         node = self._nodes.get("", self._config.node_name) or {}
         labels = (node.get("metadata") or {}).get("labels") or self._config.labels()
-        sysctls, pressures = self._config.allowed_unsafe_sysctls, self._pressure.conditions
+        sysctls, pressures = self._config.allowed_unsafe_sysctls, self._keeping.pressure.conditions
         return reject(pod, others, self._allocatable, labels, sysctls, pressures)
 
     def _devices_changed(self) -> None:
@@ -393,80 +385,10 @@ class Kubelet:
     def _judge_resize(self, pod: Obj) -> tuple[str, str]:
         return judge_resize(pod, self._set.holders(but=pod["metadata"]["uid"]), self._allocatable)
 
-    async def _clear(self, uid: str, infos: list[ContainerInfo]) -> None:
-        """Remove what is left of a pod that the API does not know."""
-        log.info("clearing away what is left of pod %s (%d containers)", uid, len(infos))
-        try:
-            for info in sorted(infos, key=lambda i: i.is_sandbox):
-                if info.is_sandbox:
-                    await self._network.delete(info.id)
-                await self._runtime.remove(info.id)
-            await self._volumes.release(uid)
-            await asyncio.to_thread(self._logs.remove_pod, uid)
-            await self._volumes.remove(uid)
-            await asyncio.to_thread(self._cgroups.remove, uid)
-        except (RuntimeFailure, NetworkFailure, OSError, ApiError) as err:
-            log.warning("clearing away pod %s: %s; trying again later", uid, err)
-
-    # ------------------------------------------------------------ loops
-
-    async def _watch_engine(self) -> None:
-        async for event in self._runtime.events():
-            if event.kind == "resync":
-                self._relist_now.set()
-                continue
-            self._set.died(event.uid, event.id, event.name)
-
-    async def _relist(self) -> None:
-        """Compare the engine with what the cores believe: the safety net under the event stream."""
-        while True:
-            try:
-                async with asyncio.timeout(self._config.relist_period_s):
-                    await self._relist_now.wait()
-            except TimeoutError:
-                pass
-            self._relist_now.clear()
-            believed = {w.uid: _believed(w.core) for w in self._set.workers()}
-            try:
-                found = await self._runtime.containers()
-            except RuntimeFailure as err:
-                log.warning("relist: %s", err)
-                self._agent.changed()
-                continue
-            running = {i.id for i in found if i.state == "running"}
-            for uid, ids in believed.items():
-                for container_id, name in ids:
-                    if container_id not in running:
-                        self._set.died(uid, container_id, name)
-            await self._clear_orphans(found)
-            self._cache.sweep()
-
-    async def _clear_orphans(self, found: list[ContainerInfo]) -> None:
-        """Twice unowned is orphaned: once may be a pod on its way in or out."""
-        unowned = ({i.pod.uid for i in found} | set(self._volumes.known())) - self._set.uids()
-        for uid in sorted(unowned & self._orphans):
-            await self._clear(uid, [i for i in found if i.pod.uid == uid])
-        self._orphans = unowned
-
-    async def _reclaim_disk(self) -> None:
-        """Remove the containers that no pod will start again (their layers and logs are all that is left of them), and
-        then the images that nobody uses, where they are this machine's alone.
-        """
-        for worker in self._set.workers():
-            await worker.drop_dead_containers()
-        if not self._config.shares_box:
-            await self._image_gc.remove_unused()
-
-    async def _refresh_volumes(self) -> None:
-        while True:
-            await asyncio.sleep(self._config.volume_refresh_s)
-            for worker in self._set.workers():
-                if worker.core.mode != "run" or worker.core.volumes.phase != "mounted":
-                    continue
-                try:
-                    await self._volumes.refresh(worker.pod)
-                except VolumeFailure as err:
-                    log.warning("refreshing volumes of %s: %s", worker.pod["metadata"]["name"], err)
+    async def _listed(self, found: list[ContainerInfo]) -> None:
+        """After each look at the engine."""
+        await self._cleanup.orphans(self._set.uids(), found)
+        self._cache.sweep()
 
 
 def log_files(config: KubeletConfig) -> LogFiles:
@@ -486,11 +408,3 @@ async def _is_gone(pod: Obj) -> bool:
 def _start_time(pod: Obj) -> float:
     started = (pod.get("status") or {}).get("startTime")
     return parse_time(started) if started else float("inf")
-
-
-def _believed(core: PodCore) -> list[tuple[str, str]]:
-    """(id, name) of what a core believes to be running, the sandbox last."""
-    running = [(c.id, c.name) for c in core.containers.values() if c.phase in ("running", "stopping")]
-    if core.sandbox.phase == "ready" and not core.sandbox.lost:
-        running.append((core.sandbox.id, "POD"))
-    return running

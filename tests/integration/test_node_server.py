@@ -151,7 +151,7 @@ async def test_log_files_are_where_shippers_look_and_survive_rotation_and_a_rest
     assert first[0].endswith("Z") and first[1:] == ["stdout", "F", "line", "1"]
     await world.stop()
     await world.start()
-    rotation = world.kubelet._rotation
+    rotation = world.kubelet._keeping.rotation
     rotation._files = dataclasses.replace(rotation._files, max_bytes=100)
     await rotation.rotate_all()
     rotated = await world.until(lambda: [p for p in path.parent.iterdir() if p != path] if path.exists() else None)
