@@ -53,7 +53,7 @@ class AttachDetachController:
         self._attachments.add_index("node", _node_of)
         self._pods.add_handler(self._on_pod)
         self._claims.add_handler(self._on_claim)
-        self._volumes.add_handler(self._on_volume)
+        self._volumes.add_handler(self.volumes.enqueue)
         self._nodes.add_handler(self._on_node)
         self._attachments.add_handler(self._on_attachment)
 
@@ -63,10 +63,8 @@ class AttachDetachController:
             group.create_task(self.attachments.run())
 
     def resync(self) -> None:
-        for volume in self._volumes.items():
-            self.volumes.queue.add(key_of(volume))
-        for attachment in self._attachments.items():
-            self.attachments.queue.add(key_of(attachment))
+        self.volumes.enqueue_all(self._volumes.items())
+        self.attachments.enqueue_all(self._attachments.items())
 
     # ---- what wakes it
 
@@ -83,11 +81,6 @@ class AttachDetachController:
         claim = new or old
         if claim is not None and claim["spec"].get("volumeName"):
             self.volumes.queue.add(claim["spec"]["volumeName"])
-
-    def _on_volume(self, old: Obj | None, new: Obj | None) -> None:
-        volume = new or old
-        if volume is not None:
-            self.volumes.queue.add(key_of(volume))
 
     def _on_node(self, old: Obj | None, new: Obj | None) -> None:
         node = new or old

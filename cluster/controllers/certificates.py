@@ -34,8 +34,7 @@ class _Requests:
         return self._informer.get("", name)
 
     def resync(self) -> None:
-        for csr in self._informer.items():
-            self.reconciler.queue.add(csr["metadata"]["name"])
+        self.reconciler.enqueue_all(self._informer.items())
 
     def _on_request(self, old: Obj | None, new: Obj | None) -> None:
         if new is not None:

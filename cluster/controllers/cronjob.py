@@ -11,8 +11,8 @@ from cluster.api.meta import controller_of, rfc3339
 from cluster.controllers import cronjob_core as core
 from cluster.controllers.env import Env
 from cluster.controllers.job_core import is_finished
-from cluster.controllers.replicaset import owner_uid
-from cluster.controllers.replicaset_core import same_status
+from cluster.controllers.ownership import index_by_owner, owned
+from cluster.controllers.status import same_status
 from cluster.machinery.client import Obj, clone, is_already_exists, is_not_found, key_of, split_key
 from cluster.machinery.reconciler import Reconciler, Result
 
@@ -29,7 +29,7 @@ class CronJobController:
         self._jobs = env.informer(_JOBS)
         self._events = env.recorder("cronjob-controller")
         self.reconciler = Reconciler(self.name, self._reconcile, workers=env.config.concurrent_cron_job_syncs)
-        self._jobs.add_index("owner-uid", owner_uid)
+        index_by_owner(self._jobs)
         self._cron_jobs.add_handler(self._on_cron_job)
         self._jobs.add_handler(self._on_job)
 
@@ -37,8 +37,7 @@ class CronJobController:
         await self.reconciler.run()
 
     def resync(self) -> None:
-        for cj in self._cron_jobs.items():
-            self.reconciler.queue.add(key_of(cj))
+        self.reconciler.enqueue_all(self._cron_jobs.items())
 
     def _on_cron_job(self, old: Obj | None, new: Obj | None) -> None:
         if new is not None:
@@ -56,7 +55,7 @@ class CronJobController:
         cj = self._cron_jobs.get(*split_key(key))
         if cj is None:
             return None
-        plan = core.decide(cj, self._jobs.by_index("owner-uid", cj["metadata"]["uid"]), self._env.clock())
+        plan = core.decide(cj, owned(self._jobs, cj), self._env.clock())
         for note in plan.notes:
             self._events.event(cj, note.type, note.reason, note.message)
         cj = await self._report(cj, plan.status)

@@ -10,18 +10,16 @@ from __future__ import annotations
 import asyncio
 
 from cluster.api.errors import ApiError
-from cluster.api.meta import controller_of
-from cluster.api.selectors import from_label_selector
 from cluster.controllers import daemonset_core as core
 from cluster.controllers.daemonset_pods import new_pod, pod_hash, target_node
 from cluster.controllers.env import Env
-from cluster.controllers.pod_control import PodControl
+from cluster.controllers.ownership import candidates, concerned, index_by_owner, selector_of
+from cluster.controllers.pod_control import PodControl, slow_start
 from cluster.controllers.refs import claim
-from cluster.controllers.replicaset import orphan_namespace, owner_uid, slow_start
-from cluster.controllers.replicaset_core import same_status
 from cluster.controllers.revisions import RevisionHistory
 from cluster.controllers.revisions_core import REVISION_HASH_LABEL
-from cluster.machinery.client import Obj, clone, ignore_not_found, key_of, split_key
+from cluster.controllers.status import report
+from cluster.machinery.client import Obj, key_of, split_key
 from cluster.machinery.reconciler import Reconciler, Result
 
 _SETS = "daemonsets.apps"
@@ -40,12 +38,11 @@ class DaemonSetController:
         self._nodes = env.informer("nodes")
         self._events = env.recorder("daemonset-controller")
         self._history = RevisionHistory(env, _SETS, REVISION_HASH_LABEL)
-        self._control = PodControl(env.client, self._pods, env.clock)
+        self._control = PodControl(env.client, self._pods, self._events, env.clock)
         self._backoff = _Backoff()
         self.reconciler = Reconciler(self.name, self._reconcile, workers=env.config.concurrent_daemonset_syncs)
-        self._pods.add_index("owner-uid", owner_uid)
-        self._pods.add_index("orphan-namespace", orphan_namespace)
-        self._sets.add_handler(self._on_set)
+        index_by_owner(self._pods)
+        self._sets.add_handler(self.reconciler.enqueue)
         self._pods.add_handler(self._on_pod)
         self._nodes.add_handler(self._on_node)
 
@@ -53,32 +50,17 @@ class DaemonSetController:
         await self.reconciler.run()
 
     def resync(self) -> None:
-        for ds in self._sets.items():
-            self.reconciler.queue.add(key_of(ds))
+        self.reconciler.enqueue_all(self._sets.items())
 
     # ---- what wakes it
-
-    def _on_set(self, old: Obj | None, new: Obj | None) -> None:
-        obj = new or old
-        if obj is not None:
-            self.reconciler.queue.add(key_of(obj))
 
     def _on_node(self, old: Obj | None, new: Obj | None) -> None:
         if old is None or new is None or _concerns(old) != _concerns(new):
             self.resync()
 
     def _on_pod(self, old: Obj | None, new: Obj | None) -> None:
-        for pod in (old, new):
-            if pod is None:
-                continue
-            ref, namespace = controller_of(pod), pod["metadata"]["namespace"]
-            if ref is not None:
-                if ref.get("kind") == "DaemonSet":
-                    self.reconciler.queue.add(f"{namespace}/{ref['name']}")
-            elif pod is new and pod["metadata"].get("labels"):
-                for ds in self._sets.in_namespace(namespace):
-                    if from_label_selector(ds["spec"].get("selector")).matches(pod["metadata"]["labels"]):
-                        self.reconciler.queue.add(key_of(ds))
+        for key in concerned("DaemonSet", self._sets, old, new):
+            self.reconciler.queue.add(key)
 
     # ---- reconcile
 
@@ -87,7 +69,7 @@ class DaemonSetController:
         if ds is None:
             self._backoff.forget(key)
             return None
-        if from_label_selector(ds["spec"].get("selector")).empty:
+        if selector_of(ds).empty:
             why = "This daemon set is selecting all pods. A non-empty selector is required."
             self._events.event(ds, "Warning", "SelectingAll", why)
             return None
@@ -99,7 +81,7 @@ class DaemonSetController:
         digest = wanted["metadata"]["labels"][REVISION_HASH_LABEL]
         plan = core.decide(ds, self._nodes.items(), pods, digest, self._env.clock())
         error, wait_s = await self._sync(ds, plan, digest)
-        await self._report(ds, plan.status)
+        await report(self._env.client, _SETS, ds, plan.status)
         if error is not None:
             raise error
         await self._trim(ds, revisions, pods, wanted)
@@ -107,11 +89,8 @@ class DaemonSetController:
         return Result(min(waits) if waits else None)
 
     async def _owned(self, ds: Obj) -> list[Obj]:
-        meta = ds["metadata"]
-        selector = from_label_selector(ds["spec"].get("selector"))
-        candidates = self._pods.by_index("owner-uid", meta["uid"])
-        candidates += self._pods.by_index("orphan-namespace", meta["namespace"])
-        return self._control.known(await claim(self._env.client, "pods", ds, candidates, selector.matches))
+        pods = await claim(self._env.client, "pods", ds, candidates(self._pods, ds), selector_of(ds).matches)
+        return self._control.known(pods)
 
     async def _trim(self, ds: Obj, revisions: list[Obj], pods: list[Obj], wanted: Obj) -> None:
         used = {pod_hash(p) for p in pods}
@@ -121,22 +100,11 @@ class DaemonSetController:
     async def _sync(self, ds: Obj, plan: core.Plan, digest: str) -> tuple[ApiError | None, float | None]:
         """The first error, and how long pods that failed have to wait for their deletion."""
         held = self._hold_failed(ds, plan)
-        created = list(plan.create[:_BURST])
-        nodes = iter(created)
-
-        async def make() -> Obj:
-            pod = new_pod(ds, digest, next(nodes))
-            try:
-                made = await self._env.client.create("pods", pod, ds["metadata"]["namespace"])
-            except ApiError as err:
-                self._events.event(ds, "Warning", "FailedCreate", f"Error creating: {err.message}")
-                raise
-            self._events.event(ds, "Normal", "SuccessfulCreate", f"Created pod: {made['metadata']['name']}")
-            return made
-
-        _, error = await slow_start(len(created), make)
+        nodes = plan.create[:_BURST]
+        pods = iter([new_pod(ds, digest, node) for node in nodes])
+        _, error = await slow_start(len(nodes), lambda: self._control.create(ds, next(pods)))
         victims = [p for p in plan.delete if p["metadata"]["uid"] not in held][:_BURST]
-        errors = await asyncio.gather(*(self._delete(ds, pod) for pod in victims))
+        errors = await asyncio.gather(*(self._control.end(ds, pod) for pod in victims))
         error = error or next((e for e in errors if e is not None), None)
         return error, min(held.values()) if held else None
 
@@ -156,24 +124,6 @@ class DaemonSetController:
             what = f"Found succeeded daemon pod {key_of(pod)} on node {target_node(pod)}, will try to delete it"
             self._events.event(ds, "Normal", "SucceededDaemonPod", what)
         return held
-
-    async def _delete(self, ds: Obj, pod: Obj) -> ApiError | None:
-        name = pod["metadata"]["name"]
-        try:
-            await self._control.delete(pod)
-        except ApiError as err:
-            self._events.event(ds, "Warning", "FailedDelete", f"Error deleting: {err.message}")
-            return err
-        self._events.event(ds, "Normal", "SuccessfulDelete", f"Deleted pod: {name}")
-        return None
-
-    async def _report(self, ds: Obj, status: Obj) -> None:
-        if same_status(ds.get("status"), status):
-            return
-        changed = clone(ds)
-        changed["status"] = status
-        with ignore_not_found():
-            await self._env.client.update(_SETS, changed, subresource="status")
 
 
 class _Backoff:

@@ -33,8 +33,7 @@ class DefinitionController:
         await self.reconciler.run()
 
     def resync(self) -> None:
-        for crd in self._informer.items():
-            self.reconciler.queue.add(crd["metadata"]["name"])
+        self.reconciler.enqueue_all(self._informer.items())
 
     def _on_definition(self, old: Obj | None, new: Obj | None) -> None:
         """A definition that came, changed or went may also free or take a name that others of its group want."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 from cluster.api.errors import ApiError
 from cluster.api.meta import controller_of
 from cluster.api.pods import is_terminal
-from cluster.api.selectors import LabelSelector, from_label_selector
+from cluster.api.selectors import LabelSelector
 from cluster.controllers import deployment_core as core
 from cluster.controllers.deployment_view import REVISION
 from cluster.controllers.env import Env
+from cluster.controllers.ownership import candidates, concerned, index_by_owner, owned, selector_of
 from cluster.controllers.refs import claim
-from cluster.controllers.replicaset import orphan_namespace, owner_uid
-from cluster.controllers.replicaset_core import same_status
-from cluster.machinery.client import Obj, clone, ignore_not_found, is_already_exists, key_of, split_key
+from cluster.controllers.status import report
+from cluster.machinery.client import Obj, clone, ignore_not_found, is_already_exists, split_key
 from cluster.machinery.reconciler import Reconciler, Result
 
 _SETS = "replicasets.apps"
@@ -32,10 +32,9 @@ class DeploymentController:
         self._pods = env.informer("pods")
         self._events = env.recorder("deployment-controller")
         self.reconciler = Reconciler(self.name, self._reconcile, workers=env.config.concurrent_deployment_syncs)
-        self._sets.add_index("owner-uid", owner_uid)
-        self._sets.add_index("orphan-namespace", orphan_namespace)
-        self._pods.add_index("owner-uid", owner_uid)
-        self._deployments.add_handler(self._on_deployment)
+        index_by_owner(self._sets)
+        index_by_owner(self._pods)
+        self._deployments.add_handler(self.reconciler.enqueue)
         self._sets.add_handler(self._on_set)
         self._pods.add_handler(self._on_pod)
 
@@ -43,29 +42,13 @@ class DeploymentController:
         await self.reconciler.run()
 
     def resync(self) -> None:
-        for deployment in self._deployments.items():
-            self.reconciler.queue.add(key_of(deployment))
+        self.reconciler.enqueue_all(self._deployments.items())
 
     # ---- what wakes it
 
-    def _on_deployment(self, old: Obj | None, new: Obj | None) -> None:
-        obj = new or old
-        if obj is not None:
-            self.reconciler.queue.add(key_of(obj))
-
     def _on_set(self, old: Obj | None, new: Obj | None) -> None:
-        for rs in (old, new):
-            if rs is None:
-                continue
-            ref = controller_of(rs)
-            if ref is not None:
-                if ref.get("kind") == "Deployment":
-                    self.reconciler.queue.add(f"{rs['metadata']['namespace']}/{ref['name']}")
-            elif rs is new:
-                labels = rs["metadata"].get("labels") or {}
-                for deployment in self._deployments.in_namespace(rs["metadata"]["namespace"]):
-                    if from_label_selector(deployment["spec"].get("selector")).matches(labels):
-                        self.reconciler.queue.add(key_of(deployment))
+        for key in concerned("Deployment", self._deployments, old, new):
+            self.reconciler.queue.add(key)
 
     def _on_pod(self, old: Obj | None, new: Obj | None) -> None:
         """Only Recreate waits for pods: look when one has gone."""
@@ -86,7 +69,7 @@ class DeploymentController:
         deployment = self._deployments.get(namespace, name)
         if deployment is None:
             return None
-        selector = from_label_selector(deployment["spec"].get("selector"))
+        selector = selector_of(deployment)
         if selector.empty:
             self._events.event(
                 deployment,
@@ -101,22 +84,17 @@ class DeploymentController:
             deployment = await self._act(deployment, action)
         # After writes the informers have changed already, and their handlers have queued the next look: the status
         # is reported from the counts this plan was made from, so that progress is judged step by step.
-        await self._report(deployment, plan.status)
+        await report(self._env.client, "deployments.apps", deployment, plan.status)
         return Result(plan.recheck_after_s)
 
     async def _owned(self, deployment: Obj, selector: LabelSelector) -> list[Obj]:
-        meta = deployment["metadata"]
-        candidates = self._sets.by_index("owner-uid", meta["uid"])
-        candidates += self._sets.by_index("orphan-namespace", meta["namespace"])
-        return await claim(self._env.client, _SETS, deployment, candidates, selector.matches)
+        return await claim(self._env.client, _SETS, deployment, candidates(self._sets, deployment), selector.matches)
 
     def _old_pods(self, deployment: Obj, sets: list[Obj]) -> int:
         if (deployment["spec"].get("strategy") or {}).get("type") != "Recreate":
             return 0
         _, old = core.split(deployment, sets)
-        return sum(
-            1 for rs in old for pod in self._pods.by_index("owner-uid", rs["metadata"]["uid"]) if not is_terminal(pod)
-        )
+        return sum(1 for rs in old for pod in owned(self._pods, rs) if not is_terminal(pod))
 
     async def _act(self, deployment: Obj, action: core.Action) -> Obj:
         client, meta = self._env.client, deployment["metadata"]
@@ -173,13 +151,6 @@ class DeploymentController:
         meta = rs["metadata"]
         with ignore_not_found():
             await self._env.client.delete(_SETS, meta["name"], meta["namespace"], uid=meta["uid"])
-
-    async def _report(self, deployment: Obj, status: Obj) -> None:
-        if same_status(deployment.get("status"), status):
-            return
-        changed = clone(deployment)
-        changed["status"] = status
-        await self._env.client.update("deployments.apps", changed, subresource="status")
 
     def _scaled(self, deployment: Obj, message: str) -> None:
         self._events.event(deployment, "Normal", "ScalingReplicaSet", message)

@@ -11,8 +11,8 @@ from cluster.api.selectors import from_label_selector
 from cluster.controllers import disruption_core as core
 from cluster.controllers.env import Env
 from cluster.controllers.pod_control import namespace_of
-from cluster.controllers.replicaset_core import same_status
-from cluster.machinery.client import Obj, clone, ignore_not_found, key_of, split_key
+from cluster.controllers.status import report
+from cluster.machinery.client import Obj, key_of, split_key
 from cluster.machinery.reconciler import Reconciler, Result
 
 _BUDGETS = "poddisruptionbudgets.policy"
@@ -44,8 +44,7 @@ class DisruptionController:
         await self.reconciler.run()
 
     def resync(self) -> None:
-        for budget in self._budgets.items():
-            self.reconciler.queue.add(key_of(budget))
+        self.reconciler.enqueue_all(self._budgets.items())
 
     # ---- what wakes it
 
@@ -96,7 +95,7 @@ class DisruptionController:
                 "CalculateExpectedPodCountFailed",
                 f"Failed to calculate the number of expected pods: {why}",
             )
-            await self._report(budget, core.failed(budget, why, self._env.clock()))
+            await report(self._env.client, _BUDGETS, budget, core.failed(budget, why, self._env.clock()))
             return None
         verdict = core.decide(budget, pods, expected, self._env.clock())
         for name in verdict.late:
@@ -104,7 +103,7 @@ class DisruptionController:
             if pod is not None:
                 what = f"Pod was expected by PDB {key} to be deleted but it wasn't"
                 self._events.event(pod, "Warning", "NotDeleted", what)
-        await self._report(budget, verdict.status)
+        await report(self._env.client, _BUDGETS, budget, verdict.status)
         return Result(verdict.recheck_after_s)
 
     def _expected(self, namespace: str, pods: list[Obj]) -> tuple[int, str]:
@@ -128,14 +127,6 @@ class DisruptionController:
                 owner = deployment
             sizes[owner["metadata"]["uid"]] = _replicas(owner)
         return sum(sizes.values()), ""
-
-    async def _report(self, budget: Obj, status: Obj) -> None:
-        if same_status(budget.get("status"), status):
-            return
-        changed = clone(budget)
-        changed["status"] = status
-        with ignore_not_found():
-            await self._env.client.update(_BUDGETS, changed, subresource="status")
 
 
 def _replicas(owner: Obj) -> int:

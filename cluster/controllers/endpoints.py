@@ -82,7 +82,7 @@ class EndpointSliceController:
         self.reconciler = Reconciler(self.name, self._reconcile, workers=env.config.concurrent_service_endpoint_syncs)
         self._service_of = slices_by_service(core.CONTROLLER)
         self._slices.add_index("managed-service", self._service_of)
-        self._services.add_handler(self._on_service)
+        self._services.add_handler(self.reconciler.enqueue)
         self._pods.add_handler(self._on_pod)
         self._slices.add_handler(self._on_slice)
 
@@ -90,16 +90,10 @@ class EndpointSliceController:
         await self.reconciler.run()
 
     def resync(self) -> None:
-        for service in self._services.items():
-            self.reconciler.queue.add(key_of(service))
+        self.reconciler.enqueue_all(self._services.items())
         for slice_ in self._slices.items():
             for key in self._service_of(slice_):
                 self.reconciler.queue.add(key)
-
-    def _on_service(self, old: Obj | None, new: Obj | None) -> None:
-        service = new or old
-        if service is not None:
-            self.reconciler.queue.add(key_of(service))
 
     def _on_pod(self, old: Obj | None, new: Obj | None) -> None:
         for key in self._match.touched(old, new):
@@ -151,30 +145,19 @@ class EndpointsController:
         self._endpoints = env.informer("endpoints")
         self._match = ServicePods(self._services, self._pods)
         self.reconciler = Reconciler(self.name, self._reconcile, workers=env.config.concurrent_endpoint_syncs)
-        self._services.add_handler(self._on_service)
+        self._services.add_handler(self.reconciler.enqueue)
         self._pods.add_handler(self._on_pod)
-        self._endpoints.add_handler(self._on_endpoints)
+        self._endpoints.add_handler(self.reconciler.enqueue)
 
     async def run(self) -> None:
         await self.reconciler.run()
 
     def resync(self) -> None:
-        for obj in [*self._services.items(), *self._endpoints.items()]:
-            self.reconciler.queue.add(key_of(obj))
-
-    def _on_service(self, old: Obj | None, new: Obj | None) -> None:
-        service = new or old
-        if service is not None:
-            self.reconciler.queue.add(key_of(service))
+        self.reconciler.enqueue_all([*self._services.items(), *self._endpoints.items()])
 
     def _on_pod(self, old: Obj | None, new: Obj | None) -> None:
         for key in self._match.touched(old, new):
             self.reconciler.queue.add(key)
-
-    def _on_endpoints(self, old: Obj | None, new: Obj | None) -> None:
-        obj = new or old
-        if obj is not None:
-            self.reconciler.queue.add(key_of(obj))
 
     async def _reconcile(self, key: str) -> Result | None:
         namespace, name = split_key(key)

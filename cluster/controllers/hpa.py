@@ -51,8 +51,7 @@ class HpaController:
 
     def resync(self) -> None:
         self._history.clear()
-        for hpa in self._hpas.items():
-            self.reconciler.queue.add(key_of(hpa))
+        self.reconciler.enqueue_all(self._hpas.items())
 
     def _on_hpa(self, old: Obj | None, new: Obj | None) -> None:
         """Status writes are our own; the period does the rest."""

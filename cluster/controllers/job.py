@@ -12,18 +12,18 @@ reached R.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from cluster.api.errors import ApiError
 from cluster.api.meta import controller_of
-from cluster.api.selectors import from_label_selector
 from cluster.controllers import job_core as core
 from cluster.controllers.env import Env
 from cluster.controllers.job_indexes import identify
-from cluster.controllers.pod_control import PodControl
+from cluster.controllers.ownership import candidates, concerned, index_by_owner, owned, selector_of
+from cluster.controllers.pod_control import PodControl, pod_from_template, slow_start
 from cluster.controllers.refs import claim
-from cluster.controllers.replicaset import orphan_namespace, owner_uid, pod_from_template, slow_start
-from cluster.controllers.replicaset_core import same_status
-from cluster.machinery.client import Obj, clone, ignore_not_found, is_not_found, key_of, split_key
+from cluster.controllers.status import report
+from cluster.machinery.client import Obj, clone, is_not_found, key_of, split_key
 from cluster.machinery.informer import revision_of
 from cluster.machinery.reconciler import Reconciler, Result
 
@@ -40,10 +40,9 @@ class JobController:
         self._jobs = env.informer(_JOBS)
         self._pods = env.informer("pods")
         self._events = env.recorder("job-controller")
-        self._control = PodControl(env.client, self._pods, env.clock)
+        self._control = PodControl(env.client, self._pods, self._events, env.clock)
         self.reconciler = Reconciler(self.name, self._reconcile, workers=env.config.concurrent_job_syncs)
-        self._pods.add_index("owner-uid", owner_uid)
-        self._pods.add_index("orphan-namespace", orphan_namespace)
+        index_by_owner(self._pods)
         self._jobs.add_handler(self._on_job)
         self._pods.add_handler(self._on_pod)
 
@@ -51,8 +50,7 @@ class JobController:
         await self.reconciler.run()
 
     def resync(self) -> None:
-        for job in self._jobs.items():
-            self.reconciler.queue.add(key_of(job))
+        self.reconciler.enqueue_all(self._jobs.items())
         for pod in self._pods.items():
             self._look_for_lost(pod)
 
@@ -62,21 +60,12 @@ class JobController:
         if new is not None:
             self.reconciler.queue.add(key_of(new))
         elif old is not None:
-            for pod in self._pods.by_index("owner-uid", old["metadata"]["uid"]):
+            for pod in owned(self._pods, old):
                 self._look_for_lost(pod)
 
     def _on_pod(self, old: Obj | None, new: Obj | None) -> None:
-        for pod in (old, new):
-            if pod is None:
-                continue
-            ref, namespace = controller_of(pod), pod["metadata"]["namespace"]
-            if ref is not None:
-                if ref.get("kind") == "Job":
-                    self.reconciler.queue.add(f"{namespace}/{ref['name']}")
-            elif pod is new and pod["metadata"].get("labels"):
-                for job in self._jobs.in_namespace(namespace):
-                    if from_label_selector(job["spec"].get("selector")).matches(pod["metadata"]["labels"]):
-                        self.reconciler.queue.add(key_of(job))
+        for key in concerned("Job", self._jobs, old, new):
+            self.reconciler.queue.add(key)
         if new is not None:
             self._look_for_lost(new)
 
@@ -103,7 +92,7 @@ class JobController:
         pods = await self._confirmed(job, await self._owned(job))
         plan = core.decide(job, pods, self._env.clock())
         error = await self._pods_of(job, plan)
-        await self._report(job, plan.status)
+        await report(self._env.client, _JOBS, job, plan.status)
         for note in plan.notes:
             self._events.event(job, note.type, note.reason, note.message)
         await asyncio.gather(*(self._release(pod) for pod in plan.release))
@@ -112,15 +101,13 @@ class JobController:
         return Result(plan.recheck_after_s)
 
     async def _owned(self, job: Obj) -> list[Obj]:
-        meta = job["metadata"]
-        selector = from_label_selector(job["spec"].get("selector"))
-        mine = self._pods.by_index("owner-uid", meta["uid"])
-        orphans = [] if core.is_finished(job) else self._pods.by_index("orphan-namespace", meta["namespace"])
-        owned = await claim(self._env.client, "pods", job, mine + orphans, selector.matches)
+        mine = owned(self._pods, job)
+        there = mine if core.is_finished(job) else candidates(self._pods, job)
+        pods = await claim(self._env.client, "pods", job, there, selector_of(job).matches)
         before = {p["metadata"]["uid"] for p in mine}
-        adopted = [self._track(p) for p in owned if p["metadata"]["uid"] not in before and not core.tracked(p)]
+        adopted = [self._track(p) for p in pods if p["metadata"]["uid"] not in before and not core.tracked(p)]
         fresh = {p["metadata"]["uid"]: p for p in await asyncio.gather(*adopted)}
-        return self._control.known(fresh.get(p["metadata"]["uid"], p) for p in owned)
+        return self._control.known(fresh.get(p["metadata"]["uid"], p) for p in pods)
 
     async def _track(self, pod: Obj) -> Obj:
         changed = clone(pod)
@@ -153,42 +140,26 @@ class JobController:
 
     async def _pods_of(self, job: Obj, plan: core.Plan) -> ApiError | None:
         """Ends and makes pods; the first error, after which the status says how many there really are."""
-        errors = [e for e in await asyncio.gather(*(self._end(job, p, drop=True) for p in plan.drop)) if e]
-        errors += [e for e in await asyncio.gather(*(self._end(job, p, drop=False) for p in plan.delete)) if e]
+        errors = [e for e in await asyncio.gather(*(self._drop(job, p) for p in plan.drop)) if e]
+        errors += [e for e in await asyncio.gather(*(self._control.end(job, p) for p in plan.delete)) if e]
         indexes = iter(plan.create)
 
         async def make() -> Obj:
-            pod = pod_from_template(job["spec"]["template"], job)
-            pod["metadata"]["labels"] = dict(pod["metadata"].get("labels") or {})
-            pod["metadata"]["annotations"] = dict(pod["metadata"].get("annotations") or {})
-            pod["metadata"]["finalizers"] = [*(pod["metadata"].get("finalizers") or []), core.FINALIZER]
             index = next(indexes)
-            if index is not None:
-                identify(pod, job["metadata"]["name"], index)
-                pod["metadata"]["annotations"] |= plan.annotations.get(index, {})
-            try:
-                made = await self._env.client.create("pods", pod, job["metadata"]["namespace"])
-            except ApiError as err:
-                self._events.event(job, "Warning", "FailedCreate", f"Error creating: {err.message}")
-                raise
-            self._events.event(job, "Normal", "SuccessfulCreate", f"Created pod: {made['metadata']['name']}")
-            return made
+            return await self._control.create(job, _new_pod(job, index, plan.annotations))
 
         made, error = await slow_start(len(plan.create), make)
         plan.status["active"] = int(plan.status.get("active") or 0) - (len(plan.create) - len(made)) + len(errors)
         return errors[0] if errors else error
 
-    async def _end(self, job: Obj, pod: Obj, *, drop: bool) -> ApiError | None:
-        name = pod["metadata"]["name"]
+    async def _drop(self, job: Obj, pod: Obj) -> ApiError | None:
+        """End a pod that is not to be counted: it goes without its finalizer."""
         try:
-            if drop:
-                await self._release(pod)
-            await self._control.delete(pod)
+            await self._release(pod)
         except ApiError as err:
             self._events.event(job, "Warning", "FailedDelete", f"Error deleting: {err.message}")
             return err
-        self._events.event(job, "Normal", "SuccessfulDelete", f"Deleted pod: {name}")
-        return None
+        return await self._control.end(job, pod)
 
     async def _release(self, pod: Obj) -> None:
         """Take the finalizer off, whatever else happens to the pod meanwhile."""
@@ -230,10 +201,15 @@ class JobController:
                     return  # its watch is behind; the job will wake us
         await self._release(pod)
 
-    async def _report(self, job: Obj, status: Obj) -> None:
-        if same_status(job.get("status"), status):
-            return
-        changed = clone(job)
-        changed["status"] = status
-        with ignore_not_found():
-            await self._env.client.update(_JOBS, changed, subresource="status")
+
+def _new_pod(job: Obj, index: int | None, annotations: Mapping[int, dict[str, str]]) -> Obj:
+    """Of a job's template; with the finalizer that keeps it until it was counted."""
+    pod = pod_from_template(job["spec"]["template"], job)
+    meta = pod["metadata"]
+    meta["labels"] = dict(meta.get("labels") or {})
+    meta["annotations"] = dict(meta.get("annotations") or {})
+    meta["finalizers"] = [*(meta.get("finalizers") or []), core.FINALIZER]
+    if index is not None:
+        identify(pod, job["metadata"]["name"], index)
+        meta["annotations"] |= annotations.get(index, {})
+    return pod

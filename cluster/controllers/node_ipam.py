@@ -53,8 +53,7 @@ class NodeIpamController:
 
     def resync(self) -> None:
         self._pending.clear()
-        for node in self._nodes.items():
-            self.reconciler.queue.add(node["metadata"]["name"])
+        self.reconciler.enqueue_all(self._nodes.items())
 
     def _on_node(self, old: Obj | None, new: Obj | None) -> None:
         if new is not None and not new["spec"].get("podCIDR"):

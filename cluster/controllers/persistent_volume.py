@@ -55,10 +55,8 @@ class PersistentVolumeController:
             group.create_task(self.volumes.run())
 
     def resync(self) -> None:
-        for claim in self._claims.items():
-            self.claims.queue.add(key_of(claim))
-        for volume in self._volumes.items():
-            self.volumes.queue.add(key_of(volume))
+        self.claims.enqueue_all(self._claims.items())
+        self.volumes.enqueue_all(self._volumes.items())
 
     # ---- what wakes it
 

@@ -1,6 +1,7 @@
-"""Deleting pods once, and knowing which deletions the cache does not show yet.
+"""Making pods for an owner, deleting them once, and knowing which deletions the cache does not show yet.
 
-A thin shell over the client, shared by the controllers whose pods are told apart one by one.
+A thin shell over the client, shared by the controllers that have pods. Source: kubernetes pkg/controller
+controller_utils.go (RealPodControl).
 
 Race: a delete returns nothing, and the watch shows the deletionTimestamp later. Until then the pod's uid is remembered,
 and `known` shows the pod as terminating, so that a decision made from the cache never deletes it twice or counts on it:
@@ -9,27 +10,51 @@ and `known` shows the pod as terminating, so that a decision made from the cache
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 
-from cluster.api.meta import rfc3339
-from cluster.machinery.client import Client, Obj, ignore_not_found
+from cluster.api.errors import ApiError
+from cluster.api.meta import owner_reference, rfc3339
+from cluster.machinery.client import Client, Obj, clone, ignore_not_found
 from cluster.machinery.clock import Clock
+from cluster.machinery.events import EventRecorder
 from cluster.machinery.informer import Informer
 
 
 class PodControl:
-    """`client` must write through to `pods`."""
+    """`client` must write through to `pods`. `deleted`: uids of pods that went by us and that the cache still shows."""
 
-    def __init__(self, client: Client, pods: Informer, clock: Clock) -> None:
+    def __init__(self, client: Client, pods: Informer, events: EventRecorder, clock: Clock) -> None:
         self._client = client
         self._pods = pods
+        self._events = events
         self._clock = clock
-        self._deleted: set[str] = set()
+        self.deleted: set[str] = set()
         pods.add_handler(self._on_pod)
 
     def known(self, pods: Iterable[Obj]) -> list[Obj]:
         """The pods, those we deleted already shown as terminating."""
-        return [self._terminating(p) if p["metadata"]["uid"] in self._deleted else p for p in pods]
+        return [self._terminating(p) if p["metadata"]["uid"] in self.deleted else p for p in pods]
+
+    async def create(self, owner: Obj, pod: Obj) -> Obj:
+        """The pod as it was made; an Event of the owner says how it went. Raises ApiError."""
+        try:
+            made = await self._client.create("pods", pod, owner["metadata"]["namespace"])
+        except ApiError as err:
+            self._events.event(owner, "Warning", "FailedCreate", f"Error creating: {err.message}")
+            raise
+        self._events.event(owner, "Normal", "SuccessfulCreate", f"Created pod: {made['metadata']['name']}")
+        return made
+
+    async def end(self, owner: Obj, pod: Obj) -> ApiError | None:
+        """Delete it; an Event of the owner says how it went. The error, so that many can be ended at once."""
+        try:
+            await self.delete(pod)
+        except ApiError as err:
+            self._events.event(owner, "Warning", "FailedDelete", f"Error deleting: {err.message}")
+            return err
+        self._events.event(owner, "Normal", "SuccessfulDelete", f"Deleted pod: {pod['metadata']['name']}")
+        return None
 
     async def delete(self, pod: Obj) -> None:
         """Gracefully; one that is gone already is no error. Raises ApiError otherwise."""
@@ -39,7 +64,7 @@ class PodControl:
         current = self._pods.get(meta["namespace"], meta["name"])
         shown = current["metadata"] if current is not None else {}
         if shown.get("uid") == meta["uid"] and "deletionTimestamp" not in shown:
-            self._deleted.add(meta["uid"])
+            self.deleted.add(meta["uid"])
 
     def _terminating(self, pod: Obj) -> Obj:
         if "deletionTimestamp" in pod["metadata"]:
@@ -48,9 +73,49 @@ class PodControl:
 
     def _on_pod(self, old: Obj | None, new: Obj | None) -> None:
         if new is None and old is not None:
-            self._deleted.discard(old["metadata"]["uid"])
+            self.deleted.discard(old["metadata"]["uid"])
         elif new is not None and "deletionTimestamp" in new["metadata"]:
-            self._deleted.discard(new["metadata"]["uid"])
+            self.deleted.discard(new["metadata"]["uid"])
+
+
+def pod_from_template(template: Obj, owner: Obj) -> Obj:
+    """A new pod of the owner's: labels, annotations, finalizers and spec of the template; named `<owner>-<random>`."""
+    meta = template.get("metadata") or {}
+    prefix = f"{owner['metadata']['name']}-"
+    pod: Obj = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "generateName": prefix,
+            "namespace": owner["metadata"]["namespace"],
+            "ownerReferences": [owner_reference(owner)],
+        },
+        "spec": clone(template["spec"]),
+    }
+    for field in ("labels", "annotations", "finalizers"):
+        if meta.get(field):
+            pod["metadata"][field] = meta[field]
+    return pod
+
+
+async def slow_start(count: int, make: Callable[[], Awaitable[Obj]]) -> tuple[list[Obj], ApiError | None]:
+    """Call `make` `count` times in batches of 1, 2, 4, ...; stops after the first batch with an error."""
+    made: list[Obj] = []
+    batch = 1
+    while len(made) < count:
+        results = await asyncio.gather(*(make() for _ in range(min(batch, count - len(made)))), return_exceptions=True)
+        error: ApiError | None = None
+        for result in results:
+            if isinstance(result, ApiError):
+                error = error or result
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                made.append(result)
+        if error is not None:
+            return made, error
+        batch *= 2
+    return made, None
 
 
 def namespace_of(obj: Obj) -> list[str]:

@@ -28,8 +28,7 @@ class PolicyStatusController:
         await self.reconciler.run()
 
     def resync(self) -> None:
-        for policy in self._policies.items():
-            self.reconciler.queue.add(policy["metadata"]["name"])
+        self.reconciler.enqueue_all(self._policies.items())
 
     def _on_policy(self, old: Obj | None, new: Obj | None) -> None:
         if new is not None:

@@ -4,8 +4,8 @@ The two differ in what `Replicated` says and in nothing else. A thin shell aroun
 writes pods and status. Pods are made in slow-start batches (1, 2, 4, ...), so that a template no admission accepts
 costs one failed request and not hundreds.
 
-Race: a pod we deleted gracefully shows its deletionTimestamp only when the watch delivers it; until then its uid is
-remembered in `_deleted`, or the next sync would delete another one:
+Race: a pod we deleted gracefully shows its deletionTimestamp only when the watch delivers it; until then it is in
+`PodControl.deleted`, or the next sync would delete another one:
   1. 4 pods, 3 wanted: A deleted, uid noted.  2. sync again before the watch: A is not counted, nothing to do.
   3. the watch shows A terminating or gone: uid forgotten.
 """
@@ -13,16 +13,19 @@ remembered in `_deleted`, or the next sync would delete another one:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cluster.api.errors import ApiError
-from cluster.api.meta import controller_of, owner_reference
+from cluster.api.meta import controller_of
 from cluster.api.selectors import LabelSelector, from_label_selector, from_map
 from cluster.controllers.env import Env
+from cluster.controllers.ownership import OWNER_UID, candidates, concerned, index_by_owner, owned
+from cluster.controllers.pod_control import PodControl, pod_from_template, slow_start
 from cluster.controllers.refs import claim
-from cluster.controllers.replicaset_core import active_pods, plan, same_status, status_of
-from cluster.machinery.client import Obj, clone, ignore_not_found, is_not_found, key_of, split_key
+from cluster.controllers.replicaset_core import active_pods, plan, status_of
+from cluster.controllers.status import report
+from cluster.machinery.client import Obj, split_key
 from cluster.machinery.reconciler import Reconciler, Result
 
 
@@ -69,50 +72,22 @@ class ReplicaSetController:
         self._sets = env.informer(replicated.resource)
         self._pods = env.informer("pods")
         self._events = env.recorder(replicated.component)
-        self._deleted: set[str] = set()
+        self._control = PodControl(env.client, self._pods, self._events, env.clock)
         self.reconciler = Reconciler(self.name, self._reconcile, workers=env.config.concurrent_replicaset_syncs)
-        self._sets.add_index("owner-uid", owner_uid)
-        self._pods.add_index("owner-uid", owner_uid)
-        self._pods.add_index("orphan-namespace", orphan_namespace)
-        self._sets.add_handler(self._on_set)
+        index_by_owner(self._sets)
+        index_by_owner(self._pods)
+        self._sets.add_handler(self.reconciler.enqueue)
         self._pods.add_handler(self._on_pod)
 
     async def run(self) -> None:
         await self.reconciler.run()
 
     def resync(self) -> None:
-        for rs in self._sets.items():
-            self.reconciler.queue.add(key_of(rs))
-
-    # ---- what wakes it
-
-    def _on_set(self, old: Obj | None, new: Obj | None) -> None:
-        obj = new or old
-        if obj is not None:
-            self.reconciler.queue.add(key_of(obj))
+        self.reconciler.enqueue_all(self._sets.items())
 
     def _on_pod(self, old: Obj | None, new: Obj | None) -> None:
-        for pod in (old, new):
-            if pod is None:
-                continue
-            ref = controller_of(pod)
-            if ref is not None:
-                if ref.get("kind") == self._is.kind:
-                    self.reconciler.queue.add(f"{pod['metadata']['namespace']}/{ref['name']}")
-            elif pod is new:
-                self._wake_selecting(pod)
-        if new is None and old is not None:
-            self._deleted.discard(old["metadata"]["uid"])
-        elif new is not None and "deletionTimestamp" in new["metadata"]:
-            self._deleted.discard(new["metadata"]["uid"])
-
-    def _wake_selecting(self, pod: Obj) -> None:
-        labels = pod["metadata"].get("labels") or {}
-        if not labels:
-            return
-        for rs in self._sets.in_namespace(pod["metadata"]["namespace"]):
-            if self._is.selector(rs).matches(labels):
-                self.reconciler.queue.add(key_of(rs))
+        for key in concerned(self._is.kind, self._sets, old, new, self._is.selector):
+            self.reconciler.queue.add(key)
 
     # ---- reconcile
 
@@ -122,10 +97,8 @@ class ReplicaSetController:
         if rs is None:
             return None
         selector = self._is.selector(rs)
-        uid = rs["metadata"]["uid"]
-        candidates = self._pods.by_index("owner-uid", uid) + self._pods.by_index("orphan-namespace", namespace)
-        pods = await claim(self._env.client, "pods", rs, candidates, selector.matches)
-        active = active_pods(pods, self._deleted)
+        pods = await claim(self._env.client, "pods", rs, candidates(self._pods, rs), selector.matches)
+        active = active_pods(pods, self._control.deleted)
         now = self._env.clock()
         steps = plan(rs, active, lambda: self._related(rs, active), now, self._env.config.replica_set_burst)
         failure, error = "", None
@@ -146,106 +119,18 @@ class ReplicaSetController:
         ref = controller_of(rs)
         if ref is None:
             return list(active)
-        siblings = self._sets.by_index("owner-uid", ref["uid"])
-        return [
-            pod
-            for sibling in siblings
-            for pod in active_pods(self._pods.by_index("owner-uid", sibling["metadata"]["uid"]), self._deleted)
-        ]
+        siblings = self._sets.by_index(OWNER_UID, ref["uid"])
+        return [pod for sibling in siblings for pod in active_pods(owned(self._pods, sibling), self._control.deleted)]
 
     async def _create(self, rs: Obj, count: int) -> tuple[list[Obj], ApiError | None]:
-        meta = rs["metadata"]
-
-        async def one() -> Obj:
-            pod = pod_from_template(rs["spec"]["template"], rs)
-            try:
-                made = await self._env.client.create("pods", pod, meta["namespace"])
-            except ApiError as err:
-                self._events.event(rs, "Warning", "FailedCreate", f"Error creating: {err.message}")
-                raise
-            self._events.event(rs, "Normal", "SuccessfulCreate", f"Created pod: {made['metadata']['name']}")
-            return made
-
-        return await slow_start(count, one)
+        return await slow_start(count, lambda: self._control.create(rs, pod_from_template(rs["spec"]["template"], rs)))
 
     async def _delete(self, rs: Obj, victims: Sequence[Obj]) -> tuple[set[str], ApiError | None]:
-        gone: set[str] = set()
-        errors: list[ApiError] = []
-
-        async def one(pod: Obj) -> None:
-            meta = pod["metadata"]
-            try:
-                await self._env.client.delete("pods", meta["name"], meta["namespace"], uid=meta["uid"])
-            except ApiError as err:
-                if not is_not_found(err):
-                    errors.append(err)
-                    self._events.event(rs, "Warning", "FailedDelete", f"Error deleting: {err.message}")
-                    return
-            gone.add(meta["uid"])
-            current = self._pods.get(meta["namespace"], meta["name"])
-            if current is not None and "deletionTimestamp" not in current["metadata"]:
-                self._deleted.add(meta["uid"])
-            self._events.event(rs, "Normal", "SuccessfulDelete", f"Deleted pod: {meta['name']}")
-
-        await asyncio.gather(*(one(pod) for pod in victims))
-        return gone, errors[0] if errors else None
+        """The uids of those that have gone, and the first error."""
+        outcomes = await asyncio.gather(*(self._control.end(rs, pod) for pod in victims))
+        gone = {pod["metadata"]["uid"] for pod, err in zip(victims, outcomes, strict=True) if err is None}
+        return gone, next((err for err in outcomes if err is not None), None)
 
     async def _report(self, rs: Obj, active: Sequence[Obj], now: float, failure: str, reason: str) -> None:
         status = status_of(rs, active, now, failure, reason)
-        if same_status(rs.get("status"), status):
-            return
-        changed = clone(rs)
-        changed["status"] = status
-        with ignore_not_found():
-            await self._env.client.update(self._is.resource, changed, subresource="status")
-
-
-def pod_from_template(template: Obj, owner: Obj) -> Obj:
-    """A new pod of the owner's: labels, annotations, finalizers and spec of the template; named `<owner>-<random>`."""
-    meta = template.get("metadata") or {}
-    prefix = f"{owner['metadata']['name']}-"
-    pod: Obj = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "generateName": prefix,
-            "namespace": owner["metadata"]["namespace"],
-            "ownerReferences": [owner_reference(owner)],
-        },
-        "spec": clone(template["spec"]),
-    }
-    for field in ("labels", "annotations", "finalizers"):
-        if meta.get(field):
-            pod["metadata"][field] = meta[field]
-    return pod
-
-
-async def slow_start(count: int, make: Callable[[], Awaitable[Obj]]) -> tuple[list[Obj], ApiError | None]:
-    """Call `make` `count` times in batches of 1, 2, 4, ...; stops after the first batch with an error."""
-    made: list[Obj] = []
-    batch = 1
-    while len(made) < count:
-        results = await asyncio.gather(*(make() for _ in range(min(batch, count - len(made)))), return_exceptions=True)
-        error: ApiError | None = None
-        for result in results:
-            if isinstance(result, ApiError):
-                error = error or result
-            elif isinstance(result, BaseException):
-                raise result
-            else:
-                made.append(result)
-        if error is not None:
-            return made, error
-        batch *= 2
-    return made, None
-
-
-def owner_uid(obj: Obj) -> list[str]:
-    """Index: the uid of the controller that owns the object."""
-    ref = controller_of(obj)
-    return [ref["uid"]] if ref is not None else []
-
-
-def orphan_namespace(obj: Obj) -> list[str]:
-    """Index: the namespace of an object that no controller owns."""
-    return [] if controller_of(obj) is not None else [obj["metadata"].get("namespace", "")]
+        await report(self._env.client, self._is.resource, rs, status)

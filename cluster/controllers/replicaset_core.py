@@ -166,10 +166,3 @@ def status_of(rs: Obj, active: Sequence[Obj], now: float, failure: str = "", fai
     if conditions:
         status["conditions"] = conditions
     return status
-
-
-def same_status(old: Mapping[str, object] | None, new: Mapping[str, object]) -> bool:
-    """Equal up to absent zeros (the API drops none, but writers differ)."""
-    old = old or {}
-    keys = set(old) | set(new)
-    return all((old.get(k) or None) == (new.get(k) or None) for k in keys)

@@ -29,8 +29,7 @@ class ResourceQuotaController:
 
     def resync(self) -> None:
         self._due.clear()
-        for quota in self._quotas.items():
-            self.reconciler.queue.add(key_of(quota))
+        self.reconciler.enqueue_all(self._quotas.items())
 
     def _on_quota(self, old: Obj | None, new: Obj | None) -> None:
         """Charges change only what is used: nothing to do for those."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from cluster.api.errors import ApiError
-from cluster.api.selectors import from_label_selector
 from cluster.controllers import revisions_core as core
 from cluster.controllers.env import Env
+from cluster.controllers.ownership import candidates, index_by_owner, selector_of
 from cluster.controllers.refs import claim
-from cluster.controllers.replicaset import orphan_namespace, owner_uid
 from cluster.machinery.client import Obj, clone, ignore_not_found, is_already_exists
 
 _REVISIONS = "controllerrevisions.apps"
@@ -27,16 +26,12 @@ class RevisionHistory:
         self._resource = resource
         self._hash_label = hash_label
         self._revisions = env.informer(_REVISIONS)
-        self._revisions.add_index("owner-uid", owner_uid)
-        self._revisions.add_index("orphan-namespace", orphan_namespace)
+        index_by_owner(self._revisions)
 
     async def owned(self, owner: Obj) -> list[Obj]:
         """All revisions of the owner, adopting lost ones; oldest first."""
-        meta = owner["metadata"]
-        selector = from_label_selector(owner["spec"].get("selector"))
-        candidates = self._revisions.by_index("owner-uid", meta["uid"])
-        candidates += self._revisions.by_index("orphan-namespace", meta["namespace"])
-        return core.ordered(await claim(self._client, _REVISIONS, owner, candidates, selector.matches))
+        there = candidates(self._revisions, owner)
+        return core.ordered(await claim(self._client, _REVISIONS, owner, there, selector_of(owner).matches))
 
     async def current(self, owner: Obj, revisions: Sequence[Obj]) -> Obj:
         """The revision of the owner's present template, written if it was not there."""

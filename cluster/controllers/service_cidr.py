@@ -52,8 +52,7 @@ class ServiceCidrController:
         await self.reconciler.run()
 
     def resync(self) -> None:
-        for cidr in self._cidrs.items():
-            self.reconciler.queue.add(cidr["metadata"]["name"])
+        self.reconciler.enqueue_all(self._cidrs.items())
 
     def _on_cidr(self, old: Obj | None, new: Obj | None) -> None:
         if new is not None:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from cluster.api.errors import ApiError
 from cluster.api.meta import controller_of
-from cluster.api.selectors import from_label_selector
 from cluster.controllers import statefulset_core as core
 from cluster.controllers.env import Env
+from cluster.controllers.ownership import candidates, index_by_owner, selector_of
 from cluster.controllers.pod_control import PodControl
 from cluster.controllers.refs import claim
-from cluster.controllers.replicaset import orphan_namespace, owner_uid
-from cluster.controllers.replicaset_core import same_status
 from cluster.controllers.revisions import RevisionHistory
 from cluster.controllers.revisions_core import HASH_LABEL
 from cluster.controllers.statefulset_identity import (
@@ -27,13 +25,13 @@ from cluster.controllers.statefulset_identity import (
     start,
 )
 from cluster.controllers.statefulset_identity import replicas as wanted_replicas
+from cluster.controllers.status import report
 from cluster.machinery.client import (
     Obj,
     clone,
     ignore_not_found,
     is_already_exists,
     is_conflict,
-    is_not_found,
     key_of,
     split_key,
 )
@@ -53,11 +51,10 @@ class StatefulSetController:
         self._claims = env.informer(_CLAIMS)
         self._events = env.recorder("statefulset-controller")
         self._history = RevisionHistory(env, _SETS, HASH_LABEL)
-        self._control = PodControl(env.client, self._pods, env.clock)
+        self._control = PodControl(env.client, self._pods, self._events, env.clock)
         self.reconciler = Reconciler(self.name, self._reconcile, workers=env.config.concurrent_statefulset_syncs)
-        self._pods.add_index("owner-uid", owner_uid)
-        self._pods.add_index("orphan-namespace", orphan_namespace)
-        self._sets.add_handler(self._on_set)
+        index_by_owner(self._pods)
+        self._sets.add_handler(self.reconciler.enqueue)
         self._pods.add_handler(self._on_pod)
         self._claims.add_handler(self._on_claim)
 
@@ -65,15 +62,9 @@ class StatefulSetController:
         await self.reconciler.run()
 
     def resync(self) -> None:
-        for set_ in self._sets.items():
-            self.reconciler.queue.add(key_of(set_))
+        self.reconciler.enqueue_all(self._sets.items())
 
     # ---- what wakes it
-
-    def _on_set(self, old: Obj | None, new: Obj | None) -> None:
-        obj = new or old
-        if obj is not None:
-            self.reconciler.queue.add(key_of(obj))
 
     def _on_pod(self, old: Obj | None, new: Obj | None) -> None:
         for pod in (old, new):
@@ -106,7 +97,7 @@ class StatefulSetController:
         set_ = self._sets.get(*split_key(key))
         if set_ is None:
             return None
-        if from_label_selector(set_["spec"].get("selector")).empty:
+        if selector_of(set_).empty:
             return None
         pods = await self._owned(set_)
         revisions = await self._history.owned(set_)
@@ -118,19 +109,15 @@ class StatefulSetController:
             for action in plan.actions:
                 await self._act(set_, action)
         finally:
-            await self._report(set_, plan.status)
+            await report(self._env.client, _SETS, set_, plan.status)
         live = {current["metadata"]["name"], update["metadata"]["name"], *(pod_revision(p) for p in pods)}
         await self._history.trim(set_, revisions, live)
         return Result(plan.recheck_after_s)
 
     async def _owned(self, set_: Obj) -> list[Obj]:
-        meta = set_["metadata"]
-        selector = from_label_selector(set_["spec"].get("selector"))
-        candidates = self._pods.by_index("owner-uid", meta["uid"])
-        candidates += self._pods.by_index("orphan-namespace", meta["namespace"])
-        members = [p for p in candidates if is_member(set_, p)]
-        owned = await claim(self._env.client, "pods", set_, members, selector.matches)
-        return self._control.known(sorted(owned, key=ordinal))
+        members = [p for p in candidates(self._pods, set_) if is_member(set_, p)]
+        pods = await claim(self._env.client, "pods", set_, members, selector_of(set_).matches)
+        return self._control.known(sorted(pods, key=ordinal))
 
     def _claims_of(self, set_: Obj, pods: list[Obj]) -> dict[str, Obj]:
         first = start(set_)
@@ -174,13 +161,8 @@ class StatefulSetController:
     async def _look(self, pod: Obj) -> None:
         """A pod of the name exists that the cache did not show: show it, the next round decides."""
         meta = pod["metadata"]
-        try:
-            found = await self._env.client.get("pods", meta["name"], meta["namespace"])
-        except ApiError as err:
-            if not is_not_found(err):
-                raise
-            return
-        self._env.informers.observe("pods", found)
+        with ignore_not_found():
+            self._env.informers.observe("pods", await self._env.client.get("pods", meta["name"], meta["namespace"]))
 
     async def _create_claim(self, set_: Obj, pod: Obj, claim_: Obj) -> None:
         name, set_name, pod_name = claim_["metadata"]["name"], set_["metadata"]["name"], pod["metadata"]["name"]
@@ -231,11 +213,3 @@ class StatefulSetController:
     def _event(self, set_: Obj, verb: str, message: str, err: ApiError | None = None) -> None:
         type_, outcome = ("Normal", "Successful") if err is None else ("Warning", "Failed")
         self._events.event(set_, type_, f"{outcome}{verb.title()}", message)
-
-    async def _report(self, set_: Obj, status: Obj) -> None:
-        if same_status(set_.get("status"), status):
-            return
-        changed = clone(set_)
-        changed["status"] = status
-        with ignore_not_found():
-            await self._env.client.update(_SETS, changed, subresource="status")

@@ -39,10 +39,8 @@ class VolumeProtectionController:
             group.create_task(self.volumes.run())
 
     def resync(self) -> None:
-        for claim in self._claims.items():
-            self.claims.queue.add(key_of(claim))
-        for volume in self._volumes.items():
-            self.volumes.queue.add(key_of(volume))
+        self.claims.enqueue_all(self._claims.items())
+        self.volumes.enqueue_all(self._volumes.items())
 
     def _on_claim(self, old: Obj | None, new: Obj | None) -> None:
         if new is not None and _concerns(new, PVC_FINALIZER):

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from prometheus_client import Counter
 
 from cluster.api.errors import ApiError
-from cluster.machinery.client import is_conflict
+from cluster.machinery.client import Obj, is_conflict, key_of
 from cluster.machinery.workqueue import ShutDown, WorkQueue
 from cluster.registry.context import CAUSE
 
@@ -46,6 +46,16 @@ class Reconciler:
         self._reconcile = reconcile
         self._workers = workers
         self._outcomes = {r: RECONCILES.labels(name, r) for r in ("success", "requeue_after", "conflict", "error")}
+
+    def enqueue(self, old: Obj | None, new: Obj | None) -> None:
+        """An informer's handler, for objects that are what is reconciled."""
+        obj = new if new is not None else old
+        if obj is not None:
+            self.queue.add(key_of(obj))
+
+    def enqueue_all(self, objects: Iterable[Obj]) -> None:
+        for obj in objects:
+            self.queue.add(key_of(obj))
 
     async def run(self) -> None:
         """Work until cancelled."""

@@ -10,7 +10,8 @@ import pytest
 from cluster.api.errors import forbidden, internal
 from cluster.api.scheme import SCHEME
 from cluster.controllers.deployment import DeploymentController
-from cluster.controllers.replicaset import ReplicaSetController, slow_start
+from cluster.controllers.pod_control import slow_start
+from cluster.controllers.replicaset import ReplicaSetController
 from cluster.machinery.client import Obj, clone
 from cluster.machinery.registry_client import RegistryClient
 from cluster.registry.context import MASTERS, RequestContext
