@@ -10,14 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from raft.client_calls import Calls
 from raft.client_connection import ClientConnection
 from raft.errors import Unavailable, from_wire
 from raft.mvcc.types import EventBatch
-
-if TYPE_CHECKING:
-    from raft.client import StoreClient
 
 BUFFER_EVENTS = 20_000
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 1.0
@@ -69,7 +67,7 @@ class _Stream:
 
 
 async def watch_batches(
-    client: StoreClient, key: bytes, end: bytes | None, start_revision: int, prev_kv: int
+    client: Calls, key: bytes, end: bytes | None, start_revision: int, prev_kv: int
 ) -> AsyncIterator[EventBatch]:
     next_revision = start_revision
     attempt = 0
