@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from benchmarks._stack import Target
 
 _END = b"\r\n\r\n"
-_LAST_CHUNK = b"0\r\n\r\n"
 
 
 def head_of(target: Target) -> str:

@@ -279,17 +279,3 @@ def node_of(info: ResourceInfo) -> Node:
         node: Node = info.custom.node
         return node
     return node_for(info.group, info.version, info.kind)
-
-
-def openapi_v3(group: str, version: str) -> dict[str, Any]:
-    """The OpenAPI v3 document of one group version."""
-    from cluster.api import openapi
-
-    return openapi.document(group, version)
-
-
-def openapi_index() -> dict[str, Any]:
-    """The document at /openapi/v3: paths to their documents."""
-    from cluster.api import openapi
-
-    return openapi.index()

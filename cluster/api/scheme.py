@@ -126,10 +126,6 @@ class Scheme:
         """All that clients can ask for: `all` and the views of it."""
         return list(self._served)
 
-    def group_versions(self) -> list[tuple[str, str]]:
-        """In order of first appearance; core first."""
-        return list(dict.fromkeys((i.group, i.version) for i in self._served))
-
 
 def _r(
     gv: str,

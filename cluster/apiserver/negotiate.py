@@ -11,12 +11,10 @@ from functools import lru_cache
 
 JSON = "application/json"
 YAML = "application/yaml"
-CBOR = "application/cbor"
 PROTOBUF = "application/vnd.kubernetes.protobuf"
 _JSON_TYPES = frozenset({JSON, "*/*", "application/*"})
 _YAML_TYPES = frozenset({YAML, "application/x-yaml", "text/yaml"})
 _TRANSFORMS = frozenset({"Table", "PartialObjectMetadata", "PartialObjectMetadataList"})
-SERVED = "application/json, application/yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +33,6 @@ class Accept:
     media: str = JSON
     transform: str = ""
     version: str = "v1"
-
-    @property
-    def plain_json(self) -> bool:
-        return self.media == JSON and not self.transform
 
     @property
     def content_type(self) -> str:

@@ -14,8 +14,6 @@ from cluster.registry.context import UserInfo
 
 Object = dict[str, Any]
 _GROUP = "rbac.authorization.k8s.io"
-_RESOURCE = ("verbs", "apiGroups", "resources", "resourceNames")
-_OTHER = ("verbs", "nonResourceURLs")
 _ACCOUNT = "system:serviceaccount:"
 
 

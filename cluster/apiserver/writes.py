@@ -25,7 +25,6 @@ from cluster.registry.registry import Registry
 from cluster.registry.types import DeleteOptions, Stored
 
 APPLY_YAML = "application/apply-patch+yaml"
-APPLY_CBOR = "application/apply-patch+cbor"
 _RETURNED_WHEN_DELETED = frozenset({"pods", "services"})
 PATCH_TYPES = (
     "application/json-patch+json",

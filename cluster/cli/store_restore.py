@@ -31,7 +31,6 @@ from cluster.registry.keys import MEMBER_REQUESTS, RAY_HEAD
 from raft.backup.file import SnapshotStatus, describe, restore
 from raft.config import Address
 
-BUMP_REVISION = 1_000_000_000
 MEMBER = "member"
 # An unfinished replacement from back then would take a member of the new group for the lost one. Who was Ray's head
 # then is not who it is now, as the machines' disks have it: the Supervisor asks them.

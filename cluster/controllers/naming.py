@@ -6,7 +6,6 @@ Pure. FNV-1a over canonical JSON, then Kubernetes' "safe encoding": letters and 
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import orjson
@@ -31,7 +30,3 @@ def template_hash(template: dict[str, Any], collision_count: int | None = None) 
     if collision_count is not None:
         data += collision_count.to_bytes(8, "little")
     return safe_encode(str(fnv1a_32(data)))
-
-
-def random_suffix(rng: random.Random, length: int = 5) -> str:
-    return "".join(rng.choice(_SAFE) for _ in range(length))

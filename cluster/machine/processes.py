@@ -64,18 +64,6 @@ def children_of(pid: int) -> list[Stat]:
     return [p for p in all_processes() if p.parent == pid]
 
 
-def descendants_of(pid: int) -> list[Stat]:
-    """All below `pid`, parents before their children."""
-    everyone = list(all_processes())
-    found: list[Stat] = []
-    frontier = {pid}
-    while frontier:
-        layer = [p for p in everyone if p.parent in frontier]
-        found += layer
-        frontier = {p.pid for p in layer}
-    return found
-
-
 def command_line(pid: int) -> list[str]:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")

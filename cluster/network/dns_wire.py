@@ -191,10 +191,6 @@ def name(text: str) -> bytes:
     return bytes(out)
 
 
-def text_of(wire: bytes) -> str:
-    return ".".join(label.decode(errors="replace") for label in labels(wire)) + "."
-
-
 def labels(wire: bytes) -> list[bytes]:
     out: list[bytes] = []
     offset = 0

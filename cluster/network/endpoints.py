@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 Obj = dict[str, Any]
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
-HEADLESS_LABEL = "service.kubernetes.io/headless"
 
 
 class Endpoint(NamedTuple):

@@ -49,12 +49,6 @@ def _set_sysctl(path: Path, value: str) -> None:
         raise LinkError(f"{path}={value}: {err}") from err
 
 
-def ensure_service_link(name: str) -> int:
-    """The up link's index. Raises LinkError."""
-    with IPRoute() as ipr:
-        return _ensure_link(ipr, name)
-
-
 def ensure_service_route(name: str, service_cidr: str, node_ip: str) -> None:
     """Programs on this machine reach `service_cidr` from `node_ip`. Raises LinkError."""
     with IPRoute() as ipr:

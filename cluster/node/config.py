@@ -81,7 +81,6 @@ class KubeletConfig:
     container_log_max_files: int = 5
     container_log_monitor_s: float = 10.0
     registry_mirrors: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    pod_mtu: int = 0
     shares_box: bool = False  # a local machine: its box has others
     metering_period_s: float = 10.0
     allowed_unsafe_sysctls: tuple[str, ...] = ()

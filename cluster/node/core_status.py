@@ -17,8 +17,6 @@ from cluster.node.core_events import ExitInfo
 
 Status = dict[str, Any]
 
-OWN_CONDITIONS = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
-
 
 @dataclass(frozen=True, slots=True)
 class PodView:

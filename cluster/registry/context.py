@@ -74,9 +74,6 @@ class RequestContext:
     warnings: list[str] = field(default_factory=list, compare=False)
     annotations: dict[str, str] = field(default_factory=dict, compare=False)
 
-    def with_manager(self, manager: str) -> RequestContext:
-        return replace(self, field_manager=manager)
-
     def with_fence(self, *fence: Compare) -> RequestContext:
         return replace(self, fence=fence)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.api import openapi, openapi_v2, schema
+from cluster.api import openapi, openapi_v2
 from cluster.api.scheme import EDGE, SCHEME
 
 
 def test_index_names_every_group_version() -> None:
-    paths = schema.openapi_index()["paths"]
+    paths = openapi.index()["paths"]
     assert "api/v1" in paths and "apis/apps/v1" in paths
     served = {(i.group, i.version) for i in (*SCHEME.served(), *EDGE)}
     assert len(paths) == len(served)
@@ -17,7 +17,7 @@ def test_index_names_every_group_version() -> None:
 
 
 def test_document_is_closed_and_tagged() -> None:
-    doc = schema.openapi_v3("apps", "v1")
+    doc = openapi.document("apps", "v1")
     schemas = doc["components"]["schemas"]
     missing = [r for r in openapi._refs(doc) if r not in schemas]
     assert missing == []
@@ -30,7 +30,7 @@ def test_document_is_closed_and_tagged() -> None:
 
 
 def test_patch_operation_offers_field_validation() -> None:
-    path = schema.openapi_v3("apps", "v1")["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]
+    path = openapi.document("apps", "v1")["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]
     assert path["patch"]["x-kubernetes-action"] == "patch"
     assert path["patch"]["x-kubernetes-group-version-kind"] == {"group": "apps", "version": "v1", "kind": "Deployment"}
     assert "fieldValidation" in [p["name"] for p in path["patch"]["parameters"]]
@@ -38,7 +38,7 @@ def test_patch_operation_offers_field_validation() -> None:
 
 def test_unknown_group_version() -> None:
     with pytest.raises(KeyError):
-        schema.openapi_v3("nope", "v1")
+        openapi.document("nope", "v1")
 
 
 def test_version_2_shows_no_fields_of_a_kind_that_takes_any_and_no_type_of_what_may_be_null() -> None:
