@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, cast
 
 from benchmarks._workloads import Obj, node, pod
-from cluster.machinery.client import Binding, BindOutcomes, Client, ObjectList, Outcomes, WatchEvent
+from cluster.machinery.client import Binding, BindOutcomes, Client, Created, ObjectList, WatchEvent
 from cluster.scheduler.config import SchedulerConfig
 from cluster.scheduler.scheduler import Scheduler
 
@@ -55,8 +55,8 @@ class _Loopback:
     async def create(self, resource: str, obj: Obj, namespace: str = "", **_: str) -> Obj:
         return obj
 
-    async def create_all(self, resource: str, objects: Sequence[Obj]) -> Outcomes:
-        return [None] * len(objects)
+    async def create_all(self, resource: str, objects: Sequence[Obj]) -> Created:
+        return list(objects)
 
     async def patch(self, resource: str, name: str, patch: Any, namespace: str = "", **_: str) -> Obj:
         return {}

@@ -14,7 +14,7 @@ from typing import Any
 from cluster.api.errors import not_found
 from cluster.api.patch import merge_patch
 from cluster.api.scheme import SCHEME
-from cluster.machinery.client import Binding, BindOutcomes, Obj, ObjectList, Outcomes, PatchKind, WatchEvent
+from cluster.machinery.client import Binding, BindOutcomes, Created, Obj, ObjectList, PatchKind, WatchEvent
 
 _READY = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
 
@@ -76,10 +76,8 @@ class MemoryApi:
             self._put("MODIFIED", resource, {**made, "spec": {**made["spec"], "nodeName": "n1"}, "status": status})
         return made
 
-    async def create_all(self, resource: str, objects: Sequence[Obj]) -> Outcomes:
-        for obj in objects:
-            await self.create(resource, obj)
-        return [None] * len(objects)
+    async def create_all(self, resource: str, objects: Sequence[Obj]) -> Created:
+        return [await self.create(resource, obj, obj["metadata"].get("namespace", "")) for obj in objects]
 
     async def update(self, resource: str, obj: Obj, *, subresource: str = "") -> Obj:
         meta = dict(obj["metadata"])

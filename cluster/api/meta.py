@@ -51,11 +51,12 @@ def parse_time(text: str) -> float:
     return base - offset + (float(m.group(7)) if m.group(7) else 0.0)
 
 
-def controller_of(obj: Mapping[str, Any]) -> Object | None:
-    """The owner reference with `controller: true`."""
+def controller_of(obj: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The owner reference with `controller: true`; the object's own, not to be changed."""
     for ref in (obj.get("metadata") or {}).get("ownerReferences") or ():
         if ref.get("controller"):
-            return dict(ref)
+            found: Mapping[str, Any] = ref
+            return found
     return None
 
 

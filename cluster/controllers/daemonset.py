@@ -14,7 +14,7 @@ from cluster.controllers import daemonset_core as core
 from cluster.controllers.daemonset_pods import new_pod, pod_hash, target_node
 from cluster.controllers.env import Env
 from cluster.controllers.ownership import candidates, concerned, index_by_owner, selector_of
-from cluster.controllers.pod_control import PodControl, slow_start
+from cluster.controllers.pod_control import PodControl
 from cluster.controllers.refs import claim
 from cluster.controllers.revisions import RevisionHistory
 from cluster.controllers.revisions_core import REVISION_HASH_LABEL
@@ -100,9 +100,7 @@ class DaemonSetController:
     async def _sync(self, ds: Obj, plan: core.Plan, digest: str) -> tuple[ApiError | None, float | None]:
         """The first error, and how long pods that failed have to wait for their deletion."""
         held = self._hold_failed(ds, plan)
-        nodes = plan.create[:_BURST]
-        pods = iter([new_pod(ds, digest, node) for node in nodes])
-        _, error = await slow_start(len(nodes), lambda: self._control.create(ds, next(pods)))
+        _, error = await self._control.create(ds, [new_pod(ds, digest, node) for node in plan.create[:_BURST]])
         victims = [p for p in plan.delete if p["metadata"]["uid"] not in held][:_BURST]
         errors = await asyncio.gather(*(self._control.end(ds, pod) for pod in victims))
         error = error or next((e for e in errors if e is not None), None)

@@ -97,7 +97,7 @@ class GarbageCollector:
         refs = obj["metadata"].get("ownerReferences") or []
         states = await asyncio.gather(*(self._owner_state(obj, ref) for ref in refs))
         owners = {ref["uid"]: state for ref, state in zip(refs, states, strict=True)}
-        match core.decide(obj, owners, [d for _, d in self._dependents(obj["metadata"]["uid"])]):
+        match core.decide(obj, owners, lambda: [d for _, d in self._dependents(obj["metadata"]["uid"])]):
             case core.Delete(propagation, unblock):
                 if unblock:
                     await self._unblock(resource, obj)

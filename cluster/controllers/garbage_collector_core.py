@@ -9,7 +9,7 @@ Pure. Source: kubernetes pkg/controller/garbagecollector (attemptToDeleteItem). 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.machinery.client import Obj
@@ -47,8 +47,8 @@ class Delete:
 Decision = Keep | DropOwners | Delete
 
 
-def decide(obj: Obj, owners: Mapping[str, OwnerState], dependents: Sequence[Obj]) -> Decision:
-    """`owners`: state by uid of every ownerReference of `obj`.
+def decide(obj: Obj, owners: Mapping[str, OwnerState], dependents: Callable[[], Sequence[Obj]]) -> Decision:
+    """`owners`: state by uid of every ownerReference of `obj`; `dependents` is asked only when its owner waits for it.
 
     An object whose owner waits for it, and on which somebody depends who is being deleted in the foreground, may be
     part of a circle in which all wait for each other: it stops blocking. (That may be wrong, as in Kubernetes; then the
@@ -64,10 +64,9 @@ def decide(obj: Obj, owners: Mapping[str, OwnerState], dependents: Sequence[Obj]
     loose = tuple(r["uid"] for r, s in zip(refs, states, strict=True) if s is not OwnerState.SOLID)
     if len(loose) < len(refs):
         return DropOwners(loose) if loose else Keep()
-    if OwnerState.WAITING in states and dependents:
-        return Delete("Foreground", unblock=any(is_foreground(d) for d in dependents))
     if OwnerState.WAITING in states:
-        return Delete("Background")
+        waiting = dependents()
+        return Delete("Foreground", unblock=any(map(is_foreground, waiting))) if waiting else Delete("Background")
     return Delete(_default_propagation(obj))
 
 

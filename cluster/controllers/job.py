@@ -20,7 +20,7 @@ from cluster.controllers import job_core as core
 from cluster.controllers.env import Env
 from cluster.controllers.job_indexes import identify
 from cluster.controllers.ownership import candidates, concerned, index_by_owner, owned, selector_of
-from cluster.controllers.pod_control import PodControl, pod_from_template, slow_start
+from cluster.controllers.pod_control import PodControl, pod_from_template
 from cluster.controllers.refs import claim
 from cluster.controllers.status import report
 from cluster.machinery.client import Obj, clone, is_not_found, key_of, split_key
@@ -142,13 +142,8 @@ class JobController:
         """Ends and makes pods; the first error, after which the status says how many there really are."""
         errors = [e for e in await asyncio.gather(*(self._drop(job, p) for p in plan.drop)) if e]
         errors += [e for e in await asyncio.gather(*(self._control.end(job, p) for p in plan.delete)) if e]
-        indexes = iter(plan.create)
-
-        async def make() -> Obj:
-            index = next(indexes)
-            return await self._control.create(job, _new_pod(job, index, plan.annotations))
-
-        made, error = await slow_start(len(plan.create), make)
+        pods = [_new_pod(job, index, plan.annotations) for index in plan.create]
+        made, error = await self._control.create(job, pods)
         plan.status["active"] = int(plan.status.get("active") or 0) - (len(plan.create) - len(made)) + len(errors)
         return errors[0] if errors else error
 

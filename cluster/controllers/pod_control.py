@@ -10,12 +10,11 @@ and `known` shows the pod as terminating, so that a decision made from the cache
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable, Sequence
 
 from cluster.api.errors import ApiError
 from cluster.api.meta import owner_reference, rfc3339
-from cluster.machinery.client import Client, Obj, clone, ignore_not_found
+from cluster.machinery.client import Client, Created, Obj, clone, ignore_not_found
 from cluster.machinery.clock import Clock
 from cluster.machinery.events import EventRecorder
 from cluster.machinery.informer import Informer
@@ -36,15 +35,31 @@ class PodControl:
         """The pods, those we deleted already shown as terminating."""
         return [self._terminating(p) if p["metadata"]["uid"] in self.deleted else p for p in pods]
 
-    async def create(self, owner: Obj, pod: Obj) -> Obj:
-        """The pod as it was made; an Event of the owner says how it went. Raises ApiError."""
+    async def create(self, owner: Obj, pods: Sequence[Obj]) -> tuple[list[Obj], ApiError | None]:
+        """What was made of them, and the first error. They are created in batches of 1, 2, 4, ... and none after the
+        first batch with an error, so that a template no admission accepts costs one failed request and not hundreds
+        (slowStartBatch). An Event of the owner tells of each."""
+        made: list[Obj] = []
+        error: ApiError | None = None
+        start = 0
+        while start < len(pods) and error is None:
+            batch = pods[start : 2 * start + 1]
+            for outcome in await self._create_all(batch):
+                if isinstance(outcome, ApiError):
+                    error = error or outcome
+                    self._events.event(owner, "Warning", "FailedCreate", f"Error creating: {outcome.message}")
+                else:
+                    made.append(outcome)
+                    what = f"Created pod: {outcome['metadata']['name']}"
+                    self._events.event(owner, "Normal", "SuccessfulCreate", what)
+            start += len(batch)
+        return made, error
+
+    async def _create_all(self, pods: Sequence[Obj]) -> Created:
         try:
-            made = await self._client.create("pods", pod, owner["metadata"]["namespace"])
+            return await self._client.create_all("pods", pods)
         except ApiError as err:
-            self._events.event(owner, "Warning", "FailedCreate", f"Error creating: {err.message}")
-            raise
-        self._events.event(owner, "Normal", "SuccessfulCreate", f"Created pod: {made['metadata']['name']}")
-        return made
+            return [err for _ in pods]
 
     async def end(self, owner: Obj, pod: Obj) -> ApiError | None:
         """Delete it; an Event of the owner says how it went. The error, so that many can be ended at once."""
@@ -96,26 +111,6 @@ def pod_from_template(template: Obj, owner: Obj) -> Obj:
         if meta.get(field):
             pod["metadata"][field] = meta[field]
     return pod
-
-
-async def slow_start(count: int, make: Callable[[], Awaitable[Obj]]) -> tuple[list[Obj], ApiError | None]:
-    """Call `make` `count` times in batches of 1, 2, 4, ...; stops after the first batch with an error."""
-    made: list[Obj] = []
-    batch = 1
-    while len(made) < count:
-        results = await asyncio.gather(*(make() for _ in range(min(batch, count - len(made)))), return_exceptions=True)
-        error: ApiError | None = None
-        for result in results:
-            if isinstance(result, ApiError):
-                error = error or result
-            elif isinstance(result, BaseException):
-                raise result
-            else:
-                made.append(result)
-        if error is not None:
-            return made, error
-        batch *= 2
-    return made, None
 
 
 def namespace_of(obj: Obj) -> list[str]:

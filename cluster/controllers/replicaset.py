@@ -21,9 +21,9 @@ from cluster.api.meta import controller_of
 from cluster.api.selectors import LabelSelector, from_label_selector, from_map
 from cluster.controllers.env import Env
 from cluster.controllers.ownership import OWNER_UID, candidates, concerned, index_by_owner, owned
-from cluster.controllers.pod_control import PodControl, pod_from_template, slow_start
+from cluster.controllers.pod_control import PodControl, pod_from_template
 from cluster.controllers.refs import claim
-from cluster.controllers.replicaset_core import active_pods, plan, status_of
+from cluster.controllers.replicaset_core import active_pods, plan, rest_s, status_of
 from cluster.controllers.status import report
 from cluster.machinery.client import Obj, split_key
 from cluster.machinery.reconciler import Reconciler, Result
@@ -103,7 +103,8 @@ class ReplicaSetController:
         steps = plan(rs, active, lambda: self._related(rs, active), now, self._env.config.replica_set_burst)
         failure, error = "", None
         if steps.create:
-            made, error = await self._create(rs, steps.create)
+            pods = [pod_from_template(rs["spec"]["template"], rs) for _ in range(steps.create)]
+            made, error = await self._control.create(rs, pods)
             active += made
             failure = "FailedCreate" if error else ""
         elif steps.delete:
@@ -113,7 +114,7 @@ class ReplicaSetController:
         await self._report(rs, active, now, error.message if error else "", failure)
         if error is not None:
             raise error
-        return Result(steps.recheck_after_s)
+        return Result(steps.recheck_after_s, rest_s(steps, len(active), self._env.config.replica_set_burst))
 
     def _related(self, rs: Obj, active: Sequence[Obj]) -> list[Obj]:
         ref = controller_of(rs)
@@ -121,9 +122,6 @@ class ReplicaSetController:
             return list(active)
         siblings = self._sets.by_index(OWNER_UID, ref["uid"])
         return [pod for sibling in siblings for pod in active_pods(owned(self._pods, sibling), self._control.deleted)]
-
-    async def _create(self, rs: Obj, count: int) -> tuple[list[Obj], ApiError | None]:
-        return await slow_start(count, lambda: self._control.create(rs, pod_from_template(rs["spec"]["template"], rs)))
 
     async def _delete(self, rs: Obj, victims: Sequence[Obj]) -> tuple[set[str], ApiError | None]:
         """The uids of those that have gone, and the first error."""

@@ -17,6 +17,8 @@ from cluster.api.pods import is_ready, is_terminal
 from cluster.machinery.client import Obj
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+_CROWD = 100
+_REST_PER_POD_S = 20e-6
 _PHASE_RANK = {"Pending": 0, "Unknown": 1, "Running": 2}
 
 
@@ -27,6 +29,14 @@ class Plan:
     create: int
     delete: tuple[Obj, ...]
     recheck_after_s: float | None = None
+
+
+def rest_s(plan: Plan, active: int, burst: int) -> float:
+    """How long what happens to `active` pods gathers before it is looked at: some ten times as long as a look takes, so
+    that a crowd that starts costs a share of a core and not all of it. Not while there is more to make or to delete."""
+    if active < _CROWD or max(plan.create, len(plan.delete)) == burst:
+        return 0.0
+    return active * _REST_PER_POD_S
 
 
 def active_pods(pods: Sequence[Obj], deleted_uids: Collection[str] = ()) -> list[Obj]:

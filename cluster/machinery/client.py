@@ -19,6 +19,7 @@ from cluster.api.errors import ApiError
 Obj = dict[str, Any]
 Outcomes = list[ApiError | None]
 BindOutcomes = Outcomes
+Created = list[Obj | ApiError]
 PatchKind = Literal["merge", "strategic", "json", "apply"]
 
 PATCH_MEDIA_TYPES: dict[str, str] = {
@@ -84,8 +85,9 @@ class Client(Protocol):
         self, resource: str, obj: Obj, namespace: str = "", *, subresource: str = "", name: str = ""
     ) -> Obj: ...
 
-    async def create_all(self, resource: str, objects: Sequence[Obj]) -> Outcomes:
-        """Create objects that have names; one outcome each, in order. In process they share a transaction."""
+    async def create_all(self, resource: str, objects: Sequence[Obj]) -> Created:
+        """Create objects of the namespaces they name; of each what was stored or why it was not, in order. In process
+        they share transactions."""
         ...
 
     async def update(self, resource: str, obj: Obj, *, subresource: str = "") -> Obj:

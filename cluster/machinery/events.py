@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from cluster.api.errors import ApiError
 from cluster.api.meta import rfc3339
-from cluster.machinery.client import Client, Obj, Outcomes, is_not_found
+from cluster.machinery.client import Client, Created, Obj, is_not_found
 from cluster.machinery.clock import Clock, wall
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,8 @@ _CACHE = 4096
 _QUEUE = 10_000
 _GATHER_S = 0.05
 _AT_ONCE = 128
-"""Events that gather for a moment are created together, in process with one transaction: one at a time, each would cost
-every member of the store a command, a message and a sync."""
+"""Events that gather for a moment are created together, in process with few transactions: one at a time, each would
+cost every member of the store a command, a message and a sync."""
 _SIMILAR_MAX = 10
 _SIMILAR_WINDOW_S = 600.0
 _BURST = 25.0
@@ -191,13 +191,13 @@ class EventRecorder:
     async def _create(self, events: list[Obj]) -> None:
         if not events:
             return
-        outcomes: Outcomes
+        outcomes: Created
         try:
             outcomes = await self._client.create_all("events", events)
         except ApiError as err:
-            outcomes = [err] * len(events)
+            outcomes = [err for _ in events]
         for event, outcome in zip(events, outcomes, strict=True):
-            if outcome is not None:
+            if isinstance(outcome, ApiError):
                 _dropped(event, outcome)
 
     async def _raise_count(self, write: _Write) -> None:

@@ -25,9 +25,9 @@ from cluster.machinery.client import (
     PATCH_MEDIA_TYPES,
     Binding,
     BindOutcomes,
+    Created,
     Obj,
     ObjectList,
-    Outcomes,
     PatchKind,
     WatchEvent,
 )
@@ -161,20 +161,19 @@ class HttpClient:
         path = object_path(SCHEME.named(resource), meta.get("namespace", ""), meta["name"], subresource)
         return await self._write("PUT", path, obj)
 
-    async def create_all(self, resource: str, objects: Sequence[Obj]) -> Outcomes:
+    async def create_all(self, resource: str, objects: Sequence[Obj]) -> Created:
         """A request each, some at a time: HTTP has no other way."""
-        outcomes: Outcomes = []
+        outcomes: Created = []
         for start in range(0, len(objects), _AT_ONCE):
             some = objects[start : start + _AT_ONCE]
             outcomes += await asyncio.gather(*(self._try_create(resource, obj) for obj in some))
         return outcomes
 
-    async def _try_create(self, resource: str, obj: Obj) -> ApiError | None:
+    async def _try_create(self, resource: str, obj: Obj) -> Obj | ApiError:
         try:
-            await self.create(resource, obj)
+            return await self.create(resource, obj)
         except ApiError as err:
             return err
-        return None
 
     async def patch(
         self,

@@ -31,6 +31,7 @@ Handler = Callable[[Obj | None, Obj | None], None]
 IndexFunc = Callable[[Obj], Iterable[str]]
 _Key = tuple[str, str]
 
+_NO_VALUES: list[str] = []
 _BACKOFF_BASE_S = 0.05
 _BACKOFF_MAX_S = 2.0
 
@@ -63,8 +64,7 @@ class Informer:
         self._rng = rng or random.Random(0)
         self._view = view
         self._objects: dict[_Key, Obj] = {}
-        self._indexers: dict[str, IndexFunc] = {}
-        self._indexes: dict[str, dict[str, dict[_Key, Obj]]] = {}
+        self._indexes: dict[str, _Index] = {}
         self._handlers: list[Handler] = []
         self._synced = asyncio.Event()
         self._reached = 0
@@ -94,7 +94,7 @@ class Informer:
         return [obj for (ns, _), obj in self._objects.items() if ns == namespace]
 
     def by_index(self, name: str, value: str) -> list[Obj]:
-        return list(self._indexes[name].get(value, {}).values())
+        return [self._objects[key] for key in self._indexes[name].keys_of(value)]
 
     # ---- wiring
 
@@ -106,12 +106,11 @@ class Informer:
 
     def add_index(self, name: str, func: IndexFunc) -> None:
         """Adding the same name again is allowed (informers are shared) and must mean the same function."""
-        if name in self._indexers:
+        if name in self._indexes:
             return
-        self._indexers[name] = func
-        self._indexes[name] = {}
+        index = self._indexes[name] = _Index(func)
         for key, obj in self._objects.items():
-            self._index(name, func, key, None, obj)
+            index.put(key, obj)
 
     def observe(self, obj: Obj) -> None:
         """Take the result of a write before the watch delivers it (invariant 2 of the module)."""
@@ -199,38 +198,54 @@ class Informer:
         obj = obj if self._view is None else self._view(obj)
         old = self._objects.get(key)
         self._objects[key] = obj
-        self._reindex(key, old, obj)
+        for index in self._indexes.values():
+            index.put(key, obj)
         for handler in self._handlers:
             self._call(handler, old, obj)
 
     def _remove(self, key: _Key) -> None:
         old = self._objects.pop(key)
-        self._reindex(key, old, None)
+        for index in self._indexes.values():
+            index.remove(key)
         for handler in self._handlers:
             self._call(handler, old, None)
-
-    def _reindex(self, key: _Key, old: Obj | None, new: Obj | None) -> None:
-        for name, func in self._indexers.items():
-            self._index(name, func, key, old, new)
-
-    def _index(self, name: str, func: IndexFunc, key: _Key, old: Obj | None, new: Obj | None) -> None:
-        index = self._indexes[name]
-        if old is not None:
-            for value in func(old):
-                bucket = index.get(value)
-                if bucket is not None:
-                    bucket.pop(key, None)
-                    if not bucket:
-                        del index[value]
-        if new is not None:
-            for value in func(new):
-                index.setdefault(value, {})[key] = new
 
     def _call(self, handler: Handler, old: Obj | None, new: Obj | None) -> None:
         try:
             handler(old, new)
         except Exception:  # outermost loop: one bad object or listener must not stop the others
             log.exception("a handler of %s failed", self.resource)
+
+
+class _Index:
+    """Which objects have a value. Most changes of an object leave its values as they are, and then nothing is moved."""
+
+    def __init__(self, func: IndexFunc) -> None:
+        self._func = func
+        self._values: dict[_Key, list[str]] = {}
+        self._keys: dict[str, dict[_Key, None]] = {}
+
+    def keys_of(self, value: str) -> Iterable[_Key]:
+        return self._keys.get(value, ())
+
+    def put(self, key: _Key, obj: Obj) -> None:
+        values = list(self._func(obj))
+        if values == self._values.get(key, _NO_VALUES):
+            return
+        self.remove(key)
+        if values:
+            self._values[key] = values
+        for value in values:
+            self._keys.setdefault(value, {})[key] = None
+
+    def remove(self, key: _Key) -> None:
+        for value in self._values.pop(key, _NO_VALUES):
+            keys = self._keys.get(value)
+            if keys is None:
+                continue  # a value may be named twice
+            keys.pop(key, None)
+            if not keys:
+                del self._keys[value]
 
 
 class Informers:

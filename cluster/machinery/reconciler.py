@@ -29,9 +29,11 @@ RECONCILES = Counter("controller_reconcile_total", "Reconciles by result", ["con
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Look at the key again after `requeue_after_s`; None: only when something changes."""
+    """Look at the key again after `requeue_after_s`; None: only when something changes. `rest_s`: what changes sooner
+    than that gathers, for a look that costs as much as there is to look at."""
 
     requeue_after_s: float | None = None
+    rest_s: float = 0.0
 
 
 Reconcile = Callable[[str], Awaitable[Result | None]]
@@ -67,11 +69,12 @@ class Reconciler:
         """Take one key and reconcile it (tests drive a controller with this)."""
         key = await self.queue.get()
         before = CAUSE.set(self.queue.cause_of(key))
+        rest_s = 0.0
         try:
-            await self._one(key)
+            rest_s = await self._one(key)
         finally:
             CAUSE.reset(before)
-            self.queue.done(key)
+            self.queue.done(key, rest_s)
 
     async def drain(self) -> None:
         """Reconcile until nothing waits (keys with a delay are left)."""
@@ -85,7 +88,8 @@ class Reconciler:
             except ShutDown:
                 return
 
-    async def _one(self, key: str) -> None:
+    async def _one(self, key: str) -> float:
+        """How long the key rests."""
         try:
             result = await self._reconcile(key)
         except ApiError as err:
@@ -93,7 +97,7 @@ class Reconciler:
                 self._outcomes["conflict"].inc()
                 self.queue.add_rate_limited(key)
                 log.debug("%s: %s changed meanwhile, retrying: %s", self.name, key, err.message)
-                return
+                return 0.0
             self._failed(key)
             log.warning("%s: %s: %s (%s; cause %s)", self.name, key, err.message, err.reason, CAUSE.get() or "-")
         except Exception:  # outermost loop: one bad object or listener must not stop the others
@@ -106,6 +110,8 @@ class Reconciler:
                 self.queue.add_after(key, result.requeue_after_s, cause="")
             else:
                 self._outcomes["success"].inc()
+            return result.rest_s if result is not None else 0.0
+        return 0.0
 
     def _failed(self, key: str) -> None:
         self._outcomes["error"].inc()

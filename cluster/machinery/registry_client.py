@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from cluster.api import errors
+from cluster.api.errors import ApiError
 from cluster.api.scheme import ResourceInfo
 from cluster.api.selectors import FieldSelector, LabelSelector, parse_field_selector, parse_label_selector
 from cluster.machinery.client import (
     PATCH_MEDIA_TYPES,
     Binding,
     BindOutcomes,
+    Created,
     Obj,
     ObjectList,
-    Outcomes,
     PatchKind,
     WatchEvent,
 )
@@ -107,8 +108,9 @@ class RegistryClient:
         )
         return stored.obj
 
-    async def create_all(self, resource: str, objects: Sequence[Obj]) -> Outcomes:
-        return await self._registry.create_all(self._ctx(), self._info(resource), objects)
+    async def create_all(self, resource: str, objects: Sequence[Obj]) -> Created:
+        made = await self._registry.create_all(self._ctx(), self._info(resource), objects)
+        return [one if isinstance(one, ApiError) else one.obj for one in made]
 
     async def update(self, resource: str, obj: Obj, *, subresource: str = "") -> Obj:
         meta = obj["metadata"]

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.machinery.client import Binding, BindOutcomes, Client, Obj, Outcomes, PatchKind, Reads
+from cluster.machinery.client import Binding, BindOutcomes, Client, Created, Obj, PatchKind, Reads
 from cluster.machinery.clock import Clock, monotonic
 
 
@@ -53,8 +53,8 @@ class Throttled(Reads):
         await self._wait()
         return await self._client.create(resource, obj, namespace, subresource=subresource, name=name)
 
-    async def create_all(self, resource: str, objects: Sequence[Obj]) -> Outcomes:
-        outcomes: Outcomes = []
+    async def create_all(self, resource: str, objects: Sequence[Obj]) -> Created:
+        outcomes: Created = []
         for start in range(0, len(objects), self._burst):
             some = objects[start : start + self._burst]
             await self._wait(len(some))

@@ -4,9 +4,11 @@ Runs on the loop it is used from (its only clock is `loop.time()`, so a virtual-
 Invariants, as client-go's workqueue: a key waits at most once; a key being worked on is never handed out a second
 time, and when it was added meanwhile it is handed out again after `done`; nothing added is lost.
 
-      add ──> waiting ──get──> working ──done──> (idle)
-               ^                  │ add meanwhile: dirty
-               └──────done────────┘
+      add ──> waiting ──get──> working ──done──> (resting) ──> (idle)
+               ^                  │ add meanwhile: dirty  │
+               └──────────────────┴───────────────────────┘
+
+A key may rest after the work: what is added meanwhile gathers, as while it is worked on.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ class WorkQueue:
         self._dirty: set[str] = set()
         self._failures: dict[str, int] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._resting: dict[str, asyncio.TimerHandle] = {}
         self._causes: dict[str, str] = {}
         self._getters: deque[asyncio.Future[None]] = deque()
         self._shut_down = False
@@ -137,11 +140,21 @@ class WorkQueue:
         of this round had one."""
         return self._causes.pop(key, "")
 
-    def done(self, key: str) -> None:
-        started = self._working.pop(key, None)
-        if started is None:
+    def done(self, key: str, rest_s: float = 0.0) -> None:
+        """The key may be handed out again, `rest_s` from now at the earliest."""
+        started = self._working.get(key)
+        if started is None or key in self._resting:
             return
-        self._worked.observe(asyncio.get_running_loop().time() - started)
+        loop = asyncio.get_running_loop()
+        self._worked.observe(loop.time() - started)
+        if rest_s > 0 and not self._shut_down:
+            self._resting[key] = loop.call_later(rest_s, self._release, key)
+        else:
+            self._release(key)
+
+    def _release(self, key: str) -> None:
+        self._resting.pop(key, None)
+        del self._working[key]
         if key in self._dirty:
             self._dirty.discard(key)
             if not self._shut_down:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.machinery.client import Binding, BindOutcomes, Client, Obj, Outcomes, PatchKind, Reads
+from cluster.api.errors import ApiError
+from cluster.machinery.client import Binding, BindOutcomes, Client, Created, Obj, PatchKind, Reads
 from cluster.machinery.informer import Informers
 
 # These subresources answer with another kind than the object's own.
@@ -28,9 +29,12 @@ class WriteThrough(Reads):
         result = await self._client.create(resource, obj, namespace, subresource=subresource, name=name)
         return self._seen(resource, subresource, result)
 
-    async def create_all(self, resource: str, objects: Sequence[Obj]) -> Outcomes:
-        """What was created is not shown: the informers learn of it from the watch."""
-        return await self._client.create_all(resource, objects)
+    async def create_all(self, resource: str, objects: Sequence[Obj]) -> Created:
+        made = await self._client.create_all(resource, objects)
+        for one in made:
+            if not isinstance(one, ApiError):
+                self._seen(resource, "", one)
+        return made
 
     async def update(self, resource: str, obj: Obj, *, subresource: str = "") -> Obj:
         return self._seen(resource, subresource, await self._client.update(resource, obj, subresource=subresource))

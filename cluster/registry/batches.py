@@ -1,79 +1,137 @@
-"""Many objects of one kind, created with one transaction: what a flood of Events costs is transactions, not bytes.
+"""Many objects of one kind, created with few transactions: what a flood of pods or Events costs is transactions, not
+bytes.
 
 IO only through Core. Each object goes the whole way of a create of its own (decoding, admission, validation, managed
-fields); only the ends of those ways, guarded puts, are joined. What would fail alone fails alone: when a guard of the
-common transaction does not hold, each object is created by itself, and says for itself what is wrong.
+fields); only the ends of those ways, guarded puts, are joined. While one transaction is under way the next is made
+ready, and between a few objects the loop is given to whoever else waits. What would fail alone fails alone: when a
+guard of a common transaction does not hold, each of its objects is stored by itself, and says for itself what is wrong.
+
+    objects -> drafts -> parts of 64 -> one transaction each --holds-------------------------> stored
+                                                  └─ does not ─> one each ─ stale, name taken ─> created anew
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cluster.api.errors import ApiError, FenceLost
 from cluster.api.scheme import ResourceInfo
+from cluster.registry.admission import Admission
 from cluster.registry.context import RequestContext
-from cluster.registry.core import Core, Plan, Stale
+from cluster.registry.core import Plan, Stale
+from cluster.registry.types import Stored
 from cluster.registry.writing import Draft, Writer
 
 Object = dict[str, Any]
-Outcomes = list[ApiError | None]
+Created = list[Stored | ApiError]
+
+_AT_ONCE = 64
+_BYTES = 1 << 19
+_SLICE = 4
+_ALL_ALIKE = (429, 503, 504)
+"""Nothing that would be otherwise for one of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """`draft`: the object made ready, or why it cannot be."""
+
+    obj: Object
+    draft: Draft | ApiError
+
+    @property
+    def size(self) -> int:
+        return len(self.draft.body) if isinstance(self.draft, Draft) else 0
 
 
 class BatchCreator:
-    def __init__(self, core: Core, writer: Writer) -> None:
-        self._core = core
+    def __init__(self, writer: Writer, admission: Admission) -> None:
         self._writer = writer
+        self._admission = admission
 
-    async def create(self, ctx: RequestContext, info: ResourceInfo, objects: Sequence[Object]) -> Outcomes:
-        """One outcome each, in order; None is success. The objects have names and namespaces of their own. Raises
-        FenceLost, and what concerns the whole batch."""
-        drafts = [await self._draft(ctx, info, obj) for obj in objects]
-        ready = [d for d in drafts if isinstance(d, Draft)]
-        if not all(d.charge is None for d in ready) or not await self._together(ctx, ready):
-            alone = (self._alone(ctx, info, obj, d) for obj, d in zip(objects, drafts, strict=True))
-            return list(await asyncio.gather(*alone))
-        return [d if isinstance(d, ApiError) else None for d in drafts]
+    async def create(self, ctx: RequestContext, info: ResourceInfo, objects: Sequence[Object]) -> Created:
+        """One outcome each, in order. The objects have namespaces of their own. Raises FenceLost."""
+        async with asyncio.TaskGroup() as group:
+            parts = [group.create_task(self._store(ctx, info, part)) async for part in self._parts(ctx, info, objects)]
+        outcomes = [outcome for part in parts for outcome in part.result()]
+        for outcome in outcomes:
+            if isinstance(outcome, FenceLost):
+                raise outcome
+        return outcomes
 
-    async def _draft(self, ctx: RequestContext, info: ResourceInfo, obj: Object) -> Draft | ApiError:
+    async def _parts(
+        self, ctx: RequestContext, info: ResourceInfo, objects: Sequence[Object]
+    ) -> AsyncIterator[list[_Item]]:
+        """Made ready, as many as share a transaction."""
+        part: list[_Item] = []
+        size = 0
+        async for item in self._items(ctx, info, objects):
+            if part and (len(part) == _AT_ONCE or size + item.size > _BYTES):
+                yield part
+                part, size = [], 0
+            part.append(item)
+            size += item.size
+        if part:
+            yield part
+
+    async def _items(self, ctx: RequestContext, info: ResourceInfo, objects: Sequence[Object]) -> AsyncIterator[_Item]:
+        """Those whom a webhook may have to be asked about are made ready side by side."""
+        abreast = _SLICE if await self._admission.quiet() else _AT_ONCE
+        for start in range(0, len(objects), abreast):
+            some = objects[start : start + abreast]
+            for item in await asyncio.gather(*(self._item(ctx, info, obj) for obj in some)):
+                yield item
+
+    async def _item(self, ctx: RequestContext, info: ResourceInfo, obj: Object) -> _Item:
         try:
-            return await self._writer.draft(ctx, info, _namespace(obj), obj)
-        except FenceLost:
-            raise
+            return _Item(obj, await self._writer.draft(ctx, info, _namespace(obj), obj))
         except ApiError as e:
-            return e
+            return _Item(obj, e)
 
-    async def _together(self, ctx: RequestContext, drafts: Sequence[Draft]) -> bool:
-        """Whether all of them were written; if not, none was."""
-        if not drafts:
-            return True
-        guards = {g.compare: g for d in drafts for g in d.plan.guards}
-        ops = [] if ctx.dry_run else [op for d in drafts for op in d.plan.ops]
-        try:
-            await self._core.commit(ctx, Plan(list(guards.values()), ops))
-        except FenceLost:
-            raise
-        except Stale:
-            return False
-        except ApiError as e:
-            if e.code in (429, 503, 504):  # nothing that would be otherwise for one of them
-                raise
-            return False
-        return True
+    async def _store(self, ctx: RequestContext, info: ResourceInfo, part: Sequence[_Item]) -> Created:
+        drafts = [item.draft for item in part if isinstance(item.draft, Draft)]
+        done = await self._together(ctx, drafts)
+        if done is None:
+            return list(await asyncio.gather(*(self._alone(ctx, info, item) for item in part)))
+        return [self._outcome(ctx, item.draft, done) for item in part]
 
-    async def _alone(
-        self, ctx: RequestContext, info: ResourceInfo, obj: Object, draft: Draft | ApiError
-    ) -> ApiError | None:
+    def _outcome(self, ctx: RequestContext, draft: Draft | ApiError, done: int | ApiError) -> Stored | ApiError:
         if isinstance(draft, ApiError):
             return draft
+        return done if isinstance(done, ApiError) else self._writer.written(ctx, draft, done)
+
+    async def _together(self, ctx: RequestContext, drafts: Sequence[Draft]) -> int | ApiError | None:
+        """The revision at which all of them were written, or what is wrong for all. None: none was written, and what
+        is wrong may be one's own."""
+        if not drafts:
+            return 0
+        guards = {g.compare: g for d in drafts for g in d.plan.guards}
+        ops = [] if ctx.dry_run else [op for d in drafts for op in d.plan.ops]
+        charges = [d.charge for d in drafts if d.charge is not None]
         try:
-            await self._writer.create(ctx, info, _namespace(obj), obj)
-        except FenceLost:
-            raise
+            return await self._writer.ledger.commit_uncounted(ctx, Plan(list(guards.values()), ops), charges)
+        except Stale:
+            return None
+        except ApiError as e:
+            return e if isinstance(e, FenceLost) or e.code in _ALL_ALIKE else None
+
+    async def _alone(self, ctx: RequestContext, info: ResourceInfo, item: _Item) -> Stored | ApiError:
+        if isinstance(item.draft, ApiError):
+            return item.draft
+        try:
+            return self._writer.written(ctx, item.draft, await self._writer.store(ctx, item.draft))
+        except Stale:
+            pass
+        except ApiError as e:
+            if e.reason != "AlreadyExists" or item.obj["metadata"].get("name"):
+                return e
+        try:
+            return await self._writer.create(ctx, info, _namespace(item.obj), item.obj)
         except ApiError as e:
             return e
-        return None
 
 
 def _namespace(obj: Object) -> str:

@@ -53,7 +53,7 @@ class Binder:
         ready = [w for w in writes if isinstance(w, _Write)]
         if ready:
             try:
-                await self._commit(ctx, ready)
+                await self._commit(ctx, ready, explain=False)
                 return [w if isinstance(w, ApiError) else None for w in writes]
             except Stale:
                 pass
@@ -108,9 +108,9 @@ class Binder:
                 continue
         return errors.conflict(_PODS, binding.name)
 
-    async def _commit(self, ctx: RequestContext, writes: Sequence[_Write]) -> None:
+    async def _commit(self, ctx: RequestContext, writes: Sequence[_Write], *, explain: bool = True) -> None:
         ops = [] if ctx.dry_run else [w.op for w in writes]
-        await self._core.commit(ctx, Plan([w.guard for w in writes], ops))
+        await self._core.commit(ctx, Plan([w.guard for w in writes], ops), explain=explain)
 
     async def _prepare(self, ctx: RequestContext, b: Binding, *, serializable: bool) -> _Write | ApiError:
         key = keys.object_key(_PODS, b.namespace, b.name)

@@ -139,13 +139,17 @@ class Core:
         kv = result.kvs[0]
         return self.codec.decode(kv.key, kv.value, kv.mod_revision)
 
-    async def commit(self, ctx: RequestContext, plan: Plan) -> int:
-        """Run the plan and the caller's fence; the revision written. Raises Stale, FenceLost, or what a guard says."""
+    async def commit(self, ctx: RequestContext, plan: Plan, *, explain: bool = True) -> int:
+        """Run the plan and the caller's fence; the revision written. Raises Stale, FenceLost, or what a guard says. A
+        caller that goes on one by one when many do not hold together need not have it explained: Stale, whatever it
+        was, for a smaller transaction."""
         compares = [*ctx.fence, *(g.compare for g in plan.guards)]
-        watched = list(dict.fromkeys(c[0] for c in compares))
+        watched = list(dict.fromkeys(c[0] for c in compares)) if explain else []
         result = await self.write([ctx], compares, plan.ops, [get(k) for k in watched])
         if result.succeeded:
             return result.revision
+        if not explain:
+            raise Stale
         found: dict[bytes, KeyValue | None] = dict.fromkeys(watched)
         for key, response in zip(watched, result.responses, strict=True):
             found[key] = response[1][0] if response[1] else None

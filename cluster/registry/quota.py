@@ -134,18 +134,25 @@ class QuotaLedger:
         """The plan, and its charge, as one. Raises what Core.commit raises, and 403 when a quota is exceeded."""
         if charge is None:
             return await self._core.commit(ctx, plan)
-        book = self._books.get(charge.namespace)
-        if book is None:
-            guard = Guard(unchanged(keys.quota_marker(charge.namespace), 0), lambda kv: self._meet(charge.namespace))
+        if charge.namespace not in self._books:
             try:
-                return await self._core.commit(ctx, Plan([*plan.guards, guard], plan.ops))
+                return await self.commit_uncounted(ctx, plan, [charge])
             except Stale:
-                book = self._books.get(charge.namespace)
-                if book is None:
+                if charge.namespace not in self._books:
                     raise
-        return await book.submit(ctx, plan, charge)
+        return await self._books[charge.namespace].submit(ctx, plan, charge)
 
-    def _meet(self, namespace: str) -> None:
+    async def commit_uncounted(self, ctx: RequestContext, plan: Plan, charges: Sequence[Charge]) -> int:
+        """The plan of any number of writes, as long as no namespace of theirs has a quota. Raises Stale when one has,
+        and what Core.commit raises, which explains what is wrong with one write, not with many."""
+        namespaces = dict.fromkeys(charge.namespace for charge in charges)
+        if not self._books.keys().isdisjoint(namespaces):
+            raise Stale
+        guards = [Guard(unchanged(keys.quota_marker(name), 0), partial(self._meet, name)) for name in namespaces]
+        explain = len(charges) == 1
+        return await self._core.commit(ctx, Plan([*plan.guards, *guards], plan.ops), explain=explain)
+
+    def _meet(self, namespace: str, _: KeyValue | None) -> None:
         close = partial(self._books.pop, namespace, None)
         self._books[namespace] = _Book(self._core, namespace, self._resources, close)
 

@@ -5,7 +5,7 @@ managed fields are inside, so a controller in process passes the same rules as a
 
     Registry ─┬─ Reader   get, list, watch
               ├─ Writer   create, update, modify, patch      (admission, validation, allocation, managed fields)
-              ├─ BatchCreator  create_all                    (the same way each, one transaction for all)
+              ├─ BatchCreator  create_all                    (the same way each, few transactions for all)
              ├─ Deleter  delete, delete_collection          (grace, finalizers, propagation)
               ├─ Binder   bind                               (one transaction for a batch of pods)
              └─ Evictor  create pods/eviction               (a deletion that a disruption budget may refuse)
@@ -27,7 +27,7 @@ from cluster.api.selectors import FieldSelector, LabelSelector
 from cluster.registry import keys, patching, scale, viewing
 from cluster.registry.admission import Admission, Request
 from cluster.registry.admission.webhooks import WebhookDispatcher
-from cluster.registry.batches import BatchCreator
+from cluster.registry.batches import BatchCreator, Created
 from cluster.registry.binding import Binder, PodKey, held_back
 from cluster.registry.catalog import Catalog
 from cluster.registry.context import RequestContext
@@ -66,7 +66,7 @@ class Registry:
         admission.equivalents.find = self.catalog.find
         self._reader = Reader(self._core)
         self._writer = Writer(self._core, admission, self.catalog)
-        self._batches = BatchCreator(self._core, self._writer)
+        self._batches = BatchCreator(self._writer, admission)
         self._deleter = Deleter(self._core, self._writer, admission)
         self._binder = Binder(self._core)
         self._patcher = patching.Patcher(self._core, self._writer)
@@ -195,13 +195,14 @@ class Registry:
             return await self._evict(ctx, info, namespace, name, obj)
         raise errors.method_not_supported(info, "create")
 
-    async def create_all(self, ctx: RequestContext, info: ResourceInfo, objects: Sequence[Object]) -> Outcomes:
-        """Create many named objects, with one transaction where nothing is against it; one outcome each, in order. Each
-        is decoded, admitted and validated like one created alone. Raises FenceLost, and what concerns all of them."""
+    async def create_all(self, ctx: RequestContext, info: ResourceInfo, objects: Sequence[Object]) -> Created:
+        """Create many objects, with few transactions where nothing is against it; one outcome each, in order. Each is
+        decoded, admitted and validated like one created alone. Raises FenceLost, and 403 of any of their namespaces."""
         for namespace in dict.fromkeys(obj["metadata"].get("namespace", "") for obj in objects):
             await self._core.authorize(ctx, "create", info, namespace)
         hub = scheme.SCHEME.hub(info)
-        return await self._batches.create(ctx, hub, [viewing.incoming(ctx, info, obj) for obj in objects])
+        made = await self._batches.create(ctx, hub, [viewing.incoming(ctx, info, obj) for obj in objects])
+        return [one if isinstance(one, ApiError) else viewing.shown(info, one) for one in made]
 
     async def update(
         self,

@@ -81,13 +81,8 @@ class Writer:
         manage: Callable[[Object], None] | None = None,
     ) -> Stored:
         """`manage` sets managedFields in place of the plain creator's (server-side apply)."""
-        if "create" not in info.verbs:
-            raise errors.method_not_supported(info, "create")
-        if info.custom is not None and info.custom.terminating:
-            raise terminating(info)
-        clean = self._decode(ctx, info, body)
-        self._address(info, namespace, clean)
-        generated = clean["metadata"].get("generateName", "") if not clean["metadata"].get("name") else ""
+        clean = self._creatable(ctx, info, namespace, body)
+        generated = _to_generate(clean)
         for attempt in range(_ATTEMPTS):
             obj = clean if attempt == 0 else self._decode(ctx, info, body, quiet=True)
             self._address(info, namespace, obj)
@@ -108,10 +103,22 @@ class Writer:
         raise errors.server_timeout(info, "create", 1)
 
     async def draft(self, ctx: RequestContext, info: ResourceInfo, namespace: str, body: Object) -> Draft:
-        """The creation of a named object, up to its transaction."""
-        obj = self._decode(ctx, info, body)
-        self._address(info, namespace, obj)
+        """The creation of an object, up to its transaction."""
+        obj = self._creatable(ctx, info, namespace, body)
+        generated = _to_generate(obj)
+        if generated:
+            obj["metadata"]["name"] = self._generate(generated)
         return await self._drafted(ctx, info, obj, 0, None)
+
+    def _creatable(self, ctx: RequestContext, info: ResourceInfo, namespace: str, body: Object) -> Object:
+        """The clean object that is to be created, if its kind can be."""
+        if "create" not in info.verbs:
+            raise errors.method_not_supported(info, "create")
+        if info.custom is not None and info.custom.terminating:
+            raise terminating(info)
+        clean = self._decode(ctx, info, body)
+        self._address(info, namespace, clean)
+        return clean
 
     async def _drafted(
         self,
@@ -380,6 +387,12 @@ def unchanged_object(new: Object, old: Object) -> bool:
         return False
     a, b = new["metadata"], old["metadata"]
     return all(a.get(k) == b.get(k) for k in {**a, **b} if k != "resourceVersion")
+
+
+def _to_generate(obj: Object) -> str:
+    """The prefix of a name that is asked for; "" when the object has a name, or will have none."""
+    metadata = obj["metadata"]
+    return "" if metadata.get("name") else str(metadata.get("generateName") or "")
 
 
 def _manager(ctx: RequestContext) -> str:

@@ -17,7 +17,7 @@ from cluster.controllers.manager import CONTROLLERS
 from cluster.machinery.client import Client, Obj
 from tests.support.controller_world import World
 
-_WRITES = ("create", "update", "patch", "delete", "bind")
+_WRITES = ("create", "create_all", "update", "patch", "delete", "bind")
 _RANDOM = re.compile(r"-[bcdfghjklmnpqrstvwxz2456789]{5}$")
 _COUNTS = ("replicas", "readyReplicas", "availableReplicas", "updatedReplicas", "succeeded", "failed", "active",
            "numberReady", "updatedNumberScheduled", "desiredNumberScheduled", "completedIndexes", "failedIndexes",

@@ -107,7 +107,7 @@ class Admission:
         limits = LimitRanger(view)
 
         async def account(request: Request) -> None:
-            await serviceaccounts.admit(request, reads, core.rng)
+            await serviceaccounts.admit(request, reads)
 
         async def priority(request: Request) -> None:
             await pods.priority(request, reads, core.clock())

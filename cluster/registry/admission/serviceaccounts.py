@@ -1,11 +1,13 @@
 """ServiceAccount: every pod runs as one, and gets its token.
 
-IO only through Reads; randomness is injected. Source: plugin/pkg/admission/serviceaccount of k8s.io/kubernetes.
+IO only through Reads. Source: plugin/pkg/admission/serviceaccount of k8s.io/kubernetes, which draws the name of the
+token's volume anew for each pod. Here all pods of an account have the same: what pods of one template have in common
+stays equal to the byte, and so is validated, and its fields are found, once for all of them.
 """
 
 from __future__ import annotations
 
-import random
+import zlib
 from typing import Any
 
 from cluster.registry.admission.request import Reads, Request
@@ -18,7 +20,7 @@ _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _TOKEN_SECONDS = 3607  # Kubernetes marks tokens that kubelets must rotate by this odd lifetime
 
 
-async def admit(request: Request, reads: Reads, rng: random.Random) -> None:
+async def admit(request: Request, reads: Reads) -> None:
     pod = request.obj or {}
     spec = pod["spec"]
     if _MIRROR in (pod["metadata"].get("annotations") or {}):
@@ -40,15 +42,15 @@ async def admit(request: Request, reads: Reads, rng: random.Random) -> None:
     if wanted is None:
         wanted = account.obj.get("automountServiceAccountToken", True)
     if wanted:
-        _mount(spec, rng)
+        _mount(spec, account.uid)
 
 
-def _mount(spec: Object, rng: random.Random) -> None:
+def _mount(spec: Object, account_uid: str) -> None:
     containers = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
     need = [c for c in containers if all(m.get("mountPath") != MOUNT_PATH for m in c.get("volumeMounts") or ())]
     if not need:
         return
-    volume = "kube-api-access-" + "".join(rng.choices(_ALPHABET, k=5))
+    volume = f"kube-api-access-{_suffix(account_uid)}"
     for v in spec.get("volumes") or ():
         if v.get("name", "").startswith("kube-api-access-"):
             volume = v["name"]
@@ -58,6 +60,15 @@ def _mount(spec: Object, rng: random.Random) -> None:
     for c in need:
         mount = {"name": volume, "readOnly": True, "mountPath": MOUNT_PATH}
         c["volumeMounts"] = [*(c.get("volumeMounts") or ()), mount]
+
+
+def _suffix(uid: str) -> str:
+    """Five letters like a generated name's."""
+    number, letters = zlib.crc32(uid.encode()), ""
+    for _ in range(5):
+        number, letter = divmod(number, len(_ALPHABET))
+        letters += _ALPHABET[letter]
+    return letters
 
 
 def _projection() -> Object:

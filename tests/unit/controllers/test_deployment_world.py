@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ import pytest
 from cluster.api.errors import forbidden, internal
 from cluster.api.scheme import SCHEME
 from cluster.controllers.deployment import DeploymentController
-from cluster.controllers.pod_control import slow_start
+from cluster.controllers.pod_control import PodControl
 from cluster.controllers.replicaset import ReplicaSetController
-from cluster.machinery.client import Obj, clone
+from cluster.machinery.client import Created, Obj, clone
+from cluster.machinery.clock import FakeClock
+from cluster.machinery.informer import Informer
 from cluster.machinery.registry_client import RegistryClient
 from cluster.registry.context import MASTERS, RequestContext
 from tests.support.controller_world import World, deployment
@@ -340,13 +343,27 @@ async def test_pods_are_made_in_batches_that_double(refused_after: int, tried: i
     """What no admission accepts costs a few refusals, not as many as there are replicas."""
     calls = 0
 
-    async def make() -> Obj:
-        nonlocal calls
-        calls += 1
-        if calls > refused_after:
-            raise forbidden(SCHEME.named("pods"), "p", "exceeded quota")
-        return {}
+    class Refusing:
+        async def create_all(self, resource: str, objects: Sequence[Obj]) -> Created:
+            nonlocal calls
+            first, calls = calls, calls + len(objects)
+            full = forbidden(SCHEME.named("pods"), "p", "exceeded quota")
+            return [pod if first + i < refused_after else full for i, pod in enumerate(objects)]
 
-    made, error = await slow_start(100, make)
-    assert (calls, len(made)) == (tried, min(refused_after, 100))
+    client, events = Refusing(), Told()
+    control = PodControl(client, Informer(client, "pods"), events, FakeClock())  # type: ignore[arg-type]
+    pods: list[Obj] = [{"metadata": {"name": f"p{i}"}} for i in range(100)]
+    made, error = await control.create(deployment(), pods)
+    assert (calls, made) == (tried, pods[: min(refused_after, 100)])
     assert (error is None) == (refused_after == 100)
+    assert events.reasons == ["SuccessfulCreate"] * len(made) + ["FailedCreate"] * (calls - len(made))
+
+
+class Told:
+    """An EventRecorder that writes nothing."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def event(self, obj: Obj, type_: str, reason: str, message: str) -> None:
+        self.reasons.append(reason)

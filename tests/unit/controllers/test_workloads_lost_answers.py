@@ -25,7 +25,7 @@ def losing(nth: int) -> Any:
         class Lossy:
             def __getattr__(self, name: str) -> Any:
                 inner = getattr(client, name)
-                if name not in ("create", "update", "patch", "delete"):
+                if name not in ("create", "create_all", "update", "patch", "delete"):
                     return inner
 
                 async def call(*args: Any, **kwargs: Any) -> Any:

@@ -56,12 +56,12 @@ async def test_events_that_gathered_are_created_with_one_transaction() -> None:
     async with World() as w:
         await w.namespace()
         recorder = EventRecorder(w.client, "kubelet", "m1", clock=FakeClock())
-        for i in range(100):
+        for i in range(60):
             pod = POD | {"metadata": {"name": f"p{i}", "namespace": "default", "uid": f"u{i}"}}
             recorder.event(pod, "Normal", "Scheduled", "x")
         await recorder.flush()
         events = await w.items("events")
-        assert len(events) == 100 and len({e["metadata"]["resourceVersion"] for e in events}) == 1
+        assert len(events) == 60 and len({e["metadata"]["resourceVersion"] for e in events}) == 1
 
 
 async def test_lines_are_found_however_chunks_cut_them() -> None:

@@ -29,9 +29,9 @@ class Recorder:
         self.calls.append((self.time.now, "bind", len(bindings)))
         return [None] * len(bindings)
 
-    async def create_all(self, resource: str, objects: list[dict[str, Any]]) -> list[None]:
+    async def create_all(self, resource: str, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
         self.calls.append((self.time.now, "create_all", len(objects)))
-        return [None] * len(objects)
+        return objects
 
     def __getattr__(self, name: str) -> Any:
         async def call(*_: Any, **__: Any) -> dict[str, Any]:
@@ -98,5 +98,5 @@ def test_senseless_bounds_are_refused() -> None:
 async def test_objects_created_together_count_one_each(time: Time) -> None:
     recorder = Recorder(time)
     client = Throttled(recorder, 10.0, 5, clock=time)  # type: ignore[arg-type]
-    assert await client.create_all("events", [{}] * 12) == [None] * 12
+    assert await client.create_all("events", [{}] * 12) == [{}] * 12
     assert recorder.calls == [(0.0, "create_all", 5), (pytest.approx(0.5), "create_all", 5), (0.7, "create_all", 2)]

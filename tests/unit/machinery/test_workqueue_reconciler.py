@@ -201,3 +201,52 @@ async def test_each_round_of_a_key_has_the_causes_of_its_own_adds() -> None:
     assert await q.get() == "a" and q.cause_of("a") == "jane's"
     q.done("a")
     q.shut_down()
+
+
+async def test_what_is_added_while_a_key_rests_gathers() -> None:
+    q = WorkQueue("resting")
+    loop = asyncio.get_running_loop()
+    q.add("a")
+    assert await q.get() == "a"
+    worked_until = loop.time()
+    q.done("a", 0.05)
+    q.add("a")
+    q.add("a")
+    q.add("b")
+    assert await q.get() == "b"  # others do not wait for it
+    q.done("b")
+    assert not q.idle()
+    async with asyncio.timeout(30):
+        assert await q.get() == "a"
+    assert loop.time() - worked_until >= 0.05
+    q.done("a")
+    assert q.idle()
+
+
+async def test_a_key_that_rests_and_is_not_added_is_idle_after_it() -> None:
+    q = WorkQueue("resting-idle")
+    q.add("a")
+    await q.get()
+    q.done("a", 0.01)
+    async with asyncio.timeout(30):
+        while not q.idle():
+            await asyncio.sleep(0.005)
+    assert len(q) == 0
+
+
+async def test_a_reconciler_lets_a_key_rest_as_it_is_told() -> None:
+    looks: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    async def work(key: str) -> Result | None:
+        looks.append(loop.time())
+        r.queue.add(key)  # as the informers do after a write
+        return Result(rest_s=0.03)
+
+    r = Reconciler("restful", work)
+    r.queue.add("a")
+    async with asyncio.timeout(30):
+        await r.step()
+        await r.step()
+    assert looks[1] - looks[0] >= 0.03
+    r.queue.shut_down()
