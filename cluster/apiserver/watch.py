@@ -126,7 +126,7 @@ class WatchServer:
                 next_bookmark = now + self._bookmark_period_s
                 continue
             until = min(ends, next_bookmark) if bookmarks else ends
-            await watcher.wait(max(until - now, 0.001))
+            await watcher.wait(max(until - now, 0.001), stream.at_once)
         if watcher.error is not None:
             await stream.error(watcher.error)
         elif bookmarks and not watcher.overflowed:
@@ -176,11 +176,21 @@ class _Stream:
             return
         if self._call.accept.transform or self._call.kind.view_of:
             await self._write((kind, _shown(kind, event)) for kind, event in chunks)
-            return
-        self._counter.inc(len(chunks))
-        if len(chunks) == 1 and self.out.at_once(chunks[0][1].framed(chunks[0][0])):
-            return
-        await self.out.send(event.chunk(kind) for kind, event in chunks)
+        elif not self.at_once(chunks):
+            self._counter.inc(len(chunks))
+            await self.out.send(event.chunk(kind) for kind, event in chunks)
+
+    def at_once(self, chunks: list[Chunk]) -> bool:
+        """Send events as they are stored to a client that keeps up; False when they have to go the longer way."""
+        if self._call.accept.transform or self._call.kind.view_of:
+            return False
+        if self._call.kind.custom is not None and not self._plain(chunks):
+            return False
+        kind, event = chunks[0]
+        sent = self.out.at_once(event.framed(kind) if len(chunks) == 1 else b"".join(e.framed(k) for k, e in chunks))
+        if sent:
+            self._counter.inc(len(chunks))
+        return sent
 
     def _plain(self, chunks: list[Chunk]) -> bool:
         """Whether every event can be sent as it is stored, encoded once for all watchers."""

@@ -24,6 +24,8 @@ from cluster.apiserver.cache import CacheEvent, Table
 from cluster.apiserver.selection import Selection
 
 Chunk = tuple[str, CacheEvent]
+Sink = Callable[[list[Chunk]], bool]
+"""Sends them without waiting; False when that cannot be, and then nothing was sent."""
 _EARLY_S = 0.01
 """The clocks of two waits for one moment differ: a timer that comes so much too late is still the same."""
 
@@ -32,7 +34,7 @@ class Watcher:
     """One open watch. The server's shell waits on `wait()`, then takes what `drain()` gives."""
 
     __slots__ = (
-        "_buffer", "_due", "_limit", "_timer", "_wake", "error", "info", "overflowed", "revision", "selection",
+        "_buffer", "_due", "_limit", "_sink", "_timer", "_wake", "error", "info", "overflowed", "revision", "selection",
         "stopped",
     )  # fmt: skip
 
@@ -46,21 +48,22 @@ class Watcher:
         self._limit = limit
         self._buffer: list[Chunk] = []
         self._wake: asyncio.Future[None] | None = None
+        self._sink: Sink | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due = math.inf
 
     def offer(self, events: Iterable[CacheEvent]) -> None:
-        """Queue those of `events` that concern the selection. All of one batch go in together."""
+        """Send at once those of `events` that concern the selection, or queue them. All of one batch go in together."""
         if self.stopped:
             return
-        for event in events:
-            kind = self._kind(event)
-            if kind:
-                self._buffer.append((kind, event))
+        chunks = [(kind, event) for event in events if (kind := self._kind(event))]
+        if not chunks or (self._sink is not None and not self._buffer and self._sink(chunks)):
+            return
+        self._buffer += chunks
         if len(self._buffer) > self._limit:
             self.overflowed = True
             self.stop()
-        elif self._buffer:
+        else:
             self._notify()
 
     def _kind(self, event: CacheEvent) -> str:
@@ -84,9 +87,10 @@ class Watcher:
         chunks, self._buffer = self._buffer, []
         return chunks
 
-    async def wait(self, timeout_s: float) -> None:
+    async def wait(self, timeout_s: float, sink: Sink | None = None) -> None:
         """Return when there is something to drain, the watch stopped, or the time is over; sometimes sooner: the timer
-        of an earlier wait is left to run, so that an event costs none."""
+        of an earlier wait is left to run, so that an event costs none. What `sink` takes meanwhile is not there to be
+        drained: of thousands of watchers that keep up none has to be woken."""
         if self._buffer or self.stopped:
             return
         loop = asyncio.get_running_loop()
@@ -95,10 +99,11 @@ class Watcher:
             self.close()
             self._due, self._timer = due, loop.call_at(due, self._ring)
         wake = self._wake = loop.create_future()
+        self._sink = sink
         try:
             await wake
         finally:
-            self._wake = None
+            self._wake = self._sink = None
 
     def _ring(self) -> None:
         self._due, self._timer = math.inf, None

@@ -1,5 +1,6 @@
 """The byte cache, its windows, and what watchers get from it."""
 
+import asyncio
 from dataclasses import dataclass, field
 
 import orjson
@@ -9,7 +10,7 @@ from cluster.api.errors import ApiError
 from cluster.api.scheme import SCHEME
 from cluster.apiserver import selection
 from cluster.apiserver.cache import Cache, Snapshot, at_revision
-from cluster.apiserver.watchers import Watcher, WatchHub
+from cluster.apiserver.watchers import Chunk, Watcher, WatchHub
 from cluster.registry.codec import decode, encode
 
 PODS = SCHEME.named("pods")
@@ -119,6 +120,34 @@ def test_watch_sees_each_change_once_in_order():
     w.apply(pod("x", v="2"), pod("y"))
     w.apply((pod("x", v="2"),))
     assert seen(watcher) == [("ADDED", "x", "2"), ("MODIFIED", "x", "3"), ("ADDED", "y", "3"), ("DELETED", "x", "4")]
+
+
+async def test_who_waits_is_sent_events_at_once_and_in_order():
+    """One whose connection lags is woken instead, and what comes until then waits behind what it has not sent yet."""
+    w = World()
+    watcher = w.watch()
+    sent: list[str] = []
+    lags = False
+
+    def send(chunks: list[Chunk]) -> bool:
+        if not lags:
+            sent.extend(event.entry.meta.name for _, event in chunks)
+        return not lags
+
+    waiting = asyncio.create_task(watcher.wait(30, send))
+    await asyncio.sleep(0)
+    w.apply(pod("a"))
+    w.apply(pod("b"), pod("c"))
+    assert sent == ["a", "b", "c"] and not waiting.done()
+    lags = True
+    w.apply(pod("d"))
+    lags = False
+    w.apply(pod("e"))
+    assert sent == ["a", "b", "c"]
+    await waiting
+    assert [name for _, name, _ in seen(watcher)] == ["d", "e"]
+    w.apply(pod("f"))  # nobody waits
+    assert [name for _, name, _ in seen(watcher)] == ["f"] and sent == ["a", "b", "c"]
 
 
 def test_repeated_batch_is_applied_once():
