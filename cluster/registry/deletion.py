@@ -30,6 +30,11 @@ _ATTEMPTS = 8
 _PRIORITY_CLASSES = SCHEME.named("priorityclasses.scheduling.k8s.io")
 _SYSTEM_CLASSES = ("system-node-critical", "system-cluster-critical")
 _PROPAGATION = {"Foreground": "foregroundDeletion", "Orphan": "orphan"}
+_JOBS = SCHEME.named("jobs.batch")
+_PODS_STAY = (
+    "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them "
+    "or set propagationPolicy=Orphan to suppress this warning"
+)
 
 
 class Deleter:
@@ -52,6 +57,8 @@ class Deleter:
             raise errors.invalid("DeleteOptions", "meta.k8s.io", "", [cause])
         if info is _PRIORITY_CLASSES and name in _SYSTEM_CLASSES:
             raise errors.forbidden(info, name, "this is a system priority class and cannot be deleted")
+        if info is _JOBS and not options.propagation and _PODS_STAY not in ctx.warnings:
+            ctx.warnings.append(_PODS_STAY)
         key = keys.object_key(info, namespace, name)
         for _ in range(_ATTEMPTS):
             current = await self._core.read(key, deadline=ctx.deadline)
@@ -109,7 +116,7 @@ class Deleter:
         metadata = obj["metadata"]
         if "deletionTimestamp" not in metadata:
             strategy.on_delete(obj, now)
-        finalizers = self._finalizers(metadata.get("finalizers") or [], options.propagation)
+        finalizers = self._finalizers(metadata.get("finalizers") or [], options.propagation, strategy.orphans)
         grace = self._grace(obj, options, strategy)
         held = not strategy.custom and (obj.get("spec") or {}).get("finalizers")
         waits = bool(finalizers or grace or held)
@@ -131,10 +138,11 @@ class Deleter:
         return obj
 
     @staticmethod
-    def _finalizers(present: list[str], propagation: str) -> list[str]:
-        if not propagation:
-            return present
+    def _finalizers(present: list[str], propagation: str, orphans: bool) -> list[str]:
+        """A finalizer that somebody set already says more than the kind's default (`orphans`)."""
         kept = [f for f in present if f not in _PROPAGATION.values()]
+        if not propagation:
+            return [*present, _PROPAGATION["Orphan"]] if orphans and kept == present else present
         return [*kept, _PROPAGATION[propagation]] if propagation in _PROPAGATION else kept
 
     @staticmethod

@@ -47,7 +47,8 @@ class Strategy:
     without a resourceVersion are allowed. `status_labels`: a status write may change labels. `ttl_s`: objects
     expire. `on_status` says what a write of status (or approval) may change in it; `asked_by` notes who creates.
     `custom`: a custom resource, whose status write touches nothing but status. `on_delete`: what the first
-    deletion does to the object, which may make it wait.
+    deletion does to the object, which may make it wait. `orphans`: a deletion that names no propagation leaves the
+    dependents, as Kubernetes keeps it for these kinds (`DefaultGarbageCollectionPolicy`).
     """
 
     has_status: bool = False
@@ -62,6 +63,7 @@ class Strategy:
     on_status: StatusUpdate = _no_status
     asked_by: Asked = _nobody
     on_delete: Create = _no_create
+    orphans: bool = False
 
 
 def _pod_create(pod: Object, now: float) -> None:
@@ -178,7 +180,7 @@ _BY_NAME = {
     "statefulsets.apps": Strategy(has_status=True, generation=True, on_create=_stateful_set_create),
     "daemonsets.apps": Strategy(has_status=True, generation=True, on_create=_daemon_set_create),
     "horizontalpodautoscalers.autoscaling": Strategy(has_status=True, on_create=_autoscaler_create),
-    "jobs.batch": Strategy(has_status=True, generation=True, on_create=_job_create),
+    "jobs.batch": Strategy(has_status=True, generation=True, on_create=_job_create, orphans=True),
     "cronjobs.batch": Strategy(has_status=True, generation=True, on_create=_empty_status_create),
     "poddisruptionbudgets.policy": Strategy(has_status=True, generation=True, on_create=_budget_create),
     "volumeattachments.storage.k8s.io": Strategy(has_status=True, on_create=_attachment_create),
@@ -191,7 +193,7 @@ _BY_NAME = {
     ),
     "apiservices.apiregistration.k8s.io": Strategy(has_status=True, on_create=_empty_status_create),
     "endpointslices.discovery.k8s.io": Strategy(generation=True),
-    "replicationcontrollers": Strategy(has_status=True, generation=True, on_create=_replica_set_create),
+    "replicationcontrollers": Strategy(has_status=True, generation=True, on_create=_replica_set_create, orphans=True),
     "podtemplates": Strategy(generation=True),
     "networkpolicies.networking.k8s.io": Strategy(generation=True),
     "ingresses.networking.k8s.io": Strategy(has_status=True, generation=True, on_create=_service_create),

@@ -126,7 +126,11 @@ STORIES: dict[str, list[Step]] = {
         made("daemonsets.apps", workload("DaemonSet")),
         patched("daemonsets.apps", "web", template=image("nginx:2")),
     ],
-    "an Indexed Job of which one index fails": [made("jobs.batch", INDEXED), _ended, deleted("jobs.batch", "work")],
+    "an Indexed Job of which one index fails": [
+        made("jobs.batch", INDEXED),
+        _ended,
+        deleted("jobs.batch", "work", propagation="Background"),
+    ],
     "a Service with a load balancer loses its selector to Endpoints made by hand": [
         made("replicasets.apps", workload("ReplicaSet", replicas=2)),
         made("services", SERVICE),

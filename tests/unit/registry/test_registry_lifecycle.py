@@ -91,6 +91,32 @@ async def test_propagation_becomes_finalizers(bench: Any, make: Any) -> None:
     assert (await bench.delete("deployments.apps", "c", propagation="Background")).removed
 
 
+@pytest.mark.parametrize("resource", ["jobs.batch", "replicationcontrollers"])
+async def test_jobs_and_replication_controllers_leave_their_pods_unless_told(bench: Any, resource: str) -> None:
+    """As batch/v1 and core/v1 of Kubernetes do; a finalizer or an option that says otherwise wins."""
+    pods = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}}
+    pods["spec"]["restartPolicy"] = "Never" if resource == "jobs.batch" else "Always"
+    for name in ("told-nothing", "told-background", "already-foreground"):
+        await bench.create(resource, {"metadata": {"name": name}, "spec": {"template": pods}})
+    assert (await bench.delete(resource, "told-nothing")).obj["metadata"]["finalizers"] == ["orphan"]
+    assert (await bench.delete(resource, "told-background", propagation="Background")).removed
+    await bench.delete(resource, "already-foreground", propagation="Foreground")
+    again = await bench.delete(resource, "already-foreground")
+    assert again.obj["metadata"]["finalizers"] == ["foregroundDeletion"]
+
+
+async def test_who_deletes_a_job_and_says_nothing_of_its_pods_is_warned(bench: Any) -> None:
+    pods = {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i:1"}]}}
+    for name in ("a", "b"):
+        await bench.create("jobs.batch", {"metadata": {"name": name}, "spec": {"template": pods}})
+    await bench.delete("jobs.batch", "a", propagation="Orphan")
+    assert bench.ctx.warnings == []
+    await bench.delete("jobs.batch", "b")
+    assert [w.split(";")[0] for w in bench.ctx.warnings] == [
+        "child pods are preserved by default when jobs are deleted"
+    ]
+
+
 async def test_namespace_lives_and_dies(bench: Any) -> None:
     made = await bench.create("namespaces", {"metadata": {"name": "n"}}, "")
     assert made.obj["metadata"]["labels"] == {"kubernetes.io/metadata.name": "n"}
