@@ -63,8 +63,8 @@ def plan_slices(
             group = (family, dump(_ports(service, pod)))
             wanted.setdefault(group, {})[address] = endpoint(service, pod, address, zones)
         if not any(g[0] == family for g in wanted):
-            # One empty slice says that the Service is known and has no endpoints.
-            wanted[(family, dump(_ports(service, None)))] = {}
+            # One empty slice says that the Service is known and has no endpoints; without them there are no ports.
+            wanted[(family, dump([]))] = {}
     _hint(service, [e for endpoints in wanted.values() for e in endpoints.values()])
     meta = service["metadata"]
     owner = owner_reference({"apiVersion": "v1", "kind": "Service", "metadata": meta})
@@ -218,7 +218,7 @@ def _address(pod: Obj, family: str) -> str:
     return ""
 
 
-def _ports(service: Obj, pod: Obj | None) -> list[Obj]:
+def _ports(service: Obj, pod: Obj) -> list[Obj]:
     """The ports of the Service as this pod has them; a named target port the pod does not know is left out."""
     result: list[Obj] = []
     for port in service["spec"].get("ports") or []:
@@ -232,14 +232,12 @@ def _ports(service: Obj, pod: Obj | None) -> list[Obj]:
     return result
 
 
-def _target_port(port: Obj, pod: Obj | None) -> int | None:
+def _target_port(port: Obj, pod: Obj) -> int | None:
     target = port.get("targetPort") or port["port"]
     if isinstance(target, int):
         return target
     if str(target).isdigit():
         return int(target)
-    if pod is None:
-        return None
     sidecars = [c for c in pod["spec"].get("initContainers") or [] if c.get("restartPolicy") == "Always"]
     for container in [*pod["spec"].get("containers", []), *sidecars]:
         for candidate in container.get("ports") or []:

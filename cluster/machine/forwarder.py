@@ -2,11 +2,12 @@
 
 `Backends` is the pure choice (no clock, no IO); `Forwarder` is its asyncio shell. Bytes pass through unread: TLS ends
 at the API server, so client certificates work. Two ways to learn that a backend is gone: actively, a TLS request for
-/readyz with the cluster's CA every second; passively, a connection that could not be made. When a backend goes bad its
-connections are dropped, so that watches reconnect at once instead of hanging on a dead machine until TCP gives up.
+/readyz with the cluster's CA every second; passively, a connection that could not be made. When a backend is down and
+another is up, its connections are dropped, so that watches reconnect at once instead of hanging on a dead machine until
+TCP gives up. While none is up they stay: an API server that only is slow answers in the end, and there is nowhere to go.
 
         probe ok (x1)                  probe bad (x2) or connect failed
- down --------------------> up       up ------------------------------> down (its connections are dropped)
+ down --------------------> up       up ------------------------------> down (dropped once another is up)
 """
 
 from __future__ import annotations
@@ -87,6 +88,11 @@ class Backends:
             up = [e for e in up if e == self.prefer] + [e for e in up if e != self.prefer]
         return up + down, replace(self, turn=self.turn + 1)
 
+    def given_up(self) -> list[Endpoint]:
+        """Those whose connections are better made anew, to another."""
+        down = [b.endpoint for b in self.items if not b.up]
+        return down if len(down) < len(self.items) else []
+
     def is_up(self, endpoint: Endpoint) -> bool:
         return any(b.up for b in self.items if b.endpoint == endpoint)
 
@@ -142,8 +148,8 @@ class Forwarder:
         now = self._backends.is_up(endpoint)
         if was != now:
             log.info("API server %s:%d is %s", *endpoint, "up" if now else "down")
-        if was and not now:
-            self._drop(endpoint)
+            for bad in self._backends.given_up():
+                self._drop(bad)
 
     def _drop(self, endpoint: Endpoint) -> None:
         for task in tuple(self._connections[endpoint]):

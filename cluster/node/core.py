@@ -304,6 +304,8 @@ class PodCore:
             return
         if not event.ok:
             self._emit("Warning", "Unhealthy", f"{describe(event.kind)} probe failed: {event.output}", state.name)
+        elif event.warning:
+            self._emit("Warning", "ProbeWarning", f"{describe(event.kind)} probe warning: {event.output}", state.name)
         decided = probe.done(event.ok, now)
         if decided and not probe.result and event.kind != "readiness" and state.phase == "running":
             kind = describe(event.kind).lower()

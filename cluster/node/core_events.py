@@ -179,6 +179,7 @@ class ProbeDone:
     kind: ProbeKind
     ok: bool
     output: str = ""
+    warning: bool = False  # `ok`, but the output is worth an Event
 
 
 @dataclass(frozen=True, slots=True)

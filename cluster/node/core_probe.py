@@ -9,7 +9,7 @@ results, liveness and readiness wait for the startup probe, a container without 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from cluster.node.core_events import PROBE_KINDS, ProbeKind
 
@@ -18,6 +18,14 @@ _FIELDS: dict[ProbeKind, str] = {
     "liveness": "livenessProbe",
     "readiness": "readinessProbe",
 }
+
+
+class ProbeAnswer(NamedTuple):
+    """What a probe said. `warning`: it counts as a success, and its output is worth an Event."""
+
+    ok: bool
+    output: str
+    warning: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -437,11 +437,11 @@ class PodWorker:
         probe = state.probes.states.get(action.kind)
         if probe is None:
             return
-        ok, output = await self._tools.prober.probe(
+        said = await self._tools.prober.probe(
             probe.spec.handler, state.spec, action.id, self.core.sandbox.ip, probe.spec.timeout_s
         )
-        probe_metrics.count(self._ref(), action.name, action.kind, ok)
-        self.post(ev.ProbeDone(action.name, action.id, action.kind, ok, output))
+        probe_metrics.count(self._ref(), action.name, action.kind, said.ok)
+        self.post(ev.ProbeDone(action.name, action.id, action.kind, said.ok, said.output, said.warning))
 
     def _ref(self) -> tuple[str, str, str]:
         ref = pod_ref(self.pod)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from cluster.node.container_start import Emit, Place, StartOutcome
 from cluster.node.core_events import StartContainer
+from cluster.node.core_probe import ProbeAnswer
 from cluster.node.host_ports import PortMapping
 from cluster.node.runtime import PodRef
 from cluster.node.volumes import MountedVolumes
@@ -123,6 +124,4 @@ class Hooks(Protocol):
 class Probing(Hooks, Protocol):
     async def probe(
         self, handler: Obj, container: Obj, container_id: str, ip: str, timeout_s: float
-    ) -> tuple[bool, str]:
-        """(success, output)"""
-        ...
+    ) -> ProbeAnswer: ...

@@ -183,7 +183,8 @@ class Volumes:
             target.mkdir(parents=True, exist_ok=True)
             if medium == "Memory" and not mounts.is_mounted(str(target)):
                 mounts.mount("tmpfs", str(target), "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, size)
-            target.chmod(0o777)
+            # A tmpfs is made sticky (1777), and stays so, as with Kubernetes' kubelet.
+            target.chmod(stat.S_IMODE(target.stat().st_mode) & stat.S_ISVTX | 0o777)
             _own(target, _fs_group(pod), recursive=False)
 
         await asyncio.to_thread(make)

@@ -72,6 +72,7 @@ async def test_secrets_tokens_and_memory_are_there_and_never_on_disk(world: Node
     assert in_pod(status, "cat", f"{account}/token").count(".") == 2
     assert in_pod(status, "cat", f"{account}/ca.crt").startswith("-----BEGIN CERTIFICATE")
     assert in_pod(status, "cat", f"{account}/namespace") == "default"
+    assert in_pod(status, "stat", "-c", "%g %a", "/mem", "/sub").split() == ["4321", "3777"] * 2
     in_pod(status, "touch", "/sub/x")
     assert in_pod(status, "ls", "/mem/inner").strip() == "x"
     await world.client.delete("pods", "v", "default", grace_period_s=1)

@@ -17,6 +17,7 @@ from typing import Any
 from cluster.node.cni import NetworkFailure
 from cluster.node.container_start import Emit, Place, StartOutcome
 from cluster.node.core_events import ContainerStarted, StartContainer
+from cluster.node.core_probe import ProbeAnswer
 from cluster.node.hollow.runtime import HollowRuntime, Life, image_of
 from cluster.node.host_ports import PortMapping
 from cluster.node.pod_config import pod_ref
@@ -100,7 +101,7 @@ class HollowProber:
     async def probe(
         self, handler: Obj, container: Obj, container_id: str, pod_ip: str, timeout_s: float
     ) -> tuple[bool, str]:
-        return True, ""
+        return ProbeAnswer(True, "")
 
     async def hook(self, handler: Obj, container: Obj, container_id: str, pod_ip: str, timeout_s: float) -> None:
         return

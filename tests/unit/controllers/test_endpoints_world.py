@@ -110,6 +110,20 @@ async def test_a_named_target_port_is_looked_up_in_each_pod() -> None:
         assert s["ports"][0]["port"] == 8080
 
 
+async def test_a_service_without_endpoints_has_one_slice_without_ports() -> None:
+    async with World(*BOTH) as w:
+        await start(w)
+        await w.create("services", service())
+        await w.settle()
+        (s,) = await w.items(SLICES)
+        assert not s.get("endpoints") and not s.get("ports")
+        await w.create("pods", pod("a"))
+        await w.kubelet()
+        await w.settle()
+        (s,) = await w.items(SLICES)
+        assert [len(s[k]) for k in ("endpoints", "ports")] == [1, 1]
+
+
 async def test_services_without_selector_and_foreign_slices_are_left_alone() -> None:
     async with World(*BOTH) as w:
         await start(w, "a")

@@ -57,6 +57,13 @@ def test_a_failed_connection_counts_at_once_and_a_good_probe_mends_it() -> None:
     assert state.probed(A, True).is_up(A)
 
 
+def test_connections_move_only_where_there_is_somewhere_to_go() -> None:
+    assert backends(A, B, C).given_up() == []
+    assert backends(A, B).given_up() == [C]
+    assert backends(A).failed(A).given_up() == []
+    assert backends(A).failed(A).probed(B, True).given_up() == [A, C]
+
+
 class Api:
     """A TLS server that says ready to /readyz and its name to everything else."""
 
@@ -148,6 +155,17 @@ async def test_connections_are_dropped_when_a_backend_goes_bad_and_the_next_goes
         reader, writer = await ask(listen, tmp_path)
         writer.write(b"again\n")
         assert await reader.readline() == b"two again\n"
+        writer.close()
+
+
+async def test_connections_to_the_only_backend_outlive_its_slow_minutes(tmp_path: Path) -> None:
+    one = Api(b"one ")
+    async with running(tmp_path, one) as (forwarder, listen):
+        reader, writer = await ask(listen, tmp_path)
+        one.ready = False
+        await eventually(lambda: not forwarder.health()["ok"])
+        writer.write(b"create\n")
+        assert await reader.readline() == b"one create\n"
         writer.close()
 
 

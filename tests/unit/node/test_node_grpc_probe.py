@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
+from cluster.node.core_probe import ProbeAnswer
 from cluster.node.grpc_probe import request, status_of
 from cluster.node.prober import Prober
 
@@ -34,23 +35,25 @@ async def server(answers: dict[bytes, bytes]) -> AsyncIterator[int]:
         await listening.stop(None)
 
 
-async def probe(port: int, **more: str) -> tuple[bool, str]:
+async def probe(port: int, **more: str) -> ProbeAnswer:
     return await Prober(None).probe({"grpc": {"port": port, **more}}, {}, "id", "127.0.0.1", 5.0)  # type: ignore[arg-type]
 
 
 async def test_serving_and_not_serving() -> None:
     async with server({b"": b"\x08\x01", b"\x0a\x04shop": b"\x08\x02", b"\x0a\x01x": b""}) as port:
-        assert await probe(port) == (True, 'service healthy (responded with "SERVING")')
-        assert await probe(port, service="shop") == (False, 'service unhealthy (responded with "NOT_SERVING")')
-        assert (await probe(port, service="x"))[1] == 'service unhealthy (responded with "UNKNOWN")'
-        ok, text = await probe(port, service="none")
+        assert await probe(port) == ProbeAnswer(True, 'service healthy (responded with "SERVING")')
+        assert await probe(port, service="shop") == ProbeAnswer(
+            False, 'service unhealthy (responded with "NOT_SERVING")'
+        )
+        assert (await probe(port, service="x")).output == 'service unhealthy (responded with "UNKNOWN")'
+        ok, text, _ = await probe(port, service="none")
         assert not ok and "unknown service" in text
 
 
 async def test_nobody_listens() -> None:
     async with server({}) as port:
         pass
-    ok, text = await probe(port)
+    ok, text, _ = await probe(port)
     assert not ok and f"127.0.0.1:{port}" in text
 
 

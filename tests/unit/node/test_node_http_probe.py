@@ -1,19 +1,23 @@
-"""An HTTP probe reads the answer's body to its end, or its first 10 KiB, as Kubernetes' prober does."""
+"""An HTTP probe reads the answer's body to its end, or its first 10 KiB, and follows redirects on its host."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from cluster.node.core_probe import ProbeAnswer
 from cluster.node.prober import Prober
 
 
 @asynccontextmanager
 async def server() -> AsyncIterator[int]:
     release = asyncio.Event()
+
+    async def redirect(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=302, headers={"Location": request.query.get("loc", "/circle")}, text="elsewhere")
 
     async def answer(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(status=503 if request.path == "/down" else 200)
@@ -28,6 +32,8 @@ async def server() -> AsyncIterator[int]:
         return response
 
     app = web.Application()
+    for path in ("/redirect", "/circle"):
+        app.router.add_get(path, redirect)
     app.router.add_get("/{what}", answer)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
@@ -39,19 +45,40 @@ async def server() -> AsyncIterator[int]:
         await runner.cleanup()
 
 
-async def test_the_body_to_its_end_or_to_ten_kibibytes() -> None:
+@asynccontextmanager
+async def probing() -> AsyncIterator[Callable[..., Awaitable[ProbeAnswer]]]:
     prober = Prober(None)  # type: ignore[arg-type]
-
-    async def probe(path: str, timeout_s: float = 60.0) -> tuple[bool, str]:
-        return await prober.probe({"httpGet": {"port": port, "path": path}}, {}, "id", "127.0.0.1", timeout_s)
-
     async with server() as port:
+
+        async def probe(path: str, timeout_s: float = 60.0) -> ProbeAnswer:
+            return await prober.probe({"httpGet": {"port": port, "path": path}}, {}, "id", "127.0.0.1", timeout_s)
+
         try:
-            assert await probe("/up") == (True, "first, second")
-            assert await probe("/down") == (False, "HTTP probe failed with statuscode: 503")
-            ok, text = await probe("/endless")
-            assert ok and len(text) == 10 * 1024
-            ok, text = await probe("/stuck", 1.0)
-            assert not ok and text.endswith("context deadline exceeded (Client.Timeout exceeded while reading body)")
+            yield probe
         finally:
             await prober.close()
+
+
+async def test_the_body_to_its_end_or_to_ten_kibibytes() -> None:
+    async with probing() as probe:
+        assert await probe("/up") == ProbeAnswer(True, "first, second")
+        assert await probe("/down") == ProbeAnswer(False, "HTTP probe failed with statuscode: 503")
+        endless = await probe("/endless")
+        assert endless.ok and len(endless.output) == 10 * 1024
+        stuck = await probe("/stuck", 1.0)
+        assert not stuck.ok
+        assert stuck.output.endswith("context deadline exceeded (Client.Timeout exceeded while reading body)")
+
+
+async def test_what_a_redirect_on_the_same_host_leads_to_decides() -> None:
+    async with probing() as probe:
+        assert await probe("/redirect?loc=/up") == ProbeAnswer(True, "first, second")
+        assert await probe("/redirect?loc=/down") == ProbeAnswer(False, "HTTP probe failed with statuscode: 503")
+        in_circles = await probe("/circle")
+        assert not in_circles.ok and in_circles.output.endswith("stopped after 10 redirects")
+
+
+async def test_a_redirect_to_another_host_is_not_followed_but_warned_of() -> None:
+    async with probing() as probe:
+        away = await probe("/redirect?loc=http%3A%2F%2F0.0.0.0%2F")
+        assert away == ProbeAnswer(True, "Probe terminated redirects, Response body: elsewhere", warning=True)

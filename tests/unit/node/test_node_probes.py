@@ -71,6 +71,14 @@ def test_readiness_failure_makes_unready_and_kills_nothing() -> None:
     assert [a.message for a in out if isinstance(a, ev.Emit)] == ["Readiness probe failed: refused"]
 
 
+def test_a_success_with_a_warning_is_told_and_restarts_nothing() -> None:
+    core = running(livenessProbe={"httpGet": {"port": 1}, "failureThreshold": 1})
+    out = core.handle(ev.ProbeDone("c", "id0", "liveness", True, "it leads elsewhere", warning=True), T0)
+    told = [(a.reason, a.message) for a in out if isinstance(a, ev.Emit)]
+    assert told == [("ProbeWarning", "Liveness probe warning: it leads elsewhere")]
+    assert not [a for a in out if isinstance(a, ev.StopContainer)]
+
+
 def test_liveness_failure_restarts_with_the_probes_own_grace() -> None:
     probe = {"exec": {"command": ["x"]}, "failureThreshold": 2, "terminationGracePeriodSeconds": 4}
     core = running(livenessProbe=probe)
