@@ -3,8 +3,8 @@
 `Backends` is the pure choice (no clock, no IO); `Forwarder` is its asyncio shell. Bytes pass through unread: TLS ends
 at the API server, so client certificates work. Two ways to learn that a backend is gone: actively, a TLS request for
 /readyz with the cluster's CA every second; passively, a connection that could not be made. When a backend is down and
-another is up, its connections are dropped, so that watches reconnect at once instead of hanging on a dead machine until
-TCP gives up. While none is up they stay: an API server that only is slow answers in the end, and there is nowhere to go.
+another is up, its connections are dropped: watches reconnect at once instead of hanging on a dead machine until
+TCP gives up. While none is up they stay: an API server that only is slow answers in the end.
 
         probe ok (x1)                  probe bad (x2) or connect failed
  down --------------------> up       up ------------------------------> down (dropped once another is up)
