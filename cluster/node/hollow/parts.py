@@ -100,7 +100,7 @@ class HollowProber:
 
     async def probe(
         self, handler: Obj, container: Obj, container_id: str, pod_ip: str, timeout_s: float
-    ) -> tuple[bool, str]:
+    ) -> ProbeAnswer:
         return ProbeAnswer(True, "")
 
     async def hook(self, handler: Obj, container: Obj, container_id: str, pod_ip: str, timeout_s: float) -> None:
