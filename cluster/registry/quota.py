@@ -342,12 +342,15 @@ class _Book:
 
     def _judge(self, items: Sequence[_Item]) -> _Verdicts:
         out = _Verdicts(used={e.key: dict(e.used) for e in self._entries})
+        quotas = {e.key for e in self._entries}
         touched: set[bytes] = set()
         size = 0
         for item in items:
             own = item.touched
             needs = own | {g.compare[0] for g in item.plan.guards}
-            if touched & needs or (out.accepted and size + item.bytes > _BATCH_BYTES):
+            full = bool(out.accepted) and size + item.bytes > _BATCH_BYTES
+            # A quota that goes has a batch without charges: one transaction cannot delete its ledger and write to it.
+            if touched & needs or touched & quotas or (out.accepted and own & quotas) or full:
                 out.deferred.append(item)  # it depends on what another of this batch writes
                 continue
             why = self._weigh(item, out.used)

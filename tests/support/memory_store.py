@@ -154,6 +154,14 @@ class MemoryStore:
             {"=": have == operand, "!=": have != operand}.get(op, have > operand if op == ">" else have < operand)
         )
 
+    def _no_duplicates(self, side: str, ops: Sequence[tuple[Any, ...]]) -> None:
+        """A key that is put may be put once, and not deleted in the same transaction."""
+        puts = [op[1] for op in ops if op[0] == "put"]
+        deletes = [(op[1], op[2] if len(op) > 2 else None) for op in ops if op[0] == "delete"]
+        keys = sorted(set(puts))
+        if len(keys) < len(puts) or (keys and any(list(self._span(keys, *span)) for span in deletes)):
+            raise StoreError("invalid", f"{side}: etcdserver: duplicate key given in txn request")
+
     def _put(self, events: list[Event], revision: int, key: bytes, value: bytes, lease: int) -> None:
         if lease and lease not in self._leases:
             raise StoreError("lease_not_found")
@@ -199,6 +207,8 @@ class MemoryStore:
         if self.fail:
             code, self.fail = self.fail, ""
             raise StoreError(code)
+        for side, ops in (("then", then), ("otherwise", otherwise)):
+            self._no_duplicates(side, ops)
         ok = all(self._holds(c) for c in compares)
         revision, events, responses = self.revision + 1, list[Event](), list[tuple[Any, ...]]()
         for op in then if ok else otherwise:

@@ -182,6 +182,19 @@ async def test_a_quota_that_changes_or_goes(bench: Any, make: Any) -> None:
     await bench.create("pods", make.pod("b"))
 
 
+@pytest.mark.parametrize("place", [0, 40, 80])
+async def test_a_quota_goes_together_with_what_it_counts(bench: Any, make: Any, place: int) -> None:
+    """As when a namespace is emptied: one API server deletes both at the same time, in whatever order they come in."""
+    await bench.create("resourcequotas", _quota(hard={"count/configmaps": "100"}))
+    for i in range(80):
+        await bench.create("configmaps", {"metadata": {"name": f"c{i}"}, "data": {"n": str(i)}})
+    doomed = [("configmaps", f"c{i}") for i in range(80)]
+    doomed.insert(place, ("resourcequotas", "q"))
+    await asyncio.gather(*(bench.delete(resource, name) for resource, name in doomed))
+    assert bench.keys("/registry/core/configmaps/default/") == bench.keys("/registry/core/resourcequotas/") == []
+    await bench.create("configmaps", {"metadata": {"name": "c"}})
+
+
 async def test_a_dry_run_is_refused_and_costs_nothing(bench: Any, make: Any) -> None:
     await bench.create("resourcequotas", _quota(hard={"pods": "1"}))
     real, bench.ctx = bench.ctx, replace(bench.ctx, dry_run=True)
