@@ -5,8 +5,8 @@ until something breaks:
 
  - raylet (or, on the head, the GCS) ended: what is left of Ray here is stopped, and it starts again after a pause;
  - the head runs another epoch (its disk was lost): our raylet spins, so it is frozen with SIGSTOP, which its actors
-   do not notice; they go on serving. When the head gives this machine its turn and the other API servers answer, Ray
-   is restarted here. So at most one machine at a time is without its actors;
+   do not notice; they go on serving. When the head's Ray runs, it gives this machine its turn, and the other API
+   servers answer, Ray is restarted here. So at most one machine at a time is without its actors;
  - another machine is the head now (`head.py`): the same, with that one's epoch; if it is this one, Ray starts here as
    the head at once;
  - `restart_in_turn` was called (new certificates): the same, in the same epoch.
@@ -307,26 +307,40 @@ class RayKeeper:
 
     # -- the head came back as another cluster, or we were asked ---------------------------------------------------
     async def _take_turn(self, turn: AsyncExitStack) -> None:
-        """Freezes the raylet, waits for our turn, and then until the other API servers answer (or `turn_s`)."""
+        """Freezes the raylet, waits until there is a Ray to join and for our turn, and then for the other machines."""
         self._phase = "frozen"
         raylet = self._daemons.get("raylet")
         if raylet is not None:
             raylet.signal(signal.SIGSTOP)
         while (head := self._giver()) is not None:
-            if await turn.enter_async_context(head.turn(self._machine.name, self._times.turn_s)):
-                break
+            mine = head.turn(self._machine.name, self._times.turn_s)
+            given = await self._can_be_joined(head) and await turn.enter_async_context(mine)
+            if given and (not self._machine.control_plane or await self._others_can_spare_us(head)):
+                return
             await turn.aclose()
-            await asyncio.sleep(1)
+            await asyncio.sleep(self._times.poll_s)
             if self._record.changed.is_set():
                 self._adopt()
-        if head is None or not self._machine.control_plane:
-            return
+
+    async def _can_be_joined(self, head: rejoin.HeadClient) -> bool:
+        """A head that is still starting, or whose Ray ends again and again, has an epoch but no Ray to join: whoever
+        left its own actors for that would be without any, and three machines at once without a store."""
+        try:
+            return self._head is None or (await head.status()).ray == rejoin.RUNNING
+        except rejoin.Unreachable:
+            return False
+
+    async def _others_can_spare_us(self, head: rejoin.HeadClient) -> bool:
+        """In our turn: waits until the other API servers answer, at most `turn_s`. False: there is no Ray to join."""
         deadline = asyncio.get_running_loop().time() + self._times.turn_s
         while not ((self._head is None or await self._head_complete(head)) and await self._others_ready()):
             if asyncio.get_running_loop().time() > deadline:
+                if not await self._can_be_joined(head):
+                    return False
                 log.warning("not all other API servers are ready; rejoining Ray all the same")
-                return
+                return True
             await asyncio.sleep(1)
+        return True
 
     def _giver(self) -> rejoin.HeadClient | None:
         """Who gives turns. The head asks itself, but for what it must do at once: begin another Ray."""

@@ -186,7 +186,7 @@ async def test_a_head_that_hears_of_its_own_new_generation_starts_anew(tmp_path:
 async def test_ray_begins_anew_when_asked_and_only_in_its_turn(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    head = FakeHead(lambda: HeadStatus("e", True))
+    head = FakeHead(lambda: HeadStatus("e", True, ray=rejoin.RUNNING))
     keeper, _ = make(tmp_path, name, FakeChildren(0), head)
     monkeypatch.setattr(keeper, "_head_epoch", AsyncMock(return_value="e"))  # no GCS listens here
     monkeypatch.setattr(keeper, "_others_ready", AsyncMock(return_value=True))  # nor another API server
@@ -205,3 +205,44 @@ async def test_ray_begins_anew_when_asked_and_only_in_its_turn(
     head.given.set()
     await started(2)
     await until(lambda: True, task)
+
+
+async def test_nobody_leaves_his_ray_for_a_head_whose_own_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head that failed to start so often that it set its metadata aside says another epoch, and starts still."""
+    now = HeadStatus("e", True, ray=rejoin.RUNNING)
+    head = FakeHead(lambda: now)
+    head.given.set()
+    keeper, _ = make(tmp_path, "m2", FakeChildren(0), head)
+    monkeypatch.setattr(keeper, "_head_epoch", AsyncMock(side_effect=lambda _: now.epoch))
+    monkeypatch.setattr(keeper, "_others_ready", AsyncMock(return_value=True))
+    task = asyncio.create_task(keeper.run())
+
+    async def says(ray: object, starts: int) -> None:
+        async with asyncio.timeout(60):
+            while (keeper.status()["ray"], keeper.status()["starts"]) != (ray, starts):
+                await asyncio.sleep(0.001)
+
+    await says(rejoin.RUNNING, 1)
+    now = HeadStatus("another", False, ray="starting")
+    await says("frozen", 1)
+    asked = head.asked
+    async with asyncio.timeout(60):
+        while head.asked < asked + 5:
+            await asyncio.sleep(0.001)
+    assert not head.wanted.is_set() and keeper.status()["starts"] == 1
+    now = HeadStatus("another", True, ray=rejoin.RUNNING)
+    await says(rejoin.RUNNING, 2)
+    assert keeper.status()["epoch"] == "another"
+    await until(lambda: True, task)
+
+
+async def test_a_turn_is_given_back_when_there_is_no_ray_to_join_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper, _ = make(tmp_path, "m2", FakeChildren(0), FakeHead(lambda: HeadStatus("another", False, ray="starting")))
+    monkeypatch.setattr(keeper, "_times", replace(TIMES, turn_s=-1))
+    monkeypatch.setattr(keeper, "_others_ready", AsyncMock(return_value=False))
+    assert keeper._head is not None
+    assert not await keeper._others_can_spare_us(keeper._head)
