@@ -9,7 +9,10 @@ take text only. Over SPDY each channel is a stream, whose header `streamtype` is
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote, unquote
 
 V5, V4, V3, V2, V1 = (
     "v5.channel.k8s.io",
@@ -49,3 +52,16 @@ class Dialect:
         if self.text:
             return int(message[:1]), base64.b64decode(message[1:], validate=True)
         return message[0], message[1:]
+
+
+REFUSAL: Final = "X-Stream-Refusal"
+"""The header that says why a kubelet upgrades no connection: WebSocket clients throw such an answer's body away."""
+
+
+def refusal(why: str) -> dict[str, str]:
+    return {REFUSAL: quote(why)}
+
+
+def why_refused(headers: Mapping[str, str] | None) -> str:
+    """ "" where nothing was said."""
+    return unquote((headers or {}).get(REFUSAL, ""))

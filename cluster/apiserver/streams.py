@@ -25,7 +25,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from cluster.api import errors
 from cluster.api.bodies import read_at_most
-from cluster.api.remotecommand import SPDY_PROTOCOLS, V5, WEBSOCKET_PROTOCOLS
+from cluster.api.remotecommand import SPDY_PROTOCOLS, V5, WEBSOCKET_PROTOCOLS, why_refused
 from cluster.apiserver import metrics, spdy
 from cluster.apiserver.call import Call
 from cluster.apiserver.connection import on_close
@@ -193,7 +193,7 @@ class StreamServer:
                 timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
             )
         except aiohttp.WSServerHandshakeError as e:
-            raise _from_kubelet(e.status, e.message.encode()) from e
+            raise _from_kubelet(e.status, (why_refused(e.headers) or e.message).encode()) from e
         except aiohttp.ClientError as e:
             raise _unreachable(kubelet.base, e) from e
 

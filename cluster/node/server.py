@@ -19,7 +19,7 @@ from aiohttp import web
 
 from cluster.api import errors
 from cluster.api.errors import ApiError
-from cluster.api.remotecommand import WEBSOCKET_PROTOCOLS
+from cluster.api.remotecommand import WEBSOCKET_PROTOCOLS, refusal
 from cluster.machinery.mtls import groups_of, server_context
 from cluster.node import exec_stream, logs, parts, pod_dial, pod_story, port_forward
 from cluster.node.config import KubeletConfig
@@ -126,9 +126,9 @@ class KubeletServer:
                 )
             return await handler(request)
         except ApiError as err:
-            return web.json_response(err.status(), status=err.code)
+            return _refused(err)
         except RuntimeFailure as err:
-            return web.json_response(errors.internal(str(err)).status(), status=500)
+            return _refused(errors.internal(str(err)))
 
     # ------------------------------------------------------------ containers
 
@@ -191,7 +191,7 @@ class KubeletServer:
         what = request.path.split("/")[1]
         target = self._target(request)
         if not target.running:
-            raise errors.bad_request(f"container {request.match_info['container']} is not running")
+            raise errors.bad_request(f'unable to upgrade connection: container not found ("{target.spec["name"]}")')
         wants = {k: request.query.get(k, "").lower() in ("1", "true") for k in ("stdin", "stdout", "stderr", "tty")}
         socket = web.WebSocketResponse(
             protocols=WEBSOCKET_PROTOCOLS, compress=False, max_msg_size=0, timeout=exec_stream.CLOSE_S
@@ -263,3 +263,7 @@ class KubeletServer:
 async def _copy(chunks: Any, response: web.StreamResponse) -> None:
     async for chunk in chunks:
         await response.write(chunk)
+
+
+def _refused(why: ApiError) -> web.Response:
+    return web.json_response(why.status(), status=why.code, headers=refusal(why.message))

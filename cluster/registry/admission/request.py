@@ -50,6 +50,12 @@ class Request:
     def forbid(self, why: str) -> errors.ApiError:
         return errors.forbidden(self.info, self.name, why)
 
+    def forbid_unnamed(self, why: str) -> errors.ApiError:
+        """As plugins say it that come before a name is generated: the same words at each try of a controller, so that
+        its Events become one."""
+        metadata = (self.obj or {}).get("metadata") or {}
+        return errors.forbidden(self.info, metadata.get("generateName") or self.name, why)
+
 
 class Reads:
     """Reads for admission. `guarded` remembers objects and lets the transaction prove that they have not changed since;

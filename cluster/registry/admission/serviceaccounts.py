@@ -7,10 +7,12 @@ stays equal to the byte, and so is validated, and its fields are found, once for
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from typing import Any
 
 from cluster.registry.admission.request import Reads, Request
+from cluster.registry.types import Stored
 
 Object = dict[str, Any]
 
@@ -18,6 +20,9 @@ MOUNT_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
 _MIRROR = "kubernetes.io/config.mirror"
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _TOKEN_SECONDS = 3607  # Kubernetes marks tokens that kubelets must rotate by this odd lifetime
+_DEFAULT = "default"
+_DEFAULT_LOOKS = 10
+_DEFAULT_PAUSE_S = 0.15
 
 
 async def admit(request: Request, reads: Reads) -> None:
@@ -27,15 +32,11 @@ async def admit(request: Request, reads: Reads) -> None:
         if spec.get("serviceAccountName"):
             raise request.forbid("a mirror pod may not reference service accounts")
         return
-    name = spec.get("serviceAccountName") or "default"
+    name = spec.get("serviceAccountName") or _DEFAULT
     spec["serviceAccountName"] = spec["serviceAccount"] = name
-    account = await reads.guarded(request.plan, "serviceaccounts", request.namespace, name)
+    account = await _account(request, reads, name)
     if account is None:
-        if await reads.get("namespaces", "", request.namespace) is None:
-            return  # the transaction's namespace guard says it better
-        raise request.forbid(
-            f'error looking up service account {request.namespace}/{name}: serviceaccount "{name}" not found'
-        )
+        return
     if not spec.get("imagePullSecrets") and account.obj.get("imagePullSecrets"):
         spec["imagePullSecrets"] = account.obj["imagePullSecrets"]
     wanted = spec.get("automountServiceAccountToken")
@@ -43,6 +44,19 @@ async def admit(request: Request, reads: Reads) -> None:
         wanted = account.obj.get("automountServiceAccountToken", True)
     if wanted:
         _mount(spec, account.uid)
+
+
+async def _account(request: Request, reads: Reads, name: str) -> Stored | None:
+    """None: there is no namespace, which the transaction's own guard says better. The `default` account is waited for a
+    second or two: a controller makes it, and a namespace and its pods often come in one file. Raises ApiError 403."""
+    for look in range(_DEFAULT_LOOKS if name == _DEFAULT else 1):
+        if look:
+            await asyncio.sleep(_DEFAULT_PAUSE_S)
+        account = await reads.guarded(request.plan, "serviceaccounts", request.namespace, name)
+        if account is not None or await reads.get("namespaces", "", request.namespace) is None:
+            return account
+    where = f"{request.namespace}/{name}"
+    raise request.forbid_unnamed(f'error looking up service account {where}: serviceaccount "{name}" not found')
 
 
 def _mount(spec: Object, account_uid: str) -> None:

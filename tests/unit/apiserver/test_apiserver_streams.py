@@ -8,6 +8,8 @@ import pytest
 from aiohttp import WSMsgType, web
 from apiserver_harness import edge, pod_on_kubelet
 
+from cluster.api.remotecommand import refusal
+
 PODS = "/api/v1/namespaces/default/pods"
 
 
@@ -37,6 +39,8 @@ async def kubelet(pki):
 
     async def run(request: web.Request) -> web.StreamResponse:
         asked.append(request.path_qs)
+        if request.query["command"] == "late":
+            return web.Response(status=400, headers=refusal("container not found: it ended"))
         ws = web.WebSocketResponse(protocols=("v5.channel.k8s.io", "v4.channel.k8s.io"))
         await ws.prepare(request)
         if request.query["command"] == "deaf":  # ends with its input unread
@@ -194,6 +198,14 @@ async def test_exec_refusals(world):
                 f"{server.url}{PODS}/p/exec?{query}", ssl=context, protocols=("v5.channel.k8s.io",)
             )
         assert e.value.status == 400
+
+
+async def test_a_refused_upgrade_says_why(world):
+    """As kubectl reads it that falls back to SPDY: the body of what answers its POST."""
+    server, _ = world
+    spdy = {"Upgrade": "SPDY/3.1", "Connection": "Upgrade", "X-Stream-Protocol-Version": "v4.channel.k8s.io"}
+    got = await server.call("POST", f"{PODS}/p/exec?command=late&stdout=true", headers=spdy)
+    assert (got.status, got.json["message"]) == (400, "container not found: it ended")
 
 
 async def test_dead_kubelet_is_502(pki):
