@@ -63,8 +63,11 @@ def decide(cj: Obj, jobs: Sequence[Obj], now: float) -> Plan:
         plan.notes.append(Note("Warning", "UnparseableSchedule", text))
         return plan
     following = schedule.after(now, zone)
-    if following is not None:
-        plan.recheck_after_s = following - now + _SLACK_S
+    if following is None:  # a day like February 31, which parses and never comes
+        why = "time difference between two schedules is less than 1 second"
+        plan.notes.append(Note("Warning", "InvalidSchedule", f"invalid schedule: {cj['spec']['schedule']} : {why}"))
+        return plan
+    plan.recheck_after_s = following - now + _SLACK_S
     due = latest_due(cj, schedule, zone, now, plan.notes)
     if due is not None:
         _start(cj, jobs, due, zone, now, plan)

@@ -151,6 +151,16 @@ async def test_the_time_zone_is_honoured_and_suspend_too() -> None:
         assert len(await w.items("jobs.batch")) == 1
 
 
+async def test_a_day_that_never_comes_is_an_event() -> None:
+    async with world() as w:
+        await w.namespace()
+        await w.create("cronjobs.batch", cron_job("59 23 31 2 *"))
+        await w.settle()
+        event = (await w.items("events"))[0]
+        assert (event["type"], event["reason"]) == ("Warning", "InvalidSchedule")
+        assert event["message"].startswith("invalid schedule: 59 23 31 2 * : ")
+
+
 async def test_a_job_made_before_a_crash_is_found_by_its_name() -> None:
     async with world() as w:
         await w.namespace()
