@@ -185,7 +185,12 @@ def _pdb(o: Object, now: float) -> Cells:
 
 _WORKLOAD = (wide("Containers"), wide("Images"), wide("Selector"))
 
+def _scale(o: Object, now: float) -> Cells:
+    return [name_of(o), count(o, "spec", "replicas"), count(o, "status", "replicas"), age(o, now)]
+
+
 PRINTERS = {
+    "scales.autoscaling": Printer((NAME, col("Desired", "integer"), col("Available", "integer"), AGE), _scale),
     "deployments.apps": Printer(
         (NAME, col("Ready"), col("Up-to-date"), col("Available"), AGE, *_WORKLOAD), _deployment
     ),

@@ -179,24 +179,20 @@ def _event(o: Object, now: float) -> Cells:
     last = series.get("lastObservedTime") or o.get("lastTimestamp") or first
     times = int(series.get("count") or o.get("count") or 1)
     target = o.get("involvedObject") or {}
-    first_seen = since(first, now)
-    seen = since(last, now)
-    if series or times > 1:
-        seen = f"{seen} (x{times} over {first_seen})"
     source = o.get("source") or {}
     where = [str(source.get("component") or o.get("reportingComponent") or "")]
     if source.get("host") or o.get("reportingInstance"):
         where.append(str(source.get("host") or o.get("reportingInstance")))
     name = str(target.get("name", ""))
     return [
-        seen,
+        since(last, now),
         str(o.get("type", "")),
         str(o.get("reason", "")),
         f"{str(target.get('kind', '')).lower()}/{name}" if name else str(target.get("kind", "")).lower(),
         str(target.get("fieldPath", "")),
         ", ".join(where),
         str(o.get("message", "")).strip(),
-        first_seen,
+        since(first, now),
         times,
         name_of(o),
     ]

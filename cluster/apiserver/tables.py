@@ -79,17 +79,19 @@ DEFAULT = Printer((NAME, CREATED_AT), _default_row)
 PRINTERS: dict[str, Printer] = {}
 
 
-def printer_for(info: ResourceInfo) -> Printer:
-    """The printer of a resource; loads the printers at first use."""
-    if info.custom is not None:
-        from cluster.apiserver.printers_custom import printer_of
-
-        return printer_of(info.custom)
+def printer_for(info: ResourceInfo, obj: Object | None = None) -> Printer:
+    """The printer of a resource, or of `obj` where that is a Scale of it; loads the printers at first use."""
     if not PRINTERS:
         from cluster.apiserver import printers_apps, printers_core, printers_misc, printers_pods
 
         for module in (printers_core, printers_pods, printers_apps, printers_misc):
             PRINTERS.update(module.PRINTERS)
+    if obj is not None and obj.get("kind") == "Scale" and obj.get("apiVersion") == "autoscaling/v1":
+        return PRINTERS["scales.autoscaling"]
+    if info.custom is not None:
+        from cluster.apiserver.printers_custom import printer_of
+
+        return printer_of(info.custom)
     return PRINTERS.get(info.name, DEFAULT)
 
 

@@ -78,7 +78,7 @@ def object_view(accept: Accept, info: ResourceInfo, raw: bytes, now: float, incl
         return raw
     if accept.transform != "Table":
         return orjson.dumps(tables.partial_metadata(obj, accept.version))
-    printer = tables.printer_for(SCHEME.hub(info) if info.view_of else info)
+    printer = tables.printer_for(SCHEME.hub(info) if info.view_of else info, obj)
     meta = {"resourceVersion": (obj.get("metadata") or {}).get("resourceVersion", "")}
     row = _row(info, printer, obj, now, include)
     return orjson.dumps(tables.table(printer, [row], version=accept.version, list_meta=meta))

@@ -171,7 +171,15 @@ def test_storage_and_events():
         "involvedObject": {"kind": "Pod", "name": "p"},
     }
     got = cells("events", event)
-    assert (got["Last Seen"], got["Object"], got["Count"]) == ("5s (x4 over 10m)", "pod/p", 4)
+    assert (got["Last Seen"], got["Object"], got["Count"]) == ("5s", "pod/p", 4)
+
+
+def test_scale_has_columns_of_its_own():
+    scale = {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "web"}}
+    scale |= {"spec": {"replicas": 3}, "status": {"replicas": 2}}
+    printer = tables.printer_for(SCHEME.get("deployments.apps"), scale)
+    assert [c.name for c in printer.columns] == ["Name", "Desired", "Available", "Age"]
+    assert printer.row(scale, NOW)[:3] == ["web", 3, 2]
 
 
 def test_every_kind_prints_an_empty_object():
