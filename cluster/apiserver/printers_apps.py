@@ -185,6 +185,7 @@ def _pdb(o: Object, now: float) -> Cells:
 
 _WORKLOAD = (wide("Containers"), wide("Images"), wide("Selector"))
 
+
 def _scale(o: Object, now: float) -> Cells:
     return [name_of(o), count(o, "spec", "replicas"), count(o, "status", "replicas"), age(o, now)]
 

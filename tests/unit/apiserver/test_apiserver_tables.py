@@ -177,7 +177,7 @@ def test_storage_and_events():
 def test_scale_has_columns_of_its_own():
     scale = {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "web"}}
     scale |= {"spec": {"replicas": 3}, "status": {"replicas": 2}}
-    printer = tables.printer_for(SCHEME.get("deployments.apps"), scale)
+    printer = tables.printer_for(SCHEME.named("deployments.apps"), scale)
     assert [c.name for c in printer.columns] == ["Name", "Desired", "Available", "Age"]
     assert printer.row(scale, NOW)[:3] == ["web", 3, 2]
 
