@@ -44,7 +44,7 @@ def _same(entry: Object, manager: str, operation: str, subresource: str) -> bool
 def on_create(node: Node, obj: Object, manager: str, now: float) -> None:
     """The creator owns everything that is there."""
     fields = fieldsets.field_set(node, {k: v for k, v in obj.items() if k != "status"})
-    obj["metadata"]["managedFields"] = [_entry(manager, "Update", obj["apiVersion"], "", fields, now)]
+    _set(obj, [_entry(manager, "Update", obj["apiVersion"], "", fields, now)] if fields else [])
 
 
 def on_update(node: Node, new: Object, old: Object, manager: str, subresource: str, now: float) -> None:

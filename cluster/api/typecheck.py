@@ -28,8 +28,9 @@ class DecodeError(ValueError):
     """Input that cannot be read as its kind; the message is Go's."""
 
 
-class _WrongType(DecodeError):
-    """A JSON value of another type than the field's; the innermost enclosing struct adds its name."""
+class WrongType(DecodeError):
+    """A JSON value of another type than the field's; the innermost enclosing struct adds its name. `what` is the JSON
+    type given, `type_name` the Go type wanted."""
 
     def __init__(self, what: str, where: str, type_name: str) -> None:
         super().__init__(what, where, type_name)
@@ -61,7 +62,7 @@ def _wrong(node: Node, v: Any, path: Path, literal: bool = False) -> DecodeError
         if isinstance(at[1], str):
             fields.append(at[1])
         at = at[0]
-    return _WrongType(what, ".".join(reversed(fields)), node.type_name)
+    return WrongType(what, ".".join(reversed(fields)), node.type_name)
 
 
 def _struct(node: Node, v: Any, path: Path, unknown: list[str]) -> Any:
@@ -82,7 +83,7 @@ def _struct(node: Node, v: Any, path: Path, unknown: list[str]) -> Any:
             continue
         try:
             x = _CHECKS[kind](f, x, (path, k), unknown)
-        except _WrongType as e:
+        except WrongType as e:
             e.struct = e.struct or node.type_name.rpartition(".")[2]
             raise
         if (kind is Kind.LIST or kind is Kind.MAP) and not x and k not in node.required:

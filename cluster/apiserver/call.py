@@ -17,12 +17,13 @@ from multidict import CIMultiDictProxy
 
 from cluster.api import errors
 from cluster.api.bodies import read_at_most
-from cluster.api.scheme import ResourceInfo
+from cluster.api.scheme import ResourceInfo, subresource_kind
 from cluster.apiserver import negotiate, options, protobuf
 from cluster.apiserver.requestinfo import RequestInfo
 from cluster.registry import duplicates, yaml_input
 from cluster.registry.context import RequestContext, UserInfo
 
+_SHOWN_BYTES = 30
 _READ = (negotiate.JSON, negotiate.YAML, protobuf.CONTENT_TYPE)
 
 
@@ -131,45 +132,36 @@ class Call:
         if optional and not raw.strip():
             return {}
         kind = negotiate.content_type(self.headers.get("Content-Type", ""))
-        obj = decode_object(raw, kind)
+        obj = decode_object(raw, kind, subresource_kind(self.kind, self.info.subresource)[2])
         if (self.params.get("fieldValidation") or "Warn") != "Ignore" and kind in ("", negotiate.JSON):
             self.repeated = tuple(f'duplicate field "{path}"' for path in duplicates.duplicate_fields(raw, obj))
         return obj
 
 
-def decode_object(raw: bytes, content_type: str) -> dict[str, Any]:
-    """Raises ApiError 400 for what is no object, 415 for media types that are not read."""
+def decode_object(raw: bytes, content_type: str, expected: str) -> dict[str, Any]:
+    """`expected`: the kind it should be. Raises ApiError 400 for what is no object, 415 for media types that are not
+    read."""
     if content_type in ("", negotiate.JSON):
-        obj = _json(raw)
+        load, fault = orjson.loads, "couldn't get version/kind; json parse error"
     elif content_type in (negotiate.YAML, "application/x-yaml", "text/yaml"):
-        obj = _yaml(raw)
+        load, fault = yaml_input.load, "yaml"
     elif content_type == protobuf.CONTENT_TYPE:
-        obj = _protobuf(raw)
+        load, fault = protobuf.decode_object, "protobuf"
     else:
         raise errors.unsupported_media_type(_READ)
+    try:
+        obj = load(raw)
+    except (orjson.JSONDecodeError, yaml_input.BadYaml, protobuf.BadProtobuf) as e:
+        raise _unrecognized(expected, f"{fault}: {e}", raw) from e
     if not isinstance(obj, dict):
-        raise errors.bad_request(
-            f"the object provided is unrecognized: a JSON object is expected, not {type(obj).__name__}"
-        )
+        raise _unrecognized(expected, f"a JSON object is expected, not {type(obj).__name__}", raw)
     return obj
 
 
-def _json(raw: bytes) -> Any:
-    try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError as e:
-        raise errors.bad_request(f"the object provided is unrecognized: json parse error: {e}") from e
-
-
-def _protobuf(raw: bytes) -> Any:
-    try:
-        return protobuf.decode_object(raw)
-    except protobuf.BadProtobuf as e:
-        raise errors.bad_request(f"the object provided is unrecognized: protobuf: {e}") from e
-
-
-def _yaml(raw: bytes) -> Any:
-    try:
-        return yaml_input.load(raw)
-    except yaml_input.BadYaml as e:
-        raise errors.bad_request(f"the object provided is unrecognized: yaml: {e}") from e
+def _unrecognized(expected: str, why: str, raw: bytes) -> errors.ApiError:
+    """With how the body begins, as text if that looks like an object."""
+    begins = raw[:_SHOWN_BYTES].decode(errors="replace") if raw.startswith(b"{") else raw[:_SHOWN_BYTES].hex()
+    more = " ..." if len(raw) > _SHOWN_BYTES else ""
+    return errors.bad_request(
+        f"the object provided is unrecognized (must be of type {expected}): {why} ({begins or '<empty>'}{more})"
+    )

@@ -128,7 +128,7 @@ class WriteServer:
         raw = await call.body()
         body: dict[str, Any] = {}
         if raw.strip():
-            body = decode_object(raw, negotiate.content_type(call.headers.get("Content-Type", "")))
+            body = decode_object(raw, negotiate.content_type(call.headers.get("Content-Type", "")), "DeleteOptions")
             if body.get("kind") not in (None, "", "DeleteOptions"):
                 raise errors.bad_request(f"the body of a delete must be DeleteOptions, not {body['kind']}")
         else:

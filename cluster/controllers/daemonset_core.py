@@ -18,6 +18,7 @@ from typing import Any
 from cluster.api.pods import is_ready, is_terminal
 from cluster.controllers.daemonset_pods import Placement, oldest_first, placement, pod_hash, target_node
 from cluster.controllers.replicaset_core import availability_due_s, is_available
+from cluster.controllers.status import present
 from cluster.machinery.client import Obj
 
 
@@ -237,7 +238,7 @@ def status_of(
     for kept in ("collisionCount", "conditions"):
         if old.get(kept):
             status[kept] = old[kept]
-    return {k: v for k, v in status.items() if v or k in _ALWAYS}
+    return present(status, *_ALWAYS)
 
 
 _ALWAYS = (

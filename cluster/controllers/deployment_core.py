@@ -23,6 +23,7 @@ from cluster.api.meta import owner_reference
 from cluster.controllers import deployment_status
 from cluster.controllers.deployment_view import REVISION, available, replicas, revision, rolling_bounds
 from cluster.controllers.naming import template_hash
+from cluster.controllers.status import present
 from cluster.machinery.client import Obj, clone
 
 REVISION_HISTORY = "deployment.kubernetes.io/revision-history"
@@ -137,7 +138,7 @@ def decide(deployment: Obj, sets: Sequence[Obj], *, old_pods: int, now: float) -
 def _finish(deployment: Obj, new: Obj | None, old: list[Obj], actions: tuple[Action, ...], now: float) -> Plan:
     created = next((a.obj["metadata"]["name"] for a in actions if isinstance(a, CreateReplicaSet)), "")
     status = deployment_status.status_of(deployment, new, old, now, created=created)
-    return Plan(actions, status, deployment_status.deadline_in_s(deployment, status, now))
+    return Plan(actions, present(status), deployment_status.deadline_in_s(deployment, status, now))
 
 
 def _create(deployment: Obj, old: list[Obj]) -> CreateReplicaSet:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from cluster.api.meta import condition, parse_time, rfc3339
 from cluster.api.pods import is_ready, is_terminal
+from cluster.controllers.status import present
 from cluster.machinery.client import Obj
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
@@ -175,4 +176,4 @@ def status_of(rs: Obj, active: Sequence[Obj], now: float, failure: str = "", fai
             )
     if conditions:
         status["conditions"] = conditions
-    return status
+    return present(status, "replicas")

@@ -36,6 +36,7 @@ from cluster.controllers.statefulset_identity import (
     stale_claim,
     start,
 )
+from cluster.controllers.status import present
 from cluster.machinery.client import Obj, clone
 
 
@@ -280,4 +281,4 @@ def status_of(set_: Obj, pods: Sequence[Obj], current: Obj, update: Obj, now: fl
     want = replicas(set_)
     if rolling and now_name != next_name and on_update == want == len(ready) == len(pods):
         status["currentReplicas"], status["currentRevision"] = on_update, next_name
-    return status
+    return present(status, "replicas", "availableReplicas", "collisionCount")

@@ -25,3 +25,8 @@ async def report(client: Client, resource: str, obj: Obj, status: Obj) -> None:
     changed["status"] = status
     with ignore_not_found():
         await client.update(resource, changed, subresource="status")
+
+
+def present(status: Obj, *always: str) -> Obj:
+    """A status as Kubernetes' types write it: without the counts that are zero, but for those named."""
+    return {k: v for k, v in status.items() if v != 0 or k in always}

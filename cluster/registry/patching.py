@@ -14,7 +14,7 @@ import orjson
 
 from cluster.api import errors, managed, patch, schema, scheme, selectors, typecheck
 from cluster.api.scheme import ResourceInfo
-from cluster.registry import duplicates, scale, yaml_input
+from cluster.registry import duplicates, patch_errors, scale, yaml_input
 from cluster.registry.context import RequestContext
 from cluster.registry.core import Core
 from cluster.registry.strategies import strategy_for
@@ -43,6 +43,8 @@ class Patcher:
             wish = self._scale(ctx, body)
             return await self._rescale(ctx, info, namespace, name, lambda _: wish)
         self._check_target(info, namespace, name, body)
+        if body["metadata"].get("resourceVersion") == "0":  # as good as none
+            body = {**body, "metadata": {k: v for k, v in body["metadata"].items() if k != "resourceVersion"}}
         if info.custom is not None and not body["metadata"].get("resourceVersion"):
             why = "Invalid value: 0: must be specified for an update"
             cause = errors.Cause("FieldValueInvalid", why, "metadata.resourceVersion")
@@ -100,7 +102,12 @@ class Patcher:
             if not isinstance(patched, dict) or not isinstance(patched.get("metadata"), dict):
                 raise errors.bad_request("error decoding patch: the result is not an object")
             self._check_target(info, namespace, name, patched)
-            clean = self._clean(ctx, info, patched)
+            try:
+                clean = self._clean(ctx, info, patched)
+            except errors.ApiError as e:
+                if isinstance(e.__cause__, typecheck.DecodeError):
+                    raise patch_errors.unfit(e.__cause__, media_type, wish, patched) from e
+                raise
             if clean["metadata"].get("resourceVersion") == revision and not _names_revision(wish, media_type):
                 clean["metadata"].pop("resourceVersion", None)
             return clean

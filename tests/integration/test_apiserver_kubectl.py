@@ -120,6 +120,38 @@ async def test_apply_change_and_delete(kubectl):
     assert "NotFound" in await kubectl("get", "deploy", "web", fails=True)
 
 
+async def test_from_client_side_to_server_side_apply_and_back(kubectl):
+    await kubectl("apply", "-f", "-", stdin=DEPLOYMENT)
+    changed = DEPLOYMENT.replace("nginx:1.21", "nginx:1.22")
+    assert "Apply failed with" in await kubectl(
+        "apply", "--server-side", "--field-manager=another", "-f", "-", stdin=changed, fails=True
+    )
+    if shutil.which("diff"):
+        assert "nginx:1.22" in await kubectl("diff", "--server-side", "-f", "-", stdin=changed, fails=True)
+    assert "serverside-applied" in await kubectl("apply", "--server-side", "-f", "-", stdin=changed)
+    assert "nginx:1.22" in await kubectl("apply", "view-last-applied", "deploy/web")
+    assert "deployment.apps/web configured" in await kubectl("apply", "-f", "-", stdin=DEPLOYMENT)
+
+
+async def test_an_apply_set_prunes_what_left_it(kubectl):
+    one, two = ({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": n}} for n in ("one", "two"))
+    prune = ("apply", "-f", "-", "-n", "default", "--prune", "--applyset=secret/mine")
+    await kubectl(*prune, stdin=yaml.safe_dump_all([one, two]), KUBECTL_APPLYSET="true")
+    out = await kubectl(*prune, stdin=yaml.safe_dump(one), KUBECTL_APPLYSET="true")
+    assert out.splitlines() == ["configmap/one unchanged", "configmap/two pruned"]
+
+
+async def test_subresources(kubectl):
+    await kubectl("apply", "-f", "-", stdin=DEPLOYMENT)
+    scale = ("deploy", "web", "--subresource=scale")
+    assert "patched" in await kubectl("patch", *scale, "--type=merge", "-p", '{"spec":{"replicas":5}}')
+    header, row = (await kubectl("get", *scale)).splitlines()
+    assert header.split() == ["NAME", "DESIRED", "AVAILABLE", "AGE"]
+    assert row.split()[:3] == ["web", "5", "0"]
+    wrong = await kubectl("patch", "deploy", "web", "-p", '{"metadata":{"labels":"no"}}', fails=True)
+    assert 'patch: Invalid value: "map[metadata:map[labels:no]]": cannot restore map from string' in wrong
+
+
 async def test_printing(kubectl):
     await kubectl("apply", "-f", "-", stdin=DEPLOYMENT)
     table = (await kubectl("get", "deploy,svc")).splitlines()

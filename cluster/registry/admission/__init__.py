@@ -129,7 +129,7 @@ class Admission:
             Plugin("ServiceAccount", _names("pods"), "CREATE", account),
             Plugin("NodeRestriction", None, "CREATE UPDATE DELETE", nodes.restrict, True),
             Plugin("TaintNodesByCondition", _names("nodes"), "CREATE", nodes.taint_not_ready),
-            Plugin("Priority", _names("pods"), "CREATE", priority),
+            Plugin("Priority", _names("pods"), "CREATE UPDATE", priority),
             Plugin("DefaultTolerationSeconds", _names("pods"), "CREATE UPDATE", tolerations),
             Plugin("DefaultStorageClass", _names("persistentvolumeclaims"), "CREATE", default_class),
             Plugin(

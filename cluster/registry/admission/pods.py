@@ -32,6 +32,11 @@ def tolerations(request: Request, config: RegistryConfig) -> None:
 
 async def priority(request: Request, reads: Reads, now: float) -> None:
     spec = (request.obj or {})["spec"]
+    if request.old is not None:
+        for kept in ("priority", "preemptionPolicy"):  # computed at creation: a manifest that is put again lacks them
+            if kept not in spec and kept in request.old["spec"]:
+                spec[kept] = request.old["spec"][kept]
+        return
     name = spec.get("priorityClassName", "")
     if name:
         found = await reads.guarded(request.plan, "priorityclasses.scheduling.k8s.io", "", name)

@@ -166,6 +166,12 @@ async def test_what_is_wrong_has_a_status(server, method, path, data, content_ty
     assert b"Traceback" not in got.body
 
 
+async def test_what_cannot_be_read_is_told_with_the_kind_it_should_be(server):
+    got = await server.call("PUT", f"{CM}/c", data=b"kind: ConfigMap", headers={"Content-Type": "application/json"})
+    assert got.json["message"].startswith("the object provided is unrecognized (must be of type ConfigMap): ")
+    assert got.json["message"].endswith(f"({b'kind: ConfigMap'.hex()})")
+
+
 async def test_dry_run_and_warnings(server):
     got = await server.call("POST", f"{CM}?dryRun=All", config_map("ghost"))
     assert got.status == 201

@@ -41,6 +41,17 @@ async def set_image(w: World, image: str) -> None:
     await w.client.patch("deployments.apps", "web", {"spec": patch}, "default", kind="strategic")
 
 
+async def test_counts_that_are_zero_are_not_written() -> None:
+    async with World(*BOTH) as w:
+        await start(w)
+        await w.create("deployments.apps", deployment())
+        await w.settle()
+        status = (await get(w))["status"]
+        assert status["unavailableReplicas"] == 3 and "readyReplicas" not in status
+        status = (await w.items("replicasets.apps"))[0]["status"]
+        assert status["replicas"] == 3 and "availableReplicas" not in status
+
+
 async def test_a_deployment_makes_a_replica_set_and_its_pods() -> None:
     async with World(*BOTH) as w:
         await start(w)

@@ -146,6 +146,58 @@ async def test_patches(bench: Any, make: Any) -> None:
     assert e.reason == "Invalid"
 
 
+@pytest.mark.parametrize(
+    ("media", "patch", "message"),
+    [
+        (
+            "strategic-merge-patch",
+            {"metadata": {"labels": "no", "annotations": {"a": "b"}}},
+            r'Invalid value: "map[metadata:map[annotations:map[a:b] labels:no]]": cannot restore map from string',
+        ),
+        (
+            "strategic-merge-patch",
+            {"spec": {"replicas": "x"}},
+            'Invalid value: "map[spec:map[replicas:x]]": unrecognized type: int32',
+        ),
+        (
+            "merge-patch",
+            {"spec": {"replicas": "x"}},
+            "json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32",
+        ),
+    ],
+)
+async def test_a_patch_that_fits_no_type_is_invalid(
+    bench: Any, make: Any, media: str, patch: dict[str, Any], message: str
+) -> None:
+    await bench.create("deployments.apps", make.deployment())
+    asked = bench.registry.patch(bench.ctx, DEPLOYMENTS, "default", "d", f"application/{media}+json", patch)
+    e = await _raises(asked)
+    (cause,) = e.details["causes"]
+    assert (e.code, e.reason, cause["field"]) == (422, "Invalid", "patch")
+    assert cause["message"].endswith(message)
+
+
+async def test_revision_zero_is_none(bench: Any, make: Any) -> None:
+    await bench.create("deployments.apps", make.deployment())
+    wish = make.deployment(replicas=5)
+    wish["metadata"]["resourceVersion"] = "0"
+    out = await bench.registry.update(bench.ctx, DEPLOYMENTS, "default", "d", wish)
+    assert out.obj["spec"]["replicas"] == 5
+
+
+async def test_a_pod_may_be_put_again_as_its_manifest_says(bench: Any, make: Any) -> None:
+    manifest = make.pod(serviceAccountName="default", automountServiceAccountToken=False)
+    made = await bench.create("pods", manifest)
+    again = {**manifest, "metadata": {**manifest["metadata"], "annotations": {"a": "b"}}}
+    out = await bench.registry.update(bench.ctx, PODS, "default", "p", again)
+    assert out.obj["spec"] == made.obj["spec"] and out.obj["spec"]["preemptionPolicy"] == "PreemptLowerPriority"
+
+
+async def test_who_owns_nothing_is_no_manager(bench: Any) -> None:
+    made = await bench.create("configmaps", {"metadata": {"name": "empty"}})
+    assert "managedFields" not in made.obj["metadata"]
+
+
 async def test_scale(bench: Any, make: Any) -> None:
     await bench.create("deployments.apps", make.deployment())
     scale = (await bench.get("deployments.apps", "d", subresource="scale")).fresh()
