@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.api import errors, fieldsets, meta
+from cluster.api import errors, fieldsets, last_applied, meta
 from cluster.api.fieldsets import FieldSet
 from cluster.api.ordering import merged_order
 from cluster.api.schema import Kind, Node
@@ -107,7 +107,7 @@ def apply(
     node: Node, live: Object, wish: Object, manager: str, *, force: bool, subresource: str, now: float
 ) -> Applied:
     """`live` with `wish` applied. Raises 409 with a cause per field that another manager owns and `wish` would
-    change.
+    change, unless kubectl takes over what it has set by client-side apply.
     """
     entries: list[Object] = live["metadata"].get("managedFields") or []
     wanted = fieldsets.field_set(node, wish)
@@ -122,22 +122,33 @@ def apply(
     changed, removed = fieldsets.diff(node, live, merged)
     contested = fieldsets.intersection(changed, wanted)
     kept: list[Object] = []
-    conflicts: list[errors.Cause] = []
+    taken: list[tuple[Object, FieldSet]] = []
     for e in others:
         lost = fieldsets.intersection(e.get("fieldsV1") or {}, contested)
-        conflicts.extend(errors.Cause("FieldManagerConflict", _conflict_text(e), p) for p in fieldsets.paths(lost))
+        if lost:
+            taken.append((e, lost))
         fields = fieldsets.difference(fieldsets.difference(e.get("fieldsV1") or {}, lost), removed)
         if fields == e.get("fieldsV1"):
             kept.append(e)
         elif fields:
             kept.append({**e, "fieldsV1": fields})
-    if conflicts and not force:
-        raise errors.apply_conflict(conflicts)
+    if taken and not force:
+        _refuse_conflicts(taken, last_applied.still_owned(node, live) if manager == last_applied.MANAGER else {})
     if before is not None and before.get("fieldsV1") == wanted:
         kept.append(before)
     elif wanted:
         kept.append(_entry(manager, "Apply", wish["apiVersion"], subresource, wanted, now))
     return Applied(merged, kept)
+
+
+def _refuse_conflicts(taken: list[tuple[Object, FieldSet]], spared: FieldSet) -> None:
+    conflicts = [
+        errors.Cause("FieldManagerConflict", _conflict_text(entry), path)
+        for entry, lost in taken
+        for path in fieldsets.paths(fieldsets.difference(lost, spared))
+    ]
+    if conflicts:
+        raise errors.apply_conflict(conflicts)
 
 
 def on_apply_create(node: Node, obj: Object, wish: Object, manager: str, now: float) -> None:

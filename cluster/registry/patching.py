@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from cluster.api import errors, managed, patch, schema, scheme, selectors, typecheck
+from cluster.api import errors, last_applied, managed, patch, schema, scheme, selectors, typecheck
 from cluster.api.scheme import ResourceInfo
 from cluster.registry import duplicates, patch_errors, scale, yaml_input
 from cluster.registry.context import RequestContext
@@ -199,6 +199,8 @@ class Patcher:
                 merged = typecheck.prune(node, applied.obj)[0]
             if wanted:
                 merged["metadata"]["resourceVersion"] = wanted
+            if ctx.field_manager == last_applied.MANAGER:
+                last_applied.follow(merged, clean)
             return merged
 
         def own(new: Object, old: Object) -> None:

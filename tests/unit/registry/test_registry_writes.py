@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
 
 from cluster.api.errors import ApiError, FenceLost
@@ -235,6 +236,36 @@ async def test_apply_creates_then_merges(bench: Any, make: Any) -> None:
     assert (
         await _raises(bench.registry.patch(replace(ctx, field_manager=""), DEPLOYMENTS, "default", "d", media, wish))
     ).code == 422
+
+
+async def test_kubectl_goes_over_to_server_side_apply(bench: Any) -> None:
+    info = SCHEME.named("configmaps")
+    annotation = "kubectl.kubernetes.io/last-applied-configuration"
+
+    def wish(**data: str) -> dict[str, Any]:
+        return {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "c", "namespace": "default"},
+            "data": data,
+        }
+
+    async def apply(manager: str, **data: str) -> dict[str, Any]:
+        ctx = replace(bench.ctx, field_manager=manager)
+        stored = await bench.registry.patch(ctx, info, "default", "c", "application/apply-patch+yaml", wish(**data))
+        return dict(stored.obj)
+
+    made = wish(a="1", b="1")
+    made["metadata"]["annotations"] = {annotation: orjson.dumps(wish(a="1", b="1")).decode()}
+    bench.ctx = replace(bench.ctx, field_manager="kubectl-client-side-apply")
+    await bench.create("configmaps", made)
+    assert (await _raises(apply("another", a="2"))).reason == "Conflict"
+    out = await apply("kubectl", a="2", b="1")
+    assert out["data"] == {"a": "2", "b": "1"}
+    assert orjson.loads(out["metadata"]["annotations"][annotation]) == wish(a="2", b="1")
+    await bench.registry.modify(bench.ctx, info, "default", "c", lambda o: {**o, "data": {"a": "2", "b": "theirs"}})
+    e = await _raises(apply("kubectl", a="2", b="3"))
+    assert [cause["field"] for cause in e.details["causes"]] == [".data.b"]
 
 
 async def test_dry_run_stores_nothing(bench: Any, make: Any) -> None:
