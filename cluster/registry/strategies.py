@@ -117,20 +117,19 @@ def _stateful_set_create(obj: Object, now: float) -> None:
 
 
 def _job_create(job: Object, now: float) -> None:
-    """Labels from the template; the selector and the template's labels name the job (unless manualSelector)."""
+    """The selector and the template's labels name the job (unless manualSelector); a job without labels gets them."""
     job["status"] = {}
     metadata, spec = job["metadata"], job.get("spec") or {}
     template = spec.setdefault("template", {}).setdefault("metadata", {})
+    if not spec.get("manualSelector"):
+        uid, name = metadata["uid"], metadata.get("name", "")
+        own = {"batch.kubernetes.io/controller-uid": uid, "batch.kubernetes.io/job-name": name}
+        template["labels"] = {**(template.get("labels") or {}), "controller-uid": uid, "job-name": name, **own}
+        if spec.get("selector") is None:
+            spec["selector"] = {}
+        spec["selector"].setdefault("matchLabels", {}).setdefault("batch.kubernetes.io/controller-uid", uid)
     if not metadata.get("labels") and template.get("labels"):
         metadata["labels"] = dict(template["labels"])
-    if spec.get("manualSelector"):
-        return
-    uid, name = metadata["uid"], metadata.get("name", "")
-    own = {"batch.kubernetes.io/controller-uid": uid, "batch.kubernetes.io/job-name": name}
-    template["labels"] = {**(template.get("labels") or {}), "controller-uid": uid, "job-name": name, **own}
-    if spec.get("selector") is None:
-        spec["selector"] = {}
-    spec["selector"].setdefault("matchLabels", {}).setdefault("batch.kubernetes.io/controller-uid", uid)
 
 
 def _autoscaler_create(obj: Object, now: float) -> None:
