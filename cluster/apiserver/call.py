@@ -7,7 +7,7 @@ Reply into bytes, so that negotiation, compression and headers are in one place.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,6 +141,7 @@ class Call:
 def decode_object(raw: bytes, content_type: str, expected: str) -> dict[str, Any]:
     """`expected`: the kind it should be. Raises ApiError 400 for what is no object, 415 for media types that are not
     read."""
+    load: Callable[[bytes], Any]
     if content_type in ("", negotiate.JSON):
         load, fault = orjson.loads, "couldn't get version/kind; json parse error"
     elif content_type in (negotiate.YAML, "application/x-yaml", "text/yaml"):
