@@ -20,30 +20,12 @@ from raft.storage.wal_replay import Replayer
 from raft.transport import Connection
 from raft.wire import Hello, frame, unpack
 from raft.wire import pack as wire_pack
+from tests.support.fake_transport import FakeTransport
 
 LIMIT = 4096
 SENDER = 2
 PATH = Path("0000000000000001-0000000000000001.wal")
 HEADER = Header(WalMetadata("c", 1), 0, HardState(3, 2, 1), SnapshotMeta(1, 1, ConfState((1, 2, 3)))).to_wire()
-
-
-class _Wire:
-    """Stands where the socket would."""
-
-    def __init__(self) -> None:
-        self.written = b""
-        self.closed = False
-
-    def set_write_buffer_limits(self, high: int, low: int) -> None: ...
-
-    def get_extra_info(self, name: str) -> Any:
-        return None
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-
-    def close(self) -> None:
-        self.closed = True
 
 
 class _Member:
@@ -61,7 +43,7 @@ class _Member:
 def frames(data: bytes) -> None:
     """The first byte says in what pieces the rest arrives on a peer's connection: a handshake, then messages."""
     size, stream = 1 + (data[0] if data else 0), data[1:]
-    connection, wire, member = Connection(), _Wire(), _Member()
+    connection, wire, member = Connection(), FakeTransport(), _Member()
     refused: list[StoreError] = []
     connection.on_bad_frame = refused.append
     connection.connection_made(wire)  # type: ignore[arg-type]

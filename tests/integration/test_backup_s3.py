@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,18 +16,9 @@ from raft.backup.targets import Access, Bucket, TargetError, open_target
 from raft.client_backup import save_snapshot
 from raft.config import StateConfig
 from raft.server import StateServer, create_member
+from tests.support.ports import free_ports
 
 HOUR, BORN = 3600.0, 1_800_000_000.0
-
-
-def free_ports(n: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(n)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [int(s.getsockname()[1]) for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from cluster.chaos.report import Happened, Report
 from cluster.cli.chaos_publish import KEPT, publish
 from cluster.cli.dashboard_proxy import DashboardProxy
 from cluster.machinery.http_client import HttpConfig
+from tests.support.stand_in import listening
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
@@ -83,14 +84,8 @@ async def kubelet(pki: Pki, log: asyncio.Queue[str]) -> AsyncIterator[int]:
     app = web.Application()
     app.router.add_get("/containerLogs/{ns}/{pod}/{c}", logs)
     app.router.add_get("/metrics/parts/state", metrics)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=pki.server_context())
-    await site.start()
-    try:
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
+    async with listening(app, pki.server_context(), shutdown_timeout_s=0.1) as port:
+        yield port
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from control_plane import REPOSITORY, ControlPlane, eventually, new_config
-from store_group import free_ports
+
+from tests.support.ports import free_ports
 
 Listed = list[dict[str, Any]]
 FOUNDERS = [(1, "m1"), (2, "m2"), (3, "m3")]

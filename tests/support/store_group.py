@@ -7,7 +7,6 @@ import contextlib
 import datetime
 import ipaddress
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from ports import free_ports
 
 from raft.client import StoreClient
 from raft.config import CLIENT_ROLE, PEER_ROLE, TlsFiles
@@ -66,16 +66,6 @@ class Pki:
             )
         )
         return files
-
-
-def free_ports(n: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(n)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 class Group:

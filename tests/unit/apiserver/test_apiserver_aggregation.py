@@ -17,6 +17,7 @@ from multidict import CIMultiDict
 
 from cluster.api import errors
 from cluster.apiserver import upgrades
+from tests.support.stand_in import listening
 
 Object = dict[str, Any]
 SERVICES = "/apis/apiregistration.k8s.io/v1/apiservices"
@@ -73,13 +74,9 @@ async def remote(pki: Pki) -> AsyncIterator[Remote]:
     made = Remote()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", made.handle)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=pki.server_context())
-    await site.start()
-    made.port = runner.addresses[0][1]
-    yield made
-    await runner.cleanup()
+    async with listening(app, pki.server_context()) as port:
+        made.port = port
+        yield made
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from tests.support.stand_in import listening
+
 pytest.importorskip("cel_expr_python", reason="`make bootstrap` installs it")
 
 from apiserver_harness import Edge, Pki
@@ -54,15 +56,11 @@ async def webhook(pki: Pki) -> AsyncIterator[Webhook]:
     hook = Webhook()
     app = web.Application()
     app.router.add_post("/convert", hook.handle)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pki.path("server.crt"), pki.path("server.key"))
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
-    await site.start()
-    hook.port = runner.addresses[0][1]
-    yield hook
-    await runner.cleanup()
+    async with listening(app, context) as port:
+        hook.port = port
+        yield hook
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from cluster.api.meta import rfc3339
 from cluster.apiserver import oidc
+from tests.support.stand_in import listening
 
 REVIEW = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 
@@ -60,14 +61,9 @@ async def issuer(pki: Pki) -> AsyncIterator[Issuer]:
     made = Issuer()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pki.path("server.crt"), pki.path("server.key"))
-    runner = web.AppRunner(made.app())
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
-    made.url = f"https://localhost:{runner.addresses[0][1]}"
-    try:
+    async with listening(made.app(), context) as port:
+        made.url = f"https://localhost:{port}"
         yield made
-    finally:
-        await runner.cleanup()
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from aiohttp import WSMsgType, web
 from apiserver_harness import Edge, edge
 
 from cluster.apiserver import proxying
+from tests.support.stand_in import listening
 
 PODS = "/api/v1/namespaces/default/pods"
 SERVICES = "/api/v1/namespaces/default/services"
@@ -43,13 +44,8 @@ async def _echo(request: web.Request) -> web.StreamResponse:
 async def backend(ssl_context: Any = None) -> AsyncIterator[int]:
     app = web.Application()
     app.router.add_route("*", "/{tail:.*}", _echo)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=ssl_context).start()
-    try:
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
+    async with listening(app, ssl_context) as port:
+        yield port
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from aiohttp import web
 from apiserver_harness import Pki, edge
 
 from cluster.machinery.kubelet_metrics import KubeletAccess, KubeletPodMetrics
+from tests.support.stand_in import listening
 
 API = "/apis/metrics.k8s.io/v1beta1"
 AT = "2026-01-01T00:00:00Z"
@@ -39,13 +40,8 @@ async def kubelet(pki: Pki, body: dict[str, Any]) -> AsyncIterator[tuple[int, li
 
     app = web.Application()
     app.router.add_get("/stats/summary", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=pki.server_context()).start()
-    try:
-        yield runner.addresses[0][1], asked
-    finally:
-        await runner.cleanup()
+    async with listening(app, pki.server_context()) as port:
+        yield port, asked
 
 
 @pytest.fixture

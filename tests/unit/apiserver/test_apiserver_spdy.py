@@ -12,6 +12,7 @@ from apiserver_harness import edge, pod_on_kubelet
 
 from cluster.api.spdy import Data, GoAway, Ping, Reset, SpdyConnection
 from cluster.apiserver import spdy
+from tests.support.stand_in import listening
 
 PODS = "/api/v1/namespaces/default/pods"
 EXITED = {
@@ -65,14 +66,8 @@ async def kubelet(pki):
     app.router.add_get("/exec/{ns}/{pod}/{c}", cat)
     app.router.add_get("/attach/{ns}/{pod}/{c}", cat)
     app.router.add_get("/portForward/{ns}/{pod}", echo)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=pki.server_context())
-    await site.start()
-    try:
-        yield runner.addresses[0][1], told
-    finally:
-        await runner.cleanup()
+    async with listening(app, pki.server_context()) as port:
+        yield port, told
 
 
 @pytest.fixture

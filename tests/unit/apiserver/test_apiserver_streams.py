@@ -9,6 +9,7 @@ from aiohttp import WSMsgType, web
 from apiserver_harness import edge, pod_on_kubelet
 
 from cluster.api.remotecommand import refusal
+from tests.support.stand_in import listening
 
 PODS = "/api/v1/namespaces/default/pods"
 
@@ -64,14 +65,8 @@ async def kubelet(pki):
     app = web.Application()
     app.router.add_get("/containerLogs/{ns}/{pod}/{c}", logs)
     app.router.add_get("/exec/{ns}/{pod}/{c}", run)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=pki.server_context())
-    await site.start()
-    try:
-        yield runner.addresses[0][1], asked
-    finally:
-        await runner.cleanup()
+    async with listening(app, pki.server_context()) as port:
+        yield port, asked
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,9 @@ from cluster.machine import cloud_choice
 from cluster.machine.config import ClusterConfig, ConfigError
 from cluster.machinery.client import Obj
 from cluster.machinery.provider import ProviderError, Route
-from tests.support.cloud_aws import CLUSTER, World, moto
+from tests.support.cloud_aws import CLUSTER, World
 
 NLB = {"service.beta.kubernetes.io/aws-load-balancer-type": "nlb"}
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with moto() as url:
-        yield url
-
-
-@pytest.fixture
-def world(url: str, tmp_path: Path) -> Iterator[World]:
-    made = World(url, tmp_path)
-    yield made
-    made.close()
 
 
 def service(ports: dict[int, int], annotations: dict[str, str] | None = None, protocol: str = "TCP") -> Obj:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,23 +9,10 @@ import pytest
 from cluster.cloud.aws.api import CloudError
 from cluster.cloud.aws.ebs import ZONE, EbsDisks
 from cluster.machinery.provider import DiskStatus, DiskWish, ProviderError
-from tests.support.cloud_aws import World, moto, volume_of
+from tests.support.cloud_aws import World, volume_of
 from tests.support.controller_world import FakeProvider
 
 GIB = 1 << 30
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with moto() as url:
-        yield url
-
-
-@pytest.fixture
-def world(url: str, tmp_path: Path) -> Iterator[World]:
-    made = World(url, tmp_path)
-    yield made
-    made.close()
 
 
 def disks(world: World, backing: FakeProvider | None = None) -> EbsDisks:

@@ -14,6 +14,7 @@ from cluster.api.errors import ApiError
 from cluster.machinery.aggregated import AggregatedApis, FrontProxy
 from cluster.registry.context import UserInfo
 from tests.support.apiserver_harness import Pki
+from tests.support.stand_in import listening
 
 USER = UserInfo("system:kube-controller-manager", groups=("system:authenticated",))
 
@@ -29,25 +30,20 @@ async def _answer(request: web.Request) -> web.Response:
     return web.json_response({**seen, "query": dict(request.query), "by": names.get("commonName")})
 
 
+async def _resolve(namespace: str, name: str) -> str:
+    assert (namespace, name) == ("monitoring", "adapter")
+    return "127.0.0.1"
+
+
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[tuple[AggregatedApis, int, Pki]]:
     pki = Pki(tmp_path)
     app = web.Application()
     app.router.add_get("/{path:.*}", _answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=pki.server_context())
-    await site.start()
-    port = runner.addresses[0][1]
-
-    async def resolve(namespace: str, name: str) -> str:
-        assert (namespace, name) == ("monitoring", "adapter")
-        return "127.0.0.1"
-
-    apis = AggregatedApis(resolve, FrontProxy(pki.path("front-proxy.crt"), pki.path("front-proxy.key")), USER)
-    yield apis, port, pki
-    await apis.close()
-    await runner.cleanup()
+    async with listening(app, pki.server_context()) as port:
+        apis = AggregatedApis(_resolve, FrontProxy(pki.path("front-proxy.crt"), pki.path("front-proxy.key")), USER)
+        yield apis, port, pki
+        await apis.close()
 
 
 def service(port: int, **spec: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from aiohttp import web
 from cluster.api.errors import ApiError
 from cluster.machinery import webhooks
 from cluster.machinery.webhooks import WebhookClient
+from tests.support.stand_in import listening
 
 SIZE = 1 << 20
 
@@ -31,11 +32,8 @@ async def url() -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_post("/", answer)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
-    await runner.cleanup()
+    async with listening(app) as port:
+        yield f"http://127.0.0.1:{port}/"
 
 
 async def test_an_answer_in_many_pieces_is_read_to_its_end(url: str) -> None:

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from cluster.machine import pki
 from cluster.network.dns_pod_client import PodClient
+from tests.support.stand_in import listening
 
 _EVENT = b'{"type": "ADDED", "object": {"metadata": {"name": "web"}}}\n'
 
@@ -38,12 +39,8 @@ async def client(tmp_path: Path) -> AsyncIterator[PodClient]:
     context.load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
     app = web.Application()
     app.router.add_get("/api/v1/services", _watch)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
-    await site.start()
-    yield PodClient("127.0.0.1", runner.addresses[0][1], tmp_path)
-    await runner.cleanup()
+    async with listening(app, context, shutdown_timeout_s=0.1) as port:
+        yield PodClient("127.0.0.1", port, tmp_path)
 
 
 def _reader() -> threading.Thread:

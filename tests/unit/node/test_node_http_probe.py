@@ -10,6 +10,7 @@ from aiohttp import web
 
 from cluster.node.core_probe import ProbeAnswer
 from cluster.node.prober import Prober
+from tests.support.stand_in import listening
 
 
 @asynccontextmanager
@@ -35,14 +36,9 @@ async def server() -> AsyncIterator[int]:
     for path in ("/redirect", "/circle"):
         app.router.add_get(path, redirect)
     app.router.add_get("/{what}", answer)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield runner.addresses[0][1]
-    finally:
+    async with listening(app) as port:
+        yield port
         release.set()
-        await runner.cleanup()
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from cluster.api.errors import ApiError
 from cluster.node.parts import relay
+from tests.support.stand_in import listening
 
 
 async def test_a_page_comes_as_it_is() -> None:
@@ -15,15 +16,10 @@ async def test_a_page_comes_as_it_is() -> None:
 
     app = web.Application()
     app.router.add_get("/metrics", metrics)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        answer = await relay({"state": runner.addresses[0][1]}, "state")
-        assert (answer.status, answer.body) == (200, b"up 1\n")
-        assert answer.headers["Content-Type"].startswith("text/plain")
-    finally:
-        await runner.cleanup()
+    async with listening(app) as port:
+        answer = await relay({"state": port}, "state")
+    assert (answer.status, answer.body) == (200, b"up 1\n")
+    assert answer.headers["Content-Type"].startswith("text/plain")
 
 
 async def test_a_part_that_is_not_here_and_one_that_is_silent() -> None:

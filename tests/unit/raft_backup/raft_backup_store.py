@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,16 +12,7 @@ from raft.client import StoreClient
 from raft.client_backup import save_snapshot
 from raft.config import Address
 from raft.server import StateConfig, StateServer, create_member
-
-
-def free_ports(n: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(n)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+from tests.support.ports import free_ports
 
 
 def addresses(*members: int) -> dict[int, Address]:

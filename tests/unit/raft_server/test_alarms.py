@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,7 @@ from raft.corruption import CorruptionCheck
 from raft.errors import StoreError
 from raft.server import StateConfig, StateServer, create_member
 from raft.storage.backend_lmdb import LmdbBackend
-
-
-def free_ports(n: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(n)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [int(s.getsockname()[1]) for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+from tests.support.ports import free_ports
 
 
 class Group:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from raft.client import StoreClient
 from raft.core.types import ConfState, Entry, Message, MessageKind, Snapshot, SnapshotMeta
 from raft.server import StateConfig, StateServer, create_member
 from raft.wire import MAX_FRAME_BYTES, Hello, frame, pack, unpack
+from tests.support.ports import free_ports
 
 MESSAGE = Message(
     MessageKind.APPEND,
@@ -67,16 +67,6 @@ def test_a_message_with_one_thing_wrong_is_no_message(data: st.DataObject) -> No
         (index, term, conf), contents = back[11]
         assert all(type(n) is int for n in (index, term, *(m for part in conf[:4] for m in part)))
         assert type(contents) is bytes
-
-
-def free_ports(n: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(n)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [int(s.getsockname()[1]) for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 @contextlib.asynccontextmanager

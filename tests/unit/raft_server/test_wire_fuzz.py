@@ -14,29 +14,13 @@ from raft.core.types import Entry, Message, MessageKind
 from raft.errors import Invalid, StoreError, TooLarge
 from raft.transport import Connection
 from raft.wire import MAX_FRAME_BYTES, Hello, decode_answer, frame, frames_of, pack, unpack
+from tests.support.fake_transport import FakeTransport
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.binary(max_size=50) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4),
     max_leaves=12,
 )
-
-
-class FakeTransport:
-    def __init__(self) -> None:
-        self.written = b""
-        self.closed = False
-
-    def set_write_buffer_limits(self, high: int, low: int) -> None: ...
-
-    def get_extra_info(self, name: str) -> Any:
-        return None
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-
-    def close(self) -> None:
-        self.closed = True
 
 
 def connected(limit: int = MAX_FRAME_BYTES) -> tuple[Connection, FakeTransport, list[Any]]:
