@@ -80,6 +80,19 @@ class ApiServerConfig:
 
     def validate(self) -> None:
         """Raise ConfigError for the first setting that cannot work."""
+        self._files()
+        self._addresses()
+        self._limits()
+        if not self.service_account_issuer.startswith("https://"):
+            raise ConfigError(
+                f"service_account_issuer: {self.service_account_issuer!r} must be an https URL, as {ISSUER}"
+            )
+        if self.audit_log_path and not self.audit_policy_file:
+            raise ConfigError("audit_policy_file: missing; audit_log_path needs a policy that says what to note")
+        self._oidc()
+        _ = self.watch_windows
+
+    def _files(self) -> None:
         for name in ("tls_cert_file", "tls_private_key_file", "client_ca_file", "service_account_signing_key_file"):
             self._file(name, str(getattr(self, name)), required=True)
         if not self.service_account_key_files:
@@ -101,6 +114,8 @@ class ApiServerConfig:
             self._file(name, str(getattr(self, name)), required=False)
         if bool(self.kubelet_client_certificate) != bool(self.kubelet_client_key):
             raise ConfigError("kubelet_client_certificate and kubelet_client_key: give both or neither")
+
+    def _addresses(self) -> None:
         for name in ("bind_address", "advertise_address"):
             try:
                 ipaddress.ip_address(str(getattr(self, name)))
@@ -110,6 +125,8 @@ class ApiServerConfig:
                 ) from e
         if not 0 <= self.secure_port <= 65535:
             raise ConfigError(f"secure_port: {self.secure_port} is not a port; 6443 is the usual one")
+
+    def _limits(self) -> None:
         for name in ("max_requests_inflight", "max_mutating_requests_inflight", "watch_buffer_events", "window_events"):
             if int(getattr(self, name)) < 1:
                 raise ConfigError(f"{name}: must be at least 1, is {getattr(self, name)}")
@@ -122,15 +139,6 @@ class ApiServerConfig:
         ):
             if float(getattr(self, name)) <= 0:
                 raise ConfigError(f"{name}: must be above 0, is {getattr(self, name)}")
-        if not self.service_account_issuer.startswith("https://"):
-            raise ConfigError(
-                f"service_account_issuer: {self.service_account_issuer!r} must be an https URL, as {ISSUER}"
-            )
-
-        if self.audit_log_path and not self.audit_policy_file:
-            raise ConfigError("audit_policy_file: missing; audit_log_path needs a policy that says what to note")
-        self._oidc()
-        _ = self.watch_windows
 
     @property
     def watch_windows(self) -> dict[str, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster.api.quantity import parse_quantity
@@ -115,44 +115,55 @@ class KubeletConfig:
 
     def validate(self) -> None:
         """Raises ConfigError naming every field that is wrong, and what would be right."""
-        wrong: list[str] = []
+        checks = (self._identity(), self._paths(), self._amounts(), self._periods(), self._eviction())
+        wrong = [problem for check in checks for problem in check]
+        if wrong:
+            raise ConfigError("; ".join(wrong))
+
+    def _identity(self) -> Iterator[str]:
         if not self.node_name:
-            wrong.append("node_name: must not be empty")
+            yield "node_name: must not be empty"
         for name in ("node_ip", "cluster_dns"):
             try:
                 ipaddress.ip_address(getattr(self, name))
             except ValueError:
-                wrong.append(f"{name}: {getattr(self, name)!r} is not an IP address")
-        high, low = self.image_gc_high_threshold_percent, self.image_gc_low_threshold_percent
-        if not 0 <= low < high <= 100:
-            wrong.append(
-                f"image_gc_low_threshold_percent: {low} must be less than image_gc_high_threshold_percent, {high}, "
-                "and both between 0 and 100"
-            )
+                yield f"{name}: {getattr(self, name)!r} is not an IP address"
+        for name in ("port", "healthz_port"):
+            if not 0 <= getattr(self, name) < 65536:
+                yield f"{name}: {getattr(self, name)} must be between 0 and 65535"
+
+    def _paths(self) -> Iterator[str]:
         if self.static_pod_path and not os.path.isabs(self.static_pod_path):
-            wrong.append(f"static_pod_path: {self.static_pod_path!r} must be an absolute path")
+            yield f"static_pod_path: {self.static_pod_path!r} must be an absolute path"
         for name in ("root_dir", "pod_logs_dir", "container_logs_dir"):
             if not os.path.isabs(getattr(self, name)):
-                wrong.append(f"{name}: {getattr(self, name)!r} must be an absolute path")
-        if self.container_log_max_files < 2:
-            wrong.append(f"container_log_max_files: {self.container_log_max_files} must be at least 2")
+                yield f"{name}: {getattr(self, name)!r} must be an absolute path"
         for name in ("server_cert_file", "server_key_file", "client_ca_file"):
             if not os.path.isfile(getattr(self, name)):
-                wrong.append(f"{name}: {getattr(self, name)!r} is not a file")
+                yield f"{name}: {getattr(self, name)!r} is not a file"
+
+    def _amounts(self) -> Iterator[str]:
         for name in ("cpu", "memory", "ephemeral_storage", "container_log_max_size"):
             value = getattr(self, name)
             try:
                 if value and parse_quantity(value) <= 0:
-                    wrong.append(f"{name}: {value!r} must be greater than 0")
+                    yield f"{name}: {value!r} must be greater than 0"
             except ValueError:
-                wrong.append(f"{name}: {value!r} is not a quantity such as 2, 500m or 4Gi")
-        for name in ("port", "healthz_port"):
-            if not 0 <= getattr(self, name) < 65536:
-                wrong.append(f"{name}: {getattr(self, name)} must be between 0 and 65535")
+                yield f"{name}: {value!r} is not a quantity such as 2, 500m or 4Gi"
         if self.max_pods < 1:
-            wrong.append(f"max_pods: {self.max_pods} must be at least 1")
+            yield f"max_pods: {self.max_pods} must be at least 1"
+        if self.container_log_max_files < 2:
+            yield f"container_log_max_files: {self.container_log_max_files} must be at least 2"
+        high, low = self.image_gc_high_threshold_percent, self.image_gc_low_threshold_percent
+        if not 0 <= low < high <= 100:
+            yield (
+                f"image_gc_low_threshold_percent: {low} must be less than image_gc_high_threshold_percent, {high}, "
+                "and both between 0 and 100"
+            )
+
+    def _periods(self) -> Iterator[str]:
         if not 0 < self.node_lease_renew_s < self.node_lease_duration_s:
-            wrong.append("node_lease_renew_s: must be greater than 0 and less than node_lease_duration_s")
+            yield "node_lease_renew_s: must be greater than 0 and less than node_lease_duration_s"
         for name in (
             "container_log_monitor_s",
             "node_status_update_frequency_s",
@@ -160,7 +171,9 @@ class KubeletConfig:
             "relist_period_s",
         ):
             if getattr(self, name) <= 0:
-                wrong.append(f"{name}: must be greater than 0")
+                yield f"{name}: must be greater than 0"
+
+    def _eviction(self) -> Iterator[str]:
         try:
             thresholds(
                 self.eviction_hard,
@@ -169,9 +182,7 @@ class KubeletConfig:
                 self.eviction_minimum_reclaim,
             )
         except ValueError as err:
-            wrong.append(str(err))
-        if wrong:
-            raise ConfigError("; ".join(wrong))
+            yield str(err)
 
     def labels(self) -> dict[str, str]:
         """The labels the kubelet sets on its Node."""

@@ -15,6 +15,8 @@ from node_world import NODE_TESTS, NodeWorld, machine_namespace, sh
 from cluster.api.volumes import BLOCK, DiskSource
 
 pytestmark = NODE_TESTS
+CLAIMED: dict[str, Any] = {"volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}]}
+MOUNTED: dict[str, Any] = {**CLAIMED, "container": {"volumeMounts": [{"name": "d", "mountPath": "/data"}]}}
 
 
 @pytest.fixture
@@ -118,11 +120,7 @@ async def attach(world: NodeWorld, attachment: dict[str, Any], device: str) -> N
 
 async def test_a_claim_is_formatted_once_and_keeps_its_data(world: NodeWorld, device: str) -> None:
     attachment = await claim(world, device)
-    use = {
-        "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}],
-        "securityContext": {"fsGroup": 1234},
-        "container": {"volumeMounts": [{"name": "d", "mountPath": "/data"}]},
-    }
+    use = {**MOUNTED, "securityContext": {"fsGroup": 1234}}
     await world.run_pod("first", **use)
     await world.status("first", lambda s: s.get("phase") == "Pending")
     await attach(world, attachment, device)
@@ -164,11 +162,7 @@ async def test_a_volume_of_the_machines_own_disk_is_used_in_place(
     directory.mkdir()
     (directory / "kept").write_text("here before")
     await bound_claim(world, {source: {"path": str(directory)}, **on_machine(world)})
-    use = {
-        "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}],
-        "container": {"volumeMounts": [{"name": "d", "mountPath": "/data"}]},
-    }
-    await world.run_pod("first", **use)
+    await world.run_pod("first", **MOUNTED)
     status = await world.ready("first")
     assert in_pod(status, "cat", "/data/kept") == "here before"
     in_pod(status, "touch", "/data/new")
@@ -179,7 +173,7 @@ async def test_a_volume_of_the_machines_own_disk_is_used_in_place(
 
 async def test_a_local_volume_whose_directory_is_absent_says_so(world: NodeWorld, tmp_path: Path) -> None:
     await bound_claim(world, {"local": {"path": str(tmp_path / "absent")}, **on_machine(world)})
-    await world.run_pod("waits", volumes=[{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}])
+    await world.run_pod("waits", **CLAIMED)
 
     async def told() -> list[str]:
         events = (await world.client.list("events", "default")).items
@@ -197,11 +191,7 @@ async def test_a_volume_that_was_made_larger_grows(world: NodeWorld, device: str
     """Under its running pod where the kernel lets us (CAP_SYS_RESOURCE), else with the next pod, and it says so."""
     attachment = await claim(world, device)
     await attach(world, attachment, device)
-    use = {
-        "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}],
-        "container": {"volumeMounts": [{"name": "d", "mountPath": "/data"}]},
-    }
-    await world.run_pod("first", **use)
+    await world.run_pod("first", **MOUNTED)
     status = await world.ready("first")
     in_pod(status, "sh", "-c", "echo kept > /data/row; sync")
     before = room(status)
@@ -214,7 +204,7 @@ async def test_a_volume_that_was_made_larger_grows(world: NodeWorld, device: str
         await world.until(said, 60)
         await world.client.delete("pods", "first", "default", grace_period_s=1)
         await world.gone("first")
-        await world.run_pod("second", **use)
+        await world.run_pod("second", **MOUNTED)
         status = await world.ready("second")
 
     async def done() -> bool:
@@ -230,10 +220,7 @@ async def test_a_volume_that_was_made_larger_grows(world: NodeWorld, device: str
 async def test_a_raw_device_reaches_the_container_and_keeps_its_bytes(world: NodeWorld, device: str) -> None:
     attachment = await claim(world, device, mode="Block")
     await attach(world, attachment, device)
-    use = {
-        "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}],
-        "container": {"volumeDevices": [{"name": "d", "devicePath": "/dev/xvda"}]},
-    }
+    use = {**CLAIMED, "container": {"volumeDevices": [{"name": "d", "devicePath": "/dev/xvda"}]}}
     await world.run_pod("first", **use)
     status = await world.ready("first")
     in_pod(status, "sh", "-c", "echo raw bytes | dd of=/dev/xvda conv=fsync")
@@ -256,10 +243,9 @@ async def test_a_raw_device_reaches_the_container_and_keeps_its_bytes(world: Nod
 async def test_a_volume_for_one_pod_alone_is_refused_to_a_second(world: NodeWorld, device: str) -> None:
     attachment = await claim(world, device, access="ReadWriteOncePod")
     await attach(world, attachment, device)
-    use = {"volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}]}
-    await world.run_pod("first", **use)
+    await world.run_pod("first", **CLAIMED)
     await world.ready("first")
-    await world.run_pod("second", **use)
+    await world.run_pod("second", **CLAIMED)
 
     async def refused() -> bool:
         events = (await world.client.list("events", "default")).items
