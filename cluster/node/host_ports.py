@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.node.cni import link_name
+from cluster.node.listeners import Listener, listeners
 
 Obj = dict[str, Any]
 TABLE = "sk8-hostports"
@@ -29,7 +30,7 @@ _PROTOCOLS = ("tcp", "udp", "sctp")
 
 
 class HostPortFailure(Exception):
-    """nft refused the table; nothing was changed."""
+    """nft refused the table, or the port is the machine's own; nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -78,6 +79,12 @@ def conflict(wanted: Iterable[PortMapping], taken: Iterable[PortMapping]) -> boo
 def _overlap(one: PortMapping, other: PortMapping) -> bool:
     same_port = one.protocol == other.protocol and one.host_port == other.host_port
     return same_port and (one.host_ip == other.host_ip or not (one.host_ip and other.host_ip))
+
+
+def in_use(wanted: Iterable[PortMapping], own: Iterable[Listener]) -> PortMapping | None:
+    """The first mapping that would take a port away from what listens there on the machine."""
+    taken = [PortMapping(one.protocol, one.port, 0, one.ip) for one in own]
+    return next((w for w in wanted if any(_overlap(w, t) for t in taken)), None)
 
 
 def ruleset(pods: Mapping[str, tuple[str, tuple[PortMapping, ...]]]) -> str:
@@ -129,9 +136,10 @@ def _elements(lines: Iterable[str]) -> str:
 
 
 class HostPorts:
-    """The machine's host ports by sandbox. Changes are applied one at a time, in order."""
+    """The machine's host ports by sandbox. Changes are applied one at a time, in order. `own`: what listens here."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: Callable[[], Iterable[Listener]] = listeners) -> None:
+        self._own = own
         self._pods: dict[str, tuple[str, tuple[PortMapping, ...]]] = {}
         self._lock = asyncio.Lock()
 
@@ -145,6 +153,11 @@ class HostPorts:
         """Raises HostPortFailure; nothing is changed then."""
         if not mappings:
             return
+        taken = in_use(mappings, await asyncio.to_thread(self._own))
+        if taken is not None:
+            at = f"{taken.host_ip}:{taken.host_port}"
+            why = f"listen {taken.protocol}4 {at}: bind: address already in use"
+            raise HostPortFailure(f"cannot open hostport {taken.host_port}: {why}")
         async with self._lock:
             wanted = {**self._pods, sandbox_id: (ip, mappings)}
             await self._apply(wanted)

@@ -64,6 +64,7 @@ class Image:
     program: str = ""
     on_request: bool = False
     """Built only when it is named."""
+    suite: str = SUITE
 
     def files(self) -> dict[str, Path]:
         """What is ours in it: path in the image -> file here."""
@@ -74,7 +75,8 @@ class Image:
 
     def digest(self) -> str:
         """A hash over everything the image is made of but the mirror's state. FORMAT: how make_tar makes it."""
-        recipe = (FORMAT, SUITE, NOT_NEEDED, self.packages, self.changes, self.description, sorted(self.links.items()))
+        links = sorted(self.links.items())
+        recipe = (FORMAT, self.suite, NOT_NEEDED, self.packages, self.changes, self.description, links)
         parts = [json.dumps(recipe)]
         for name, path in self.files().items():
             parts += [name, oct(path.stat().st_mode), path.read_text()]
@@ -177,9 +179,10 @@ IMAGES = (
         "busybox:1.36",
         "busybox",
         ("busybox-static",),
-        "sk8 demo image: Debian 12's busybox-static",
+        "sk8 demo image: Debian 13's busybox-static (1.37; in Debian 12's, `wget -T` ends with a segmentation fault)",
         ('CMD ["/bin/sh"]',),
-        BUSYBOX_LINKS | {f"bin/{name}": "/bin/busybox" for name in BUSYBOX_APPLETS.split()},
+        dict.fromkeys((*BUSYBOX_LINKS, *(f"bin/{a}" for a in BUSYBOX_APPLETS.split())), "/usr/bin/busybox"),
+        suite="trixie",
     ),
     Image(
         "prom/prometheus:v2.42.0",
@@ -254,7 +257,7 @@ def make_tar(image: Image, tar_path: Path) -> None:
     whole, partial = tar_path.with_suffix(".whole.tar"), tar_path.with_suffix(".partial.tar")
     try:
         packages = f"--include={','.join(image.packages)}"
-        run("mmdebstrap", "--variant=extract", packages, SUITE, str(whole), hint=NO_PACKAGES)
+        run("mmdebstrap", "--variant=extract", packages, image.suite, str(whole), hint=NO_PACKAGES)
         ours = {*image.files(), *image.links}
         _slim(whole, partial, ours)
         _add_overlay(image, partial)
@@ -267,15 +270,21 @@ def make_tar(image: Image, tar_path: Path) -> None:
             old.unlink()
 
 
+def made_from(image: Image) -> str:
+    """The digest of the recipe from which the engine's image was made; "" when it is not ours, or not there."""
+    shown = '{{index .Config.Labels "sk8.image"}}'
+    argv = ["docker", "image", "inspect", "-f", shown, image.name]
+    return subprocess.run(argv, capture_output=True, text=True).stdout.strip()
+
+
+def tar_of(image: Image) -> Path:
+    return CACHE / f"{image.overlay}-{image.digest()}.tar"
+
+
 def build(image: Image) -> str:
     """Make sure the engine has the image; what was done, in a few words."""
     started = time.monotonic()
-    digest = image.digest()
-    have = subprocess.run(
-        ["docker", "image", "inspect", "-f", '{{index .Config.Labels "sk8.image"}}', image.name],
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
+    digest, have = image.digest(), made_from(image)
     if have == digest:
         return "present"
     if have == "" and subprocess.run(["docker", "image", "inspect", image.name], capture_output=True).returncode == 0:
@@ -283,7 +292,7 @@ def build(image: Image) -> str:
             f"images: {image.name} exists here and is not ours; it will not be overwritten. "
             f"Rename it first: docker tag {image.name} mine/{image.name} && docker rmi {image.name}"
         )
-    tar_path = CACHE / f"{image.overlay}-{digest}.tar"
+    tar_path = tar_of(image)
     what = "loaded"
     if not tar_path.exists():
         what = "built"
@@ -333,7 +342,7 @@ def main() -> None:
         known = ", ".join(image.name for image in IMAGES)
         raise SystemExit(f"images: {', '.join(unknown)} is not made here; there are {known}")
     wanted = [image for image in IMAGES if image.name in args.names or not (args.names or image.on_request)]
-    missing = [image for image in wanted if not (CACHE / f"{image.overlay}-{image.digest()}.tar").exists()]
+    missing = [image for image in wanted if not tar_of(image).exists() and made_from(image) != image.digest()]
     if missing:
         print(f"Images: building {len(missing)} from Debian packages, about 10 s each, once", flush=True)
     with ThreadPoolExecutor(2) as pool:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
 from typing import Any
 
-from cluster.node.host_ports import PortMapping, port_mappings, ruleset, used_ports
+import pytest
+
+from cluster.node.host_ports import HostPortFailure, HostPorts, PortMapping, in_use, port_mappings, ruleset, used_ports
+from cluster.node.listeners import Listener, listeners, parse
 
 
 def pod(**spec: Any) -> dict[str, Any]:
@@ -43,3 +48,42 @@ def test_the_table_says_exactly_this() -> None:
 def test_without_host_ports_there_is_no_table() -> None:
     assert ruleset({}) == "add table ip sk8-hostports\ndelete table ip sk8-hostports\n"
     assert ruleset({"a": ("10.244.0.2", ())}) == ruleset({})
+
+
+HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+
+
+def row(local: str, state: str) -> str:
+    return f"   0: {local} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000     0        0 1 1\n"
+
+
+def test_listeners_are_read_from_the_kernels_tables() -> None:
+    tcp = HEADER + row("0100007F:094D", "0A") + row("00000000:192B", "0A") + row("0100007F:A000", "01")
+    assert sorted(parse("tcp", tcp)) == [Listener("tcp", 2381, "127.0.0.1"), Listener("tcp", 6443)]
+    every, loopback, mapped = "0" * 32, "0" * 24 + "01000000", "0000000000000000FFFF00000B00590A"
+    tcp6 = HEADER + row(f"{every}:192B", "0A") + row(f"{loopback}:0050", "0A") + row(f"{mapped}:0050", "0A")
+    assert sorted(parse("tcp", tcp6)) == [Listener("tcp", 80, "10.89.0.11"), Listener("tcp", 6443)]
+    udp = HEADER + row("00000000:0035", "07") + row("0100007F:0036", "01")
+    assert list(parse("udp", udp)) == [Listener("udp", 53)]
+
+
+def test_our_own_listener_is_seen_and_its_port_is_kept(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert Listener("tcp", port, "127.0.0.1") in listeners()
+    assert listeners(tmp_path) == frozenset()
+
+
+def test_a_port_of_the_machine_is_not_given_away() -> None:
+    own = [Listener("tcp", 6443), Listener("udp", 53, "10.96.0.10")]
+    assert in_use([PortMapping("tcp", 80, 80), PortMapping("tcp", 6443, 80)], own) == PortMapping("tcp", 6443, 80)
+    assert in_use([PortMapping("udp", 6443, 80), PortMapping("tcp", 53, 53)], own) is None
+    assert in_use([PortMapping("udp", 53, 53)], own) is not None
+    assert in_use([PortMapping("udp", 53, 53, "10.89.0.11")], own) is None
+
+
+async def test_a_pod_that_wants_the_api_servers_port_is_told_so() -> None:
+    ports = HostPorts(lambda: [Listener("tcp", 6443)])
+    with pytest.raises(HostPortFailure, match="cannot open hostport 6443: listen tcp4 :6443: bind: address already in"):
+        await ports.set("sandbox", "10.244.0.2", (PortMapping("tcp", 6443, 80),))
+    await ports.delete("sandbox")
