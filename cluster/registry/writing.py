@@ -148,6 +148,14 @@ class Writer:
         else:
             managed.on_create(schema.node_of(info), obj, _manager(ctx), now)
         key = keys.object_key(info, namespace, name)
+        self._guard_creation(info, namespace, name, key, plan)
+        charge = self.ledger.charge(info, namespace, name, obj, None)
+        if info is QUOTAS:
+            await self.ledger.restructure(ctx, plan, namespace, key, removed=False)
+        return await self._encoded(ctx, info, key, obj, plan, strategy, charge)
+
+    def _guard_creation(self, info: ResourceInfo, namespace: str, name: str, key: bytes, plan: Plan) -> None:
+        """The key is free, and what it will be in is there: its namespace, which is not ending, and its definition."""
 
         def exists(kv: KeyValue | None) -> ApiError:
             return errors.already_exists(info, name)
@@ -159,10 +167,6 @@ class Writer:
             plan.guards.insert(0, namespace_guard(info, namespace, name))
         elif info.name == "namespaces":
             plan.ops.append(put(keys.namespace_phase(name), keys.ACTIVE))
-        charge = self.ledger.charge(info, namespace, name, obj, None)
-        if info is QUOTAS:
-            await self.ledger.restructure(ctx, plan, namespace, key, removed=False)
-        return await self._encoded(ctx, info, key, obj, plan, strategy, charge)
 
     def _generate(self, prefix: str) -> str:
         return prefix[:_MAX_PREFIX] + "".join(self._core.rng.choices(_SUFFIX_ALPHABET, k=5))
@@ -213,12 +217,7 @@ class Writer:
         core, strategy, old = self._core, strategy_for(info), current.obj
         metadata = new["metadata"]
         name, namespace = old["metadata"]["name"], old["metadata"].get("namespace", "")
-        wanted = metadata.get("resourceVersion", "")
-        if wanted and wanted != str(current.revision):
-            raise errors.conflict(info, name)
-        if metadata.get("uid", current.uid) != current.uid:
-            why = f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {current.uid}"
-            raise errors.conflict(info, name, why)
+        conditional = _check_preconditions(info, current, name, metadata)
         if namespace:
             metadata.setdefault("namespace", namespace)  # the URL says it as well
         merge_for_update(new, old, subresource, strategy, core.clock())
@@ -227,10 +226,8 @@ class Writer:
         plan = Plan()
         request = Request(ctx, info, "UPDATE", namespace, name, new, old, plan, subresource)
         await self._admission.mutate(request)
-        if request.renewed:
-            merge_for_update(
-                new, old, subresource, strategy, core.clock()
-            )  # nobody reaches beyond what this write is for
+        if request.renewed:  # nobody reaches beyond what this write is for
+            merge_for_update(new, old, subresource, strategy, core.clock())
         _refuse(info, new, validation.update(info, new, old, subresource))
         await self._admission.validate(request)
         if info.name == "services" and subresource == "":
@@ -239,12 +236,11 @@ class Writer:
         if manage is not None:
             manage(new, old)
         else:
-            node = schema.node_of(info)
-            managed.on_update(node, new, old, _manager(ctx), subresource, core.clock())
+            managed.on_update(schema.node_of(info), new, old, _manager(ctx), subresource, core.clock())
         stale_key = core.encrypts(info) and current.key_id != core.codec.primary
         if unchanged_object(new, old) and not outdated and not stale_key:
             return current  # else it is written for the key's sake: that is how a key is rotated
-        plan.guards.insert(0, Guard(unchanged(current.key, current.revision), _gone_or_stale(info, name, bool(wanted))))
+        plan.guards.insert(0, Guard(unchanged(current.key, current.revision), _gone_or_stale(info, name, conditional)))
         if _finished(new, strategy):
             return await self._remove(ctx, info, current, plan)
         charge = self.ledger.charge(info, namespace, name, new, old, subresource)
@@ -415,9 +411,23 @@ def _finished(obj: Object, strategy: Strategy) -> bool:
     return not strategy.graceful or not metadata.get("deletionGracePeriodSeconds")
 
 
-def _gone_or_stale(info: ResourceInfo, name: str, wanted: bool) -> Callable[[KeyValue | None], ApiError | None]:
+def _check_preconditions(info: ResourceInfo, current: Stored, name: str, metadata: Object) -> bool:
+    """Whether the writer named the revision that it wants to replace. Raises 409 when it named another one, or another
+    object of the name."""
+    wanted = metadata.get("resourceVersion", "")
+    if wanted and wanted != str(current.revision):
+        raise errors.conflict(info, name)
+    if metadata.get("uid", current.uid) != current.uid:
+        why = f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {current.uid}"
+        raise errors.conflict(info, name, why)
+    return bool(wanted)
+
+
+def _gone_or_stale(info: ResourceInfo, name: str, conditional: bool) -> Callable[[KeyValue | None], ApiError | None]:
+    """What a write says that lost its compare-and-swap; None: it is made again from what is there now."""
+
     def fail(kv: KeyValue | None) -> ApiError | None:
-        if wanted:
+        if conditional:
             return errors.conflict(info, name)
         return None if kv is not None else errors.not_found(info, name)
 
