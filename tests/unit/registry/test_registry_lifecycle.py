@@ -167,12 +167,12 @@ async def test_bind_falls_back_when_one_pod_changed_meanwhile(bench: Any, make: 
     core, once = bench.registry._core, False
     real = core.commit
 
-    async def commit(ctx: Any, plan: Any) -> int:
+    async def commit(ctx: Any, plan: Any, **how: Any) -> int:
         nonlocal once
         if not once:
             once = True
             await bench.another().bind(bench.ctx, [Binding("default", "a", "", "m9")])
-        return int(await real(ctx, plan))
+        return int(await real(ctx, plan, **how))
 
     core.commit = commit
     out = await bench.registry.bind(bench.ctx, [Binding("default", n, "", "m1") for n in ("a", "b")])
