@@ -18,6 +18,8 @@ from cluster.machine.config import ClusterConfig, ConfigError
 Obj = dict[str, Any]
 _TIMEOUT_S = 30.0
 _LEASE = "kube-scheduler"
+_NOTHING = """It has decided nothing about this pod: another scheduler is to place it, or it has its machine already.
+  try: kubectl get pod shows spec.schedulerName and spec.nodeName"""
 
 
 async def explain(
@@ -69,6 +71,8 @@ def render(found: Obj, *, now: bool, rows: int) -> str:
         if not now:
             title = "Nothing in detail is remembered (too long ago, a burst, or another scheduler). " + title
         parts.append("\n".join((title, _nodes(found["now"], "", rows))))
+    if len(parts) == 1:
+        parts.append(_NOTHING)
     return "\n\n".join(parts)
 
 

@@ -38,11 +38,16 @@ async def gather(config: ClusterConfig, namespace: str, name: str) -> Facts:
     """Raises CommandError when there is no such pod; who else is silent is named in the facts."""
     api = AdminApi(config)
     scope = f"/api/v1/namespaces/{namespace}"
+    name = name.removeprefix("pod/")
+    fix = f"kubectl get pods -n {namespace} shows which there are; -n names another namespace"
+    if "/" in name:
+        raise CommandError(f"{name} is no name of a pod", fix)
     try:
         pod = await api.get(f"{scope}/pods/{name}")
     except ApiUnavailable as e:
-        fix = f"kubectl get pods -n {namespace} shows which there are; -n names another namespace"
-        raise CommandError(str(e), fix if " 404 " in str(e) else "sk8 status shows what is wrong") from e
+        if " 404 " in str(e):
+            raise CommandError(f'pods "{name}" not found', fix) from e
+        raise CommandError(str(e), "sk8 status shows what is wrong") from e
     silent: dict[str, str] = {}
 
     async def asked(who: str, what: Any, otherwise: Any) -> Any:

@@ -200,7 +200,7 @@ def _reached(facts: Facts) -> list[Step]:
         ]
         if not mine:
             continue
-        at = _changed(found)
+        at = max(_changed(found), _turned(facts.pod))
         state = "ready" if (mine[0].get("conditions") or {}).get("ready") else "not ready"
         out.append(Step(at, False, "endpoint", f"{state} in Service {service}: {', '.join(mine[0]['addresses'])}"))
         after = sorted(node for node, synced in facts.synced.items() if synced >= at)
@@ -208,6 +208,14 @@ def _reached(facts: Facts) -> list[Step]:
             when = min(facts.synced[node] for node in after)
             out.append(Step(when, True, "programmed", f"Service {service} on {', '.join(after)} (their last sync)"))
     return out
+
+
+def _turned(pod: Obj) -> float:
+    """When it became ready, or ceased to be. The time of a manager is not renewed by each of its writes, so that of a
+    slice may be older than a pod in it."""
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    times = [c["lastTransitionTime"] for c in conditions if c["type"] == "Ready" and c.get("lastTransitionTime")]
+    return parse_time(times[0] if times else pod["metadata"]["creationTimestamp"])
 
 
 def _changed(obj: Obj) -> float:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -76,16 +78,24 @@ async def up(options: UpOptions, out: Output, environment: Mapping[str, str] = o
     await asyncio.to_thread(_install_kubeconfig, path, config, out)
     out.say()
     out.say(f"The cluster is up after {time.monotonic() - begin:.1f} s: {len(config.machines)} nodes are Ready.")
-    out.say(NEXT.format(kubeconfig=path))
+    out.say(f"The context sk8 is current in {path}. Try:\n")
+    out.say(what_next("sk8" if shutil.which("sk8") else sys.argv[0]))
 
 
-NEXT = """The context sk8 is current in {kubeconfig}. Try:
+NEXT = (
+    ("kubectl get nodes", ""),
+    ("make demo", "three tiers: nginx, a Python API, PostgreSQL on a volume"),
+    ("{sk8} status", ""),
+    ("{sk8} machine kill m2", "a power failure; {sk8} machine start m2 brings it back"),
+    ("{sk8} down", "removes everything; --keep-data keeps objects and volumes"),
+)
 
-  kubectl get nodes
-  make demo                  # three tiers: nginx, a Python API, PostgreSQL on a volume
-  sk8 status
-  sk8 machine kill m2        # a power failure; sk8 machine start m2 brings it back
-  sk8 down                   # removes everything; --keep-data keeps objects and volumes"""
+
+def what_next(program: str) -> str:
+    """Commands as they are to be typed: `program` is the name of ours where the shell finds it, else its path."""
+    shown = [(command.format(sk8=program), about.format(sk8=program)) for command, about in NEXT]
+    width = max(len(command) for command, _ in shown)
+    return "\n".join(f"  {command:{width}}  # {about}" if about else f"  {command}" for command, about in shown)
 
 
 # -- deciding --------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ after a power failure, and whoever remembered `/dev/loop0` would hold somebody e
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -162,10 +163,19 @@ class Disks:
                 self._save(table)
 
     def _make_image(self, name: str, size_bytes: int) -> None:
-        fd = os.open(self.image(name), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Raises DiskError for a size that the file system's files cannot have; a new image does not stay then."""
+        image = self.image(name)
+        new = not image.exists()
+        fd = os.open(image, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(fd, size_bytes)  # sparse: takes room as it is written
             os.fsync(fd)
+        except OSError as e:
+            if new:
+                image.unlink(missing_ok=True)
+            if e.errno == errno.EFBIG:
+                raise DiskError(f"{size_bytes} bytes are more than a file in {self._dir} can have") from e
+            raise
         finally:
             os.close(fd)
 

@@ -47,3 +47,8 @@ def test_what_is_not_remembered_says_so() -> None:
     text = render(found(decision("n1", None), now={"weights": {}, "nodes": []}), now=False, rows=5)
     assert "its nodes are not remembered" in text
     assert "Decided now, it would be:\nthere are no nodes" in text
+
+
+def test_a_pod_that_the_scheduler_knows_nothing_about() -> None:
+    text = render(found(), now=False, rows=5)
+    assert "It has decided nothing about this pod" in text and "try: kubectl get pod shows spec.schedulerName" in text

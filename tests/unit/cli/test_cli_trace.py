@@ -95,3 +95,10 @@ def test_refusals_warnings_and_silence_are_told() -> None:
     assert "Back-off restarting (4 times)" in text
     assert text.endswith("not asked: the store: no leader")
     assert as_json(seen)["silent"] == {"the store": "no leader"}
+
+
+def test_an_old_slice_does_not_make_a_pod_reachable_before_it_was_ready() -> None:
+    old = facts()
+    old.slices[0]["metadata"]["creationTimestamp"] = "2026-11-27T06:00:00Z"
+    assert [s.step for s in told(old)] == [s.step for s in told(facts())]
+    assert told(old)[-2].at == AT + 2

@@ -120,3 +120,9 @@ async def test_an_engine_of_ours_goes_with_its_data_also_without_its_record(tmp_
         assert await PrivateEngine(config).stop(keep_data=True) and data.exists()
         assert engine.wait(5) != 0
     assert not await PrivateEngine(config).stop(keep_data=False) and not data.exists()
+
+
+def test_what_to_try_next_can_be_typed_as_it_stands() -> None:
+    lines = up_module.what_next(".venv/bin/sk8").splitlines()
+    assert "  .venv/bin/sk8 status" in lines
+    assert "  .venv/bin/sk8 machine kill m2  # a power failure; .venv/bin/sk8 machine start m2 brings it back" in lines

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,14 @@ def test_images_are_sparse_private_and_found_again(tmp_path: Path) -> None:
     assert again.table == disks.table
     again.delete("pg")
     assert not image.exists() and not Disks(tmp_path / "disks").table.disks
+
+
+def test_a_size_that_no_file_can_have_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(fd: int, length: int) -> None:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    disks = Disks(tmp_path / "disks")
+    monkeypatch.setattr(os, "ftruncate", too_large)
+    with pytest.raises(DiskError, match=f"{1 << 60} bytes are more than a file in .*/disks can have"):
+        disks.create("huge", 1 << 60)
+    assert not disks.table.disks and not disks.image("huge").exists()
