@@ -6,6 +6,9 @@ meanwhile (registry/eviction) is never overwritten: the write conflicts, and the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from cluster.api.meta import controller_of
 from cluster.api.selectors import from_label_selector
 from cluster.controllers import disruption_core as core
@@ -134,7 +137,7 @@ def _replicas(owner: Obj) -> int:
     return 1 if value is None else int(value)
 
 
-def _plural(ref: Obj) -> str:
+def _plural(ref: Mapping[str, Any]) -> str:
     group = str(ref.get("apiVersion", "")).rpartition("/")[0]
     plural = f"{str(ref['kind']).lower()}s"
     return f"{plural}.{group}" if group else plural
