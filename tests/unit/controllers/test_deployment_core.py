@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cluster.controllers import deployment_core as core
 from cluster.controllers.deployment_view import rolling_bounds
 from cluster.controllers.naming import template_hash
-from cluster.controllers.replicaset_core import rank_victims
+from cluster.controllers.replicaset_core import Plan, rank_victims, rest_s
 from cluster.machinery.client import Obj, clone
 
 
@@ -190,3 +190,11 @@ def test_victims_are_chosen_in_kubernetes_order() -> None:
     related = [*pods, *(pod(f"x{i}", node="n2") for i in range(9))]
     order = [p["metadata"]["name"] for p in rank_victims(pods, related, 1_772_000_000.0)]
     assert order == ["unassigned", "pending", "unready", "cheap", "crowded", "young", "restarted", "old"]
+
+
+def test_a_crowd_rests_between_two_looks_but_not_while_more_has_to_be_made_or_deleted() -> None:
+    settled, victims = Plan(0, ()), tuple(Obj() for _ in range(500))
+    assert rest_s(settled, 10, 500) == 0.0
+    assert 0.01 < rest_s(settled, 1000, 500) < rest_s(settled, 5000, 500) < 0.5
+    assert rest_s(Plan(500, ()), 1000, 500) == rest_s(Plan(0, victims), 1000, 500) == 0.0
+    assert rest_s(Plan(499, ()), 1000, 500) > 0.0

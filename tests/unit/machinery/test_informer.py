@@ -136,6 +136,20 @@ def test_indexes_follow() -> None:
     assert informer.by_index("node", "n2") == []
 
 
+def test_an_object_has_every_value_of_its_index_and_is_found_as_it_now_is() -> None:
+    informer = Informer(Scripted([], []), "pods")  # type: ignore[arg-type]
+    informer.add_index("port", lambda o: o["spec"]["ports"])
+    informer.apply(WatchEvent("ADDED", obj("a", 1, ports=["80", "443", "80"])))
+    informer.apply(WatchEvent("MODIFIED", obj("a", 2, ports=["80", "443", "80"], new=True)))
+    assert [o["spec"]["new"] for value in ("80", "443") for o in informer.by_index("port", value)] == [True, True]
+    informer.apply(WatchEvent("MODIFIED", obj("a", 3, ports=["22"])))
+    assert [informer.by_index("port", value) for value in ("80", "443")] == [[], []]
+    assert [o["metadata"]["name"] for o in informer.by_index("port", "22")] == ["a"]
+    informer.apply(WatchEvent("MODIFIED", obj("a", 4, ports=[])))
+    informer.apply(WatchEvent("DELETED", obj("a", 5, ports=[])))
+    assert informer.by_index("port", "22") == []
+
+
 def test_a_failing_handler_does_not_blind_the_others(caplog: Any) -> None:
     informer, seen = make(None)
 
