@@ -110,12 +110,12 @@ async def test_modify_retries_when_someone_was_faster(bench: Any) -> None:
 
     real = bench.registry._core.commit
 
-    async def commit(ctx: Any, plan: Any) -> int:
+    async def commit(ctx: Any, plan: Any, **options: Any) -> int:
         nonlocal raced
         if not raced:
             raced = True
             await race()
-        return int(await real(ctx, plan))
+        return int(await real(ctx, plan, **options))
 
     bench.registry._core.commit = commit
     out = await bench.registry.modify(bench.ctx, info, "default", "x", lambda o: {**o, "data": {**o["data"], "n": "1"}})
