@@ -21,10 +21,14 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from watching import Seen, Timeline, Watcher, condition, kubectl, proxy, ready_addresses
+
+Phases = dict[str, tuple[float | None, float | None]]
+"""By name: when it ended and how long it took, in milliseconds; None: not known."""
 
 MANIFESTS = Path(__file__).resolve().parent / "manifests"
 NAMESPACE = "walkthrough"
@@ -156,9 +160,9 @@ def span(seen: list[Seen]) -> str:
     return ", ".join(map(str, revisions))
 
 
-def walk(base: str, prefix: str) -> tuple[Timeline, dict[str, tuple[float | None, float | None]]]:
-    """The timeline, and for each phase of the summary when it ended and how long it took (milliseconds)."""
-    ping = min(_ping(base) for _ in range(20)) * 1e3
+def walk(base: str, prefix: str) -> tuple[Timeline, Phases]:
+    """The timeline, and the phases of the summary."""
+    ping_ms = min(_ping(base) for _ in range(20)) * 1e3
     watcher = Watcher(base, NAMESPACE)
     watcher.start()
     deployment = manifest_of("demo/20-api.yaml", "Deployment", "api")
@@ -166,8 +170,37 @@ def walk(base: str, prefix: str) -> tuple[Timeline, dict[str, tuple[float | None
     began, answered = apply(deployment)
     line = Timeline(began)
     line.add(1, began, "kubectl sends POST /apis/apps/v1/deployments")
-    last = watcher.until
+    line.add(2, answered, "the API server answers 201: authenticated, authorized, admitted, validated, stored")
+    pods = follow_deployment(line, watcher)
+    service = follow_service(line, watcher, prefix)
+    request_ms = first_request(line)
+    return line, summary(ping_ms, pods, service, request_ms)
 
+
+@dataclass(frozen=True, slots=True)
+class DeploymentDone:
+    """When each step of the Deployment's way was done, in milliseconds since kubectl's request."""
+
+    stored: float
+    replica_set: float
+    pods: float
+    bound: float
+    ready: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceDone:
+    """When each step of the Service's way was done, in the same milliseconds; None: nobody could look."""
+
+    asked: float
+    endpoints: float
+    rules: float | None
+    names: float | None
+
+
+def follow_deployment(line: Timeline, watcher: Watcher) -> DeploymentDone:
+    """Steps 2 to 6: from the Deployment that is stored to its pods that are Ready."""
+    last = watcher.until
     (stored,) = last("the Deployment", lambda s: s.resource == "deployments" and s.name == "api")
     sets = last("the ReplicaSet", lambda s: s.resource == "replicasets" and s.name.startswith("api-"))
     made = last("its pods", lambda s: is_pod(s), REPLICAS)
@@ -176,20 +209,23 @@ def walk(base: str, prefix: str) -> tuple[Timeline, dict[str, tuple[float | None
     running = last("Running", lambda s: is_pod(s) and s.obj["status"].get("phase") == "Running", REPLICAS)
     ready = last("Ready", lambda s: is_pod(s) and condition(s, "Ready"), REPLICAS)
 
-    line.add(2, answered, "the API server answers 201: authenticated, authorized, admitted, validated, stored")
-    t_stored = line.add(2, stored.at, f"Deployment {stored.name} is stored", span([stored]))
-    t_set = line.add(3, sets[0].at, f"ReplicaSet {sets[0].name} is created", span(sets))
-    t_made = line.add(4, max(s.at for s in made), f"{len(made)} Pods are created", span(made))
-    nodes = ", ".join(sorted(s.obj["spec"]["nodeName"] for s in bound))
-    t_bound = line.add(5, max(s.at for s in bound), f"they are bound to {nodes}", span(bound))
     for seen in connected:
         line.add(6, seen.at, f"{seen.name}: sandbox and network", span([seen]))
     for seen in running:
         line.add(6, seen.at, f"{seen.name}: Running at {seen.obj['status'].get('podIP')}", span([seen]))
-    for seen in ready:
-        line.add(6, seen.at, f"{seen.name}: Ready", span([seen]))
-    t_ready = (max(s.at for s in ready) - began) * 1e3
+    nodes = ", ".join(sorted(s.obj["spec"]["nodeName"] for s in bound))
+    return DeploymentDone(
+        stored=line.add(2, stored.at, f"Deployment {stored.name} is stored", span([stored])),
+        replica_set=line.add(3, sets[0].at, f"ReplicaSet {sets[0].name} is created", span(sets)),
+        pods=line.add(4, max(s.at for s in made), f"{len(made)} Pods are created", span(made)),
+        bound=line.add(5, max(s.at for s in bound), f"they are bound to {nodes}", span(bound)),
+        ready=max(line.add(6, seen.at, f"{seen.name}: Ready", span([seen])) for seen in ready),
+    )
 
+
+def follow_service(line: Timeline, watcher: Watcher, prefix: str) -> ServiceDone:
+    """Steps 7 to 9: from the Service to machines that reach it by address and by name."""
+    last = watcher.until
     machines = Machines(prefix)
     try:
         asked, _ = apply(manifest_of("demo/20-api.yaml", "Service", "api-service"))
@@ -201,32 +237,41 @@ def walk(base: str, prefix: str) -> tuple[Timeline, dict[str, tuple[float | None
     finally:
         machines.close()
     check(reached, address)
-    line.add(7, asked, "kubectl sends POST /api/v1/services")
     line.add(7, service.at, f"Service api-service has {address}", span([service]))
-    t_slice = line.add(7, slices[0].at, f"EndpointSlice with {REPLICAS} endpoints", span(slices))
-    for name, (rules, known) in sorted(reached.items()):
-        line.add(8, rules, f"{name}: {address}:80 leads to the pods")
-        line.add(9, known, f"{name}: the name resolves")
-    t_rules = (max(r for r, _ in reached.values()) - began) * 1e3 if reached else None
-    t_names = (max(n for _, n in reached.values()) - began) * 1e3 if reached else None
+    rules = [line.add(8, at, f"{name}: {address}:80 leads to the pods") for name, (at, _) in sorted(reached.items())]
+    names = [line.add(9, at, f"{name}: the name resolves") for name, (_, at) in sorted(reached.items())]
+    return ServiceDone(
+        asked=line.add(7, asked, "kubectl sends POST /api/v1/services"),
+        endpoints=line.add(7, slices[0].at, f"EndpointSlice with {REPLICAS} endpoints", span(slices)),
+        rules=max(rules, default=None),
+        names=max(names, default=None),
+    )
 
+
+def first_request(line: Timeline) -> float:
+    """Step 10: a pod of the frontend asks the API by its name. Milliseconds that the request took."""
     pod = kubectl("get", "pods", "-n", NAMESPACE, "-l", "app=frontend", "-o", "name").stdout.split()[0]
     dns_ms, request_ms, who = kubectl("exec", "-n", NAMESPACE, pod, "--", "python3", "-c", _ASK).stdout.split()
     line.add(10, time.time(), f"{pod}: api-service resolved in {float(dns_ms):.1f} ms; {who} answered GET /users")
-    asked_ms = (asked - began) * 1e3
-    total = None if t_rules is None else t_ready + (t_rules - asked_ms)
-    return line, {
-        "kubectl → API server": (0.0, ping),
-        "API validation + etcd write": (t_stored, t_stored - ping),
-        "Controller creates ReplicaSet": (t_set, t_set - t_stored),
-        "Controller creates Pods": (t_made, t_made - t_set),
-        "Scheduler assigns nodes": (t_bound, t_bound - t_made),
-        "kubelet starts containers": (t_ready, t_ready - t_bound),
-        "Service created": (t_slice, t_slice - asked_ms),
-        "kube-proxy programs rules": (t_rules, None if t_rules is None else t_rules - t_slice),
-        "DNS registration": (t_names, None if t_names is None else t_names - t_slice),
+    return float(request_ms)
+
+
+def summary(ping_ms: float, pods: DeploymentDone, service: ServiceDone, request_ms: float) -> Phases:
+    """The phases of the reference's table. The pods need no Service to start, so its time is added to theirs."""
+    rules, names = service.rules, service.names
+    total = None if rules is None else pods.ready + (rules - service.asked)
+    return {
+        "kubectl → API server": (0.0, ping_ms),
+        "API validation + etcd write": (pods.stored, pods.stored - ping_ms),
+        "Controller creates ReplicaSet": (pods.replica_set, pods.replica_set - pods.stored),
+        "Controller creates Pods": (pods.pods, pods.pods - pods.replica_set),
+        "Scheduler assigns nodes": (pods.bound, pods.bound - pods.pods),
+        "kubelet starts containers": (pods.ready, pods.ready - pods.bound),
+        "Service created": (service.endpoints, service.endpoints - service.asked),
+        "kube-proxy programs rules": (rules, None if rules is None else rules - service.endpoints),
+        "DNS registration": (names, None if names is None else names - service.endpoints),
         "**Total to application ready**": (total, None),
-        "First request served": (None, float(request_ms)),
+        "First request served": (None, request_ms),
     }
 
 
@@ -245,7 +290,7 @@ REFERENCE = {
 }
 
 
-def table(phases: dict[str, tuple[float | None, float | None]]) -> Iterator[str]:
+def table(phases: Phases) -> Iterator[str]:
     yield "| Phase | Reference: timing | latency | Here: done at | latency |"
     yield "|:------|:------------------|:--------|:--------------|:--------|"
     for phase, (timing, latency) in REFERENCE.items():
