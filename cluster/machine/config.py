@@ -471,11 +471,7 @@ class ClusterConfig:
         found = [*tracing_settings.problems(self.tracing)]
         if self.profile not in ("fast", "kubernetes"):
             found.append(f"profile: {self.profile!r}: must be fast or kubernetes")
-        if self.ray_head_takeover_s and self.ray_head_takeover_s < 20:
-            found.append(
-                f"ray_head_takeover_s: {self.ray_head_takeover_s:g}: must be at least 20 s, or 0 for never: a machine "
-                "that only restarts must not lose the role"
-            )
+        found += self._ray_problems()
         if self.provider not in PROVIDERS:
             known = ", ".join(f"{name} ({what})" for name, what in PROVIDERS.items())
             found.append(f"provider: {self.provider!r}: use one of {known}")
@@ -490,6 +486,21 @@ class ClusterConfig:
             host, _, port = upstream.partition(":")
             if not _is_ipv4(host) or (port and not port.isdigit()):
                 found.append(f"dns_upstreams: {upstream!r}: must be an IPv4 address, or one with a port: 9.9.9.9:53")
+        found += self._store_problems()
+        for key in ("base_dir", "run_dir"):
+            path = Path(getattr(self, key))
+            if not path.is_absolute() or len(path.parts) < 3:
+                found.append(f"{key}: {str(path)!r}: must be an absolute path at least two levels deep: sk8 empties it")
+        if why := cloud_choice.problem(self.cloud_provider, self.aws):
+            found.append(why)
+        found += self._autoscaler_problems()
+        for key in ("cpu_millicores", "memory_bytes", "ephemeral_storage_bytes", "max_pods", "ray_num_cpus"):
+            if getattr(self, key) < 1:
+                found.append(f"{key}: {getattr(self, key)}: must be at least 1")
+        return found
+
+    def _store_problems(self) -> list[str]:
+        found = [*store_settings.problems(self)]
         if self.store_engine not in ("native", "raftos"):
             found.append(f"store_engine: {self.store_engine!r}: must be native or raftos")
         if self.store_engine == "raftos" and not self.store_engine_unsafe:
@@ -500,19 +511,17 @@ class ClusterConfig:
             )
         if self.store_engine == "raftos" and len(self.control_planes) < 3:
             found.append("store_engine: raftos needs 3 or 5 control planes: alone, it never finishes an election")
-        for key in ("base_dir", "run_dir"):
-            path = Path(getattr(self, key))
-            if not path.is_absolute() or len(path.parts) < 3:
-                found.append(f"{key}: {str(path)!r}: must be an absolute path at least two levels deep: sk8 empties it")
-        found += store_settings.problems(self)
-        if why := cloud_choice.problem(self.cloud_provider, self.aws):
-            found.append(why)
-        found += self._autoscaler_problems()
+        return found
+
+    def _ray_problems(self) -> list[str]:
+        found = []
+        if self.ray_head_takeover_s and self.ray_head_takeover_s < 20:
+            found.append(
+                f"ray_head_takeover_s: {self.ray_head_takeover_s:g}: must be at least 20 s, or 0 for never: a machine "
+                "that only restarts must not lose the role"
+            )
         if self.ray_object_store_bytes < 78_643_200:
             found.append(f"ray_object_store_bytes: {self.ray_object_store_bytes}: Ray needs at least 78643200 (75 MiB)")
-        for key in ("cpu_millicores", "memory_bytes", "ephemeral_storage_bytes", "max_pods", "ray_num_cpus"):
-            if getattr(self, key) < 1:
-                found.append(f"{key}: {getattr(self, key)}: must be at least 1")
         return found
 
     def _autoscaler_problems(self) -> list[str]:
