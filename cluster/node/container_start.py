@@ -132,7 +132,9 @@ class ContainerStarter:
             image = await self._runtime.image(name)
         except RuntimeFailure as err:
             if "invalid reference format" in str(err):
-                raise _Blocked("InvalidImageName", f'Failed to apply default image tag "{name}": {err}') from err
+                why = f'Failed to apply default image tag "{name}": couldn\'t parse image name "{name}": {err}'
+                emit("Warning", "InspectFailed", why, container)
+                raise _Blocked("InvalidImageName", why) from err
             raise
         if image is not None and policy != "Always":
             emit("Normal", "Pulled", f'Container image "{name}" already present on machine', container)

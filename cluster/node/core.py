@@ -265,7 +265,7 @@ class PodCore:
             return
         state.block(event.reason, event.message, event.pull, now)
         if not event.pull:
-            self._emit("Warning", "Failed", f"Error: {event.message}", state.name)
+            self._emit("Warning", "Failed", f"Error: {event.said}", state.name)
 
     def _on_started(self, event: ev.ContainerStarted, now: float) -> None:
         state = self.containers[event.name]

@@ -141,6 +141,9 @@ class PodRemoved:
     """Containers, directories and mounts of the pod are gone from the machine."""
 
 
+_IMAGE_REASONS = ("ErrImageNeverPull", "InvalidImageName")
+
+
 @dataclass(frozen=True, slots=True)
 class ContainerBlocked:
     """A container could not be made: image or configuration. `pull` failures back off, the others retry evenly."""
@@ -149,6 +152,11 @@ class ContainerBlocked:
     reason: str
     message: str
     pull: bool = False
+
+    @property
+    def said(self) -> str:
+        """What its Event says: of an image the reason alone, because another Event has told why."""
+        return self.reason if self.reason in _IMAGE_REASONS else self.message
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -71,7 +72,7 @@ class Prober:
         try:
             result = await self._runtime.exec_sync(container_id, command, timeout_s)
         except TimeoutError:
-            return False, f"command timed out: {command!r} timed out after {timeout_s:g}s"
+            return False, f"command timed out: {json.dumps(' '.join(command))} timed out after {timeout_s:g}s"
         output = result.output.decode("utf-8", "replace").strip()
         return result.exit_code == 0, output or f"exit code {result.exit_code}"
 
@@ -151,8 +152,9 @@ def port_number(port: Any, container: Obj) -> int:
 
 
 def _os_text(err: Exception) -> str:
-    cause = err.os_error if isinstance(err, aiohttp.ClientConnectorError) else err
-    if isinstance(cause, OSError) and cause.strerror:
-        text = cause.strerror
+    if isinstance(err, aiohttp.ClientConnectorError):
+        return f"dial tcp {err.host}:{err.port}: connect: {_os_text(err.os_error)}"
+    if isinstance(err, OSError) and err.strerror:
+        text = err.strerror
         return text.rpartition("] ")[2].lower() if "Connect call failed" not in text else "connection refused"
-    return str(cause) or type(cause).__name__
+    return str(err) or type(err).__name__

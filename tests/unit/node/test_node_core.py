@@ -257,6 +257,7 @@ def test_a_missing_image_waits_and_is_tried_again() -> None:
     d.send(ev.VolumesReady())
     d.send(ev.ContainerBlocked("app", "ErrImageNeverPull", "not present"))
     assert d.container("app")["state"]["waiting"] == {"reason": "ErrImageNeverPull", "message": "not present"}
+    assert [e.message for e in d.of(ev.Emit) if e.reason == "Failed"] == ["Error: ErrImageNeverPull"]
     d.advance(5)
     assert [a.attempt for a in d.of(ev.StartContainer)] == [0, 0]
     d.send(ev.ContainerBlocked("app", "ErrImagePull", "registry away", pull=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -78,3 +79,25 @@ async def test_a_redirect_to_another_host_is_not_followed_but_warned_of() -> Non
     async with probing() as probe:
         away = await probe("/redirect?loc=http%3A%2F%2F0.0.0.0%2F")
         assert away == ProbeAnswer(True, "Probe terminated redirects, Response body: elsewhere", warning=True)
+
+
+async def test_a_refused_connection_is_told_as_by_kubernetes() -> None:
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        port = unheard.getsockname()[1]
+        prober = Prober(None)  # type: ignore[arg-type]
+        try:
+            answer = await prober.probe({"httpGet": {"port": port, "path": "/up"}}, {}, "id", "127.0.0.1", 60)
+        finally:
+            await prober.close()
+    where = f"127.0.0.1:{port}"
+    assert answer == ProbeAnswer(False, f'Get "http://{where}/up": dial tcp {where}: connect: connection refused')
+
+
+async def test_a_command_that_takes_too_long_is_named_as_it_was_given() -> None:
+    class Slow:
+        async def exec_sync(self, container_id: str, command: list[str], timeout_s: float) -> None:
+            raise TimeoutError
+
+    answer = await Prober(Slow()).probe({"exec": {"command": ["cat", "/ready"]}}, {}, "id", "", 1.0)  # type: ignore[arg-type]
+    assert answer == ProbeAnswer(False, 'command timed out: "cat /ready" timed out after 1s')
