@@ -35,7 +35,7 @@ from cluster.registry.conversion import Converter
 from cluster.registry.core import Core, Plan
 from cluster.registry.deletion import Deleter
 from cluster.registry.eviction import Evictor
-from cluster.registry.quota import QUOTAS
+from cluster.registry.quota_count import QUOTAS
 from cluster.registry.reading import Filter, Reader, check_fields
 from cluster.registry.store import Store
 from cluster.registry.types import Authorizer, Binding, DeleteOptions, RegistryConfig, Stored, StoredList, WatchEvent

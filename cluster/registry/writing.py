@@ -31,7 +31,9 @@ from cluster.registry.codec import body_of, splice
 from cluster.registry.context import RequestContext
 from cluster.registry.core import LEASE_NOT_FOUND, Core, Guard, Plan, Stale, namespace_guard
 from cluster.registry.expiry import Expiry
-from cluster.registry.quota import QUOTAS, Charge, QuotaLedger
+from cluster.registry.quota import QuotaLedger
+from cluster.registry.quota_book import Charge
+from cluster.registry.quota_count import QUOTAS
 from cluster.registry.store import KeyValue, delete, put, unchanged
 from cluster.registry.strategies import Strategy, bump_generation, merge_for_update, stamp_new, strategy_for
 from cluster.registry.types import Stored
