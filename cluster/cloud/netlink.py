@@ -6,6 +6,7 @@ Every operation is idempotent: it makes what is missing and removes what is ther
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 RUN = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
@@ -73,7 +75,24 @@ def bring_up(ipr: Any, link: str) -> None:
     ipr.link("set", index=index_of(ipr, link), state="up")
 
 
+def set_state(ipr: Any, link: str, state: str) -> bool:
+    """False when there is no such link."""
+    return _change(ipr, "set", link, state=state)
+
+
 def remove_link(ipr: Any, link: str) -> None:
+    _change(ipr, "del", link)
+
+
+def _change(ipr: Any, command: str, link: str, **what: Any) -> bool:
+    """The link of a machine goes with its namespace, also between the look for it and the command."""
     index = index_of(ipr, link)
-    if index is not None:
-        ipr.link("del", index=index)
+    if index is None:
+        return False
+    try:
+        ipr.link(command, index=index, **what)
+    except NetlinkError as err:
+        if err.code != errno.ENODEV:
+            raise
+        return False
+    return True

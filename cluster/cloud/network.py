@@ -21,7 +21,7 @@ from typing import Any
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from cluster.cloud.netlink import RUN, NetworkError, bring_up, index_of, netlink, remove_link
+from cluster.cloud.netlink import RUN, NetworkError, bring_up, index_of, netlink, remove_link, set_state
 from cluster.cloud.slow_cable import SlowCable
 from cluster.machine.config import ClusterConfig, MachineSpec
 
@@ -103,11 +103,7 @@ class Switch:
         if not (RUN / self.namespace).exists():
             return False
         with netlink(self.namespace) as switch:
-            index = index_of(switch, self.namespace_of(machine))
-            if index is None:
-                return False
-            switch.link("set", index=index, state="up" if up else "down")
-            return True
+            return set_state(switch, self.namespace_of(machine), "up" if up else "down")
 
     def set_netem(self, machine: str, *, delay_ms: float = 0, jitter_ms: float = 0, loss_percent: float = 0) -> bool:
         """Delay and loss of what reaches and leaves the machine; zeros remove. False when it has no cable.
