@@ -142,7 +142,7 @@ class Pipeline:
         self, work: _Work, info: RequestInfo, user: UserInfo, params: dict[str, str]
     ) -> web.StreamResponse:
         """What is asked for, once it is known who asks."""
-        request, config = work.request, self._config
+        request = work.request
         user = await self._authorized(user, info, params, work)
         accept = negotiate.negotiate(request.headers.get("Accept", ""))
         if info.is_resource:
@@ -154,23 +154,7 @@ class Pipeline:
             if accept is None:
                 raise errors.not_acceptable((negotiate.JSON, negotiate.YAML))
         work.accept = accept or negotiate.Accept()
-        if not info.long_running:
-            work.deadline = work.began + requestinfo.timeout_s(params, config.request_timeout_s)
-        call = Call(
-            request,
-            info,
-            params,
-            user,
-            work.accept,
-            work.audit_id,
-            work.deadline,
-            config.max_body_bytes,
-            config.body_timeout_s,
-            work.resource,
-        )
-        if work.resource is not None and work.resource.deprecated:
-            call.warnings.append(work.resource.deprecated)
-        work.call = call
+        call = self._call(work, info, user, params)
         if self._audit is not None and work.noted is not None and info.long_running:
             self._audit.started(*work.noted)
         flow = self.inflight.match(user, info)
@@ -188,8 +172,30 @@ class Pipeline:
             pretty=wants_pretty(params),
             warnings=call.warnings,
             more_headers=work.headers,
-            gzip_min_bytes=config.gzip_min_bytes,
+            gzip_min_bytes=self._config.gzip_min_bytes,
         )
+
+    def _call(self, work: _Work, info: RequestInfo, user: UserInfo, params: dict[str, str]) -> Call:
+        """What handlers are given; `work` knows it from now on."""
+        config = self._config
+        if not info.long_running:
+            work.deadline = work.began + requestinfo.timeout_s(params, config.request_timeout_s)
+        call = Call(
+            work.request,
+            info,
+            params,
+            user,
+            work.accept,
+            work.audit_id,
+            work.deadline,
+            config.max_body_bytes,
+            config.body_timeout_s,
+            work.resource,
+        )
+        if work.resource is not None and work.resource.deprecated:
+            call.warnings.append(work.resource.deprecated)
+        work.call = call
+        return call
 
     async def _authorized(self, user: UserInfo, info: RequestInfo, params: Mapping[str, str], work: _Work) -> UserInfo:
         """The user to act as. Raises ApiError 401 or 403."""
