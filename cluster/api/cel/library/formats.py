@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from cluster.api.cel.library.declaring import Declarations
 from cluster.api.cel.library.values import tagged
-from cluster.api.crd.formats import matches
+from cluster.api.crd import formats as openapi
 from cluster.api.validation import fields
 
 Check = Callable[[str], str]
@@ -23,7 +23,7 @@ def _prefix(check: Check) -> Check:
 
 
 def _like(name: str, message: str) -> Check:
-    return lambda text: "" if matches(name, text) else message
+    return lambda text: "" if openapi.matches(name, text) else message
 
 
 def _uri(text: str) -> str:
