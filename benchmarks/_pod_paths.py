@@ -151,7 +151,7 @@ def _connect_pods(prefix: str, machine: str, state: Path, overhead_bytes: int) -
         network = PodNetwork(str(state), overhead_bytes=overhead_bytes)
         try:
             await network.setup(CIDR_OF[machine])
-            return {pod: await network.add(pod, f"/run/netns/{prefix}{pod}") for pod in PODS_OF[machine]}
+            return {pod: (await network.add(pod, f"/run/netns/{prefix}{pod}"))[0] for pod in PODS_OF[machine]}
         finally:
             network.close()
 

@@ -44,6 +44,7 @@ def encryption_keys(pki: Path) -> dict[str, bytes]:
 def registry_config(cluster: ClusterConfig, machine: MachineConfig) -> RegistryConfig:
     return RegistryConfig(
         service_cidr=cluster.service_cidr,
+        service_cidr_ipv6=cluster.service_cidr_ipv6 if cluster.dual_stack else "",
         node_port_range=(cluster.node_port_min, cluster.node_port_max),
         cluster_domain=cluster.domain,
         kubernetes_service_ip=cluster.kubernetes_ip,

@@ -51,6 +51,8 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
         with_flags(settings.profile(cluster.profile), cluster.controllers),
         cluster_cidr=cluster.pod_cidr,
         node_cidr_mask_size=cluster.pod_mask,
+        cluster_cidr_ipv6=cluster.pod_cidr_ipv6 if cluster.dual_stack else "",
+        node_cidr_mask_size_ipv6=cluster.pod_mask_ipv6,
         service_cluster_ip_range=cluster.service_cidr,
         root_ca_file=str(machine.pki / "ca.crt"),
         scale_down=ScaleDownRules(

@@ -35,6 +35,7 @@ def config_of(cluster: ClusterConfig, machine: MachineConfig) -> KubeletConfig:
     own = KubeletConfig(
         node_name=machine.name,
         node_ip=machine.ip,
+        node_ipv6=cluster.ipv6_of(machine.ip),
         root_dir=str(machine.kubelet_dir),
         server_cert_file=str(machine.pki / "node.crt"),
         server_key_file=str(machine.pki / "node.key"),

@@ -12,7 +12,7 @@ from cluster.network.config import OVERLAY_PORT, FirewallConfig, NetworkConfig, 
 
 def network_config(cluster: ClusterConfig, machine: MachineConfig) -> NetworkConfig:
     ray = cluster.ray_ports
-    return NetworkConfig(
+    config = NetworkConfig(
         proxy=ProxyConfig(
             node_name=machine.name,
             node_ip=machine.ip,
@@ -38,6 +38,9 @@ def network_config(cluster: ClusterConfig, machine: MachineConfig) -> NetworkCon
             ),
         ),
     )
+    if not cluster.dual_stack:
+        return config
+    return config.dual_stack(cluster.ipv6_of(machine.ip), cluster.pod_cidr_ipv6, cluster.service_cidr_ipv6)
 
 
 async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:

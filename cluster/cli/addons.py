@@ -26,7 +26,7 @@ from cluster.machine.processes import start_daemon
 INFRA = Path(__file__).resolve().parents[2] / "infra"
 COREDNS = INFRA / "manifests" / "system" / "coredns.yaml"
 BUILD = INFRA / "images" / "build.py"
-IMAGE = "sk8/dns:1"
+IMAGE = "sk8/dns:2"
 _COLLECTIONS = {
     "ServiceAccount": "/api/v1/namespaces/kube-system/serviceaccounts",
     "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
@@ -39,8 +39,8 @@ def coredns_objects(config: ClusterConfig) -> list[dict[str, Any]]:
     text = Template(COREDNS.read_text()).substitute(
         cluster_dns=config.dns_ip,
         cluster_domain=config.domain,
-        cluster_cidr=config.pod_cidr,
-        service_cluster_ip_range=config.service_cidr,
+        cluster_cidr=",".join(config.pod_cidrs),
+        service_cluster_ip_range=",".join(config.service_cidrs),
     )
     return list(yaml.safe_load_all(text))
 

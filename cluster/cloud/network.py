@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import subprocess
+from socket import AF_INET, AF_INET6
 from typing import Any
 
 from pyroute2.netlink.exceptions import NetlinkError
@@ -64,7 +65,7 @@ class Switch:
         with netlink() as host:
             if index_of(host, self.host_link) is None:
                 _add_pair(host, self.host_link, self._host_port, self.namespace)
-            _address(host, self.host_link, self._config.host_ip, self._length)
+            self._address(host, self.host_link, self._config.host_ip)
             bring_up(host, self.host_link)
         self._plug(self._host_port)
 
@@ -85,9 +86,9 @@ class Switch:
                 _add_pair(switch, name, "eth0", name)
         with netlink(name) as inside:
             bring_up(inside, "lo")
-            _address(inside, "eth0", machine.ip, self._length)
+            self._address(inside, "eth0", machine.ip)
             bring_up(inside, "eth0")
-            _default_route(inside, self._config.host_ip)
+            self._default_route(inside)
         self._plug(name)
 
     def remove_machine(self, machine: str) -> None:
@@ -128,6 +129,18 @@ class Switch:
             self._cable(machine).spoil(delay_ms=delay_ms, jitter_ms=jitter_ms, loss_percent=loss_percent)
         return True
 
+    def _address(self, ipr: Any, link: str, ip: str) -> None:
+        """And the IPv6 address that belongs to it, in a dual-stack cluster."""
+        _address(ipr, link, ip, self._length)
+        if self._config.dual_stack:
+            length = ipaddress.ip_network(self._config.node_cidr_ipv6).prefixlen
+            _address(ipr, link, self._config.ipv6_of(ip), length, flags=["nodad"])
+
+    def _default_route(self, ipr: Any) -> None:
+        _default_route(ipr, self._config.host_ip)
+        if self._config.dual_stack:
+            _default_route(ipr, self._config.ipv6_of(self._config.host_ip), AF_INET6)
+
     def _cable(self, machine: str) -> SlowCable:
         if machine not in self._cables:
             self._cables[machine] = SlowCable(self.namespace, self.bridge, self.namespace_of(machine))
@@ -161,15 +174,15 @@ def _add_pair(ipr: Any, link: str, peer: str, peer_namespace: str) -> None:
         ipr.link("add", ifname=link, kind="veth", peer={"ifname": peer, "net_ns_fd": handle.fileno()})
 
 
-def _address(ipr: Any, link: str, ip: str, prefix: int) -> None:
+def _address(ipr: Any, link: str, ip: str, prefix: int, **options: Any) -> None:
     index = index_of(ipr, link)
     if not ipr.get_addr(index=index, address=ip):
-        ipr.addr("add", index=index, address=ip, prefixlen=prefix)
+        ipr.addr("add", index=index, address=ip, prefixlen=prefix, **options)
 
 
-def _default_route(ipr: Any, gateway: str) -> None:
-    if not ipr.get_default_routes(family=2):
-        ipr.route("add", dst="default", gateway=gateway)
+def _default_route(ipr: Any, gateway: str, family: int = AF_INET) -> None:
+    if not ipr.get_default_routes(family=family):
+        ipr.route("add", dst="default", gateway=gateway, family=family)
 
 
 def _clear_queue(ipr: Any, index: int) -> None:

@@ -20,7 +20,10 @@ Profile = Literal["fast", "kubernetes"]
 @dataclass(frozen=True, slots=True)
 class ControllerConfig:
     cluster_cidr: str = "10.244.0.0/16"
+    cluster_cidr_ipv6: str = ""
+    """"": pods have IPv4 addresses alone."""
     node_cidr_mask_size: int = 24
+    node_cidr_mask_size_ipv6: int = 64
     service_cluster_ip_range: str = "10.96.0.0/12"
     root_ca_file: str = ""
     leader_elect_lease_duration_s: int = 3
@@ -68,17 +71,18 @@ class ControllerConfig:
     scale_down: ScaleDownRules = field(default_factory=ScaleDownRules)
     replica_set_burst: int = 500
 
+    @property
+    def node_ranges(self) -> list[tuple[str, int]]:
+        """(pods' range, size of each node's part) of each family."""
+        ranges = [(self.cluster_cidr, self.node_cidr_mask_size)]
+        if self.cluster_cidr_ipv6:
+            ranges.append((self.cluster_cidr_ipv6, self.node_cidr_mask_size_ipv6))
+        return ranges
+
     def validate(self) -> None:
         """Raises ValueError naming the setting, what is wrong and what would be right."""
-        try:
-            net = ipaddress.ip_network(self.cluster_cidr)
-        except ValueError as err:
-            raise ValueError(f"cluster_cidr: {self.cluster_cidr!r}: {err}; for example 10.244.0.0/16") from err
-        if not net.prefixlen <= self.node_cidr_mask_size <= net.max_prefixlen - 2:
-            raise ValueError(
-                f"node_cidr_mask_size: {self.node_cidr_mask_size} must lie between the prefix of cluster_cidr "
-                f"({net.prefixlen}) and {net.max_prefixlen - 2}"
-            )
+        for suffix in ("", "_ipv6") if self.cluster_cidr_ipv6 else ("",):
+            self._check_range(f"cluster_cidr{suffix}", f"node_cidr_mask_size{suffix}")
         if self.node_monitor_grace_period_s <= self.node_monitor_period_s:
             raise ValueError(
                 f"node_monitor_grace_period_s: {self.node_monitor_grace_period_s} must be greater than "
@@ -90,6 +94,18 @@ class ControllerConfig:
             value = getattr(self, name)
             if name.startswith("concurrent_") and value < 1:
                 raise ValueError(f"{name}: {value} must be at least 1")
+
+    def _check_range(self, cidr: str, mask_size: str) -> None:
+        text, size = getattr(self, cidr), getattr(self, mask_size)
+        try:
+            net = ipaddress.ip_network(text)
+        except ValueError as err:
+            raise ValueError(f"{cidr}: {text!r}: {err}; for example 10.244.0.0/16") from err
+        if not net.prefixlen <= size <= net.max_prefixlen - 2:
+            raise ValueError(
+                f"{mask_size}: {size} must lie between the prefix of {cidr} "
+                f"({net.prefixlen}) and {net.max_prefixlen - 2}"
+            )
 
 
 def _fast() -> ControllerConfig:

@@ -13,7 +13,12 @@ from typing import Any
 from cluster.api import goduration
 from cluster.controllers.config import ControllerConfig
 
-_OF_THE_CLUSTER = frozenset({"cluster_cidr", "node_cidr_mask_size", "service_cluster_ip_range", "root_ca_file"})
+_OF_THE_CLUSTER = frozenset(
+    {
+        *("cluster_cidr", "cluster_cidr_ipv6", "node_cidr_mask_size", "node_cidr_mask_size_ipv6"),
+        *("service_cluster_ip_range", "root_ca_file"),
+    }
+)
 """Decided by the cluster's own settings."""
 _FIELDS = {
     f.name.removesuffix("_s").replace("_", "-"): f for f in fields(ControllerConfig) if f.name not in _OF_THE_CLUSTER

@@ -1,4 +1,5 @@
-"""Node IPAM: every node gets its own block of pod addresses (spec.podCIDR, spec.podCIDRs), never one that is in use.
+"""Node IPAM: every node gets its own block of pod addresses of each family (spec.podCIDR, spec.podCIDRs), never one
+that is in use.
 
 The choice is pure (`pick_block`); the shell serialises: one worker, and a block handed out but not yet seen in the
 informer stays in `_pending`. Two leaders cannot race: the write carries the leader's fence, and podCIDR is immutable
@@ -44,7 +45,7 @@ class NodeIpamController:
         self._env = env
         self._nodes = env.informer("nodes")
         self._events = env.recorder("cidrAllocator")
-        self._pending: dict[str, str] = {}
+        self._pending: dict[str, list[str]] = {}
         self.reconciler = Reconciler(self.name, self._reconcile, workers=1)
         self._nodes.add_handler(self._on_node)
 
@@ -73,20 +74,24 @@ class NodeIpamController:
         node = self._nodes.get("", name)
         if node is None or node["spec"].get("podCIDR"):
             return None
-        used = [b for n in self._nodes.items() for b in _blocks(n)] + list(self._pending.values())
-        config = self._env.config
-        block = self._pending.get(name) or pick_block(config.cluster_cidr, config.node_cidr_mask_size, used)
-        if block is None:
+        blocks = self._pending.get(name) or self._pick()
+        if not blocks:
             message = f"Node {name} status is now: CIDRNotAvailable"
             self._events.event(node, "Normal", "CIDRNotAvailable", message)
             return None
-        self._pending[name] = block
+        self._pending[name] = blocks
         patch = {
             "metadata": {"uid": node["metadata"]["uid"]},
-            "spec": {"podCIDR": block, "podCIDRs": [block]},
+            "spec": {"podCIDR": blocks[0], "podCIDRs": blocks},
         }
         await self._env.client.patch("nodes", name, patch)
         return None
+
+    def _pick(self) -> list[str]:
+        """A free block of each range; [] when one of them is used up."""
+        used = [b for n in self._nodes.items() for b in _blocks(n)] + [b for p in self._pending.values() for b in p]
+        blocks = [pick_block(cidr, mask_size, used) for cidr, mask_size in self._env.config.node_ranges]
+        return [b for b in blocks if b is not None] if None not in blocks else []
 
 
 def _blocks(node: Obj) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import orjson
 
 from cluster.api.duration import parse_duration
-from cluster.machine import address_pool, cloud_choice, store_settings, tracing_settings
+from cluster.machine import address_pool, cloud_choice, dual_stack, store_settings, tracing_settings
 from cluster.machine.files import write_atomic
 
 Profile = Literal["fast", "kubernetes"]
@@ -184,6 +184,12 @@ class ClusterConfig:
     service_cidr: str = "10.96.0.0/12"
     kubernetes_ip: str = "10.96.0.1"
     dns_ip: str = "10.96.0.10"
+    dual_stack: bool = False
+    """Pods, machines and Services may have IPv6 addresses as well: of these ranges (dual_stack.py)."""
+    node_cidr_ipv6: str = "fd00:10:89::/64"
+    pod_cidr_ipv6: str = "fd00:10:244::/56"
+    pod_mask_ipv6: int = 64
+    service_cidr_ipv6: str = "fd00:10:96::/112"
     domain: str = "cluster.local"
     cni: str = "routes"
     """How pods reach pods of other machines: CNIS says."""
@@ -305,6 +311,19 @@ class ClusterConfig:
         return tuple((m.ip, self.state_client_port) for m in self.control_planes)
 
     @property
+    def pod_cidrs(self) -> tuple[str, ...]:
+        """One of each family the cluster has, IPv4's first."""
+        return (self.pod_cidr, self.pod_cidr_ipv6) if self.dual_stack else (self.pod_cidr,)
+
+    @property
+    def service_cidrs(self) -> tuple[str, ...]:
+        return (self.service_cidr, self.service_cidr_ipv6) if self.dual_stack else (self.service_cidr,)
+
+    def ipv6_of(self, ip: str) -> str:
+        """The IPv6 address of the machine with this address; "" in a single-stack cluster."""
+        return dual_stack.address_of(self, ip) if self.dual_stack else ""
+
+    @property
     def load_balancer_addresses(self) -> tuple[str, ...]:
         """In the order they are given out."""
         if self.load_balancer_pool:
@@ -360,7 +379,8 @@ class ClusterConfig:
     # -- checks --------------------------------------------------------------------------------------------------
     def problems(self) -> list[str]:
         """Every reason why this cannot work; empty when it can."""
-        return [*self._machine_problems(), *self._network_problems(), *self._port_problems(), *self._other_problems()]
+        found = [*self._machine_problems(), *self._network_problems(), *self._port_problems(), *self._other_problems()]
+        return found + (list(dual_stack.problems(self)) if self.dual_stack and not found else [])
 
     def validate(self) -> ClusterConfig:
         """Itself when it can work; raises ConfigError with all that is wrong."""

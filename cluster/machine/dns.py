@@ -13,6 +13,7 @@ def dns_config(cluster: ClusterConfig, machine: MachineConfig) -> DnsConfig:
         cluster_domain=cluster.domain,
         cluster_cidr=cluster.pod_cidr,
         service_cluster_ip_range=cluster.service_cidr,
+        ranges_ipv6=(cluster.pod_cidr_ipv6, cluster.service_cidr_ipv6) if cluster.dual_stack else (),
         upstreams=cluster.dns_upstreams,
         resolv_conf=resolv_conf_of(machine),
         upstream_service="kube-system/kube-dns",

@@ -22,6 +22,7 @@ from cluster.network.announce import LINK as LOAD_BALANCER_LINK
 from cluster.network.announce import Announcer
 from cluster.network.config import OVERLAY_LINK, SERVICE_LINK, NetworkConfig
 from cluster.network.dns import DnsServer
+from cluster.network.families import V4, V6
 from cluster.network.firewall import Firewall
 from cluster.network.nft import NftError, open_nft
 from cluster.network.policy_agent import PolicyAgent
@@ -51,6 +52,12 @@ class NetworkAgent:
         self.policy = PolicyAgent(config.policy, client, informers=self.informers)
         self.routes = RouteManager(config.routes, client, informers=self.informers)
         self.proxy = ServiceProxy(config.proxy, client, clock=clock, informers=self.informers, hit=hit)
+        self.ipv6: dict[str, Part] = {}
+        if config.proxy_ipv6 is not None:
+            self.ipv6 = {
+                "policy_ipv6": PolicyAgent(config.policy_ipv6, client, informers=self.informers),
+                "proxy_ipv6": ServiceProxy(config.proxy_ipv6, client, clock=clock, informers=self.informers, hit=hit),
+            }
         self.announcer = Announcer(config.proxy.node_name, config.proxy.node_ip, self.informers)
         self.dns = DnsServer(config.dns, client, informers=self.informers, registry=registry)
 
@@ -74,6 +81,7 @@ class NetworkAgent:
             "routes": self.routes,
             "proxy": self.proxy,
             "dns": self.dns,
+            **self.ipv6,
         }
 
 
@@ -84,7 +92,7 @@ def clean_up(protocol: int | None = None) -> None:
     """
     nft = open_nft()
     try:
-        for table in ("ip sk8", "inet sk8", f"ip {POLICY_TABLE}"):
+        for table in ("ip sk8", "ip6 sk8", "inet sk8", f"ip {POLICY_TABLE}", f"ip6 {POLICY_TABLE}"):
             try:
                 nft.run(f"delete table {table}")
             except NftError:
@@ -95,4 +103,5 @@ def clean_up(protocol: int | None = None) -> None:
     links.remove_link(LOAD_BALANCER_LINK)
     links.remove_link(OVERLAY_LINK)
     if protocol is not None:
-        sync_routes({}, protocol)
+        for family in (V4, V6):
+            sync_routes({}, protocol, family=family)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field, replace
 
+from cluster.network.families import V6
 from cluster.network.policy_table import PolicyTableConfig
 
 SERVICE_LINK = "sk8-dns"
@@ -27,7 +28,8 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ProxyConfig:
-    """ServiceProxy. `node_ip` is the machine's InternalIP; `local_dns_ip` is answered on this machine."""
+    """ServiceProxy of one family. `node_ip` is the machine's InternalIP; `local_dns_ip` is answered on this machine, ""
+    is not."""
 
     node_name: str
     node_ip: str
@@ -37,6 +39,8 @@ class ProxyConfig:
     masquerade_bit: int = 14
     metrics_bind_address: str = "127.0.0.1:10249"
     """"" serves no HTTP."""
+    serve_health_checks: bool = True
+    """Answers at the Services' health check ports, for all families."""
     heal_delay_s: float = 0.2
     retry_delay_s: float = 1.0
 
@@ -45,10 +49,9 @@ class ProxyConfig:
         _address("node_ip", self.node_ip)
         _network("cluster_cidr", self.cluster_cidr)
         services = _network("service_cluster_ip_range", self.service_cluster_ip_range)
-        dns = _address("local_dns_ip", self.local_dns_ip)
-        if dns not in services:
+        if self.local_dns_ip and _address("local_dns_ip", self.local_dns_ip) not in services:
             raise ConfigError(
-                f"local_dns_ip: {dns} is not in service_cluster_ip_range {services}; choose one inside it"
+                f"local_dns_ip: {self.local_dns_ip} is not in service_cluster_ip_range {services}; choose one inside it"
             )
         if not 0 <= self.masquerade_bit <= 31:
             raise ConfigError(f"masquerade_bit: {self.masquerade_bit} is not a bit of a mark; must be 0 to 31")
@@ -66,12 +69,16 @@ class RouteConfig:
     backend: str = "routes"
     """"routes": directly where machines share a link, through a VXLAN tunnel elsewhere; "vxlan": always the tunnel."""
     cluster_cidr: str = "10.244.0.0/16"
+    cluster_cidr_ipv6: str = ""
+    """"": no routes of that family."""
     protocol: int = ROUTE_PROTOCOL
     retry_delay_s: float = 1.0
 
     def validate(self) -> None:
         _name("node_name", self.node_name)
         _network("cluster_cidr", self.cluster_cidr)
+        if self.cluster_cidr_ipv6:
+            _network("cluster_cidr_ipv6", self.cluster_cidr_ipv6)
         if self.backend not in BACKENDS:
             raise ConfigError(f"backend: {self.backend!r} is not built; must be one of {', '.join(BACKENDS)}")
         if self.backend == "vxlan" and not self.node_ip:
@@ -85,6 +92,8 @@ class FirewallConfig:
     """Which ports of a machine only machines may reach. A port is "6379" or a range "10002-10999"."""
 
     cluster_cidr: str = "10.244.0.0/16"
+    cluster_cidr_ipv6: str = ""
+    """"": pods send no IPv6, and their links take none."""
     machine_cidrs: tuple[str, ...] = ("10.89.0.0/24",)
     protected_ports: tuple[str, ...] = (
         "2375-2376",  # a container engine that listens on TCP
@@ -119,6 +128,8 @@ class DnsConfig:
     cluster_domain: str = "cluster.local"
     cluster_cidr: str = "10.244.0.0/16"
     service_cluster_ip_range: str = "10.96.0.0/12"
+    ranges_ipv6: tuple[str, ...] = ()
+    """Those of pods and Services, whose reverse names are the cluster's as well."""
     upstreams: tuple[str, ...] = ()
     resolv_conf: str = ""
     """The machine's own, for its nameservers and its search domains."""
@@ -153,6 +164,8 @@ class DnsConfig:
             _address("bind_ip", self.bind_ip)
         _network("cluster_cidr", self.cluster_cidr)
         _network("service_cluster_ip_range", self.service_cluster_ip_range)
+        for index, cidr in enumerate(self.ranges_ipv6):
+            _network(f"ranges_ipv6[{index}]", cidr)
         if self.pod_records not in ("insecure", "verified", "disabled"):
             raise ConfigError(f"pod_records: {self.pod_records!r}; must be insecure, verified or disabled")
         for index, upstream in enumerate(self.upstreams):
@@ -169,6 +182,8 @@ class NetworkConfig:
     routes: RouteConfig
     dns: DnsConfig = field(default_factory=DnsConfig)
     firewall: FirewallConfig = field(default_factory=FirewallConfig)
+    proxy_ipv6: ProxyConfig | None = None
+    """None: the cluster is single-stack."""
 
     @classmethod
     def for_node(
@@ -213,8 +228,33 @@ class NetworkConfig:
     def policy(self) -> PolicyTableConfig:
         return PolicyTableConfig(self.proxy.node_name, self.dns.listen_ip, self.firewall.pod_link_prefix)
 
+    @property
+    def policy_ipv6(self) -> PolicyTableConfig:
+        """The machine's DNS server has an IPv4 address alone."""
+        return replace(self.policy, dns_ip="", family=V6)
+
+    def dual_stack(self, node_ip: str, cluster_cidr: str, service_cidr: str) -> NetworkConfig:
+        """The same machine with these of IPv6 as well."""
+        proxy = replace(
+            self.proxy,
+            node_ip=node_ip,
+            cluster_cidr=cluster_cidr,
+            service_cluster_ip_range=service_cidr,
+            local_dns_ip="",
+            metrics_bind_address="",
+            serve_health_checks=False,
+        )
+        return replace(
+            self,
+            proxy_ipv6=proxy,
+            routes=replace(self.routes, cluster_cidr_ipv6=cluster_cidr),
+            dns=replace(self.dns, ranges_ipv6=(cluster_cidr, service_cidr)),
+            firewall=replace(self.firewall, cluster_cidr_ipv6=cluster_cidr),
+        )
+
     def validate(self) -> None:
-        for part in (self.proxy, self.routes, self.dns, self.firewall):
+        parts = (self.proxy, self.routes, self.dns, self.firewall)
+        for part in (*parts, self.proxy_ipv6) if self.proxy_ipv6 else parts:
             part.validate()
         if self.dns.listen_ip != self.proxy.local_dns_ip:
             raise ConfigError(f"dns.listen_ip: {self.dns.listen_ip} differs from proxy.local_dns_ip; make them one")
@@ -254,15 +294,15 @@ def _name(name: str, value: str) -> None:
         raise ConfigError(f"{name}: empty; give the name of the Node object of this machine")
 
 
-def _address(name: str, value: str) -> ipaddress.IPv4Address:
+def _address(name: str, value: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     try:
-        return ipaddress.IPv4Address(value)
+        return ipaddress.ip_address(value)
     except ValueError:
-        raise ConfigError(f"{name}: {value!r} is not an IPv4 address") from None
+        raise ConfigError(f"{name}: {value!r} is not an IP address") from None
 
 
-def _network(name: str, value: str) -> ipaddress.IPv4Network:
+def _network(name: str, value: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     try:
-        return ipaddress.IPv4Network(value)
+        return ipaddress.ip_network(value)
     except ValueError:
-        raise ConfigError(f"{name}: {value!r} is not an IPv4 network such as 10.244.0.0/16") from None
+        raise ConfigError(f"{name}: {value!r} is not a network such as 10.244.0.0/16") from None

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from cluster.network.families import V4, Family
 from cluster.network.netlink import attribute, attributes, messages
 from cluster.network.rules import RuleTable
 
@@ -24,7 +25,8 @@ _NLM_REQUEST, _NLM_ACK, _NLM_DUMP = 0x1, 0x4, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _TUPLE_ORIG, _TUPLE_REPLY = 1, 2
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
-_IP_SRC, _IP_DST = 1, 2
+_IP_ADDRESSES = {socket.AF_INET: (1, 2), socket.AF_INET6: (3, 4)}
+"""Attributes of source and destination."""
 _PROTO_NUM, _PROTO_SRC_PORT, _PROTO_DST_PORT = 1, 2, 3
 _ENOENT = 2
 _TIMEOUT_S = 5.0
@@ -68,11 +70,14 @@ def orphaned_flows(flows: Iterable[Flow], gone: Iterable[tuple[str, int]]) -> li
 
 
 class Conntrack:
-    """This namespace's flows. Blocking; call from a thread."""
+    """This namespace's flows of one family. Blocking; call from a thread."""
+
+    def __init__(self, family: Family = V4) -> None:
+        self._family = family.number
 
     def udp_flows(self) -> list[Flow]:
         with _open() as sock:
-            sock.send(_message(_CT_GET, _NLM_REQUEST | _NLM_DUMP, b""))
+            sock.send(_message(self._family, _CT_GET, _NLM_REQUEST | _NLM_DUMP, b""))
             return [flow for payload in _replies(sock) if (flow := parse_flow(payload)) is not None]
 
     def delete(self, flows: Iterable[Flow]) -> int:
@@ -80,7 +85,8 @@ class Conntrack:
         done = 0
         with _open() as sock:
             for flow in flows:
-                sock.send(_message(_CT_DELETE, _NLM_REQUEST | _NLM_ACK, attribute(_TUPLE_ORIG, flow.key, nested=True)))
+                original = attribute(_TUPLE_ORIG, flow.key, nested=True)
+                sock.send(_message(self._family, _CT_DELETE, _NLM_REQUEST | _NLM_ACK, original))
                 try:
                     list(_replies(sock))
                 except FileNotFoundError:
@@ -90,24 +96,25 @@ class Conntrack:
 
 
 def parse_flow(payload: bytes) -> Flow | None:
-    """A ctnetlink message's IPv4 UDP flow; None for any other. Pure."""
-    if not payload or payload[0] != socket.AF_INET:
+    """A ctnetlink message's UDP flow; None for any other. Pure."""
+    if not payload or payload[0] not in _IP_ADDRESSES:
         return None
-    found = dict(attributes(payload[4:]))
-    original, reply = _tuple(found.get(_TUPLE_ORIG, b"")), _tuple(found.get(_TUPLE_REPLY, b""))
+    family, found = payload[0], dict(attributes(payload[4:]))
+    original, reply = (_tuple(family, found.get(which, b"")) for which in (_TUPLE_ORIG, _TUPLE_REPLY))
     if original is None or reply is None:
         return None
     return Flow(original[1], original[3], reply[0], reply[2], found[_TUPLE_ORIG])
 
 
-def _tuple(data: bytes) -> tuple[str, str, int, int] | None:
+def _tuple(family: int, data: bytes) -> tuple[str, str, int, int] | None:
     parts = dict(attributes(data))
     ip, proto = dict(attributes(parts.get(_TUPLE_IP, b""))), dict(attributes(parts.get(_TUPLE_PROTO, b"")))
-    if proto.get(_PROTO_NUM, b"\0")[0] != socket.IPPROTO_UDP or _IP_SRC not in ip or _IP_DST not in ip:
+    source, target = _IP_ADDRESSES[family]
+    if proto.get(_PROTO_NUM, b"\0")[0] != socket.IPPROTO_UDP or source not in ip or target not in ip:
         return None
     source_port = struct.unpack("!H", proto[_PROTO_SRC_PORT])[0]
     target_port = struct.unpack("!H", proto[_PROTO_DST_PORT])[0]
-    return socket.inet_ntoa(ip[_IP_SRC]), socket.inet_ntoa(ip[_IP_DST]), source_port, target_port
+    return socket.inet_ntop(family, ip[source]), socket.inet_ntop(family, ip[target]), source_port, target_port
 
 
 def _open() -> socket.socket:
@@ -117,8 +124,8 @@ def _open() -> socket.socket:
     return sock
 
 
-def _message(kind: int, flags: int, body: bytes) -> bytes:
-    payload = struct.pack("=BBH", socket.AF_INET, 0, 0) + body
+def _message(family: int, kind: int, flags: int, body: bytes) -> bytes:
+    payload = struct.pack("=BBH", family, 0, 0) + body
     return struct.pack("=IHHII", 16 + len(payload), kind, flags, 1, 0) + payload
 
 

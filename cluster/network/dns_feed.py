@@ -80,8 +80,9 @@ class DnsFeed:
                 self._mark(key)
 
     def _on_pod(self, old: Obj | None, new: Obj | None) -> None:
-        address = ((new or {}).get("status") or {}).get("podIP", "")
-        self._zone.set_pod(key_of(new or old or {}), address)
+        status = (new or {}).get("status") or {}
+        listed = [item.get("ip", "") for item in status.get("podIPs") or ()] or [status.get("podIP") or ""]
+        self._zone.set_pod(key_of(new or old or {}), " ".join(listed))
         self._changed()
 
     def _mark(self, key: str) -> None:

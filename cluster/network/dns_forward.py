@@ -23,7 +23,7 @@ from cluster.network.config import DnsConfig, host_port
 from cluster.network.dns_cache import Cache, Kept, Key
 from cluster.network.dns_message import Message
 from cluster.network.dns_upstreams import Address, Upstreams
-from cluster.network.endpoints import is_ipv4
+from cluster.network.families import V4
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def resolv_conf_of(config: DnsConfig) -> tuple[list[Address], list[str]]:
         log.warning("no upstream resolvers from %s: %s", config.resolv_conf, err)
         text = ""
     servers, searches, _ = parse_resolv_conf(text)
-    listed = config.upstreams or [server for server in servers if is_ipv4(server) and server != config.listen_ip]
+    listed = config.upstreams or [server for server in servers if V4.has(server) and server != config.listen_ip]
     return [host_port(server, 53) for server in listed], searches
 
 

@@ -52,20 +52,22 @@ def _arguments(words: list[str]) -> DnsConfig:
     parser = argparse.ArgumentParser(prog="coredns", description=__doc__.splitlines()[0])
     parser.add_argument("--cluster-dns", required=True, help="ClusterIP of the Service kube-dns")
     parser.add_argument("--cluster-domain", default="cluster.local")
-    parser.add_argument("--cluster-cidr", required=True, help="addresses of pods")
+    parser.add_argument("--cluster-cidr", required=True, help="addresses of pods; of both families, with a comma")
     parser.add_argument("--service-cluster-ip-range", required=True)
     parser.add_argument("--upstream", action="append", default=[], help="ip[:port]; default: those of --resolv-conf")
     parser.add_argument("--resolv-conf", default="/etc/resolv.conf")
     parser.add_argument("--bind-ip", default="0.0.0.0")
     parser.add_argument("--port", type=int, default=53)
     args = parser.parse_args(words)
+    pods, services = args.cluster_cidr.split(","), args.service_cluster_ip_range.split(",")
     return DnsConfig(
         listen_ip=args.cluster_dns,
         bind_ip=args.bind_ip,
         port=args.port,
         cluster_domain=args.cluster_domain,
-        cluster_cidr=args.cluster_cidr,
-        service_cluster_ip_range=args.service_cluster_ip_range,
+        cluster_cidr=pods[0],
+        service_cluster_ip_range=services[0],
+        ranges_ipv6=(*pods[1:], *services[1:]),
         upstreams=tuple(args.upstream),
         resolv_conf=args.resolv_conf,
         make_link=False,

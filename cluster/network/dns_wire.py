@@ -204,8 +204,13 @@ def parent(wire: bytes) -> bytes:
     return wire[1 + wire[0] :]
 
 
-def a_rdata(address: str) -> bytes:
-    return ipaddress.IPv4Address(address).packed
+def address_rdata(address: str) -> bytes:
+    """Of A or AAAA. Raises ValueError."""
+    return ipaddress.ip_address(address).packed
+
+
+def address_type(address: str) -> int:
+    return AAAA if ":" in address else A
 
 
 def srv_rdata(weight: int, port: int, target: bytes) -> bytes:
@@ -217,4 +222,5 @@ def soa_rdata(mname: bytes, rname: bytes, serial: int, minimum_s: int) -> bytes:
 
 
 def reverse_name(address: str) -> bytes:
-    return name(".".join(reversed(address.split("."))) + ".in-addr.arpa")
+    """`4.3.2.10.in-addr.arpa`, or RFC 3596's `...ip6.arpa` with a label for each of 32 digits."""
+    return name(ipaddress.ip_address(address).reverse_pointer)

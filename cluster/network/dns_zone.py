@@ -2,11 +2,11 @@
 
 Source: the Kubernetes DNS specification 1.1.0 (github.com/kubernetes/dns) and, where it is silent, what CoreDNS'
 `kubernetes` plugin answers:
-    SVC.NS.svc.ZONE                     A: the ClusterIP, or every ready endpoint (headless); CNAME (ExternalName)
+    SVC.NS.svc.ZONE                     A, AAAA: the ClusterIPs, every ready endpoint (headless); CNAME (ExternalName)
     _PORT._PROTO.SVC.NS.svc.ZONE        SRV, one per address, with the addresses as additional records
-    HOSTNAME.SVC.NS.svc.ZONE            A of one endpoint (its hostname, or its address with dashes)
-    10-244-1-5.NS.pod.ZONE              A (insecure: any address; verified: that of a pod of the namespace)
-    5.1.244.10.in-addr.arpa             PTR, within the ranges of pods and Services
+    HOSTNAME.SVC.NS.svc.ZONE            A, AAAA of one endpoint (its hostname, or its address with dashes)
+    10-244-1-5.NS.pod.ZONE              A, AAAA (insecure: any address; verified: that of a pod of the namespace)
+    5.1.244.10.in-addr.arpa, ip6.arpa   PTR, within the ranges of pods and Services
 A name that exists without the type asked for is NODATA; under `ZONE` or those reverse ranges everything else is
 NXDOMAIN; outside them the zone knows nothing (None: somebody else must be asked).
 
@@ -22,7 +22,8 @@ from typing import Any
 
 from cluster.network import dns_wire as wire
 from cluster.network.config import DnsConfig
-from cluster.network.endpoints import is_ipv4, is_ready
+from cluster.network.endpoints import is_ready
+from cluster.network.families import V4, V6, version_of
 
 Obj = dict[str, Any]
 Records = dict[tuple[bytes, int], list[bytes]]
@@ -38,6 +39,7 @@ class ZoneConfig:
     ttl_s: int = 30
     negative_ttl_s: int = 5
     pod_records: str = "insecure"
+    ranges_ipv6: tuple[str, ...] = ()
 
 
 def zone_config(config: DnsConfig) -> ZoneConfig:
@@ -49,6 +51,7 @@ def zone_config(config: DnsConfig) -> ZoneConfig:
         config.ttl_s,
         config.negative_ttl_s,
         config.pod_records,
+        config.ranges_ipv6,
     )
 
 
@@ -73,17 +76,18 @@ def service_records(service: Obj, slices: Sequence[Obj], domain: str) -> Records
         except ValueError:
             return {}  # an address or garbage as externalName has no alias to give
         return out
-    cluster_ip = spec.get("clusterIP") or ""
-    if is_ipv4(cluster_ip):
-        _cluster_ip_records(out, base, cluster_ip, spec.get("ports") or ())
-    elif cluster_ip == "None":
+    ips = spec.get("clusterIPs") or [spec.get("clusterIP") or ""]
+    if ips == ["None"]:
         _headless_records(out, base, slices)
+    elif all(map(version_of, ips)):
+        _cluster_ip_records(out, base, ips, spec.get("ports") or ())
     return out
 
 
-def _cluster_ip_records(out: Records, base: bytes, cluster_ip: str, ports: Iterable[Obj]) -> None:
-    out[base, wire.A] = [wire.a_rdata(cluster_ip)]
-    out[wire.reverse_name(cluster_ip), wire.PTR] = [base]
+def _cluster_ip_records(out: Records, base: bytes, cluster_ips: Iterable[str], ports: Iterable[Obj]) -> None:
+    for ip in cluster_ips:
+        out[base, wire.address_type(ip)] = [wire.address_rdata(ip)]
+        out[wire.reverse_name(ip), wire.PTR] = [base]
     for port in ports:
         rdata = wire.srv_rdata(100, int(port["port"]), base)
         out.setdefault((base, wire.SRV), []).append(rdata)
@@ -94,24 +98,25 @@ def _cluster_ip_records(out: Records, base: bytes, cluster_ip: str, ports: Itera
 def _headless_records(out: Records, base: bytes, slices: Sequence[Obj]) -> None:
     targets: dict[tuple[str, str, int], set[bytes]] = {}
     for slice_ in slices:
-        if slice_.get("addressType", "IPv4") != "IPv4":
+        family = _FAMILIES.get(slice_.get("addressType", "IPv4"))
+        if family is None:  # FQDN
             continue
         for endpoint in slice_.get("endpoints") or ():
-            addresses = [a for a in endpoint.get("addresses") or () if is_ipv4(a)]
+            addresses = [a for a in endpoint.get("addresses") or () if family.has(a)]
             if not addresses or not is_ready(endpoint):
                 continue
             address = addresses[0]
             host = _host_label(endpoint, address) + base
-            _add(out, (base, wire.A), wire.a_rdata(address))
-            _add(out, (host, wire.A), wire.a_rdata(address))
+            rtype, rdata = wire.address_type(address), wire.address_rdata(address)
+            _add(out, (base, rtype), rdata)
+            _add(out, (host, rtype), rdata)
             _add(out, (wire.reverse_name(address), wire.PTR), host)
             for port in slice_.get("ports") or ():
                 if port.get("port"):
                     key = (port.get("name") or "", port.get("protocol", "TCP"), int(port["port"]))
                     targets.setdefault(key, set()).add(host)
     for (name, protocol, number), hosts in sorted(targets.items()):
-        rdata = [wire.srv_rdata(max(1, 100 // len(hosts)), number, host) for host in sorted(hosts)]
-        for item in rdata:
+        for item in [wire.srv_rdata(max(1, 100 // len(hosts)), number, host) for host in sorted(hosts)]:
             _add(out, (base, wire.SRV), item)
             if name:
                 _add(out, (_port_name({"name": name, "protocol": protocol}, base), wire.SRV), item)
@@ -130,7 +135,7 @@ def _port_name(port: Obj, base: bytes) -> bytes:
 
 
 def _host_label(endpoint: Obj, address: str) -> bytes:
-    return _label(endpoint.get("hostname") or address.replace(".", "-"))
+    return _label(endpoint.get("hostname") or address.replace(".", "-").replace(":", "-"))
 
 
 def _label(text: str) -> bytes:
@@ -151,7 +156,8 @@ class Zone:
         self._ready: dict[bytes, Answer] = {}
         self._pod_suffix = wire.name(f"pod.{config.domain}")
         self._pods: dict[str, dict[str, str]] = {}
-        self._reverse = [ipaddress.IPv4Network(cidr) for cidr in (config.cluster_cidr, config.service_cidr)]
+        ranges = (config.cluster_cidr, config.service_cidr, *config.ranges_ipv6)
+        self._reverse = [ipaddress.ip_network(cidr) for cidr in ranges]
         self._negative: tuple[bytes, ...] = ()
         self._soa: bytes = b""
         self.set_owner("", self._own_records())
@@ -161,7 +167,7 @@ class Zone:
         version = b"1.1.0"
         return {
             (self.apex, wire.NS): [host],
-            (host, wire.A): [wire.a_rdata(self.config.dns_ip)],
+            (host, wire.address_type(self.config.dns_ip)): [wire.address_rdata(self.config.dns_ip)],
             (wire.name(f"dns-version.{self.config.domain}"), wire.TXT): [bytes((len(version),)) + version],
             (wire.name(f"svc.{self.config.domain}"), 0): [],
             (self._pod_suffix, 0): [],
@@ -206,7 +212,8 @@ class Zone:
             self._prepare(name)
 
     def set_pod(self, key: str, address: str) -> None:
-        """A pod (namespace/name) has this address, or none (""); used when pod_records is "verified"."""
+        """A pod (namespace/name) has this address, or both, with a space, or none (""); used when pod_records is
+        "verified"."""
         namespace = key.partition("/")[0]
         pods = self._pods.setdefault(namespace, {})
         if address:
@@ -254,9 +261,10 @@ class Zone:
             return Answer(answers=answers)
         targets = dict.fromkeys(item[6:] for item in rdata)
         additional = tuple(
-            wire.record(target, wire.A, self.config.ttl_s, item)
+            wire.record(target, rtype, self.config.ttl_s, item)
             for target in targets
-            for item in self._rdata(target, wire.A)
+            for rtype in (wire.A, wire.AAAA)
+            for item in self._rdata(target, rtype)
         )
         return Answer(answers=answers, additional=additional)
 
@@ -289,9 +297,9 @@ class Zone:
             return Answer(authority=self._negative)
         pod = self._pod_address(name)
         if pod:
-            if qtype != wire.A:
+            if qtype != wire.address_type(pod):
                 return Answer(authority=self._negative)
-            return Answer(answers=(wire.record(wire.POINTER, wire.A, self.config.ttl_s, wire.a_rdata(pod)),))
+            return Answer(answers=(wire.record(wire.POINTER, qtype, self.config.ttl_s, wire.address_rdata(pod)),))
         return Answer(wire.NXDOMAIN, authority=self._negative)
 
     def _alias(self, name: bytes, qtype: int) -> Answer:
@@ -321,25 +329,40 @@ class Zone:
         parts = wire.labels(name[: -len(self._pod_suffix)])
         if len(parts) != 2:
             return ""
-        address = parts[0].decode(errors="replace").replace("-", ".")
-        if not is_ipv4(address):
+        address = _undashed(parts[0].decode(errors="replace"))
+        if not version_of(address):
             return ""
         if self.config.pod_records == "verified":
             pods = self._pods.get(parts[1].decode(errors="replace"), {})
-            return address if address in pods.values() else ""
+            wanted = str(ipaddress.ip_address(address))
+            return address if any(wanted in ips.split() for ips in pods.values()) else ""
         return address
 
 
-_IN_ADDR = wire.name("in-addr.arpa")
+_FAMILIES = {family.name: family for family in (V4, V6)}
+_IN_ADDR, _IP6 = wire.name("in-addr.arpa"), wire.name("ip6.arpa")
 
 
-def _reverse_address(name: bytes) -> ipaddress.IPv4Address | None:
-    if not name.endswith(_IN_ADDR):
-        return None
-    parts = wire.labels(name[: -len(_IN_ADDR)])
-    if len(parts) != 4:
-        return None
+def _undashed(label: str) -> str:
+    """The address of a pod's name: three dashes are an IPv4 address's dots, any others an IPv6 address's colons."""
+    four = label.count("-") == 3 and "--" not in label
+    return label.replace("-", "." if four else ":")
+
+
+def _reverse_address(name: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    for suffix, count in ((_IN_ADDR, 4), (_IP6, 32)):
+        if name.endswith(suffix):
+            parts = [part.decode(errors="replace") for part in reversed(wire.labels(name[: -len(suffix)]))]
+            return _address_of(parts) if len(parts) == count else None
+    return None
+
+
+def _address_of(parts: Sequence[str]) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.IPv4Address(".".join(part.decode() for part in reversed(parts)))
+        if len(parts) == 4:
+            return ipaddress.IPv4Address(".".join(parts))
+        if any(len(digit) != 1 for digit in parts):
+            return None
+        return ipaddress.IPv6Address(int("".join(parts), 16))
     except ValueError:
         return None

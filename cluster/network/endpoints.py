@@ -9,11 +9,11 @@ Invariant: the result is sorted and without duplicates, so equal input in any or
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
+
+from cluster.network.families import V4, Family
 
 Obj = dict[str, Any]
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
@@ -53,6 +53,7 @@ class Port:
     protocol: str
     node_name: str
     zone: str = ""
+    family: Family = V4
 
 
 def usable(slices: Iterable[Obj], port: Port) -> tuple[list[Endpoint], list[Endpoint]]:
@@ -82,13 +83,13 @@ def _candidates(slices: Iterable[Obj], port: Port) -> tuple[dict[Endpoint, _Hint
     ready: dict[Endpoint, _Hints] = {}
     terminating: set[Endpoint] = set()
     for slice_ in slices:
-        if slice_.get("addressType", "IPv4") != "IPv4":
+        if slice_.get("addressType", "IPv4") != port.family.name:
             continue
         for number in _numbers(slice_, port):
             for endpoint in slice_.get("endpoints") or ():
                 # All addresses of one endpoint are the same pod: the first is the one to use (API documentation).
                 address = next(iter(endpoint.get("addresses") or ()), "")
-                if not is_ipv4(address):
+                if not port.family.has(address):
                     continue
                 found = Endpoint(address, number, endpoint.get("nodeName") == port.node_name)
                 if is_ready(endpoint):
@@ -114,12 +115,3 @@ def _hints(endpoint: Obj) -> _Hints:
         frozenset(item["name"] for item in hints.get(key) or () if item.get("name")) for key in ("forZones", "forNodes")
     )
     return zones, nodes
-
-
-@lru_cache(maxsize=1 << 16)
-def is_ipv4(address: str) -> bool:
-    try:
-        ipaddress.IPv4Address(address)
-    except ValueError:
-        return False
-    return True

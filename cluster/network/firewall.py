@@ -4,8 +4,8 @@
 Table `inet sk8`. On the way in, a protected port answers to the machine itself, to addresses in `machine_cidrs` and
 to the InternalIP of every Node; on the way through, pods of this machine cannot reach a protected port of another
 machine either (theirs would refuse too: this covers one whose agent is not up yet). Pods get a clear refusal, others
-silence. A pod's link may send only from pod addresses, so that no pod poses as a machine. Everything else (6443,
-DNS, NodePorts, ICMP) is left alone.
+silence. Machines speak IPv4 to each other, so to IPv6 these ports are closed altogether. A pod's link may send only
+from pod addresses, so that no pod poses as a machine. Everything else (6443, DNS, NodePorts, ICMP) is left alone.
 
 The static part is in force before the API server is reachable; Nodes join the set as they are learnt.
 """
@@ -68,7 +68,7 @@ table inet sk8 {{
   }}
   chain spoofed {{
     type filter hook prerouting priority -250; policy accept;
-    iifname "{config.pod_link_prefix}*" ip saddr != {pods} drop
+    iifname "{config.pod_link_prefix}*" ip saddr != {pods} drop{_spoofed_ipv6(config)}
   }}
   chain input {{
     type filter hook input priority -10; policy accept;{guard}
@@ -78,6 +78,18 @@ table inet sk8 {{
   }}
 }}
 """
+
+
+def _spoofed_ipv6(config: FirewallConfig) -> str:
+    """IPv6 has no rp_filter, so the table looks up whether the source is routed to this link. A pod without a global
+    address speaks to its neighbour, the machine, to learn addresses and for nothing else."""
+    if not config.cluster_cidr_ipv6:
+        return ""
+    link, pods = f'iifname "{config.pod_link_prefix}*"', config.cluster_cidr_ipv6
+    return f"""
+    {link} ip6 saddr {{ ::, fe80::/10 }} meta l4proto != ipv6-icmp drop
+    {link} ip6 saddr != {{ ::, fe80::/10, {pods} }} drop
+    {link} ip6 saddr {pods} fib saddr . iif oif missing drop"""
 
 
 def merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -20,20 +20,25 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from cluster.network.config import ROUTE_PROTOCOL
+from cluster.network.families import V4, V6, Family, family_of
 
 _IFF_UP = 1
+_SCOPE_LINK = 253
 
 
 class LinkError(Exception):
     """The kernel refused a link, address or route; says which."""
 
 
-def prepare_forwarding() -> None:
+def prepare_forwarding(family: Family = V4) -> None:
     """Make this namespace a router that stays silent about better ways. Raises LinkError.
 
     A pod that reaches itself through its Service comes in and goes out on one link; the redirects the kernel would
     send for that are wrong here, and use up its budget of ICMP errors, which refused UDP clients need.
     """
+    if family is V6:  # sends no redirects that a setting could stop; nftables' reject has a budget of its own
+        _set_sysctl(Path("/proc/sys/net/ipv6/conf/all/forwarding"), "1")
+        return
     _set_sysctl(Path("/proc/sys/net/ipv4/ip_forward"), "1")
     for conf in sorted(Path("/proc/sys/net/ipv4/conf").iterdir()):
         _set_sysctl(conf / "send_redirects", "0")
@@ -53,7 +58,9 @@ def ensure_service_route(name: str, service_cidr: str, node_ip: str) -> None:
     """Programs on this machine reach `service_cidr` from `node_ip`. Raises LinkError."""
     with IPRoute() as ipr:
         index = _ensure_link(ipr, name)
-        route: dict[str, Any] = {"dst": service_cidr, "oif": index, "proto": ROUTE_PROTOCOL, "scope": 253}
+        route: dict[str, Any] = {"dst": service_cidr, "oif": index, "proto": ROUTE_PROTOCOL}
+        if family_of(service_cidr) is V4:
+            route["scope"] = _SCOPE_LINK
         if node_ip and _has_address(ipr, node_ip):
             route["prefsrc"] = node_ip
         try:
@@ -105,14 +112,14 @@ def service_route_present(name: str, service_cidr: str) -> bool:
         index = _index(ipr, name)
         return index is not None and any(
             route.get("dst") == network and route["dst_len"] == int(length) and route.get("oif") == index
-            for route in ipr.route("dump", proto=ROUTE_PROTOCOL)
+            for route in ipr.route("dump", family=family_of(network).number, proto=ROUTE_PROTOCOL)
         )
 
 
-def local_addresses() -> frozenset[str]:
-    """Every IPv4 address of this namespace."""
+def local_addresses(family: Family = V4) -> frozenset[str]:
+    """Every address of this namespace."""
     with IPRoute() as ipr:
-        return frozenset(str(item.get("address")) for item in ipr.addr("dump", family=2))
+        return frozenset(str(item.get("address")) for item in ipr.addr("dump", family=family.number))
 
 
 def remove_link(name: str) -> None:

@@ -28,11 +28,13 @@ _NFNLGRP_NFTABLES = 7
 _NFNL_SUBSYS_NFTABLES = 10
 _NFT_MSG_NEWGEN = 15
 _NFTA_TABLE_NAME = 1  # every object of nf_tables names its table in attribute 1
-_RTNLGRP_LINK, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV4_ROUTE = 1, 5, 7
+_RTNLGRP_LINK = 1
+_IPV4_GROUPS, _IPV6_GROUPS = (5, 7), (9, 11)
+"""RTNLGRP_IPV4_IFADDR and _IPV4_ROUTE, and those of IPv6."""
 _RECEIVE_BYTES = 1 << 16
 _BUFFER_BYTES = 4 << 20
 
-FAMILIES = {"inet": 1, "ip": 2}
+FAMILIES = {"inet": 1, "ip": 2, "ip6": 10}
 
 
 class MulticastSocket:
@@ -136,10 +138,11 @@ class NftWatch:
 class LinkWatch:
     """Calls `on_change()` when a link, an IPv4 address or an IPv4 route of this namespace changed."""
 
-    def __init__(self, on_change: Callable[[], None]) -> None:
+    def __init__(self, on_change: Callable[[], None], *, ipv6: bool = False) -> None:
+        """`ipv6`: of that family as well."""
         self._socket = MulticastSocket(
             _NETLINK_ROUTE,
-            (_RTNLGRP_LINK, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV4_ROUTE),
+            (_RTNLGRP_LINK, *_IPV4_GROUPS, *(_IPV6_GROUPS if ipv6 else ())),
             lambda _data: on_change(),
             on_change,
         )

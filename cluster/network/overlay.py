@@ -2,7 +2,7 @@
 
 Pure: `split`, `vtep_mac`, `vtep_ip`; `sync_overlay` is the IO (pyroute2; it blocks, call it in a thread). RFC 7348.
 
-A machine's end of the tunnel (VTEP) is link `sk8-vxlan` with the network address of its podCIDR, which no pod gets,
+A machine's end of the tunnel (VTEP) is link `sk8-vxlan` with the network address of its podCIDRs, which no pod gets,
 and a MAC made from its InternalIP. So whoever knows the Node knows all that has to be told to the kernel, and nothing
 is learnt or asked on the wire:
 
@@ -10,6 +10,7 @@ is learnt or asked on the wire:
     neigh  10.244.2.0 lladdr 02:73:0a:59:4e:0c                    the VTEP's MAC
     fdb    02:73:0a:59:4e:0c dst 10.89.78.12                      ... is at that machine
 
+Pods' packets of both families go through the one tunnel, which itself is IPv4.
 What a machine itself sends through the tunnel comes from its VTEP's address, so that the answer comes back through it.
 
 VXLAN proves nothing of a sender: that only machines reach its port is the firewall's part (`firewall.py`).
@@ -29,22 +30,25 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from cluster.network.config import OVERLAY_LINK as LINK
 from cluster.network.config import OVERLAY_PORT as PORT
+from cluster.network.families import V4, V6, family_of
 
 VNI = 1
 HEADERS_BYTES = 50
 """What VXLAN over IPv4 adds to a packet: outer Ethernet 14, IP 20, UDP 8, VXLAN 8."""
 _PERMANENT = 0x80  # NUD_PERMANENT
+_FAMILIES = (V4.number, V6.number)
+_LINK_LOCAL = "fe80:"  # the kernel's own
 
 Routes = Mapping[str, str]
-"""podCIDR -> InternalIP of its machine."""
+"""podCIDR, of either family -> IPv4 InternalIP of its machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """This machine's end. `cidr`: its own podCIDR."""
+    """This machine's end. `cidrs`: its own podCIDRs."""
 
     node_ip: str
-    cidr: str
+    cidrs: tuple[str, ...]
     protocol: int
 
 
@@ -117,7 +121,9 @@ def _link(ipr: Any, tunnel: Tunnel) -> int:
         index = _index(ipr)
         if index is None:
             raise NetlinkError(errno.ENODEV, f"link {LINK} was made and is not there")
-    ipr.addr("replace", index=index, address=vtep_ip(tunnel.cidr), prefixlen=32)
+    for address in map(vtep_ip, tunnel.cidrs):
+        once = {"flags": ["nodad"]} if family_of(address) is V6 else {}
+        ipr.addr("replace", index=index, address=address, prefixlen=family_of(address).bits, **once)
     ipr.link("set", index=index, state="up")
     return index
 
@@ -125,8 +131,9 @@ def _link(ipr: Any, tunnel: Tunnel) -> int:
 def _is_ours(ipr: Any, index: int, tunnel: Tunnel) -> bool:
     """Made for this InternalIP and podCIDR: another life of the machine may have had others."""
     mac = str(ipr.get_links(index)[0].get("address"))
-    addresses = {str(item.get("address")) for item in ipr.addr("dump", family=2, index=index)}
-    return mac == vtep_mac(tunnel.node_ip) and addresses <= {vtep_ip(tunnel.cidr)}
+    found = {str(item.get("address")) for family in _FAMILIES for item in ipr.addr("dump", family=family, index=index)}
+    addresses = {address for address in found if not address.startswith(_LINK_LOCAL)}
+    return mac == vtep_mac(tunnel.node_ip) and addresses <= set(map(vtep_ip, tunnel.cidrs))
 
 
 def _peer(ipr: Any, index: int, cidr: str, node_ip: str, protocol: int) -> None:
@@ -144,13 +151,14 @@ def _peer(ipr: Any, index: int, cidr: str, node_ip: str, protocol: int) -> None:
 def _forget(ipr: Any, index: int, wanted: Routes, tunnel: Tunnel) -> None:
     """Routes, neighbours and forwarding entries of machines that are no longer behind the tunnel."""
     vteps, macs = {vtep_ip(cidr) for cidr in wanted}, {vtep_mac(ip) for ip in wanted.values()}
-    for route in list(ipr.route("dump", family=2, proto=tunnel.protocol)):
-        cidr = f"{route.get('dst')}/{route['dst_len']}"
-        if route.get("oif") == index and cidr not in wanted:
-            _gone(lambda c=cidr: ipr.route("del", dst=c, oif=index, proto=tunnel.protocol))
-    for neighbour in list(ipr.get_neighbours(family=2, ifindex=index)):
-        if neighbour.get("dst") not in vteps:
-            _gone(lambda n=neighbour: ipr.neigh("del", ifindex=index, dst=n.get("dst"), lladdr=n.get("lladdr")))
+    for family in _FAMILIES:
+        for route in list(ipr.route("dump", family=family, proto=tunnel.protocol)):
+            cidr = f"{route.get('dst')}/{route['dst_len']}"
+            if route.get("oif") == index and cidr not in wanted:
+                _gone(lambda c=cidr: ipr.route("del", dst=c, oif=index, proto=tunnel.protocol))
+        for neighbour in list(ipr.get_neighbours(family=family, ifindex=index)):
+            if neighbour.get("dst") not in vteps and neighbour["state"] & _PERMANENT:
+                _gone(lambda n=neighbour: ipr.neigh("del", ifindex=index, dst=n.get("dst"), lladdr=n.get("lladdr")))
     for entry in list(ipr.fdb("dump", ifindex=index)):
         mac = str(entry.get("lladdr"))
         if entry["ifindex"] == index and mac not in macs and entry.get("dst"):

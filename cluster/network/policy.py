@@ -5,7 +5,7 @@
 
 A pod is isolated in a direction when some policy of its namespace selects it for that direction; it may then speak
 only to what some rule of some such policy allows. Source: networking.k8s.io/v1 NetworkPolicy, KEP-2079 (endPort).
-Only IPv4 blocks have effect: pods here have no other addresses.
+The blocks of a rule may be of both families: each family's table (policy_table.py) takes its own.
 """
 
 from __future__ import annotations
@@ -117,25 +117,25 @@ def _group(namespace: str, peer: Obj) -> Group:
 
 
 def block_networks(block: Obj) -> list[str]:
-    """An ipBlock less its exceptions, as disjoint networks; [] for IPv6."""
+    """An ipBlock less its exceptions, as disjoint networks."""
     whole = ipaddress.ip_network(block["cidr"], strict=False)
-    if not isinstance(whole, ipaddress.IPv4Network):
-        return []
     left = [whole]
     for text in block.get("except") or ():
         hole = ipaddress.ip_network(text, strict=False)
-        if not isinstance(hole, ipaddress.IPv4Network):
+        if hole.version != whole.version:
             continue
         left = [part for network in left for part in _without(network, hole)]
     return [str(network) for network in ipaddress.collapse_addresses(left)]
 
 
-def _without(network: ipaddress.IPv4Network, hole: ipaddress.IPv4Network) -> Iterable[ipaddress.IPv4Network]:
+def _without(network: Any, hole: Any) -> Iterable[Any]:
+    """Two IPv4 networks, or two IPv6 networks."""
     if not network.overlaps(hole):
         return (network,)
     if network.subnet_of(hole):
         return ()
-    return network.address_exclude(hole)
+    rest: Iterable[Any] = network.address_exclude(hole)
+    return rest
 
 
 def _ports(ports: list[Obj]) -> tuple[tuple[str, ...], tuple[NamedPort, ...]]:

@@ -22,7 +22,7 @@ from cluster.machinery.client import Client, key_of, split_key
 from cluster.machinery.informer import Informers
 from cluster.network.nft import NftError, NftRunner
 from cluster.network.policy import Policy, compile_policy
-from cluster.network.policy_table import FAMILY, TABLE, PolicyTable, PolicyTableConfig, render_delta, render_full
+from cluster.network.policy_table import TABLE, PolicyTable, PolicyTableConfig, render_delta, render_full
 from cluster.network.tables import KeptTable
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class PolicyAgent:
         self._config = config
         self._own_informers = informers is None
         self._informers = informers or Informers(client)
-        self._kept = KeptTable(FAMILY, TABLE, self._foreign, nft)
+        self._kept = KeptTable(config.family.nft, TABLE, self._foreign, nft)
         self._table: PolicyTable | None = None
         self._in_kernel: set[str] = set()
         self._dirty: set[str] = set()
@@ -160,7 +160,7 @@ class PolicyAgent:
         delta = table.take()
         fresh = {name: rules for name, rules in table.chains.items() if name not in self._in_kernel}
         if delta or fresh:
-            await self._kept.apply(render_delta(delta, fresh))
+            await self._kept.apply(render_delta(self._config, delta, fresh))
             self._in_kernel |= set(fresh)
 
 
@@ -181,4 +181,5 @@ def _seen(pod: Obj | None) -> tuple[object, ...] | None:
     if pod is None:
         return None
     status = pod.get("status") or {}
-    return (status.get("podIP"), status.get("phase"), _labels(pod), (pod.get("spec") or {}).get("nodeName"))
+    addresses = (status.get("podIP"), status.get("podIPs"))
+    return (addresses, status.get("phase"), _labels(pod), (pod.get("spec") or {}).get("nodeName"))

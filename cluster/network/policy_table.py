@@ -1,4 +1,5 @@
-"""`table ip sk8-policy`: NetworkPolicies as nftables maps and sets. Pure; policy_agent.py hands it to the kernel.
+"""`table ip sk8-policy`: NetworkPolicies as nftables maps and sets. Pure; policy_agent.py hands it to the kernel. A
+dual-stack machine has `ip6 sk8-policy` as well, with the pods' other addresses.
 
 Each isolated pod of this machine is one element of map `in` or `out`, whose verdict jumps to a chain shared by all
 pods that the same policies select. A chain holds the rules of those policies, each ending in `return`, and a `drop`
@@ -25,24 +26,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.machinery.client import key_of
-from cluster.network.endpoints import is_ipv4
+from cluster.network.families import V4, Family, family_of
 from cluster.network.policy import ALL_PODS, Direction, Group, NamedPort, Policy, Rule
 from cluster.network.rules import PROTOCOLS, Delta, Elements, RuleTable
 
 Obj = dict[str, Any]
-FAMILY = "ip"
 TABLE = "sk8-policy"
 DNS_OWNER = "//dns"
 _FINISHED = ("Succeeded", "Failed")
 _PORT_MATCH = "meta l4proto . th dport"
-_ADDRESS = {"in": "ip saddr", "out": "ip daddr"}
+_ADDRESS = {"in": "saddr", "out": "daddr"}
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyTableConfig:
+    """`dns_ip` "": the machine's DNS server has no address of this family."""
+
     node_name: str
     dns_ip: str
     pod_link_prefix: str = "veth"
+    family: Family = V4
+
+    @property
+    def table(self) -> str:
+        return f"{self.family.nft} {TABLE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +75,10 @@ class PolicyTable:
         self._groups, self._named = _used(self._policies)
         self._table = RuleTable()
         self._chains: dict[str, tuple[str, ...]] = {}
-        labels = {"k8s-app": "kube-dns"}
-        ports = (("dns", "udp", 53), ("dns-tcp", "tcp", 53))
-        self._set(DNS_OWNER, _Member(config.dns_ip, "kube-system", labels, ports, False))
+        if config.dns_ip:
+            labels = {"k8s-app": "kube-dns"}
+            ports = (("dns", "udp", 53), ("dns-tcp", "tcp", 53))
+            self._set(DNS_OWNER, _Member(config.dns_ip, "kube-system", labels, ports, False))
 
     @property
     def strict(self) -> bool:
@@ -93,11 +101,12 @@ class PolicyTable:
     @property
     def sets(self) -> dict[str, str]:
         """The sets that rules may name, also while nobody is in them, and their nft types."""
-        addresses = dict.fromkeys(self._groups.values(), "ipv4_addr")
-        return addresses | dict.fromkeys(self._named.values(), "ipv4_addr . inet_proto . inet_service")
+        kind = self._config.family.address_type
+        addresses = dict.fromkeys(self._groups.values(), kind)
+        return addresses | dict.fromkeys(self._named.values(), f"{kind} . inet_proto . inet_service")
 
     def set_pod(self, pod: Obj) -> None:
-        member = _member(pod, self._config.node_name)
+        member = _member(pod, self._config)
         if member is None:
             self.remove_pod(key_of(pod))
         else:
@@ -141,8 +150,10 @@ class PolicyTable:
 
     def _lines(self, direction: Direction, policy: Policy, rule: Rule) -> Iterator[str]:
         """The matches of one rule; traffic that any of them fits is allowed."""
-        address = _ADDRESS[direction]
-        blocks = [f"{address} {{ {', '.join(rule.blocks)} }}"] if rule.blocks else []
+        ip = self._config.family.nft
+        address = f"{ip} {_ADDRESS[direction]}"
+        mine = [block for block in rule.blocks or () if family_of(block) is self._config.family]
+        blocks = [f"{address} {{ {', '.join(mine)} }}"] if mine else []
         if rule.groups is None:
             peers = [""]
         else:
@@ -156,7 +167,7 @@ class PolicyTable:
             # Egress names a port of the peers, ingress one of the pods that the policy selects.
             owners: Iterable[Group] = (policy.subject,) if direction == "in" else (rule.groups or (ALL_PODS,))
             for peer, group in itertools.product(peers, owners):
-                yield f"{peer} ip daddr . {_PORT_MATCH} @{self._named[group, port_name]}".strip()
+                yield f"{peer} {ip} daddr . {_PORT_MATCH} @{self._named[group, port_name]}".strip()
 
 
 def _number_matches(ports: Sequence[str]) -> list[str]:
@@ -202,11 +213,11 @@ def _used(policies: Sequence[Policy]) -> tuple[dict[Group, str], dict[tuple[Grou
     return groups, named
 
 
-def _member(pod: Obj, node_name: str) -> _Member | None:
+def _member(pod: Obj, config: PolicyTableConfig) -> _Member | None:
     """None for a pod without an address of its own: on its machine's network, not placed, or ended."""
     spec, status = pod.get("spec") or {}, pod.get("status") or {}
-    ip = status.get("podIP") or ""
-    if spec.get("hostNetwork") or status.get("phase") in _FINISHED or not is_ipv4(ip):
+    ip = pod_ip(status, config.family)
+    if spec.get("hostNetwork") or status.get("phase") in _FINISHED or not ip:
         return None
     containers = [*(spec.get("containers") or ()), *(spec.get("initContainers") or ())]
     ports = tuple(
@@ -216,7 +227,13 @@ def _member(pod: Obj, node_name: str) -> _Member | None:
         if port.get("name")
     )
     meta = pod["metadata"]
-    return _Member(ip, meta["namespace"], meta.get("labels") or {}, ports, spec.get("nodeName") == node_name)
+    return _Member(ip, meta["namespace"], meta.get("labels") or {}, ports, spec.get("nodeName") == config.node_name)
+
+
+def pod_ip(status: Obj, family: Family) -> str:
+    """A pod's address of that family, "" without one."""
+    listed = [item.get("ip", "") for item in status.get("podIPs") or ()] or [status.get("podIP") or ""]
+    return next(filter(family.has, listed), "")
 
 
 def _digest(text: str) -> str:
@@ -228,56 +245,56 @@ def _digest(text: str) -> str:
 
 def render_full(config: PolicyTableConfig, table: PolicyTable) -> str:
     """Replace the whole table, whatever it was, in one transaction."""
-    parts = [f"add table ip {TABLE}", f"delete table ip {TABLE}", _skeleton(config, table.strict)]
-    parts += [f"add set ip {TABLE} {name} {{ type {kind}; }}" for name, kind in sorted(table.sets.items())]
-    parts += _chain_text(table.chains)
-    parts += _element_text("add", table.elements)
+    parts = [f"add table {config.table}", f"delete table {config.table}", _skeleton(config, table.strict)]
+    parts += [f"add set {config.table} {name} {{ type {kind}; }}" for name, kind in sorted(table.sets.items())]
+    parts += _chain_text(config, table.chains)
+    parts += _element_text(config, "add", table.elements)
     return "\n".join(parts) + "\n"
 
 
-def render_delta(delta: Delta, fresh: Mapping[str, tuple[str, ...]]) -> str:
+def render_delta(config: PolicyTableConfig, delta: Delta, fresh: Mapping[str, tuple[str, ...]]) -> str:
     """Change elements; `fresh` are the shared chains that the kernel does not have yet."""
-    parts = [*_chain_text(fresh), *_element_text("delete", dict.fromkeys(delta.removed, ""))]
-    return "\n".join([*parts, *_element_text("add", delta.added)]) + "\n"
+    parts = [*_chain_text(config, fresh), *_element_text(config, "delete", dict.fromkeys(delta.removed, ""))]
+    return "\n".join([*parts, *_element_text(config, "add", delta.added)]) + "\n"
 
 
 def _skeleton(config: PolicyTableConfig, strict: bool) -> str:
-    link = config.pod_link_prefix
+    link, ip, address = config.pod_link_prefix, config.family.nft, config.family.address_type
+    dns = f"\n    {ip} daddr {config.dns_ip} {ip} saddr vmap @out" if config.dns_ip else ""
     unseen = f"""
-    iifname "{link}*" ip saddr != @known drop
-    oifname "{link}*" ip daddr != @known drop"""
+    iifname "{link}*" {ip} saddr != @known drop
+    oifname "{link}*" {ip} daddr != @known drop"""
     return f"""
-table ip {TABLE} {{
-  set known {{ type ipv4_addr; }}
-  set self {{ type ipv4_addr . ipv4_addr; }}
-  map in {{ type ipv4_addr : verdict; }}
-  map out {{ type ipv4_addr : verdict; }}
+table {config.table} {{
+  set known {{ type {address}; }}
+  set self {{ type {address} . {address}; }}
+  map in {{ type {address} : verdict; }}
+  map out {{ type {address} : verdict; }}
   chain forward {{
     type filter hook forward priority 0; policy accept;
     ct state established,related accept
-    ip saddr . ip daddr @self accept{unseen if strict else ""}
-    ip saddr vmap @out
-    ip daddr vmap @in
+    {ip} saddr . {ip} daddr @self accept{unseen if strict else ""}
+    {ip} saddr vmap @out
+    {ip} daddr vmap @in
   }}
   chain input {{
     type filter hook input priority 0; policy accept;
-    ct state established,related accept
-    ip daddr {config.dns_ip} ip saddr vmap @out
+    ct state established,related accept{dns}
   }}
 }}
 """
 
 
-def _chain_text(chains: Mapping[str, tuple[str, ...]]) -> list[str]:
+def _chain_text(config: PolicyTableConfig, chains: Mapping[str, tuple[str, ...]]) -> list[str]:
     out: list[str] = []
     for name, rules in chains.items():
-        out.append(f"add chain ip {TABLE} {name}")
-        out += [f"add rule ip {TABLE} {name} {rule}" for rule in rules]
+        out.append(f"add chain {config.table} {name}")
+        out += [f"add rule {config.table} {name} {rule}" for rule in rules]
     return out
 
 
-def _element_text(verb: str, elements: Mapping[tuple[str, str], str]) -> list[str]:
+def _element_text(config: PolicyTableConfig, verb: str, elements: Mapping[tuple[str, str], str]) -> list[str]:
     by_name: dict[str, list[str]] = {}
     for (name, key), value in elements.items():
         by_name.setdefault(name, []).append(f"{key} : {value}" if value else key)
-    return [f"{verb} element ip {TABLE} {name} {{ {', '.join(keys)} }}" for name, keys in sorted(by_name.items())]
+    return [f"{verb} element {config.table} {name} {{ {', '.join(keys)} }}" for name, keys in sorted(by_name.items())]

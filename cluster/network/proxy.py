@@ -7,7 +7,8 @@ Nothing is polled: it wakes for watch events, for what others do to its table (n
 that arrive while a transaction runs are one transaction together. Before the first list of all three resources it
 leaves the kernel alone: rules of an earlier run go on serving.
 
-Stopping it leaves the table; connections and Services go on working as they were.
+Stopping it leaves the table; connections and Services go on working as they were. A dual-stack machine runs two, one
+for each family; they share nothing but what they watch.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from cluster.network import links, metrics
 from cluster.network.config import SERVICE_LINK, ProxyConfig
 from cluster.network.conntrack import Conntrack, orphaned_flows, stale_flows
 from cluster.network.endpoints import service_key
+from cluster.network.families import V6
 from cluster.network.health_check import HealthCheckServers, check_of
 from cluster.network.httpz import serve_status
 from cluster.network.netlink import LinkWatch
 from cluster.network.nft import NftError, NftRunner
 from cluster.network.rules import Delta, RuleConfig, RuleTable, node_elements, service_elements
-from cluster.network.ruleset import FAMILY, TABLE, TableConfig, render_delta, render_full
+from cluster.network.ruleset import TABLE, TableConfig, render_delta, render_full
 from cluster.network.tables import KeptTable
 
 log = logging.getLogger(__name__)
@@ -67,11 +69,12 @@ class ServiceProxy:
         self._hit = hit
         self._own_informers = informers is None
         self._informers = informers or Informers(client)
-        self._rules = RuleConfig(config.node_name, config.node_ip, config.local_dns_ip)
         self._table_config = TableConfig(config.cluster_cidr, config.service_cluster_ip_range, config.masquerade_bit)
+        self._family = self._table_config.family
+        self._rules = RuleConfig(config.node_name, config.node_ip, config.local_dns_ip, family=self._family)
         self._table = RuleTable()
-        self._kept = KeptTable(FAMILY, TABLE, self._foreign, nft)
-        self._conntrack = Conntrack()
+        self._kept = KeptTable(self._family.nft, TABLE, self._foreign, nft)
+        self._conntrack = Conntrack(self._family)
         self._health_checks = HealthCheckServers(lambda: self._healthy()[0])
         self._chains: set[str] = set()
         self._dirty: set[str] = set()
@@ -145,7 +148,8 @@ class ServiceProxy:
         node = new or old or {}
         if key_of(node) == self._config.node_name:
             self._in_zone((node["metadata"].get("labels") or {}).get(ZONE_LABEL, ""))
-        if node_elements(old or {}) == node_elements(new or {}) and old is not None and new is not None:
+        before, after = (node_elements(item or {}, self._family) for item in (old, new))
+        if before == after and old is not None and new is not None:
             return
         self._mark("node//" + key_of(new or old or {}))
 
@@ -171,10 +175,10 @@ class ServiceProxy:
     # ---- rules out
 
     async def _sync_forever(self) -> None:
-        await asyncio.to_thread(links.prepare_forwarding)
+        await asyncio.to_thread(links.prepare_forwarding, self._family)
         for resource in (SERVICES, SLICES, NODES):
             await self._informers.of(resource).wait_synced()
-        watch = LinkWatch(self._links_changed)
+        watch = LinkWatch(self._links_changed, ipv6=self._family is V6)
         self._wake.set()
         try:
             while True:
@@ -239,7 +243,7 @@ class ServiceProxy:
         """Bring one owner's elements up to date; its key sorts before or after no other's, so no order matters."""
         if key.startswith("node//"):
             node = self._informers.of(NODES).get("", key.removeprefix("node//"))
-            self._table.set_owner(key, node_elements(node) if node else {})
+            self._table.set_owner(key, node_elements(node, self._family) if node else {})
             return
         service = self._informers.of(SERVICES).get(*split_key(key))
         if service is None or PROXY_NAME_LABEL in (service["metadata"].get("labels") or {}):
@@ -253,7 +257,8 @@ class ServiceProxy:
             log.error("service %s is malformed and keeps the rules it had: %r", key, err)
             return
         self._table.set_owner(key, elements)
-        self._health_checks.set_owner(key, check_of(service, slices, self._config.node_name))
+        if self._config.serve_health_checks:
+            self._health_checks.set_owner(key, check_of(service, slices, self._config.node_name))
 
     async def _replace(self, reason: str) -> None:
         kept = await self._affinity_to_keep()
@@ -277,7 +282,7 @@ class ServiceProxy:
     def _clean_flows(self, gone: list[tuple[str, int]]) -> None:
         flows = self._conntrack.udp_flows()
         if flows:
-            stale = stale_flows(flows, self._table, links.local_addresses())
+            stale = stale_flows(flows, self._table, links.local_addresses(self._family))
             self._conntrack.delete([*stale, *orphaned_flows(flows, gone)])
 
     async def _clean_affinity(self) -> None:
@@ -285,7 +290,9 @@ class ServiceProxy:
         for client, mark, endpoint, _ in await self._affinity():
             if endpoint not in valid.get(mark, ()):
                 try:
-                    await self._kept.apply(f"delete element ip sk8 affinity {{ {client} . {mark} }}\n")
+                    await self._kept.apply(
+                        f"delete element {self._table_config.table} affinity {{ {client} . {mark} }}\n"
+                    )
                 except NftError:
                     log.debug("affinity of %s expired by itself", client)
 
@@ -302,7 +309,7 @@ class ServiceProxy:
     async def _affinity(self) -> list[tuple[str, str, str, int]]:
         """The (client, mark, "ip . port", seconds left) the kernel has learnt."""
         out: list[tuple[str, str, str, int]] = []
-        for item in await self._kept.listing("map ip sk8 affinity"):
+        for item in await self._kept.listing(f"map {self._table_config.table} affinity"):
             for key, value in (item.get("map") or {}).get("elem") or ():
                 element = key.get("elem", key)
                 client, mark = (element.get("val") or element)["concat"]

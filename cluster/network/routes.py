@@ -26,6 +26,7 @@ from cluster.machinery.client import Client
 from cluster.machinery.informer import Informers
 from cluster.network import links
 from cluster.network.config import RouteConfig
+from cluster.network.families import V4, V6, Family, family_of
 from cluster.network.netlink import LinkWatch
 from cluster.network.overlay import Tunnel, local_networks, split, sync_overlay
 
@@ -35,6 +36,7 @@ Obj = dict[str, Any]
 Routes = dict[str, str]
 """Destination (CIDR) -> gateway."""
 NODES = "nodes"
+_ANYWHERE = {4: "0.0.0.0", 6: "::"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +50,27 @@ def wanted_routes(nodes: Iterable[Obj], node_name: str, cluster_cidr: str) -> Ro
 
     A range outside the pods' is nobody's to claim: it would draw the machines' own traffic to that node.
     """
-    pods = ipaddress.IPv4Network(cluster_cidr)
+    pods = ipaddress.ip_network(cluster_cidr)
     out: Routes = {}
     for node in sorted(nodes, key=lambda item: str(item["metadata"]["name"])):
         if node["metadata"]["name"] == node_name:
             continue
-        gateway = internal_ip(node)
-        spec = node.get("spec") or {}
-        for cidr in spec.get("podCIDRs") or [spec.get("podCIDR") or ""]:
+        gateway = internal_ip(node, family_of(cluster_cidr))
+        for cidr in pod_cidrs(node):
             if gateway and _is_part_of(cidr, pods):
                 out.setdefault(cidr, gateway)
     return out
 
 
-def internal_ip(node: Obj) -> str:
-    """The node's IPv4 InternalIP, or ""."""
+def pod_cidrs(node: Obj) -> list[str]:
+    spec = node.get("spec") or {}
+    return list(spec.get("podCIDRs") or filter(None, (spec.get("podCIDR"),)))
+
+
+def internal_ip(node: Obj, family: Family = V4) -> str:
+    """The node's InternalIP of that family, or ""."""
     for address in (node.get("status") or {}).get("addresses") or ():
-        if address.get("type") == "InternalIP" and ":" not in address.get("address", ""):
+        if address.get("type") == "InternalIP" and family.has(address.get("address", "")):
             return str(address["address"])
     return ""
 
@@ -76,10 +82,10 @@ def route_changes(wanted: Mapping[str, str], present: Mapping[str, str]) -> Rout
     return RouteChanges(replace, remove)
 
 
-def _is_part_of(cidr: str, whole: ipaddress.IPv4Network) -> bool:
+def _is_part_of(cidr: str, whole: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
     try:
-        return ipaddress.IPv4Network(cidr).subnet_of(whole)
-    except ValueError:
+        return ipaddress.ip_network(cidr).subnet_of(whole)  # type: ignore[arg-type]  # else TypeError
+    except (ValueError, TypeError):
         return False
 
 
@@ -108,16 +114,24 @@ class RouteManager:
         return {"ready": self._synced, "routes": self._count, "unreachable": dict(self._unreachable)}
 
     def _on_node(self, old: Obj | None, new: Obj | None) -> None:
-        before = wanted_routes([old], self._config.node_name, self._config.cluster_cidr) if old else {}
-        after = wanted_routes([new], self._config.node_name, self._config.cluster_cidr) if new else {}
+        before = self._wanted([old]) if old else {}
+        after = self._wanted([new]) if new else {}
         own = (new or old or {})["metadata"]["name"] == self._config.node_name
         if before != after or (own and (old or {}).get("spec") != (new or {}).get("spec")):
             self._wake.set()
 
+    def _wanted(self, nodes: Iterable[Obj]) -> Routes:
+        """Of both families."""
+        found = list(nodes)
+        ranges = filter(None, (self._config.cluster_cidr, self._config.cluster_cidr_ipv6))
+        return {dst: via for cidr in ranges for dst, via in wanted_routes(found, self._config.node_name, cidr).items()}
+
     async def _sync_forever(self) -> None:
         await asyncio.to_thread(links.prepare_forwarding)
+        if self._config.cluster_cidr_ipv6:
+            await asyncio.to_thread(links.prepare_forwarding, V6)
         await self._informers.of(NODES).wait_synced()
-        watch = LinkWatch(self._wake.set)
+        watch = LinkWatch(self._wake.set, ipv6=bool(self._config.cluster_cidr_ipv6))
         try:
             while True:
                 self._wake.clear()
@@ -134,7 +148,7 @@ class RouteManager:
 
     async def _sync(self) -> None:
         nodes = self._informers.of(NODES).items()
-        wanted = wanted_routes(nodes, self._config.node_name, self._config.cluster_cidr)
+        wanted = self._wanted(nodes)
         try:
             failed = await asyncio.to_thread(apply, self._config, nodes)
         except (NetlinkError, OSError) as err:
@@ -148,18 +162,43 @@ class RouteManager:
 
 
 def apply(config: RouteConfig, nodes: Sequence[Obj]) -> dict[str, str]:
-    """Reach the pods of `nodes`, directly or through the tunnel; destination -> why for what was refused. Blocking."""
+    """Make the kernel's routes and tunnel what `nodes` ask for; returns destination -> why for what it refused."""
     wanted = wanted_routes(nodes, config.node_name, config.cluster_cidr)
     own = next((node for node in nodes if node["metadata"]["name"] == config.node_name), {})
-    cidr = (own.get("spec") or {}).get("podCIDR") or ""
-    if not config.node_ip or not cidr:  # not yet given out: the tunnel would have no address
-        return sync_routes(wanted, config.protocol)
-    near, far = split(wanted, local_networks(), always=config.backend == "vxlan")
-    failed = sync_overlay(far, Tunnel(config.node_ip, cidr, config.protocol))
-    return failed | sync_routes(near, config.protocol, leave=frozenset(far))
+    cidrs = pod_cidrs(own)
+    if not config.node_ip or not cidrs:  # not yet given out: the tunnel would have no address
+        near, far = wanted, {}
+        failed = {}
+    else:
+        near, far = split(wanted, local_networks(), always=config.backend == "vxlan")
+        inside = far | _behind(nodes, set(far.values()), config.cluster_cidr_ipv6)
+        failed = sync_overlay(inside, Tunnel(config.node_ip, tuple(cidrs), config.protocol))
+    failed |= sync_routes(near, config.protocol, leave=frozenset(far))
+    if config.cluster_cidr_ipv6:
+        failed |= _apply_ipv6(config, nodes, set(far.values()))
+    return failed
 
 
-def sync_routes(wanted: Mapping[str, str], protocol: int, *, leave: Collection[str] = ()) -> dict[str, str]:
+def _apply_ipv6(config: RouteConfig, nodes: Sequence[Obj], far_machines: Collection[str]) -> dict[str, str]:
+    """The direct routes of the other family; which machines are behind the tunnel, their IPv4 addresses say."""
+    far = _behind(nodes, far_machines, config.cluster_cidr_ipv6)
+    wanted = wanted_routes(nodes, config.node_name, config.cluster_cidr_ipv6)
+    near = {cidr: gateway for cidr, gateway in wanted.items() if cidr not in far}
+    return sync_routes(near, config.protocol, leave=frozenset(far), family=V6)
+
+
+def _behind(nodes: Sequence[Obj], machines: Collection[str], cluster_cidr: str) -> Routes:
+    """The podCIDRs of these machines (by IPv4 InternalIP) that are part of the range, if there is one."""
+    if not cluster_cidr:
+        return {}
+    pods = ipaddress.ip_network(cluster_cidr)
+    found = ((cidr, internal_ip(node)) for node in nodes for cidr in pod_cidrs(node) if _is_part_of(cidr, pods))
+    return {cidr: ip for cidr, ip in found if ip in machines}
+
+
+def sync_routes(
+    wanted: Mapping[str, str], protocol: int, *, leave: Collection[str] = (), family: Family = V4
+) -> dict[str, str]:
     """Make the kernel's routes of `protocol` those wanted; returns destination -> why for those it refused.
 
     Blocking. Routes to `leave`, and routes without a gateway (the Services' range on its link), are not this
@@ -167,12 +206,14 @@ def sync_routes(wanted: Mapping[str, str], protocol: int, *, leave: Collection[s
     """
     failed: dict[str, str] = {}
     with IPRoute() as ipr:
-        changes = route_changes(wanted, {dst: via for dst, via in _present(ipr, protocol).items() if dst not in leave})
+        present = {dst: via for dst, via in _present(ipr, protocol, family).items() if dst not in leave}
+        changes = route_changes(wanted, present)
         for dst, via in changes.replace:
             try:
                 ipr.route("replace", dst=dst, gateway=via, proto=protocol)
             except NetlinkError as err:
-                failed[dst] = "gateway is not on a link of this machine" if err.code == errno.ENETUNREACH else str(err)
+                unreachable = err.code in (errno.ENETUNREACH, errno.EHOSTUNREACH)
+                failed[dst] = "gateway is not on a link of this machine" if unreachable else str(err)
         for dst, via in changes.remove:
             try:
                 ipr.route("del", dst=dst, gateway=via, proto=protocol)
@@ -182,10 +223,10 @@ def sync_routes(wanted: Mapping[str, str], protocol: int, *, leave: Collection[s
     return failed
 
 
-def _present(ipr: Any, protocol: int) -> Routes:
+def _present(ipr: Any, protocol: int, family: Family) -> Routes:
     out: Routes = {}
-    for route in ipr.route("dump", family=2, proto=protocol):
+    for route in ipr.route("dump", family=family.number, proto=protocol):
         gateway = route.get("gateway")
         if gateway and route["proto"] == protocol and route.get("table", 254) == 254:
-            out[f"{route.get('dst', '0.0.0.0')}/{route['dst_len']}"] = str(gateway)
+            out[f"{route.get('dst', _ANYWHERE[family.version])}/{route['dst_len']}"] = str(gateway)
     return out

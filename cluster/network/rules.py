@@ -1,4 +1,4 @@
-"""What the service maps of `table ip sk8` must hold, from Services, EndpointSlices and Nodes. Pure.
+"""What the service maps of `table ip sk8` (`ip6 sk8`) must hold, from Services, EndpointSlices and Nodes. Pure.
 
 The two-map design (the table itself is in ruleset.py): a *front* (address, protocol, port) is one element of `svcs`
 that goes to a chain shared by all fronts with the same number K of endpoints, and K elements of `eps_PROTOCOL`
@@ -23,7 +23,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.network.endpoints import Endpoint, Port, is_ipv4, usable
+from cluster.network.endpoints import Endpoint, Port, usable
+from cluster.network.families import V4, Family
 
 Obj = dict[str, Any]
 ElementKey = tuple[str, str]
@@ -58,6 +59,7 @@ class RuleConfig:
     node_ip: str
     local_dns_ip: str = ""
     zone: str = ""
+    family: Family = V4
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +79,20 @@ def chain_size(verdict: str) -> int:
     return int(size) if verdict.startswith("goto ") and size.isdigit() else 0
 
 
-def node_elements(node: Obj) -> Elements:
+def node_elements(node: Obj, family: Family = V4) -> Elements:
     """A machine's addresses: pods reach them unmasqueraded."""
     addresses = (node.get("status") or {}).get("addresses") or ()
     return {
         ("nodes", address["address"]): ""
         for address in addresses
-        if address.get("type") == "InternalIP" and is_ipv4(address.get("address", ""))
+        if address.get("type") == "InternalIP" and family.has(address.get("address", ""))
     }
 
 
 def service_elements(service: Obj, slices: Sequence[Obj], config: RuleConfig) -> Elements:
     """Everything one Service puts into the maps; nothing for headless and ExternalName Services."""
     spec = service.get("spec") or {}
-    cluster_ip = spec.get("clusterIP") or ""
-    if spec.get("type") == "ExternalName" or not is_ipv4(cluster_ip):
+    if spec.get("type") == "ExternalName" or not cluster_ip_of(spec, config.family):
         return {}
     out: Elements = {}
     for index, port in enumerate(spec.get("ports") or ()):
@@ -101,10 +102,15 @@ def service_elements(service: Obj, slices: Sequence[Obj], config: RuleConfig) ->
     return out
 
 
-def load_balancer_addresses(status: Obj) -> list[str]:
+def cluster_ip_of(spec: Obj, family: Family) -> str:
+    """A Service's ClusterIP of that family; "" without one."""
+    return next(filter(family.has, spec.get("clusterIPs") or (spec.get("clusterIP") or "",)), "")
+
+
+def load_balancer_addresses(status: Obj, family: Family = V4) -> list[str]:
     """The addresses of a load balancer whose packets arrive as they were sent (ipMode VIP)."""
     ingress = (status.get("loadBalancer") or {}).get("ingress") or ()
-    return sorted({i.get("ip", "") for i in ingress if i.get("ipMode", "VIP") == "VIP" and is_ipv4(i.get("ip", ""))})
+    return sorted({i.get("ip", "") for i in ingress if i.get("ipMode", "VIP") == "VIP" and family.has(i.get("ip", ""))})
 
 
 class _PortRules:
@@ -119,17 +125,18 @@ class _PortRules:
         self.port = port
         self.protocol = protocol
         self.number = int(port["port"])
-        wanted = Port(port.get("name") or "", port.get("protocol", "TCP"), config.node_name, config.zone)
+        name, protocol_name = port.get("name") or "", port.get("protocol", "TCP")
+        wanted = Port(name, protocol_name, config.node_name, config.zone, config.family)
         self.everywhere, self.here = usable(slices, wanted)
-        self.cluster_ip: str = self.spec["clusterIP"]
+        self.cluster_ip = cluster_ip_of(self.spec, config.family)
         affinity = self.spec.get("sessionAffinity") == "ClientIP"
         self.prefix = AFFINITY_PREFIX if affinity else ""
-        low_bits = int(ipaddress.IPv4Address(self.cluster_ip)) & 0xFFFFF
+        low_bits = int(ipaddress.ip_address(self.cluster_ip)) & 0xFFFFF
         self._affinity_base = (low_bits << 12) | ((index & 0x7FF) << 1)
 
     def affinity_id(self, local_only: bool) -> str:
         """The mark of connections that share a client's endpoint. Unique while at most 2048 ports share an address
-        and the Services' range is a /12 or smaller, as Kubernetes demands."""
+        and the Services' range has no more than 20 bits (/12, IPv6 /108), as Kubernetes demands."""
         return f"0x{self._affinity_base | local_only:08x}"
 
     def render(self, out: Elements) -> None:
@@ -213,15 +220,17 @@ class _PortRules:
             return
         front = self._front(address)
         out["lbguard", front] = ""
-        networks = [ipaddress.IPv4Network(cidr, strict=False) for cidr in cidrs if ":" not in cidr]
-        for network in ipaddress.collapse_addresses(networks):  # the kernel's set takes no overlaps
+        networks = [ipaddress.ip_network(cidr, strict=False) for cidr in cidrs]
+        mine = [network for network in networks if network.version == self.config.family.version]
+        for network in ipaddress.collapse_addresses(mine):  # the kernel's set takes no overlaps
             out["lbranges", f"{front} . {network}"] = ""
 
     def _external_ips(self) -> list[str]:
-        return [a for a in self.spec.get("externalIPs") or () if is_ipv4(a) and a != self.cluster_ip]
+        has = self.config.family.has
+        return [a for a in self.spec.get("externalIPs") or () if has(a) and a != self.cluster_ip]
 
     def _load_balancer_addresses(self) -> list[str]:
-        return [a for a in load_balancer_addresses(self.status) if a != self.cluster_ip]
+        return [a for a in load_balancer_addresses(self.status, self.config.family) if a != self.cluster_ip]
 
 
 def _number(out: Elements, map_name: str, front: str, endpoints: Iterable[Endpoint], offset: int = 0) -> None:

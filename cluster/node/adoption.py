@@ -20,8 +20,8 @@ Obj = dict[str, Any]
 
 
 class Adopter:
-    def __init__(self, runtime: Runtime, network: MachineNetwork, node_ip: str) -> None:
-        self._node_ip = node_ip
+    def __init__(self, runtime: Runtime, network: MachineNetwork, node_ips: tuple[str, ...]) -> None:
+        self._node_ips = node_ips
         self._runtime = runtime
         self._network = network
 
@@ -46,19 +46,19 @@ class Adopter:
 
     async def _sandbox(self, info: ContainerInfo, on_machine: bool) -> SeenSandbox:
         if on_machine:
-            return SeenSandbox(info.id, info.state == "running", self._node_ip, info.attempt)
-        address = self._network.address(info.id)
+            return _seen(info, info.state == "running", self._node_ips)
+        addresses = self._network.addresses(info.id)
         running = info.state == "running"
         if running:
             try:
                 if not await self._network.check(info.id):
                     full = await self._runtime.inspect(info.id)
-                    address = await self._network.add(info.id, full.netns if full is not None else "")
-                    log.info("sandbox %s was connected anew as %s", info.id[:12], address)
+                    addresses = await self._network.add(info.id, full.netns if full is not None else "")
+                    log.info("sandbox %s was connected anew as %s", info.id[:12], ", ".join(addresses))
             except (NetworkFailure, RuntimeFailure) as err:
                 log.warning("sandbox %s cannot be connected: %s", info.id[:12], err)
                 running = False
-        return SeenSandbox(info.id, running, address, info.attempt)
+        return _seen(info, running, addresses)
 
     async def _container(self, runs: list[ContainerInfo]) -> SeenContainer:
         newest = await self._runtime.inspect(runs[-1].id) or runs[-1]
@@ -87,3 +87,8 @@ class Adopter:
             await self._runtime.remove(info.id)
         except RuntimeFailure as err:
             log.warning("removing the old container %s: %s", info.id[:12], err)
+
+
+def _seen(info: ContainerInfo, running: bool, addresses: tuple[str, ...]) -> SeenSandbox:
+    ip, second_ip, *_ = (*addresses, "", "")
+    return SeenSandbox(info.id, running, ip, info.attempt, second_ip)

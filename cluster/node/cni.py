@@ -8,7 +8,8 @@ packet between pods passes the machine's FORWARD hook):
     lo: .1/32                                 the rest of the range: unreachable
 
 The machine answers ARP for .1 on every veth because .1 is one of its addresses (on lo: not every kernel has dummy
-links). Strict rp_filter on each veth keeps a pod to its own source address.
+links). Strict rp_filter on each veth keeps a pod to its own source address. A machine with a range of IPv6 as well does
+the same for that (cni_ipv6.py); without, IPv6 is off on these links.
 
 Invariant: an address is recorded before its link exists and forgotten after the link is gone, so what is recorded but
 not live (`reconcile`) covers everything a crash can leave.
@@ -24,7 +25,7 @@ import hashlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from cluster.node import cni_ipv6
 from cluster.node.ipam import AddressBook, RangeExhausted
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ _T = TypeVar("_T")
 _CLONE_NEWNET = 0x40000000
 _GATEWAY_LABEL = "lo:sk8"
 _UNREACHABLE_METRIC = 4096
+_BOOKS = ("addresses.json", "addresses-ipv6.json")
 _SYSCTL = Path("/proc/sys/net")
 _GONE = (errno.ENODEV, errno.ENOENT, errno.ESRCH)
 
@@ -64,8 +67,8 @@ class PodNetwork:
         self._state = Path(state_dir)
         self._mtu = mtu
         self._overhead_bytes = overhead_bytes
-        self._book: AddressBook | None = None
-        self._cidr = ""
+        self._books: tuple[AddressBook, ...] = ()
+        self._cidrs: tuple[str, ...] = ()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cni")
 
     maps_ports = False
@@ -73,24 +76,24 @@ class PodNetwork:
 
     @property
     def ready(self) -> bool:
-        return self._book is not None
+        return bool(self._books)
 
     @property
     def cidr(self) -> str:
-        return self._cidr
+        return next(iter(self._cidrs), "")
 
-    def address(self, sandbox_id: str) -> str:
-        """The recorded address of a sandbox, "" for none."""
-        return "" if self._book is None else self._book.address(sandbox_id)
+    def addresses(self, sandbox_id: str) -> tuple[str, ...]:
+        """The recorded ones of a sandbox, one of each family."""
+        return tuple(filter(None, (book.address(sandbox_id) for book in self._books)))
 
-    async def setup(self, cidr: str) -> None:
-        """Prepare the machine for pods of this range; idempotent. Raises NetworkFailure."""
-        await self._run(lambda: self._setup(cidr))
+    async def setup(self, cidr: str, *ipv6: str) -> None:
+        """Prepare the machine for pods of this range, and of one of IPv6; idempotent. Raises NetworkFailure."""
+        await self._run(lambda: self._setup((cidr, *ipv6)))
 
     async def add(
         self, sandbox_id: str, netns: str, pod: PodRef | None = None, ports: tuple[PortMapping, ...] = ()
-    ) -> str:
-        """Connect a sandbox; returns its address. Repeating it repairs. Raises NetworkFailure."""
+    ) -> tuple[str, ...]:
+        """Connect a sandbox; returns its addresses, IPv4's first. Repeating it repairs. Raises NetworkFailure."""
         return await self._run(lambda: self._add(sandbox_id, netns))
 
     async def delete(self, sandbox_id: str) -> None:
@@ -103,7 +106,8 @@ class PodNetwork:
 
     async def reconcile(self, live: Collection[str]) -> list[str]:
         """Disconnect every recorded sandbox that is not live; returns their ids."""
-        stale = [] if self._book is None else sorted(set(self._book.owners) - set(live))
+        recorded = {owner for book in self._books for owner in book.owners}
+        stale = sorted(recorded - set(live))
         for sandbox_id in stale:
             await self.delete(sandbox_id)
         return stale
@@ -123,8 +127,9 @@ class PodNetwork:
 
     # ------------------------------------------------------------ in the thread
 
-    def _setup(self, cidr: str) -> None:
-        book = AddressBook(self._state / "addresses.json", cidr)
+    def _setup(self, cidrs: tuple[str, ...]) -> None:
+        books = tuple(AddressBook(self._state / name, cidr) for name, cidr in zip(_BOOKS, cidrs, strict=False))
+        book, cidr = books[0], cidrs[0]
         _sysctl("ipv4/ip_forward", "1")
         for scope in ("all", "default"):
             _sysctl(f"ipv4/conf/{scope}/send_redirects", "0")
@@ -134,41 +139,46 @@ class PodNetwork:
             ipr.addr("replace", index=loopback, address=book.gateway, prefixlen=32, label=_GATEWAY_LABEL)
             ipr.link("set", index=loopback, state="up")
             ipr.route("replace", dst=cidr, type="unreachable", priority=_UNREACHABLE_METRIC)
+            for other, ipv6 in zip(books[1:], cidrs[1:], strict=True):
+                cni_ipv6.prepare_machine(ipr, loopback, ipv6, other.gateway)
             if self._mtu == 0:
                 self._mtu = _uplink_mtu(ipr) - self._overhead_bytes
-        self._book, self._cidr = book, cidr
+        self._books, self._cidrs = books, cidrs
 
-    def _known(self) -> AddressBook:
-        if self._book is None:
+    def _known(self) -> tuple[AddressBook, ...]:
+        if not self._books:
             raise NetworkFailure("the node has no pod range yet")
-        return self._book
+        return self._books
 
-    def _add(self, sandbox_id: str, netns: str) -> str:
-        book = self._known()
+    def _add(self, sandbox_id: str, netns: str) -> tuple[str, ...]:
+        book, *others = self._known()
         try:
             fd = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as err:
             raise NetworkFailure(f"the sandbox's network namespace {netns} cannot be opened: {err}") from err
-        address = book.allocate(sandbox_id)
         name = link_name(sandbox_id)
         try:
+            address, *ipv6 = (b.allocate(sandbox_id) for b in (book, *others))
             with IPRoute() as ipr:
                 if _index(ipr, name) is None:
                     peer = {"ifname": "eth0", "net_ns_fd": fd, "mtu": self._mtu}
                     ipr.link("add", ifname=name, kind="veth", peer=peer, mtu=self._mtu)
-                in_namespace(fd, lambda: _configure_pod(address, book.gateway))
+                in_namespace(fd, lambda: _configure_pod(address, book.gateway, ipv6))
                 index = _index(ipr, name)
                 _sysctl(f"ipv4/conf/{name}/rp_filter", "1")
-                _sysctl(f"ipv6/conf/{name}/disable_ipv6", "1", optional=True)
+                if not others:
+                    _sysctl(f"ipv6/conf/{name}/disable_ipv6", "1", optional=True)
                 ipr.link("set", index=index, state="up", ifalias=f"sk8 pod {sandbox_id[:12]}")
                 ipr.route("replace", dst=f"{address}/32", oif=index, scope="link", prefsrc=book.gateway)
+                for other, other_address in zip(others, ipv6, strict=True):
+                    cni_ipv6.connect_machine(ipr, name, index, other_address, other.gateway)
         except BaseException:
             with contextlib.suppress(NetlinkError, OSError):
                 self._delete(sandbox_id)
             raise
         finally:
             os.close(fd)
-        return address
+        return (address, *ipv6)
 
     def _delete(self, sandbox_id: str) -> None:
         name = link_name(sandbox_id)
@@ -180,27 +190,32 @@ class PodNetwork:
                 except NetlinkError as err:
                     if err.code not in _GONE:
                         raise
-        if self._book is not None:
-            self._book.release(sandbox_id)
+        for book in self._books:
+            book.release(sandbox_id)
 
     def _check(self, sandbox_id: str) -> bool:
-        address = self._known().address(sandbox_id)
-        if not address:
+        address, *ipv6 = (book.address(sandbox_id) for book in self._known())
+        if not address or not all(ipv6):
             return False
         with IPRoute() as ipr:
             index = _index(ipr, link_name(sandbox_id))
-            return index is not None and any(True for _ in ipr.get_routes(dst=f"{address}/32", oif=index))
+            if index is None or not any(True for _ in ipr.get_routes(dst=f"{address}/32", oif=index)):
+                return False
+            return all(cni_ipv6.is_connected(ipr, index, other) for other in ipv6)
 
     def _teardown(self) -> None:
         with IPRoute() as ipr:
-            _forget_gateways(ipr, _index(ipr, "lo"), keep="")
-            if self._cidr:
+            loopback = _index(ipr, "lo")
+            _forget_gateways(ipr, loopback, keep="")
+            for cidr in self._cidrs[:1]:
                 try:
-                    ipr.route("del", dst=self._cidr, type="unreachable", priority=_UNREACHABLE_METRIC)
+                    ipr.route("del", dst=cidr, type="unreachable", priority=_UNREACHABLE_METRIC)
                 except NetlinkError as err:
                     if err.code not in _GONE:
                         raise
-        self._book = None
+            for cidr in self._cidrs[1:]:
+                cni_ipv6.forget_machine(ipr, loopback, cidr)
+        self._books = self._cidrs = ()
 
 
 def _index(ipr: Any, name: str) -> int | None:
@@ -255,7 +270,7 @@ def in_namespace(fd: int, work: Callable[[], None]) -> None:
         raise failure[0]
 
 
-def _configure_pod(address: str, gateway: str) -> None:
+def _configure_pod(address: str, gateway: str, ipv6: Sequence[str]) -> None:
     with IPRoute() as ipr:
         loopback, eth0 = _index(ipr, "lo"), _index(ipr, "eth0")
         if eth0 is None:
@@ -265,3 +280,5 @@ def _configure_pod(address: str, gateway: str) -> None:
         ipr.link("set", index=eth0, state="up")
         ipr.route("replace", dst=f"{gateway}/32", oif=eth0, scope="link")
         ipr.route("replace", dst="0.0.0.0/0", gateway=gateway, oif=eth0)
+        for other in ipv6:
+            cni_ipv6.connect_pod(ipr, eth0, other)

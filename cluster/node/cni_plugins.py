@@ -137,12 +137,13 @@ class PluginNetwork:
         """Whether the plugins open the pods' host ports."""
         return self._conflist is not None and self._conflist.maps_ports
 
-    def address(self, sandbox_id: str) -> str:
+    def addresses(self, sandbox_id: str) -> tuple[str, ...]:
         kept = self._kept(sandbox_id)
-        return address_of(kept.result) if kept is not None and kept.result is not None else ""
+        return (address_of(kept.result),) if kept is not None and kept.result is not None else ()
 
-    async def setup(self, cidr: str) -> None:
-        """Raises NetworkFailure when there is no usable conflist, or a plugin of it is not installed."""
+    async def setup(self, cidr: str, *ipv6: str) -> None:
+        """A dual-stack cluster has no plugins (cluster/machine/dual_stack.py). Raises NetworkFailure when there is no
+        usable conflist, or a plugin of it is not installed."""
         conflist = await asyncio.to_thread(find_conflist, self._conf_dir, cidr)
         for plugin in conflist.plugins:
             self._binary(plugin["type"])
@@ -151,12 +152,12 @@ class PluginNetwork:
 
     async def add(
         self, sandbox_id: str, netns: str, pod: PodRef | None = None, ports: tuple[PortMapping, ...] = ()
-    ) -> str:
+    ) -> tuple[str, ...]:
         """Connect a sandbox; returns its address. One that is connected stays so. Raises NetworkFailure."""
         async with self._lock(sandbox_id):
             kept = self._kept(sandbox_id)
             if kept is not None and kept.result is not None:
-                return address_of(kept.result)
+                return (address_of(kept.result),)
             conflist = self._known()
             if kept is not None:  # an earlier ADD broke off: plugins may take an address only once
                 await self._undo(conflist, sandbox_id, netns, None)
@@ -172,7 +173,7 @@ class PluginNetwork:
                     self._path(sandbox_id).unlink(missing_ok=True)
                 raise
             self._keep(sandbox_id, _Record(netns, result))
-            return address
+            return (address,)
 
     async def delete(self, sandbox_id: str) -> None:
         """Disconnect; a sandbox that is not connected is no failure. Raises NetworkFailure."""

@@ -50,6 +50,7 @@ class KubeletConfig:
     server_cert_file: str
     server_key_file: str
     client_ca_file: str
+    node_ipv6: str = ""
     cluster_dns: str = "10.96.0.10"
     cluster_domain: str = "cluster.local"
     cpu: str = ""
@@ -113,6 +114,11 @@ class KubeletConfig:
     shutdown_grace_period_critical_pods_s: float = 0.0
     shutdown_grace_period_by_pod_priority: tuple[tuple[int, float], ...] = ()
 
+    @property
+    def node_ips(self) -> tuple[str, ...]:
+        """One of each family that the cluster has."""
+        return (self.node_ip, self.node_ipv6) if self.node_ipv6 else (self.node_ip,)
+
     def validate(self) -> None:
         """Raises ConfigError naming every field that is wrong, and what would be right."""
         checks = (self._identity(), self._paths(), self._amounts(), self._periods(), self._eviction())
@@ -123,7 +129,7 @@ class KubeletConfig:
     def _identity(self) -> Iterator[str]:
         if not self.node_name:
             yield "node_name: must not be empty"
-        for name in ("node_ip", "cluster_dns"):
+        for name in ("node_ip", "cluster_dns", *(("node_ipv6",) if self.node_ipv6 else ())):
             try:
                 ipaddress.ip_address(getattr(self, name))
             except ValueError:

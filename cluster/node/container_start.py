@@ -52,6 +52,7 @@ class Place:
     volumes: MountedVolumes
     cgroup_parent: str = ""
     handler: str = ""
+    second_ip: str = ""
     running: Mapping[str, str] = field(default_factory=dict)  # container name -> id
 
 
@@ -186,6 +187,8 @@ class ContainerStarter:
             pod=place.pod,
             pod_ip=place.ip,
             node_ip=self._config.node_ip,
+            second_pod_ip=place.second_ip,
+            second_node_ip=self._config.node_ipv6,
             config_maps=config_maps,
             secrets=secrets,
             services=self._services(),
@@ -220,7 +223,8 @@ class ContainerStarter:
         etc = place.directory / "etc"
         etc.mkdir(parents=True, exist_ok=True)
         host_file = _text_of(self._config.hosts_file) if place.pod["spec"].get("hostNetwork") else ""
-        _write_if_changed(etc / "hosts", hosts_file(place.pod, place.ip, self._config.cluster_domain, host_file))
+        ips = tuple(filter(None, (place.ip, place.second_ip)))
+        _write_if_changed(etc / "hosts", hosts_file(place.pod, ips, self._config.cluster_domain, host_file))
         _write_if_changed(etc / "resolv.conf", resolv_conf(place.pod, dns))
         self._logs.prepare(pod_ref(place.pod), place.spec["name"])
         message_file.parent.mkdir(parents=True, exist_ok=True)

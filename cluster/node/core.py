@@ -55,6 +55,7 @@ class SandboxState:
     phase: Literal["none", "starting", "ready", "stopping"] = "none"
     id: str = ""
     ip: str = ""
+    second_ip: str = ""
     attempt: int = 0
     lost: bool = False
     retry: Retry = field(default_factory=lambda: Retry(0.5, 30.0))
@@ -70,7 +71,9 @@ class VolumesState:
 class PodCore:
     """One pod (one uid) on this node. Only `handle` changes it."""
 
-    def __init__(self, pod: dict[str, Any], node_ip: str, now: float, runtime: str = "docker") -> None:
+    def __init__(
+        self, pod: dict[str, Any], node_ip: str, now: float, runtime: str = "docker", node_ipv6: str = ""
+    ) -> None:
         """`runtime`: the engine's name, which the ids in the status begin with."""
         self.pod = pod
         self.mode: Mode = "run"
@@ -86,6 +89,7 @@ class PodCore:
         self._removed: Literal["no", "removing", "removed"] = "no"
         self._deleting = False
         self._node_ip = node_ip
+        self._node_ipv6 = node_ipv6
         self.runtime = runtime
         self._qos = qos_class(pod)
         self._policy = str(pod["spec"].get("restartPolicy") or "Always")
@@ -196,6 +200,7 @@ class PodCore:
         }
         if event.sandbox is not None:
             self.sandbox.id, self.sandbox.ip = event.sandbox.id, event.sandbox.ip
+            self.sandbox.second_ip = event.sandbox.second_ip
             self.sandbox.attempt = event.sandbox.attempt
             self.sandbox.phase = "ready"
             self.sandbox.lost = not event.sandbox.running
@@ -228,6 +233,7 @@ class PodCore:
 
     def _on_sandbox_ready(self, event: ev.SandboxReady, now: float) -> None:
         self.sandbox.phase, self.sandbox.id, self.sandbox.ip = "ready", event.id, event.ip
+        self.sandbox.second_ip = event.second_ip
         self.sandbox.lost = False
         self.sandbox.retry.reset()
 
@@ -250,7 +256,7 @@ class PodCore:
         self.sandbox.attempt += 1
         self.sandbox.retry.reset()
         if self.mode == "run":
-            self.sandbox.ip = ""
+            self.sandbox.ip = self.sandbox.second_ip = ""
             self.initialized = False
 
     def _on_volumes_released(self, event: ev.VolumesReleased, now: float) -> None:
@@ -598,6 +604,8 @@ class PodCore:
             qos_class=self._qos,
             start_time=self._start_time,
             ip=self.sandbox.ip,
+            second_ip=self.sandbox.second_ip,
+            second_node_ip=self._node_ipv6,
             sandbox_ready=self.sandbox.phase == "ready" and not self.sandbox.lost,
             initialized=self.initialized,
             runtime=self.runtime,

@@ -28,12 +28,13 @@ class ExitInfo:
 
 @dataclass(frozen=True, slots=True)
 class SeenSandbox:
-    """A sandbox that the engine had when the kubelet started."""
+    """A sandbox that the engine had when the kubelet started. `second_ip`: of the other family."""
 
     id: str
     running: bool
     ip: str
     attempt: int
+    second_ip: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,11 @@ class VolumesFailed:
 
 @dataclass(frozen=True, slots=True)
 class SandboxReady:
+    """`second_ip`: of the other family, in a dual-stack cluster."""
+
     id: str
     ip: str
+    second_ip: str = ""
 
 
 @dataclass(frozen=True, slots=True)

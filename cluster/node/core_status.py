@@ -32,6 +32,8 @@ class PodView:
     runtime: str
     verdict: tuple[str, str, str] | None  # (phase, reason, message) once decided for good
     resize: Sequence[tuple[str, str, str]] = ()  # (type, reason, message)
+    second_ip: str = ""  # of the other family, in a dual-stack cluster
+    second_node_ip: str = ""
     disruption: str = ""  # why this kubelet ended the pod before its time
 
 
@@ -208,6 +210,10 @@ def _observed(pod: Mapping[str, Any]) -> Status:
     return {"observedGeneration": generation} if generation else {}
 
 
+def _ips(*addresses: str) -> list[Status]:
+    return [{"ip": address} for address in addresses if address]
+
+
 def pod_status(view: PodView, containers: Sequence[ContainerState]) -> Status:
     """The whole status the kubelet owns; conditions without their times."""
     policy = str(view.pod["spec"].get("restartPolicy") or "Always")
@@ -223,7 +229,7 @@ def pod_status(view: PodView, containers: Sequence[ContainerState]) -> Status:
         **seen,
     }
     if view.node_ip:  # a hollow node has none
-        status["hostIP"], status["hostIPs"] = view.node_ip, [{"ip": view.node_ip}]
+        status["hostIP"], status["hostIPs"] = view.node_ip, _ips(view.node_ip, view.second_node_ip)
     if view.verdict and view.verdict[1]:
         status["reason"] = view.verdict[1]
     if view.verdict and view.verdict[2]:
@@ -232,7 +238,7 @@ def pod_status(view: PodView, containers: Sequence[ContainerState]) -> Status:
         return status  # rejected before anything ran: no container statuses, as the kubelet's
     if view.ip:
         status["podIP"] = view.ip
-        status["podIPs"] = [{"ip": view.ip}]
+        status["podIPs"] = _ips(view.ip, view.second_ip)
     status["containerStatuses"] = [
         container_status(c, waiting, view.runtime) for c in sorted(containers, key=lambda c: c.name) if c.kind == "main"
     ]

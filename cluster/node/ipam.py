@@ -1,9 +1,9 @@
 """Which pod sandbox has which address of this machine's pod range.
 
 `Allocator` is pure; `AddressBook` keeps one on disk. Invariants: an address has one owner, an owner one address; the
-network address, the gateway (.1) and the broadcast address are never given out; an address that was freed is reused as
-late as possible (stale peers must not meet a new pod there). The file is replaced atomically before an address is used
-and is reconciled with the live sandboxes at start, so a crash leaks nothing.
+network address, the gateway (.1) and the last (broadcast) address are never given out; an address that was freed is
+reused as late as possible (stale peers must not meet a new pod there). The file is replaced atomically before an
+address is used and is reconciled with the live sandboxes at start, so a crash leaks nothing.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ class RangeExhausted(Exception):
 
 @dataclass(slots=True)
 class Allocator:
-    """Host-local IPAM for one IPv4 range. `last` is where the search continues."""
+    """Host-local IPAM for one range. `last` is where the search continues."""
 
     cidr: str
     owners: dict[str, str] = field(default_factory=dict)  # owner -> address
     last: str = ""
-    _network: ipaddress.IPv4Network = field(init=False, repr=False)
-    _used: set[ipaddress.IPv4Address] = field(init=False, repr=False)
+    _network: ipaddress.IPv4Network | ipaddress.IPv6Network = field(init=False, repr=False)
+    _used: set[ipaddress.IPv4Address | ipaddress.IPv6Address] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        network = ipaddress.IPv4Network(self.cidr)
-        if network.prefixlen > 30:
+        network = ipaddress.ip_network(self.cidr)
+        if network.num_addresses < 4:
             raise ValueError(f"pod range {self.cidr}: must hold at least 4 addresses")
         self._network = network
-        self._used = {ipaddress.IPv4Address(a) for a in self.owners.values()}
+        self._used = {ipaddress.ip_address(a) for a in self.owners.values()}
 
     @property
     def gateway(self) -> str:
@@ -55,7 +55,7 @@ class Allocator:
         if owner in self.owners:
             return self.owners[owner]
         size = self._network.num_addresses
-        start = int(ipaddress.IPv4Address(self.last)) - int(self._network[0]) if self.last else 1
+        start = int(ipaddress.ip_address(self.last)) - int(self._network[0]) if self.last else 1
         for step in range(1, size):
             offset = (start + step) % size
             address = self._network[offset]
@@ -70,7 +70,7 @@ class Allocator:
         address = self.owners.pop(owner, None)
         if address is None:
             return False
-        self._used.discard(ipaddress.IPv4Address(address))
+        self._used.discard(ipaddress.ip_address(address))
         return True
 
 

@@ -136,7 +136,7 @@ class Kubelet:
         self._shutdown = NodeShutdown(
             config, self._recorder, workers=self._set.workers, report=self._agent.try_write_status
         )
-        self._adopter = Adopter(runtime, network, config.node_ip)
+        self._adopter = Adopter(runtime, network, config.node_ips)
         self._cleanup = Cleanup(runtime, network, self._volumes, self._logs, self._cgroups)
         self._pleg = Pleg(
             runtime, self._set, period_s=config.relist_period_s, listed=self._listed, failed=self._agent.changed
@@ -286,16 +286,17 @@ class Kubelet:
         await self._nodes.wait_synced()
         while not self._network.ready:
             node = self._nodes.get("", self._config.node_name) or {}
-            cidr = (node.get("spec") or {}).get("podCIDR")
-            if cidr:
+            spec = node.get("spec") or {}
+            cidrs = spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else [])
+            if cidrs:
                 try:
-                    await self._network.setup(cidr)
+                    await self._network.setup(*cidrs)
                     self._network_error = ""
                 except (NetworkFailure, ValueError) as err:
                     self._network_error = str(err)
-                    log.error("preparing the pod network %s: %s", cidr, err)
+                    log.error("preparing the pod network %s: %s", ", ".join(cidrs), err)
             if not self._network.ready:
-                await asyncio.sleep(0.05 if not cidr else 1.0)
+                await asyncio.sleep(0.05 if not cidrs else 1.0)
         self._agent.changed()
 
     def _on_node(self, old: Obj | None, new: Obj | None) -> None:

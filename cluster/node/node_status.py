@@ -230,7 +230,7 @@ def node_status(
 
 def _addresses(config: KubeletConfig) -> list[Obj]:
     """A hollow node has no address."""
-    internal = [{"type": "InternalIP", "address": config.node_ip}] if config.node_ip else []
+    internal = [{"type": "InternalIP", "address": address} for address in config.node_ips if address]
     return [*internal, {"type": "Hostname", "address": config.node_name}]
 
 

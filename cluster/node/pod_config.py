@@ -89,12 +89,12 @@ def resolv_conf(pod: Obj, dns: DnsSettings) -> str:
     return "\n".join(lines) + "\n"
 
 
-def hosts_file(pod: Obj, ip: str, cluster_domain: str, host_file: str = "") -> str:
+def hosts_file(pod: Obj, ips: Sequence[str], cluster_domain: str, host_file: str = "") -> str:
     """The pod's /etc/hosts, as the kubelet writes it; `host_file` is the machine's own, for hostNetwork pods."""
     if pod["spec"].get("hostNetwork"):
         lines = ["# Kubernetes-managed hosts file (host network).", *host_file.rstrip("\n").split("\n")]
     else:
-        lines = _own_hosts(pod, ip, cluster_domain)
+        lines = _own_hosts(pod, ips, cluster_domain)
     aliases = pod["spec"].get("hostAliases") or ()
     if aliases:
         lines += ["", "# Entries added by HostAliases."]
@@ -102,7 +102,7 @@ def hosts_file(pod: Obj, ip: str, cluster_domain: str, host_file: str = "") -> s
     return "\n".join(lines) + "\n"
 
 
-def _own_hosts(pod: Obj, ip: str, cluster_domain: str) -> list[str]:
+def _own_hosts(pod: Obj, ips: Sequence[str], cluster_domain: str) -> list[str]:
     host, domain = hostname_of(pod), domain_of(pod, cluster_domain)
     return [
         "# Kubernetes-managed hosts file.",
@@ -112,7 +112,7 @@ def _own_hosts(pod: Obj, ip: str, cluster_domain: str) -> list[str]:
         "fe00::0\tip6-mcastprefix",
         "fe00::1\tip6-allnodes",
         "fe00::2\tip6-allrouters",
-        f"{ip}\t{host}.{domain}\t{host}" if domain else f"{ip}\t{host}",
+        *(f"{ip}\t{host}.{domain}\t{host}" if domain else f"{ip}\t{host}" for ip in ips),
     ]
 
 

@@ -26,11 +26,14 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EnvContext:
-    """What references point into. ConfigMaps and Secrets by name; None: it does not exist."""
+    """What references point into. `second_...`: of the other family. ConfigMaps and Secrets by name; None: it does not
+    exist."""
 
     pod: Obj
     pod_ip: str
     node_ip: str
+    second_pod_ip: str = ""
+    second_node_ip: str = ""
     config_maps: Mapping[str, Obj | None] = field(default_factory=dict)
     secrets: Mapping[str, Obj | None] = field(default_factory=dict)
     services: Sequence[Obj] = ()
@@ -156,9 +159,9 @@ def field_value(path: str, context: EnvContext) -> str:
         "spec.nodeName": spec.get("nodeName", ""),
         "spec.serviceAccountName": spec.get("serviceAccountName", "default"),
         "status.hostIP": context.node_ip,
-        "status.hostIPs": context.node_ip,
+        "status.hostIPs": ",".join(filter(None, (context.node_ip, context.second_node_ip))),
         "status.podIP": context.pod_ip,
-        "status.podIPs": context.pod_ip,
+        "status.podIPs": ",".join(filter(None, (context.pod_ip, context.second_pod_ip))),
     }
     if path in simple:
         return str(simple[path])

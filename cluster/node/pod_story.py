@@ -38,7 +38,7 @@ def _of_event(event: Any) -> Iterator[tuple[str, str]]:
             yield "rejected", f"{reason}: {message}"
         case ev.VolumesReady():
             yield "volumes mounted", ""
-        case ev.SandboxReady(_, ip):
+        case ev.SandboxReady(_, ip, _):
             yield "sandbox ready", ip
         case ev.SandboxFailed(message):
             yield "sandbox failed", message

@@ -105,7 +105,7 @@ class PodWorker:
     def __init__(self, pod: Obj, tools: Tools, on_forget: Callable[[str], None]) -> None:
         self._tools = tools
         self._on_forget = on_forget
-        self.core = PodCore(pod, tools.config.node_ip, tools.clock(), tools.runtime.name)
+        self.core = PodCore(pod, tools.config.node_ip, tools.clock(), tools.runtime.name, tools.config.node_ipv6)
         self.uid = str(pod["metadata"]["uid"])
         self.released = asyncio.Event()  # its containers have ended and what it stored is gone
         self._volumes: MountedVolumes | None = None
@@ -226,7 +226,7 @@ class PodWorker:
             sandbox_id, netns = await self._tools.runtime.run_sandbox(await self._sandbox_config(attempt))
             self._tools.hit("after_sandbox", key_of(self.pod))
             try:
-                ip = await self._connect(sandbox_id, netns)
+                ip, *ipv6 = await self._connect(sandbox_id, netns)
             except (NetworkFailure, HostPortFailure):
                 with contextlib.suppress(NetworkFailure):  # its record stays, for the kubelet's next start
                     await self._tools.network.delete(sandbox_id)
@@ -235,7 +235,7 @@ class PodWorker:
         except (RuntimeFailure, NetworkFailure, HostPortFailure, ConfigError, ApiError, OSError) as err:
             self.post(ev.SandboxFailed(err.message if isinstance(err, ApiError) else str(err)))
         else:
-            self.post(ev.SandboxReady(sandbox_id, ip))
+            self.post(ev.SandboxReady(sandbox_id, ip, *ipv6))
 
     async def _sandbox_config(self, attempt: int) -> SandboxConfig:
         spec, config = self.pod["spec"], self._tools.config
@@ -257,15 +257,15 @@ class PodWorker:
         """Raises OSError."""
         await asyncio.to_thread(self._tools.cgroups.apply, self.core.allocated)
 
-    async def _connect(self, sandbox_id: str, netns: str) -> str:
-        """The pod's address: one of its own, or the machine's."""
+    async def _connect(self, sandbox_id: str, netns: str) -> tuple[str, ...]:
+        """The pod's addresses: its own, or the machine's."""
         if self.pod["spec"].get("hostNetwork"):
-            return self._tools.config.node_ip
+            return self._tools.config.node_ips
         ports, network = port_mappings(self.pod), self._tools.network
-        ip = await network.add(sandbox_id, netns, pod_ref(self.pod), ports)
+        ips = await network.add(sandbox_id, netns, pod_ref(self.pod), ports)
         if not network.maps_ports:
-            await self._tools.host_ports.set(sandbox_id, ip, ports)
-        return ip
+            await self._tools.host_ports.set(sandbox_id, ips[0], ports)
+        return ips
 
     def _stop_sandbox(self, action: ev.StopSandbox) -> None:
         self._spawn(self._stop_sandbox_task(action.id), "stop sandbox")
@@ -328,6 +328,7 @@ class PodWorker:
             spec={**state.spec, "resources": state.allocated},
             sandbox_id=self.core.sandbox.id,
             ip=self.core.sandbox.ip,
+            second_ip=self.core.sandbox.second_ip,
             directory=self._tools.volumes.pod_dir(self.uid),
             volumes=self._volumes,
             cgroup_parent=self._tools.cgroups.path(self.pod),

@@ -27,8 +27,9 @@ class Network(Protocol):
 
     async def add(
         self, sandbox_id: str, netns: str, pod: PodRef | None = None, ports: tuple[PortMapping, ...] = ()
-    ) -> str:
-        """Connect a sandbox; returns its address. Repeating it repairs. Raises NetworkFailure."""
+    ) -> tuple[str, ...]:
+        """Connect a sandbox; returns its addresses, the pod's first one first. Repeating it repairs. Raises
+        NetworkFailure."""
         ...
 
     async def delete(self, sandbox_id: str) -> None:
@@ -42,12 +43,12 @@ class MachineNetwork(Network, Protocol):
     @property
     def ready(self) -> bool: ...
 
-    def address(self, sandbox_id: str) -> str:
-        """The recorded address of a sandbox, "" for none."""
+    def addresses(self, sandbox_id: str) -> tuple[str, ...]:
+        """The recorded ones of a sandbox."""
         ...
 
-    async def setup(self, cidr: str) -> None:
-        """Prepare the machine for pods of this range; idempotent. Raises NetworkFailure."""
+    async def setup(self, cidr: str, *ipv6: str) -> None:
+        """Prepare the machine for pods of this range, and of one of IPv6; idempotent. Raises NetworkFailure."""
         ...
 
     async def check(self, sandbox_id: str) -> bool:

@@ -10,11 +10,13 @@ Without any ServiceCIDR (a registry that was never bootstrapped) the configured 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cluster.api import managed, meta, schema
 from cluster.api.scheme import SCHEME
+from cluster.api.validation.service_ips import family_of
 from cluster.registry import keys
 from cluster.registry.codec import Codec
 from cluster.registry.core import Core, Guard, Plan
@@ -29,23 +31,25 @@ DEFAULT_CIDR = "kubernetes"
 _SERVICES = SCHEME.named("services")
 _PREFIX = keys.resource_prefix(IP_ADDRESSES)
 _MANAGER = "kube-apiserver"
-_LABELS = {
-    "ipaddress.kubernetes.io/ip-family": "IPv4",
-    "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
-}
+_FAMILY_LABEL = "ipaddress.kubernetes.io/ip-family"
+_LABELS = {"ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"}
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """One IPv4 network that addresses are given from, and what must still hold when one is."""
+    """One network that addresses are given from, and what must still hold when one is."""
 
-    network: ipaddress.IPv4Network
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network
     guard: Guard | None = None
 
     @property
+    def family(self) -> str:
+        return f"IPv{self.network.version}"
+
+    @property
     def size(self) -> int:
-        """How many addresses it has, without the network's own and the broadcast address."""
-        return max(self.network.num_addresses - 2, 0)
+        """How many addresses it has, without the network's own and IPv4's broadcast address."""
+        return max(self.network.num_addresses - (2 if self.network.version == 4 else 1), 0)
 
     def address(self, index: int) -> str:
         return str(self.network[1 + index])
@@ -55,14 +59,20 @@ class Range:
             ip = ipaddress.ip_address(address)
         except ValueError:
             return False
-        return ip in self.network and ip not in (self.network.network_address, self.network.broadcast_address)
+        return ip in self.network and 0 < int(ip) - int(self.network.network_address) <= self.size
 
 
 def ip_address(address: str, namespace: str, name: str) -> Object:
     """The IPAddress of a Service's address."""
     parent = {"resource": "services", "namespace": namespace, "name": name}
     kind = {"kind": IP_ADDRESSES.kind, "apiVersion": IP_ADDRESSES.api_version}
-    return {**kind, "metadata": {"name": address, "labels": dict(_LABELS)}, "spec": {"parentRef": parent}}
+    labels = {_FAMILY_LABEL: family_of(address), **_LABELS}
+    return {**kind, "metadata": {"name": canonical(address), "labels": labels}, "spec": {"parentRef": parent}}
+
+
+def canonical(address: str) -> str:
+    """The one spelling that names an IPAddress: a Service's may be another one of IPv6."""
+    return str(ipaddress.ip_address(address)) if ":" in address else address
 
 
 def service_ips(spec: Object) -> list[str]:
@@ -90,14 +100,13 @@ class Addresses:
             for kv in (await self._core.range(prefix, prefix_end(prefix))).kvs
         ]
         if not found:
-            return [Range(ipaddress.IPv4Network(self._core.config.service_cidr))]
+            return [Range(ipaddress.ip_network(cidr)) for cidr in self._core.config.service_cidrs]
         ready = [s for s in found if is_ready(s.obj)]
         ready.sort(key=lambda s: s.obj["metadata"]["name"] != DEFAULT_CIDR)
         return [
-            Range(ipaddress.IPv4Network(cidr), Guard(unchanged(s.key, s.revision)))
+            Range(ipaddress.ip_network(cidr), Guard(unchanged(s.key, s.revision)))
             for s in ready
             for cidr in s.obj["spec"]["cidrs"]
-            if ":" not in cidr
         ]
 
     async def taken(self) -> set[str]:
@@ -122,14 +131,14 @@ class Addresses:
             return
         namespace, name = parent.get("namespace", ""), parent["name"]
         service = await self._core.read(keys.object_key(_SERVICES, namespace, name))
-        if service is None or address not in service_ips(service.obj.get("spec") or {}):
+        if service is None or address not in map(canonical, service_ips(service.obj.get("spec") or {})):
             return
         plan.ops.remove(delete(self.key(address)))
         plan.ops.append(self._put(address, namespace, name))
 
     @staticmethod
     def key(address: str) -> bytes:
-        return keys.object_key(IP_ADDRESSES, "", address)
+        return keys.object_key(IP_ADDRESSES, "", canonical(address))
 
     def _put(self, address: str, namespace: str, name: str) -> Any:
         core, obj = self._core, ip_address(address, namespace, name)
@@ -148,8 +157,8 @@ def out_of_range(address: str, ranges: list[Range]) -> str:
     )
 
 
-def default_cidr(service_cidr: str) -> Object:
-    return {"metadata": {"name": DEFAULT_CIDR}, "spec": {"cidrs": [service_cidr]}}
+def default_cidr(service_cidrs: Sequence[str]) -> Object:
+    return {"metadata": {"name": DEFAULT_CIDR}, "spec": {"cidrs": list(service_cidrs)}}
 
 
 def ready(cidr: Object) -> Object | None:

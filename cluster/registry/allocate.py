@@ -12,9 +12,11 @@ from typing import Any
 from cluster.api import errors
 from cluster.api.errors import ApiError
 from cluster.api.scheme import ResourceInfo
+from cluster.api.validation.fields import Faults
 from cluster.registry import keys
 from cluster.registry.addresses import Addresses, Range, out_of_range, service_ips
 from cluster.registry.core import Core, Guard, Plan
+from cluster.registry.servicefamilies import settle
 from cluster.registry.servicefields import needs_health_check_port
 from cluster.registry.store import KeyValue, delete, prefix_end, put
 
@@ -30,9 +32,10 @@ def _ports(spec: Object) -> list[int]:
     return list(dict.fromkeys(ports))
 
 
-def _invalid(info: ResourceInfo, name: str, field: str, shown: str, why: str) -> ApiError:
-    cause = errors.Cause("FieldValueInvalid", f"Invalid value: {shown}: {why}", field)
-    return errors.invalid(info.kind, info.group, name, [cause])
+def _invalid(info: ResourceInfo, service: Object, field: str, value: Any, why: str) -> ApiError:
+    faults = Faults()
+    faults.invalid(field, value, why)
+    return errors.invalid(info.kind, info.group, service["metadata"]["name"], faults.causes)
 
 
 class ServiceAllocator:
@@ -42,12 +45,18 @@ class ServiceAllocator:
         self._core = core
         self._addresses = Addresses(core)
 
+    def settle(self, info: ResourceInfo, service: Object, old: Object | None) -> None:
+        """Decide its families. Raises ApiError when they cannot be had."""
+        causes = settle(service, old, self._core.config.ip_families)
+        if causes:
+            raise errors.invalid(info.kind, info.group, service["metadata"]["name"], causes)
+
     async def allocate(self, info: ResourceInfo, service: Object, old: Object | None, plan: Plan, attempt: int) -> None:
         """Add to `plan` the claims for what `service` has and `old` had not, and the releases."""
         spec, before = service["spec"], (old or {}).get("spec") or {}
         owner = f"{service['metadata']['namespace']}/{service['metadata']['name']}".encode()
         had_ips, had_ports = set(service_ips(before)), set(_ports(before))
-        await self._fill_ip(info, service, had_ips, plan, attempt)
+        await self._fill_ips(info, service, had_ips, plan, attempt)
         chosen_ports = await self._fill_ports(info, service, attempt)
         for port in _ports(spec):
             if port not in had_ports:
@@ -68,27 +77,28 @@ class ServiceAllocator:
 
     # --- filling in
 
-    async def _fill_ip(self, info: ResourceInfo, service: Object, had: set[str], plan: Plan, attempt: int) -> None:
-        """The address a Service asks for, or a free one; claimed in `plan` unless it is had already."""
+    async def _fill_ips(self, info: ResourceInfo, service: Object, had: set[str], plan: Plan, attempt: int) -> None:
+        """For each family the address that the Service asks for, or a free one; claimed in `plan` unless it is had
+        already."""
         spec = service["spec"]
-        if spec["type"] == "ExternalName":
+        if spec["type"] == "ExternalName" or spec.get("clusterIP") == "None":
             return
-        ip = spec.get("clusterIP") or next(iter(spec.get("clusterIPs") or ()), "")
-        if not ip:
-            ranges = await self._addresses.ranges()
-            ip, drawn = await self._free_ip(ranges, attempt)
-            self._claim_ip(info, service, plan, ip, drawn, guessed=True)
-        elif ip != "None" and ip not in had:
-            ranges = await self._addresses.ranges()
-            inside = next((r for r in ranges if r.holds(ip)), None)
-            if inside is None:
-                raise _invalid(
-                    info, service["metadata"]["name"], "spec.clusterIPs", f'["{ip}"]', out_of_range(ip, ranges)
-                )
-            self._claim_ip(info, service, plan, ip, inside, guessed=False)
-        spec["clusterIP"], spec["clusterIPs"] = ip, spec.get("clusterIPs") or [ip]
-        spec.setdefault("ipFamilies", ["IPv4"])
-        spec.setdefault("ipFamilyPolicy", "SingleStack")
+        ips, families = list(spec.get("clusterIPs") or ()), spec["ipFamilies"]
+        if len(ips) == len(families) and had.issuperset(ips):
+            return
+        ranges = await self._addresses.ranges()
+        for i, family in enumerate(families):
+            mine = [r for r in ranges if r.family == family]
+            if i >= len(ips):
+                ip, drawn = await self._free_ip(mine, attempt)
+                self._claim_ip(info, service, plan, ip, drawn, guessed=True)
+                ips.append(ip)
+            elif ips[i] not in had:
+                inside = next((r for r in mine if r.holds(ips[i])), None)
+                if inside is None:
+                    raise _invalid(info, service, "spec.clusterIPs", ips, out_of_range(ips[i], mine))
+                self._claim_ip(info, service, plan, ips[i], inside, guessed=False)
+        spec["clusterIP"], spec["clusterIPs"] = ips[0], ips
 
     async def _free_ip(self, ranges: list[Range], attempt: int) -> tuple[str, Range]:
         """From the upper band, which leaves the first addresses to those who ask for one (KEP-3070); from another
@@ -119,8 +129,7 @@ class ServiceAllocator:
             if p.get("nodePort"):
                 if not low <= p["nodePort"] <= high:
                     why = f"provided port is not in the valid range. The range of valid ports is {low}-{high}"
-                    name = service["metadata"]["name"]
-                    raise _invalid(info, name, f"spec.ports[{i}].nodePort", str(p["nodePort"]), why)
+                    raise _invalid(info, service, f"spec.ports[{i}].nodePort", p["nodePort"], why)
             elif wants:
                 p["nodePort"] = await self._free_port(low, high, used, attempt)
                 used.add(p["nodePort"])
@@ -157,7 +166,7 @@ class ServiceAllocator:
             if guessed:
                 return None
             why = f"failed to allocate IP {ip}: provided IP is already allocated"
-            return _invalid(info, metadata["name"], "spec.clusterIPs", f'["{ip}"]', why)
+            return _invalid(info, service, "spec.clusterIPs", service["spec"]["clusterIPs"], why)
 
         free = Guard((self._addresses.key(ip), "create", "=", 0), fail)
         self._addresses.claim(plan, ip, metadata["namespace"], metadata["name"], free, drawn)
@@ -174,7 +183,7 @@ class ServiceAllocator:
         def fail(kv: KeyValue | None) -> ApiError | None:
             if guessed:
                 return None
-            return _invalid(info, service["metadata"]["name"], field, str(port), "provided port is already allocated")
+            return _invalid(info, service, field, port, "provided port is already allocated")
 
         key = keys.node_port(port)
         plan.guards.append(Guard((key, "create", "=", 0), fail))

@@ -102,7 +102,7 @@ async def ensure(registry: Registry, config: RegistryConfig) -> None:
     for resource, objects in cluster_objects().items():
         await _ensure_all(registry, ctx, resource, [("", o) for o in objects])
     await _ensure_all(registry, ctx, "roles.rbac.authorization.k8s.io", bootstrap_rbac.namespaced_roles())
-    await _ensure_all(registry, ctx, addresses.SERVICE_CIDRS.name, [("", addresses.default_cidr(config.service_cidr))])
+    await _ensure_all(registry, ctx, addresses.SERVICE_CIDRS.name, [("", addresses.default_cidr(config.service_cidrs))])
     await registry.modify(
         ctx, addresses.SERVICE_CIDRS, "", addresses.DEFAULT_CIDR, addresses.ready, subresource="status"
     )

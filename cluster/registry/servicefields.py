@@ -46,10 +46,21 @@ def _ips(spec: Object, before: Object, kind: str) -> None:
     if kind == "ExternalName":
         if before.get("type") != "ExternalName":
             _drop(spec, before, (*_IP_FIELDS, "internalTrafficPolicy"))
-    elif before.get("type") != "ExternalName" and not spec.get("clusterIP"):
-        for field in _IP_FIELDS:
-            if field in before and not spec.get(field):
-                spec[field] = before[field]
+    elif before.get("type") != "ExternalName":
+        _keep_ips(spec, before)
+
+
+def _keep_ips(spec: Object, before: Object) -> None:
+    """clusterIP and clusterIPs say one thing; a client may know the first alone (patchAllocatedValues,
+    normalizeClusterIPs). Families follow from the addresses (servicefamilies.py)."""
+    ip, ips = before.get("clusterIP"), before.get("clusterIPs")
+    if not spec.get("clusterIP") and ip:
+        spec["clusterIP"] = ip
+    if spec.get("clusterIP") == ip:
+        if not spec.get("clusterIPs") and ips:
+            spec["clusterIPs"] = list(ips)
+    elif spec.get("clusterIP") and (not spec.get("clusterIPs") or spec["clusterIPs"] == ips):
+        spec["clusterIPs"] = [spec["clusterIP"]]
 
 
 def _drop(spec: Object, before: Object, fields: tuple[str, ...]) -> None:

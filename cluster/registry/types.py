@@ -171,6 +171,8 @@ class RegistryConfig:
     """
 
     service_cidr: str = "10.96.0.0/12"
+    service_cidr_ipv6: str = ""
+    """"": Services have IPv4 addresses alone."""
     node_port_range: tuple[int, int] = (30000, 32767)
     cluster_domain: str = "cluster.local"
     kubernetes_service_ip: str = "10.96.0.1"
@@ -182,6 +184,15 @@ class RegistryConfig:
     encryption_keys: Mapping[str, bytes] = field(default_factory=dict)
     max_object_bytes: int = 1_500_000
     admission: AdmissionConfig = field(default_factory=AdmissionConfig)
+
+    @property
+    def service_cidrs(self) -> tuple[str, ...]:
+        """One of each family that Services may have, the default one first."""
+        return (self.service_cidr, *filter(None, (self.service_cidr_ipv6,)))
+
+    @property
+    def ip_families(self) -> tuple[str, ...]:
+        return ("IPv4", "IPv6")[: len(self.service_cidrs)]
 
     def validate(self) -> None:
         low, high = self.node_port_range

@@ -139,6 +139,8 @@ class Writer:
         request = Request(ctx, info, "CREATE", namespace, metadata.get("name", ""), obj, None, plan)
         await self._admission.mutate(request)
         strategy.on_create(obj, now)
+        if info.name == "services":
+            self._services.settle(info, obj, None)
         _refuse(info, obj, validation.create(info, obj))
         await self._admission.validate(request)
         metadata = obj["metadata"]
@@ -230,6 +232,8 @@ class Writer:
         await self._admission.mutate(request)
         if request.renewed:  # nobody reaches beyond what this write is for
             merge_for_update(new, old, subresource, strategy, core.clock())
+        if info.name == "services" and subresource == "":
+            self._services.settle(info, new, old)
         _refuse(info, new, validation.update(info, new, old, subresource))
         await self._admission.validate(request)
         if info.name == "services" and subresource == "":

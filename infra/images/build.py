@@ -168,7 +168,7 @@ IMAGES = (
         BUSYBOX_LINKS,
     ),
     Image(
-        "sk8/dns:1",
+        "sk8/dns:2",
         "dns",
         ("python3", "python3-msgpack", "python3-prometheus-client"),
         "sk8's DNS server (the coredns Deployment) on Debian 12's python3",

@@ -58,7 +58,7 @@ class Machine:
 
     def add(self, pod: str, *ports: PortMapping) -> str:
         netns = f"/run/netns/{PREFIX}{pod}"
-        return str(self.run(lambda: self.network.add(pod, netns, POD, ports)))
+        return str(self.run(lambda: self.network.add(pod, netns, POD, ports))[0])
 
     def leases(self) -> list[str]:
         return sorted(path.name for path in (self.directory / "ipam" / "pods").glob("10.*"))
@@ -87,7 +87,7 @@ def test_pods_are_connected_checked_and_disconnected(machine: Machine, kind: str
     machine.configure(conflist(machine.directory, kind))
     first, second = machine.add("p1"), machine.add("p2")
     assert machine.leases() == sorted([first, second])
-    assert machine.add("p1") == first == machine.network.address("p1")
+    assert machine.add("p1") == first == machine.network.addresses("p1")[0]
     server = Echo("p2", 8080)
     try:
         assert tcp("p1", second, 8080) == f"p2 {first}"
@@ -101,7 +101,7 @@ def test_pods_are_connected_checked_and_disconnected(machine: Machine, kind: str
         machine.run(lambda: machine.network.delete("p1"))
     assert machine.leases() == [second]
     assert machine.run(lambda: machine.network.reconcile([])) == ["p2"]
-    assert (machine.leases(), machine.links(), machine.network.address("p2")) == ([], [], "")
+    assert (machine.leases(), machine.links(), machine.network.addresses("p2")) == ([], [], ())
 
 
 def test_a_chained_plugin_gets_the_host_ports(machine: Machine) -> None:

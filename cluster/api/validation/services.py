@@ -10,6 +10,7 @@ from typing import Any
 
 from cluster.api.validation import fields
 from cluster.api.validation.fields import Faults
+from cluster.api.validation.service_ips import validate_cluster_ips, validate_cluster_ips_update
 
 Object = dict[str, Any]
 
@@ -44,7 +45,7 @@ def validate_service(faults: Faults, obj: Object) -> None:
         faults.check(f"spec.externalIPs[{i}]", ip, fields.ip_address(ip))
     _affinity(faults, spec)
     _load_balancer(faults, spec, kind)
-    _cluster_ip(faults, spec)
+    validate_cluster_ips(faults, spec)
 
 
 def _affinity(faults: Faults, spec: Object) -> None:
@@ -95,23 +96,6 @@ def _external(faults: Faults, spec: Object) -> None:
         faults.check("spec.externalName", spec["externalName"], fields.dns_subdomain(name))
 
 
-def _cluster_ip(faults: Faults, spec: Object) -> None:
-    ip, ips = spec.get("clusterIP", ""), spec.get("clusterIPs") or []
-    if ip and ip != "None":
-        faults.check("spec.clusterIPs[0]", ip, fields.ip_address(ip))
-    if ips and ip and ips[0] != ip:
-        faults.invalid("spec.clusterIPs", ips, "first value must match `clusterIP`")
-    if len(ips) > 1:
-        faults.invalid("spec.clusterIPs", ips, "may only hold up to 1 values: this cluster has one IP family, IPv4")
-    families = spec.get("ipFamilies") or []
-    if families and families != ["IPv4"]:
-        faults.invalid("spec.ipFamilies[0]", families[0], "not configured on this cluster")
-    if spec.get("ipFamilyPolicy") == "RequireDualStack":
-        faults.invalid(
-            "spec.ipFamilyPolicy", "RequireDualStack", "this cluster is not configured for dual-stack services"
-        )
-
-
 def _ports(faults: Faults, ports: list[Object], kind: Any) -> None:
     names: set[str] = set()
     seen: set[tuple[Any, Any]] = set()
@@ -151,10 +135,7 @@ def validate_service_update(faults: Faults, new: Object, old: Object) -> None:
     health = b.get("healthCheckNodePort")
     if health and a.get("healthCheckNodePort") and a["healthCheckNodePort"] != health:
         faults.invalid("spec.healthCheckNodePort", a["healthCheckNodePort"], "field is immutable")
-    if a.get("type") == "ExternalName" or b.get("type") == "ExternalName":
-        return
-    if a.get("clusterIP") and b.get("clusterIP") and a["clusterIP"] != b["clusterIP"]:
-        faults.invalid("spec.clusterIPs[0]", a.get("clusterIPs") or [a["clusterIP"]], "may not change once set")
+    validate_cluster_ips_update(faults, a, b)
 
 
 def _endpoint_ports(faults: Faults, at: str, ports: list[Object]) -> None:

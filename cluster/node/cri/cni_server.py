@@ -43,7 +43,7 @@ sys.exit(1 if b'"code"' in answer else 0)
 
 
 class Network(Protocol):
-    async def add(self, sandbox_id: str, netns: str) -> str: ...
+    async def add(self, sandbox_id: str, netns: str) -> tuple[str, ...]: ...
 
     async def delete(self, sandbox_id: str) -> None: ...
 
@@ -113,10 +113,15 @@ class CniServer:
         return {"cniVersion": version, "code": 4, "msg": f"CNI_COMMAND {command!r} is not known"}
 
 
-def result(version: str, address: str, env: dict[str, str]) -> dict[str, Any]:
-    """What ADD answers: one interface in the sandbox, one address, the default route."""
-    ip: dict[str, Any] = {"address": f"{address}/32", "interface": 0}
-    if not version.startswith("1."):
-        ip["version"] = "4"
+def result(version: str, addresses: tuple[str, ...], env: dict[str, str]) -> dict[str, Any]:
+    """What ADD answers: one interface in the sandbox, an address and the default route of each family."""
     interface = {"name": env["CNI_IFNAME"], "sandbox": env["CNI_NETNS"]}
-    return {"cniVersion": version, "interfaces": [interface], "ips": [ip], "routes": [{"dst": "0.0.0.0/0"}], "dns": {}}
+    ips = [_ip(version, address) for address in addresses]
+    routes = [{"dst": "::/0" if ":" in address else "0.0.0.0/0"} for address in addresses]
+    return {"cniVersion": version, "interfaces": [interface], "ips": ips, "routes": routes, "dns": {}}
+
+
+def _ip(version: str, address: str) -> dict[str, Any]:
+    bits, family = (128, "6") if ":" in address else (32, "4")
+    old = {} if version.startswith("1.") else {"version": family}
+    return {"address": f"{address}/{bits}", "interface": 0, **old}

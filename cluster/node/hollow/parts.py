@@ -42,10 +42,10 @@ class HollowNetwork:
 
     async def add(
         self, sandbox_id: str, netns: str, pod: PodRef | None = None, ports: tuple[PortMapping, ...] = ()
-    ) -> str:
+    ) -> tuple[str, ...]:
         if sandbox_id not in self._given:
             self.adopt(sandbox_id, self._free())
-        return self._given[sandbox_id]
+        return (self._given[sandbox_id],)
 
     async def delete(self, sandbox_id: str) -> None:
         self._used.discard(self._given.pop(sandbox_id, ""))

@@ -43,7 +43,7 @@ def test_a_config_for_a_node_is_valid_and_consistent() -> None:
     ("part", "words"),
     [
         (ProxyConfig("", "10.89.0.11"), "node_name: empty"),
-        (ProxyConfig("m1", "nowhere"), "node_ip: 'nowhere' is not an IPv4 address"),
+        (ProxyConfig("m1", "nowhere"), "node_ip: 'nowhere' is not an IP address"),
         (ProxyConfig("m1", "10.89.0.11", local_dns_ip="8.8.8.8"), "choose one inside it"),
         (ProxyConfig("m1", "10.89.0.11", masquerade_bit=40), "must be 0 to 31"),
         (RouteConfig("m1", protocol=4), "must be 16 to 255"),

@@ -93,7 +93,7 @@ async def test_what_an_interrupted_add_took_is_given_back_by_the_next_kubelet(ma
         await machine.interrupt_add(await machine.start())
         assert machine.calls() == ADDED
         network = await machine.start()
-        assert network.address("box") == "" and not await network.check("box")
+        assert network.addresses("box") == () and not await network.check("box")
         assert await network.reconcile([]) == ["box"] and machine.calls() == REMOVED
         assert await network.reconcile([]) == []
 
@@ -103,7 +103,7 @@ async def test_an_interrupted_add_is_undone_before_it_is_repeated(machine: Machi
         network = await machine.start()
         await machine.interrupt_add(network)
         assert machine.calls() == ADDED
-        assert await network.add("box", "/netns") == "10.0.0.7" == network.address("box")
+        assert await network.add("box", "/netns") == ("10.0.0.7",) == network.addresses("box")
         assert machine.calls() == [*REMOVED, *ADDED]
 
 

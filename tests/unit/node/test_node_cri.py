@@ -62,11 +62,11 @@ class Network:
     def __init__(self) -> None:
         self.connected: dict[str, str] = {}
 
-    async def add(self, sandbox_id: str, netns: str) -> str:
+    async def add(self, sandbox_id: str, netns: str) -> tuple[str, ...]:
         if netns == "/full":
             raise NetworkFailure("no address is free")
         self.connected[sandbox_id] = netns
-        return "10.0.0.7"
+        return ("10.0.0.7",)
 
     async def delete(self, sandbox_id: str) -> None:
         self.connected.pop(sandbox_id, None)

@@ -154,7 +154,7 @@ def test_resolv_conf_by_policy() -> None:
 
 def test_hosts_and_hostname() -> None:
     p = pod(hostname="db-0", subdomain="db", hostAliases=[{"ip": "1.2.3.4", "hostnames": ["a", "b"]}])
-    text = hosts_file(p, "10.244.0.5", "cluster.local")
+    text = hosts_file(p, ("10.244.0.5",), "cluster.local")
     assert "10.244.0.5\tdb-0.db.ns.svc.cluster.local\tdb-0\n" in text
     assert "1.2.3.4\ta\tb" in text
     assert hostname_of({"metadata": {"name": "x" * 62 + "--y"}, "spec": {}}) == "x" * 62
@@ -254,7 +254,7 @@ def test_a_pod_on_the_machines_network_has_the_machines_resolver_and_hosts() -> 
     inside = resolv_conf(pod(hostNetwork=True, dnsPolicy="ClusterFirstWithHostNet"), dns)
     assert inside.startswith("nameserver 10.96.0.10\n")
     text = hosts_file(
-        pod(hostNetwork=True, hostAliases=[{"ip": "1.2.3.4", "hostnames": ["x"]}]), "", "c", "127.0.0.1 here\n"
+        pod(hostNetwork=True, hostAliases=[{"ip": "1.2.3.4", "hostnames": ["x"]}]), (), "c", "127.0.0.1 here\n"
     )
     assert text.splitlines()[:2] == ["# Kubernetes-managed hosts file (host network).", "127.0.0.1 here"]
     assert text.endswith("1.2.3.4\tx\n")
