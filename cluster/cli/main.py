@@ -69,6 +69,8 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--cni", metavar="NAME", help="the pod network: routes (default), vxlan, or conflist for plugins")
     text = "fast (default): a silent machine is noticed in 4 s; kubernetes: a stock cluster's times (40 s)"
     add.add_argument("--profile", choices=("fast", "kubernetes"), help=text)
+    text = "pods, machines and Services have IPv6 addresses beside those of IPv4"
+    add.add_argument("--dual-stack", action="store_true", help=text)
     add.add_argument("--config", type=Path, metavar="FILE", help="YAML of settings (docs/configuration.md)")
     add.add_argument("--timeout", type=float, default=READY_TIMEOUT_S, metavar="S", help="how long to wait (180)")
     add.set_defaults(run=_up)
@@ -172,7 +174,14 @@ def _bench_command(commands: Any) -> None:
 # -- commands --------------------------------------------------------------------------------------------------------
 async def _up(args: argparse.Namespace, out: Output) -> int:
     options = UpOptions(
-        args.machines, args.control_planes, args.config, args.base, args.timeout, args.cni, args.profile
+        args.machines,
+        args.control_planes,
+        args.config,
+        args.base,
+        args.timeout,
+        args.cni,
+        args.profile,
+        dual_stack=args.dual_stack,
     )
     await up(options, out)
     return 0

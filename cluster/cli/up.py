@@ -48,6 +48,7 @@ class UpOptions:
     timeout_s: float = READY_TIMEOUT_S
     cni: str | None = None
     profile: str | None = None
+    dual_stack: bool = False
 
 
 async def up(options: UpOptions, out: Output, environment: Mapping[str, str] = os.environ) -> None:
@@ -117,6 +118,7 @@ def _new_config(options: UpOptions) -> ClusterConfig:
         chosen = settings.capacity(count) | settings.read(options.settings) | {"base_dir": str(options.base.resolve())}
         chosen |= {"cni": options.cni} if options.cni else {}
         chosen |= {"profile": options.profile} if options.profile else {}
+        chosen |= {"dual_stack": True} if options.dual_stack else {}
         return settings.checked(ClusterConfig.local(count, planes, cluster_id=secrets.token_hex(8), **chosen))
 
 
@@ -127,6 +129,7 @@ def _same(config: ClusterConfig, options: UpOptions) -> None:
         (options.control_planes, len(config.control_planes), "control planes"),
         (options.cni, config.cni, "as its pod network"),
         (options.profile, config.profile, "as its profile"),
+        (options.dual_stack or None, config.dual_stack, "as dual_stack"),
     ):
         if want is not None and want != have:
             raise CommandError(

@@ -14,7 +14,10 @@ from functools import lru_cache
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """`nft`: the family of its tables, and the name of its header in rules. `unreachable`: how a port is refused."""
+    """`nft`: the family of its tables, and the name of its header in rules. `unreachable`: how a port is refused.
+    `learns_affinity`: a map keeps each client's endpoint; nft 1.0.6 has no registers for one with two IPv6 addresses
+    (it aborts, or puts one over the other), so there the client's address alone decides.
+    """
 
     name: str
     version: int
@@ -24,13 +27,14 @@ class Family:
     loopback: str
     bits: int
     unreachable: str
+    learns_affinity: bool
 
     def has(self, address: str) -> bool:
         return version_of(address) == self.version
 
 
-V4 = Family("IPv4", 4, socket.AF_INET, "ip", "ipv4_addr", "127.0.0.0/8", 32, "icmp type port-unreachable")
-V6 = Family("IPv6", 6, socket.AF_INET6, "ip6", "ipv6_addr", "::1", 128, "icmpv6 type port-unreachable")
+V4 = Family("IPv4", 4, socket.AF_INET, "ip", "ipv4_addr", "127.0.0.0/8", 32, "icmp type port-unreachable", True)
+V6 = Family("IPv6", 6, socket.AF_INET6, "ip6", "ipv6_addr", "::1", 128, "icmpv6 type port-unreachable", False)
 
 
 def family_of(text: str) -> Family:

@@ -48,7 +48,7 @@ CHAINS = {
     "z": "NodePort, policy Local, from inside the cluster: any endpoint",
 }
 AFFINITY_PREFIX = "a"
-"""Before the letter: the client's last endpoint first."""
+"""Before the letter: the client's last endpoint first; for IPv6 the one that the client's address is hashed to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +131,7 @@ class _PortRules:
         self.cluster_ip = cluster_ip_of(self.spec, config.family)
         affinity = self.spec.get("sessionAffinity") == "ClientIP"
         self.prefix = AFFINITY_PREFIX if affinity else ""
+        self.learns = affinity and config.family.learns_affinity
         low_bits = int(ipaddress.ip_address(self.cluster_ip)) & 0xFFFFF
         self._affinity_base = (low_bits << 12) | ((index & 0x7FF) << 1)
 
@@ -150,7 +151,7 @@ class _PortRules:
         node_port = self.port.get("nodePort")
         if node_port:
             self._node_port(out, int(node_port))
-        if self.prefix and self.everywhere:
+        if self.learns and self.everywhere:
             timeout_s = (
                 ((self.spec.get("sessionAffinityConfig") or {}).get("clientIP") or {}).get("timeoutSeconds")
             ) or DEFAULT_AFFINITY_TIMEOUT_S
@@ -198,7 +199,7 @@ class _PortRules:
             endpoints, letter = self.everywhere, "x"
         out["ports", front] = f"goto {self.prefix}{letter}-{self.protocol}-{len(endpoints)}"
         _number(out, f"porteps_{self.protocol}", f"{node_port}", endpoints)
-        if self.prefix:
+        if self.learns:
             out["affportids", front] = self.affinity_id(letter == "y")
 
     def _front(self, address: str) -> str:
@@ -210,7 +211,7 @@ class _PortRules:
         front = self._front(address)
         out["svcs", front] = f"goto {self.prefix}{letter}-{self.protocol}-{len(endpoints)}"
         _number(out, f"eps_{self.protocol}", f"{address} . {self.number}", endpoints)
-        if self.prefix:
+        if self.learns:
             out["affids", front] = self.affinity_id(local_only)
 
     def _guard(self, out: Elements, address: str) -> None:

@@ -26,6 +26,8 @@ from cluster.network.rules import AFFINITY_PREFIX, INSIDE_OFFSET, PROTOCOLS, Del
 TABLE = "sk8"
 _VERDICT_MAPS = ("svcs", "ports", "inports", "afflearn")
 _PORT_MATCH = "meta l4proto . th dport"
+_AFFINITY_SEED = "0x5ca1ab1e"
+"""Fixed: a table that is replaced sends each client where it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +64,7 @@ table {config.table} {{
   map svcs {{ type {address} . inet_proto . inet_service : verdict; }}
   map ports {{ type inet_proto . inet_service : verdict; }}
   map inports {{ type inet_proto . inet_service : verdict; }}
-  map affids {{ type {address} . inet_proto . inet_service : mark; }}
-  map affportids {{ type inet_proto . inet_service : mark; }}
-  map afflearn {{ type mark : verdict; }}
-  map affinity {{
-    type {address} . mark : {address} . inet_service; flags dynamic,timeout; timeout 3h; size 65535;
-  }}
-  set noeps {{ type {address} . inet_proto . inet_service; }}
+{_affinity_maps(config)}  set noeps {{ type {address} . inet_proto . inet_service; }}
   set lbaddrs {{ type {address}; }}
   set lbguard {{ type {address} . inet_proto . inet_service; }}
   set lbranges {{ type {address} . inet_proto . inet_service . {address}; flags interval; }}
@@ -101,11 +97,7 @@ table {config.table} {{
     {ip} daddr . {_PORT_MATCH} vmap @svcs
     fib daddr type local {ip} daddr != {loopback} {ip} daddr != @lbaddrs jump nodeport
   }}
-  chain affinity-learn {{
-    type filter hook postrouting priority 90; policy accept;
-    ct state new ct status dnat ct mark vmap @afflearn
-  }}
-  chain postrouting {{
+{_affinity_chain(config)}  chain postrouting {{
     type nat hook postrouting priority 100; policy accept;
     meta mark & {mark} != 0 meta mark set meta mark ^ {mark} masquerade fully-random
     ct status dnat {ip} saddr . {ip} daddr @hairpin masquerade fully-random
@@ -139,6 +131,29 @@ masquerade fully-random
 """
 
 
+def _affinity_maps(config: TableConfig) -> str:
+    if not config.family.learns_affinity:
+        return ""
+    address = config.family.address_type
+    return f"""  map affids {{ type {address} . inet_proto . inet_service : mark; }}
+  map affportids {{ type inet_proto . inet_service : mark; }}
+  map afflearn {{ type mark : verdict; }}
+  map affinity {{
+    type {address} . mark : {address} . inet_service; flags dynamic,timeout; timeout 3h; size 65535;
+  }}
+"""
+
+
+def _affinity_chain(config: TableConfig) -> str:
+    if not config.family.learns_affinity:
+        return ""
+    return """  chain affinity-learn {
+    type filter hook postrouting priority 90; policy accept;
+    ct state new ct status dnat ct mark vmap @afflearn
+  }
+"""
+
+
 def chain_rules(name: str, config: TableConfig) -> tuple[str, ...]:
     """The rules of a shared chain, from its name alone: [a]LETTER-PROTOCOL-K, or t-SECONDS."""
     ip = config.family.nft
@@ -149,7 +164,10 @@ def chain_rules(name: str, config: TableConfig) -> tuple[str, ...]:
     letter = kind.removeprefix(AFFINITY_PREFIX)
     masquerade = _masquerade(letter, config)
     on_port = letter in "xyz"
-    if kind != letter:
+    number = f"numgen random mod {size}"
+    if kind != letter and not config.family.learns_affinity:
+        number = f"jhash {ip} saddr mod {size} seed {_AFFINITY_SEED}"
+    elif kind != letter:
         ids = f"{_PORT_MATCH} map @affportids" if on_port else f"{ip} daddr . {_PORT_MATCH} map @affids"
         return (
             *masquerade,
@@ -157,7 +175,8 @@ def chain_rules(name: str, config: TableConfig) -> tuple[str, ...]:
             f"meta l4proto {protocol} dnat {ip} to {ip} saddr . ct mark map @affinity",
             f"goto {letter}-{rest}",
         )
-    number = f"numgen random mod {size}" + (f" offset {INSIDE_OFFSET}" if letter == "z" else "")
+    if letter == "z":
+        number += f" offset {INSIDE_OFFSET}"
     if on_port:
         return (*masquerade, f"dnat {ip} to {protocol} dport . {number} map @porteps_{protocol}")
     return (*masquerade, f"dnat {ip} to {ip} daddr . {protocol} dport . {number} map @eps_{protocol}")

@@ -2,7 +2,8 @@
 
 Layout (all names begin with sk8t-net): a bridge in its own namespace joins machine a (10.89.77.11), machine b (.12)
 and the stranger (.1). Machine a has pods a1 (10.244.1.2) and a2 (10.244.1.3), b has b1 (10.244.2.2). Each machine runs
-a NetworkAgent on a loop in a thread that has entered its namespace; they watch one in-memory API.
+a NetworkAgent on a loop in a thread that has entered its namespace; they watch one in-memory API. A dual-stack lab has
+IPv6 addresses besides, with the same numbers.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ import pytest
 import uvloop
 from dnslib import DNSRecord
 from prometheus_client import CollectorRegistry
+from pyroute2 import IPRoute
 
 from benchmarks import _namespaces
 from cluster.machinery.client import ObjectList, WatchEvent
 from cluster.network.agent import NetworkAgent
 from cluster.network.config import NetworkConfig
+from cluster.node.cni_ipv6 import connect_machine, connect_pod, prepare_machine
 
 T = TypeVar("T")
 Obj = dict[str, Any]
@@ -33,6 +36,11 @@ PREFIX = "sk8t-net-"
 MACHINES = {"a": ("10.89.77.11", "10.244.1"), "b": ("10.89.77.12", "10.244.2")}
 STRANGER = "10.89.77.1"
 PODS = {"a1": ("a", "10.244.1.2"), "a2": ("a", "10.244.1.3"), "b1": ("b", "10.244.2.2")}
+STRANGER_IPV6 = "fd00:10:89::1"
+MACHINES_IPV6 = {"a": "fd00:10:89::11", "b": "fd00:10:89::12"}
+RANGES_IPV6 = {"a": "fd00:10:244:1::/64", "b": "fd00:10:244:2::/64"}
+PODS_IPV6 = {"a1": "fd00:10:244:1::2", "a2": "fd00:10:244:1::3", "b1": "fd00:10:244:2::2"}
+POD_RANGE_IPV6, SERVICE_RANGE_IPV6 = "fd00:10:244::/56", "fd00:10:96::/112"
 DNS = "10.96.0.10"
 SLICES = "endpointslices.discovery.k8s.io"
 
@@ -122,8 +130,9 @@ class Api:
 class Machine:
     """A NetworkAgent in a machine's namespace."""
 
-    def __init__(self, name: str, api: Api) -> None:
+    def __init__(self, name: str, api: Api, *, dual_stack: bool = False) -> None:
         self.name = name
+        self._dual_stack = dual_stack
         self.agent: NetworkAgent | None = None
         self._api = api
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -158,6 +167,8 @@ class Machine:
     async def _run(self) -> None:
         address = MACHINES[self.name][0]
         config = NetworkConfig.for_node(self.name, address, machine_cidrs=("10.89.77.0/28",))
+        if self._dual_stack:
+            config = config.dual_stack(MACHINES_IPV6[self.name], POD_RANGE_IPV6, SERVICE_RANGE_IPV6)
         # A registry each: two machines of one process may not share their DNS servers' metrics.
         agent = NetworkAgent(config, self._api, registry=CollectorRegistry())  # type: ignore[arg-type]
         self._loop = asyncio.get_running_loop()
@@ -179,8 +190,11 @@ class Echo:
 
     @staticmethod
     def _bind(address: str, port: int) -> tuple[socket.socket, socket.socket]:
-        tcp = socket.create_server((address, port), backlog=128)
-        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        family = _family_of(address)
+        tcp = socket.create_server((address, port), backlog=128, family=family)
+        udp = socket.socket(family, socket.SOCK_DGRAM)
+        if family == socket.AF_INET6:  # IPv4 has a server of its own
+            udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         udp.bind((address, port))
         return tcp, udp
 
@@ -213,6 +227,10 @@ class Echo:
         self._udp.close()
 
 
+def _family_of(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def tcp(namespace: str, address: str, port: int, timeout_s: float = 2.0) -> str:
     """What a server there says, or the name of the error."""
 
@@ -234,10 +252,10 @@ def udp_ask(sock: socket.socket, address: str, port: int) -> str:
         return type(err).__name__
 
 
-def udp(namespace: str, address: str, port: int) -> str:
-    sock = inside(namespace, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+def udp(namespace: str, address: str, port: int, timeout_s: float = 2.0) -> str:
+    sock = inside(namespace, lambda: socket.socket(_family_of(address), socket.SOCK_DGRAM))
     with sock:
-        sock.settimeout(2.0)
+        sock.settimeout(timeout_s)
         sock.connect((address, port))
         return udp_ask(sock, address, port)
 
@@ -256,8 +274,9 @@ def _is_idle(agent: Any) -> bool:
 
 
 class Lab:
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, *, dual_stack: bool = False) -> None:
         self.api = api
+        self._dual_stack = dual_stack
         self.machines: dict[str, Machine] = {}
         self.servers: list[Echo] = []
 
@@ -296,16 +315,37 @@ class Lab:
             ip("addr", "add", f"{gateway}/32", "dev", f"veth{pod}", ns=machine)
             ip("link", "set", f"veth{pod}", "up", ns=machine)
             ip("route", "add", f"{address}/32", "dev", f"veth{pod}", ns=machine)
+        if self._dual_stack:
+            self._build_ipv6()
         for machine, (address, prefix) in MACHINES.items():
-            self.api.put("nodes", node(machine, address, f"{prefix}.0/24"))
+            made = node(machine, address, f"{prefix}.0/24")
+            if self._dual_stack:
+                made["spec"]["podCIDRs"].append(RANGES_IPV6[machine])
+                made["status"]["addresses"].append({"type": "InternalIP", "address": MACHINES_IPV6[machine]})
+            self.api.put("nodes", made)
+
+    def _build_ipv6(self) -> None:
+        """Pods' links as a machine's kubelet makes them."""
+        for namespace, address in (("out", STRANGER_IPV6), *MACHINES_IPV6.items()):
+            ip("addr", "add", f"{address}/64", "dev", "eth0", "nodad", ns=namespace)
+        for machine, cidr in RANGES_IPV6.items():
+            ip("-6", "route", "add", "default", "via", STRANGER_IPV6, ns=machine)
+            _netlink(machine, "lo", lambda ipr, index, c=cidr: prepare_machine(ipr, index, c, gateway_of(c)))
+        for pod, address in PODS_IPV6.items():
+            machine, link = PODS[pod][0], f"veth{pod}"
+            gateway = gateway_of(RANGES_IPV6[machine])
+            arguments = (link, address, gateway)
+            _netlink(machine, link, lambda ipr, i, a=arguments: connect_machine(ipr, a[0], i, *a[1:]))
+            _netlink(pod, "eth0", lambda ipr, index, a=address: connect_pod(ipr, index, a))
 
     def start(self, name: str) -> Machine:
-        machine = self.machines[name] = Machine(name, self.api)
+        machine = self.machines[name] = Machine(name, self.api, dual_stack=self._dual_stack)
         machine.start()
         return machine
 
     def serve(self, namespace: str, port: int) -> None:
-        self.servers.append(Echo(namespace, port))
+        for address in ("0.0.0.0", "::") if self._dual_stack else ("0.0.0.0",):
+            self.servers.append(Echo(namespace, port, address=address))
 
     def wait(self) -> None:
         """Until both machines have applied everything there is to know."""
@@ -367,15 +407,29 @@ def endpoints(name: str, pods: list[str], port: int = 8080, protocol: str = "TCP
     }
 
 
+def gateway_of(cidr: str) -> str:
+    return cidr.replace("::/64", "::1")
+
+
+def _netlink(namespace: str, link: str, work: Callable[[Any, int], None]) -> None:
+    """`work` with that link's index, in the namespace."""
+
+    def there() -> None:
+        with IPRoute() as ipr:
+            work(ipr, ipr.link_lookup(ifname=link)[0])
+
+    inside(namespace, there)
+
+
 @contextlib.contextmanager
-def running_lab() -> Iterator[Lab]:
+def running_lab(*, dual_stack: bool = False) -> Iterator[Lab]:
     """Both machines run, every pod answers on port 8080."""
     if os.geteuid():
         pytest.skip("needs root")
     for left in subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout.split():
         if left.startswith(PREFIX):
             subprocess.run(["ip", "netns", "del", left], check=True)
-    made = Lab(Api())
+    made = Lab(Api(), dual_stack=dual_stack)
     try:
         made.build()
         for machine in MACHINES:

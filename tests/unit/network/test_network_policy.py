@@ -162,7 +162,7 @@ def test_texts_declare_every_set_they_name() -> None:
         if word.startswith(("@g-", "@n-")):
             assert f"add set ip sk8-policy {word[1:]} " in text
     assert text.index("add chain ip sk8-policy in-") < text.index("add element ip sk8-policy in ")
-    fresh = render_delta(table.take(), table.chains)
+    fresh = render_delta(CONFIG, table.take(), table.chains)
     assert fresh.index("add chain") < fresh.index("add element ip sk8-policy in ")
 
 
