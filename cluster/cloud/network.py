@@ -28,6 +28,8 @@ from cluster.machine.config import ClusterConfig, MachineSpec
 
 __all__ = ["NetworkError", "Switch"]
 
+_NODAD = 0x02  # IFA_F_NODAD: usable at once, nobody else is asked
+
 
 class _NoNetem(NetworkError):
     """CONFIG_NET_SCH_NETEM is missing."""
@@ -134,7 +136,7 @@ class Switch:
         _address(ipr, link, ip, self._length)
         if self._config.dual_stack:
             length = ipaddress.ip_network(self._config.node_cidr_ipv6).prefixlen
-            _address(ipr, link, self._config.ipv6_of(ip), length, flags=["nodad"])
+            _address(ipr, link, self._config.ipv6_of(ip), length, flags=_NODAD)
 
     def _default_route(self, ipr: Any) -> None:
         _default_route(ipr, self._config.host_ip)

@@ -36,6 +36,7 @@ VNI = 1
 HEADERS_BYTES = 50
 """What VXLAN over IPv4 adds to a packet: outer Ethernet 14, IP 20, UDP 8, VXLAN 8."""
 _PERMANENT = 0x80  # NUD_PERMANENT
+_NODAD = 0x02  # IFA_F_NODAD
 _FAMILIES = (V4.number, V6.number)
 _LINK_LOCAL = "fe80:"  # the kernel's own
 
@@ -122,7 +123,7 @@ def _link(ipr: Any, tunnel: Tunnel) -> int:
         if index is None:
             raise NetlinkError(errno.ENODEV, f"link {LINK} was made and is not there")
     for address in map(vtep_ip, tunnel.cidrs):
-        once = {"flags": ["nodad"]} if family_of(address) is V6 else {}
+        once = {"flags": _NODAD} if family_of(address) is V6 else {}
         ipr.addr("replace", index=index, address=address, prefixlen=family_of(address).bits, **once)
     ipr.link("set", index=index, state="up")
     return index

@@ -37,6 +37,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 Obj = dict[str, Any]
 A, B = MACHINES_IPV6["a"], MACHINES_IPV6["b"]
 A1, B1 = PODS_IPV6["a1"], PODS_IPV6["b1"]
+PREFIX_IPV6 = "fd00:10:96::6"  # of the Services here, before their numbers
 PATIENCE_S = 30.0
 _numbers = itertools.count(1)
 
@@ -68,7 +69,7 @@ def web(lab: Lab) -> Iterator[Callable[..., str]]:
 
     def make(pods: list[str], *, protocol: str = "TCP", **spec: Any) -> str:
         number = next(_numbers)
-        name, ips = f"six{number}", [f"10.96.6.{number}", f"fd00:10:96::6:{number}"]
+        name, ips = f"six{number}", [f"10.96.6.{number}", f"{PREFIX_IPV6}{number}"]
         made.append(name)
         lab.api.put(SLICES, endpoints(name, pods, protocol=protocol))
         lab.api.put(SLICES, endpoints_ipv6(name, pods, protocol=protocol))
@@ -96,7 +97,7 @@ def test_both_addresses_of_a_service_lead_to_its_pods(lab: Lab, web: Callable[..
     vip = web(["b1"])
     assert ask("a1", vip) == f"b1 {A1}"
     assert ask("a", vip) == f"b1 {A}", "the machine itself is seen by its own address"
-    assert ask("a1", vip.replace("fd00:10:96::6:", "10.96.6.")) == f"b1 {PODS['a1'][1]}"
+    assert ask("a1", vip.replace(PREFIX_IPV6, "10.96.6.")) == f"b1 {PODS['a1'][1]}"
     answer = ask("b1", vip)
     assert answer.startswith("b1 ") and answer != f"b1 {B1}", "a pod reaches itself"
 
@@ -104,7 +105,7 @@ def test_both_addresses_of_a_service_lead_to_its_pods(lab: Lab, web: Callable[..
 def test_udp_follows_its_endpoints(lab: Lab, web: Callable[..., str]) -> None:
     ports = [{"name": "p", "port": 80, "protocol": "UDP"}]
     vip = web(["b1"], protocol="UDP", ports=ports)
-    name = f"six{vip.rpartition(':')[2]}"
+    name = f"six{vip.removeprefix(PREFIX_IPV6)}"
     with inside("a1", lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)) as sock:
         sock.settimeout(PATIENCE_S)
         assert udp_ask(sock, vip, 80) == f"b1 {A1}"
@@ -139,12 +140,12 @@ def test_without_endpoints_it_is_refused_at_once(lab: Lab, web: Callable[..., st
     for where in ("a", "a1"):
         assert ask(where, vip) == "ConnectionRefusedError", where
         assert ask(where, A, 30962) == "ConnectionRefusedError", where
-    assert ask("a1", "fd00:10:96::9:9") == "ConnectionRefusedError", "an address of no Service"
+    assert ask("a1", "fd00:10:96::99") == "ConnectionRefusedError", "an address of no Service"
 
 
 def test_names_have_both_addresses_and_lead_back(lab: Lab, web: Callable[..., str]) -> None:
     vip = web(["b1"])
-    name = f"six{vip.rpartition(':')[2]}.default.svc.cluster.local"
+    name = f"six{vip.removeprefix(PREFIX_IPV6)}.default.svc.cluster.local"
     assert str(dns("a1", name, "AAAA").short()) == vip
     assert str(dns("a1", name).short()).startswith("10.96.6.")
     address = int.from_bytes(socket.inet_pton(socket.AF_INET6, vip))

@@ -7,6 +7,7 @@ c1 - [c 10.89.77.13] ---/
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import socket
@@ -16,7 +17,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import pytest
-from network_lab import PREFIX, Echo, inside, ip, nft, node, tcp
+from network_lab import PREFIX, Echo, connect_ipv6, inside, ip, nft, node, tcp
 
 from cluster.network.config import OVERLAY_PORT, FirewallConfig, RouteConfig
 from cluster.network.firewall import firewall_rules
@@ -91,7 +92,10 @@ def links(machine: str) -> dict[str, Obj]:
 
 def route(machine: str, cidr: str) -> Obj:
     shown = subprocess.run(
-        ["ip", "-n", f"{PREFIX}{machine}", "-j", "route", "show", cidr], check=True, capture_output=True, text=True
+        ["ip", "-n", f"{PREFIX}{machine}", "-j", "-6" if ":" in cidr else "-4", "route", "show", cidr],
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout
     found: list[Obj] = json.loads(shown)
     return found[0] if found else {}
@@ -123,6 +127,34 @@ def test_the_tunnels_mtu_leaves_room_for_its_headers_and_large_transfers_pass(se
             received = 0
             while received < sent:  # a segment that does not fit would be lost for ever
                 received += len(receiver.recv(1 << 16))
+
+
+def test_both_families_go_through_the_one_tunnel(segments: None) -> None:
+    ranges = {machine: f"fd00:10:244:{number}::/64" for number, machine in enumerate(MACHINES, 1)}
+    pods = {machine: cidr.replace("::/64", "::2") for machine, cidr in ranges.items()}
+    nodes = copy.deepcopy(NODES)
+    for made, (machine, cidr) in zip(nodes, ranges.items(), strict=True):
+        segment, number = MACHINES[machine][0].split(".")[2:]
+        address = f"fd00:10:89:{segment}::{number}"
+        made["spec"]["podCIDRs"].append(cidr)
+        made["status"]["addresses"].append({"type": "InternalIP", "address": address})
+        ip("addr", "add", f"{address}/64", "dev", "eth0", "nodad", ns=machine)
+        connect_ipv6(machine, f"{machine}1", pods[machine], cidr)
+    with contextlib.ExitStack() as stack:
+        for machine, address in pods.items():
+            stack.callback(Echo(f"{machine}1", 8080, address=address).close)
+        for machine in MACHINES:
+            config = RouteConfig(machine, MACHINES[machine][0], cluster_cidr_ipv6="fd00:10:244::/56")
+            assert inside(machine, lambda c=config: apply(c, nodes)) == {}, machine  # type: ignore[misc]
+        assert tcp("a1", pods["b"], 8080, 30.0) == f"b1 {pods['a']}", "through the tunnel"
+        assert tcp("a1", pods["c"], 8080, 30.0) == f"c1 {pods['a']}", "where a link is shared"
+        assert tcp("a1", "10.244.2.2", 8080, 30.0) == "b1 10.244.1.2"
+        assert route("a", ranges["b"])["dev"] == "sk8-vxlan"
+        assert route("a", ranges["c"])["gateway"] == "fd00:10:89:77::13"
+        alone = [made for made in nodes if made["metadata"]["name"] == "a"]
+        config = RouteConfig("a", MACHINES["a"][0], cluster_cidr_ipv6="fd00:10:244::/56")
+        assert inside("a", lambda: apply(config, alone)) == {}
+        assert route("a", ranges["b"]) == route("a", ranges["c"]) == {}, "the others are gone"
 
 
 def forged(payload: bytes) -> bytes:

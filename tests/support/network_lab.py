@@ -325,18 +325,12 @@ class Lab:
             self.api.put("nodes", made)
 
     def _build_ipv6(self) -> None:
-        """Pods' links as a machine's kubelet makes them."""
         for namespace, address in (("out", STRANGER_IPV6), *MACHINES_IPV6.items()):
             ip("addr", "add", f"{address}/64", "dev", "eth0", "nodad", ns=namespace)
-        for machine, cidr in RANGES_IPV6.items():
+        for machine in MACHINES:
             ip("-6", "route", "add", "default", "via", STRANGER_IPV6, ns=machine)
-            _netlink(machine, "lo", lambda ipr, index, c=cidr: prepare_machine(ipr, index, c, gateway_of(c)))
         for pod, address in PODS_IPV6.items():
-            machine, link = PODS[pod][0], f"veth{pod}"
-            gateway = gateway_of(RANGES_IPV6[machine])
-            arguments = (link, address, gateway)
-            _netlink(machine, link, lambda ipr, i, a=arguments: connect_machine(ipr, a[0], i, *a[1:]))
-            _netlink(pod, "eth0", lambda ipr, index, a=address: connect_pod(ipr, index, a))
+            connect_ipv6(PODS[pod][0], pod, address, RANGES_IPV6[PODS[pod][0]])
 
     def start(self, name: str) -> Machine:
         machine = self.machines[name] = Machine(name, self.api, dual_stack=self._dual_stack)
@@ -407,8 +401,12 @@ def endpoints(name: str, pods: list[str], port: int = 8080, protocol: str = "TCP
     }
 
 
-def gateway_of(cidr: str) -> str:
-    return cidr.replace("::/64", "::1")
+def connect_ipv6(machine: str, pod: str, address: str, cidr: str) -> None:
+    """The IPv6 half of a pod's link, as the machine's kubelet makes it."""
+    gateway, link = cidr.replace("::/64", "::1"), f"veth{pod}"
+    _netlink(machine, "lo", lambda ipr, index: prepare_machine(ipr, index, cidr, gateway))
+    _netlink(machine, link, lambda ipr, index: connect_machine(ipr, link, index, address, gateway))
+    _netlink(pod, "eth0", lambda ipr, index: connect_pod(ipr, index, address))
 
 
 def _netlink(namespace: str, link: str, work: Callable[[Any, int], None]) -> None:

@@ -331,7 +331,22 @@ async def test_every_node_gets_its_own_block() -> None:
         assert (await w.client.get("nodes", "n4"))["spec"]["podCIDR"] == "10.244.1.0/24"
 
 
+async def test_on_a_dual_stack_cluster_every_node_gets_a_block_of_each_family() -> None:
+    async with World(NodeIpamController, config=ControllerConfig(cluster_cidr_ipv6="fd00:10:244::/62")) as w:
+        await start(w)
+        blocks = sorted(n["spec"]["podCIDRs"] for n in await w.items("nodes"))
+        assert blocks == [[f"10.244.{i}.0/24", f"fd00:10:244:{i}::/64".replace(":0::", "::")] for i in range(3)]
+        for name in ("n4", "n5"):
+            await w.node(name)
+        await w.settle()
+        assert len((await w.client.get("nodes", "n4"))["spec"]["podCIDRs"]) == 2
+        assert "podCIDRs" not in (await w.client.get("nodes", "n5"))["spec"], (
+            "one range is used up: it gets none at all"
+        )
+
+
 def test_blocks_never_overlap() -> None:
+    assert pick_block("fd00::/62", 64, ["fd00::/64", "10.0.0.0/8"]) == "fd00:0:0:1::/64"
     assert pick_block("10.0.0.0/22", 24, ["10.0.0.0/24", "10.0.2.0/23"]) == "10.0.1.0/24"
     assert pick_block("10.0.0.0/23", 24, ["10.0.0.0/24", "10.0.1.128/25"]) is None
     assert pick_block("10.0.0.0/24", 24, ["192.168.0.0/16"]) == "10.0.0.0/24"
