@@ -119,7 +119,7 @@ def _group(namespace: str, peer: Obj) -> Group:
 def block_networks(block: Obj) -> list[str]:
     """An ipBlock less its exceptions, as disjoint networks."""
     whole = ipaddress.ip_network(block["cidr"], strict=False)
-    left = [whole]
+    left: list[Any] = [whole]
     for text in block.get("except") or ():
         hole = ipaddress.ip_network(text, strict=False)
         if hole.version != whole.version:

@@ -221,7 +221,7 @@ class _PortRules:
             return
         front = self._front(address)
         out["lbguard", front] = ""
-        networks = [ipaddress.ip_network(cidr, strict=False) for cidr in cidrs]
+        networks: list[Any] = [ipaddress.ip_network(cidr, strict=False) for cidr in cidrs]
         mine = [network for network in networks if network.version == self.config.family.version]
         for network in ipaddress.collapse_addresses(mine):  # the kernel's set takes no overlaps
             out["lbranges", f"{front} . {network}"] = ""

@@ -31,6 +31,8 @@ _IMAGES_PERIOD_S = 60.0
 RUNTIME_SYNC_THRESHOLD_S = 30.0
 _RECHECK_S = 1.0
 _ENGINE_ANSWER_S = 10.0
+_ALL_OF_THEM = {"$patch": "replace"}
+"""Addresses are merged by type, and a dual-stack machine has two of type InternalIP."""
 
 
 class RuntimeSync:
@@ -174,8 +176,9 @@ class NodeAgent:
         due = at - self._written_at >= self._config.node_status_report_frequency_s
         if plain == self._written and not due and self._agrees(previous, status):
             return
+        patch = {"status": {**status, "addresses": [*status["addresses"], _ALL_OF_THEM]}}
         self._node = await self._client.patch(
-            "nodes", self._config.node_name, {"status": status}, kind="strategic", subresource="status"
+            "nodes", self._config.node_name, patch, kind="strategic", subresource="status"
         )
         self._written, self._written_at = plain, at
         self.ready = not (health.runtime or health.network)

@@ -39,6 +39,13 @@ def test_defaults_are_those_of_the_contract() -> None:
         ({"dns_upstreams": ("nine",)}, "dns_upstreams: 'nine': must be an IPv4 address"),
         ({"dns_ip": "10.1.0.10"}, "is not an address of service_cidr"),
         ({"pod_cidr": "10.244.0.0/24"}, "fewer /24 networks than there are machines"),
+        ({"dual_stack": True, "pod_cidr_ipv6": "10.1.0.0/16"}, "an IPv6 network such as fd00:10:244::/56 is needed"),
+        ({"dual_stack": True, "pod_cidr_ipv6": "fd00:10:96::/56"}, "overlap"),
+        ({"dual_stack": True, "service_cidr_ipv6": "fd00:10:96::/64"}, "too large; use a /108 or smaller"),
+        ({"dual_stack": True, "pod_mask_ipv6": 80}, "must be between 56 and 72"),
+        ({"dual_stack": True, "node_cidr_ipv6": "fd00:10:89::/126"}, "fewer addresses than node_cidr"),
+        ({"dual_stack": True, "cni": "conflist"}, "use cni: routes or vxlan"),
+        ({"dual_stack": True, "provider": "vm"}, "machines that sk8 up makes on this box alone"),
         ({"kubelet_port": 6443}, "port 6443 is also api_port"),
         ({"api_port": 0}, "a port is between 1 and 65535"),
         ({"profile": "slow"}, "must be fast or kubernetes"),
@@ -135,3 +142,11 @@ def test_only_the_first_start_makes_state_members() -> None:
     assert [m.id for m in again.state_members] == [1, 2, 3]
     worker = config.first_machine("m4")
     assert (worker.state_member_id, worker.state_bootstrap) == (0, False)
+
+
+def test_a_machines_ipv6_address_has_the_number_of_its_ipv4_address() -> None:
+    config = ClusterConfig.local(dual_stack=True).validate()
+    assert [config.ipv6_of(ip) for ip in (config.host_ip, config.machines[1].ip)] == ["fd00:10:89::1", "fd00:10:89::c"]
+    assert config.pod_cidrs == ("10.244.0.0/16", "fd00:10:244::/56")
+    assert ClusterConfig.local().ipv6_of("10.89.0.11") == ""
+    assert ClusterConfig.local().service_cidrs == ("10.96.0.0/12",)

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import random
+import time
 from pathlib import Path
 
 import pytest
+from memory_store import MemoryStore
 from pod_driver import Driver, make_pod
 
+from cluster.machinery.clock import FakeClock
+from cluster.machinery.registry_client import RegistryClient
 from cluster.node import core_events as ev
+from cluster.node.config import KubeletConfig
 from cluster.node.core import PodCore
 from cluster.node.cri.cni_server import result
 from cluster.node.ipam import AddressBook
+from cluster.node.node_agent import NodeAgent
+from cluster.node.node_status import MachineFacts
 from cluster.node.pod_config import hosts_file
 from cluster.node.pod_env import EnvContext, field_value
+from cluster.node.runtime import ImageEntry
+from cluster.registry.context import MASTERS, RequestContext
+from cluster.registry.registry import Registry
+from cluster.registry.types import RegistryConfig
 
 IPS = ("10.244.1.5", "fd00:10:244:1::5")
 NODE_IPS = ("10.89.0.11", "fd00:10:89::11")
@@ -55,6 +67,37 @@ def test_what_a_cri_runtime_is_told() -> None:
     told = result("0.4.0", IPS, {"CNI_IFNAME": "eth0", "CNI_NETNS": "/n"})
     assert [(ip["address"], ip["version"]) for ip in told["ips"]] == [(f"{IPS[0]}/32", "4"), (f"{IPS[1]}/128", "6")]
     assert [route["dst"] for route in told["routes"]] == ["0.0.0.0/0", "::/0"]
+
+
+async def test_a_machine_has_an_internal_ip_of_each_family_however_often_it_says_so() -> None:
+    """Merged by type, as the schema has it, the second would take the first one's place."""
+    registry = Registry(MemoryStore(), RegistryConfig(), clock=time.time, rng=random.Random(7))
+    client = RegistryClient(registry, lambda: RequestContext(user=MASTERS, field_manager="test"))
+    await client.create("nodes", {"metadata": {"name": "m1"}})
+    config = KubeletConfig("m1", NODE_IPS[0], "/k", "c", "k", "a", node_ipv6=NODE_IPS[1])
+    facts = MachineFacts(4, 8 << 30, 100 << 30, "mid", "uuid", "boot", "6.1", "Debian", "amd64")
+    for start in (0.0, 1000.0):  # two lives of the kubelet
+        clock = FakeClock(1e9 + start)
+        agent = NodeAgent(
+            config,
+            facts,
+            client,
+            Engine(),  # type: ignore[arg-type]
+            network_problem=lambda: "",
+            clock=clock,
+            monotonic=clock,
+        )
+        await agent.try_write_status()
+        listed = (await client.get("nodes", "m1"))["status"]["addresses"]
+        assert [item["address"] for item in listed] == [*NODE_IPS, "m1"]
+
+
+class Engine:
+    async def version(self) -> str:
+        return "docker://1"
+
+    async def images(self) -> list[ImageEntry]:
+        return []
 
 
 @pytest.mark.parametrize("cidr", ["10.244.1.0/24", "fd00:10:244:1::/64"])
