@@ -25,7 +25,7 @@ _NLM_REQUEST, _NLM_ACK, _NLM_DUMP = 0x1, 0x4, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _TUPLE_ORIG, _TUPLE_REPLY = 1, 2
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
-_IP_ADDRESSES = {socket.AF_INET: (1, 2), socket.AF_INET6: (3, 4)}
+_IP_ADDRESSES: dict[int, tuple[int, int]] = {socket.AF_INET: (1, 2), socket.AF_INET6: (3, 4)}
 """Attributes of source and destination."""
 _PROTO_NUM, _PROTO_SRC_PORT, _PROTO_DST_PORT = 1, 2, 3
 _ENOENT = 2

@@ -164,11 +164,12 @@ class RouteManager:
 def apply(config: RouteConfig, nodes: Sequence[Obj]) -> dict[str, str]:
     """Make the kernel's routes and tunnel what `nodes` ask for; returns destination -> why for what it refused."""
     wanted = wanted_routes(nodes, config.node_name, config.cluster_cidr)
+    far: Routes = {}
+    failed: dict[str, str] = {}
     own = next((node for node in nodes if node["metadata"]["name"] == config.node_name), {})
     cidrs = pod_cidrs(own)
     if not config.node_ip or not cidrs:  # not yet given out: the tunnel would have no address
-        near, far = wanted, {}
-        failed = {}
+        near = wanted
     else:
         near, far = split(wanted, local_networks(), always=config.backend == "vxlan")
         inside = far | _behind(nodes, set(far.values()), config.cluster_cidr_ipv6)

@@ -25,7 +25,7 @@ _SETTINGS = Path("/proc/sys/net/ipv6/conf")
 _GONE = (errno.ENODEV, errno.ENOENT, errno.ESRCH)
 
 
-def prepare_machine(ipr: Any, loopback: int, cidr: str, gateway: str) -> None:
+def prepare_machine(ipr: Any, loopback: int | None, cidr: str, gateway: str) -> None:
     """Forwarding, the gateway address, and nothing but what has a route of its own in the range."""
     _set("all", "forwarding", "1")
     forget_gateways(ipr, loopback, keep=gateway)
@@ -33,7 +33,7 @@ def prepare_machine(ipr: Any, loopback: int, cidr: str, gateway: str) -> None:
     ipr.route("replace", dst=cidr, type="unreachable", priority=UNREACHABLE_METRIC, family=AF_INET6)
 
 
-def connect_machine(ipr: Any, name: str, index: int, address: str, gateway: str) -> None:
+def connect_machine(ipr: Any, name: str, index: int | None, address: str, gateway: str) -> None:
     """The machine's end of a pod's link, once that is up."""
     _set(name, "addr_gen_mode", _NO_LINK_LOCAL)
     _set(name, "accept_dad", "0")
@@ -57,7 +57,7 @@ def is_connected(ipr: Any, index: int, address: str) -> bool:
     return any(True for _ in ipr.get_routes(family=AF_INET6, dst=f"{address}/{_BITS}", oif=index))
 
 
-def forget_machine(ipr: Any, loopback: int, cidr: str) -> None:
+def forget_machine(ipr: Any, loopback: int | None, cidr: str) -> None:
     forget_gateways(ipr, loopback, keep="")
     try:
         ipr.route("del", dst=cidr, type="unreachable", priority=UNREACHABLE_METRIC, family=AF_INET6)
@@ -66,7 +66,7 @@ def forget_machine(ipr: Any, loopback: int, cidr: str) -> None:
             raise
 
 
-def forget_gateways(ipr: Any, loopback: int, *, keep: str) -> None:
+def forget_gateways(ipr: Any, loopback: int | None, *, keep: str) -> None:
     """Remove those of earlier ranges. IPv6 addresses bear no label; nothing else is put on a local machine's lo."""
     for message in list(ipr.get_addr(family=AF_INET6, index=loopback)):
         address = message.get_attr("IFA_ADDRESS")

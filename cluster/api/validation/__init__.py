@@ -22,6 +22,7 @@ from cluster.api.validation import (
     controlplane,
     csi,
     devices,
+    ips,
     limits,
     metadata,
     networking,
@@ -134,6 +135,8 @@ _UPDATE: dict[str, OnUpdate] = {
 }
 
 _PARTS: dict[tuple[str, str], OnUpdate] = {
+    ("pods", "status"): ips.validate_pod_status,
+    ("services", "status"): ips.validate_service_status,
     ("resourcequotas", "status"): limits.validate_quota_status,
     ("certificatesigningrequests.certificates.k8s.io", "status"): certificates.validate_status,
     ("certificatesigningrequests.certificates.k8s.io", "approval"): certificates.validate_approval,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.api.validation import fields, metadata
+from cluster.api.validation import fields, ips, metadata
 from cluster.api.validation.fields import Faults
 
 Object = dict[str, Any]
@@ -123,6 +123,7 @@ def validate_event(faults: Faults, obj: Object) -> None:
 
 def validate_node(faults: Faults, obj: Object) -> None:
     spec = obj.get("spec") or {}
+    ips.validate_pod_cidrs(faults, spec)
     seen: set[tuple[Any, Any]] = set()
     for i, t in enumerate(spec.get("taints") or ()):
         at = f"spec.taints[{i}]"

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from cluster.api import quantity
-from cluster.api.validation import fields
+from cluster.api.validation import fields, ips
 from cluster.api.validation.fields import Faults
 
 Object = dict[str, Any]
@@ -72,6 +72,7 @@ def validate_pod_spec(faults: Faults, at: str, spec: Object, claim_volumes: Coll
                 faults.duplicate(where + ".name", c.get("name"))
             names.add(c.get("name", ""))
     _host_ports(faults, at, spec)
+    ips.validate_pod_addresses(faults, at, spec)
     faults.enum(at + ".restartPolicy", spec.get("restartPolicy"), _RESTART)
     faults.enum(at + ".dnsPolicy", spec.get("dnsPolicy"), _DNS)
     faults.non_negative(at + ".terminationGracePeriodSeconds", spec.get("terminationGracePeriodSeconds"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
-from cluster.api.validation import fields
+from cluster.api.validation import fields, ips
 from cluster.api.validation.fields import Faults
 from cluster.api.validation.service_ips import validate_cluster_ips, validate_cluster_ips_update
 
@@ -42,7 +42,7 @@ def validate_service(faults: Faults, obj: Object) -> None:
         why = "may only be set for externally-accessible services"
         faults.invalid("spec.externalTrafficPolicy", spec["externalTrafficPolicy"], why)
     for i, ip in enumerate(spec.get("externalIPs") or ()):
-        faults.check(f"spec.externalIPs[{i}]", ip, fields.ip_address(ip))
+        ips.validate_external(faults, f"spec.externalIPs[{i}]", ip)
     _affinity(faults, spec)
     _load_balancer(faults, spec, kind)
     validate_cluster_ips(faults, spec)
@@ -169,8 +169,8 @@ def validate_endpoint_slice(faults: Faults, obj: Object) -> None:
         if not addresses:
             faults.required(f"endpoints[{i}].addresses", "must contain at least 1 address")
         for j, a in enumerate(addresses):
-            if obj.get("addressType") != "FQDN":
-                faults.check(f"endpoints[{i}].addresses[{j}]", a, fields.ip_address(a))
+            if obj.get("addressType") in ("IPv4", "IPv6"):
+                ips.validate_of_type(faults, f"endpoints[{i}].addresses[{j}]", a, obj["addressType"])
     _endpoint_ports(faults, "ports", obj.get("ports") or [])
 
 
