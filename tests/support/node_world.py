@@ -130,6 +130,7 @@ class NodeWorld:
             container_logs_dir=str(root / "log" / "containers"),
             **{**fast, **settings},
         )
+        self.cidrs: tuple[str, ...] = (CIDR,)
         self.server: Edge  # with `edge`
         self.kubelet: Kubelet | None = None
         self._task: asyncio.Task[None] | None = None
@@ -193,7 +194,8 @@ class NodeWorld:
         await self.until(self._registered, 10)
         node = await self.client.get("nodes", self.name)
         if not node["spec"].get("podCIDR"):
-            await self.client.patch("nodes", self.name, {"spec": {"podCIDR": CIDR, "podCIDRs": [CIDR]}})
+            spec = {"podCIDR": self.cidrs[0], "podCIDRs": list(self.cidrs)}
+            await self.client.patch("nodes", self.name, {"spec": spec})
         await self.until(lambda: self._over() or bool(self.kubelet and self.kubelet.health()["ready"]), 10)
 
     async def stop(self) -> None:
