@@ -20,6 +20,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 ROUTER = "fe80::1"
 UNREACHABLE_METRIC = 4096
 _BITS = 128
+_NODAD = 0x02  # IFA_F_NODAD
 _NO_LINK_LOCAL = "1"  # IN6_ADDR_GEN_MODE_NONE
 _SETTINGS = Path("/proc/sys/net/ipv6/conf")
 _GONE = (errno.ENODEV, errno.ENOENT, errno.ESRCH)
@@ -29,7 +30,7 @@ def prepare_machine(ipr: Any, loopback: int | None, cidr: str, gateway: str) -> 
     """Forwarding, the gateway address, and nothing but what has a route of its own in the range."""
     _set("all", "forwarding", "1")
     forget_gateways(ipr, loopback, keep=gateway)
-    ipr.addr("replace", index=loopback, address=gateway, prefixlen=_BITS)
+    ipr.addr("replace", index=loopback, address=gateway, prefixlen=_BITS, flags=_NODAD)
     ipr.route("replace", dst=cidr, type="unreachable", priority=UNREACHABLE_METRIC, family=AF_INET6)
 
 
@@ -38,7 +39,7 @@ def connect_machine(ipr: Any, name: str, index: int | None, address: str, gatewa
     _set(name, "addr_gen_mode", _NO_LINK_LOCAL)
     _set(name, "accept_dad", "0")
     _set(name, "disable_ipv6", "0")
-    ipr.addr("replace", index=index, address=ROUTER, prefixlen=64)
+    ipr.addr("replace", index=index, address=ROUTER, prefixlen=64, flags=_NODAD)
     ipr.route("replace", dst=f"{address}/{_BITS}", oif=index, prefsrc=gateway, family=AF_INET6)
 
 
@@ -48,7 +49,7 @@ def connect_pod(ipr: Any, index: int, address: str) -> None:
         _set(link, "disable_ipv6", "0")
     _set("eth0", "accept_dad", "0")
     _set("eth0", "accept_ra", "0")
-    ipr.addr("replace", index=index, address=address, prefixlen=_BITS)
+    ipr.addr("replace", index=index, address=address, prefixlen=_BITS, flags=_NODAD)
     ipr.link("set", index=index, state="up")
     ipr.route("replace", dst="::/0", gateway=ROUTER, oif=index, family=AF_INET6)
 

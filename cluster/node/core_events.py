@@ -36,6 +36,10 @@ class SeenSandbox:
     attempt: int
     second_ip: str = ""
 
+    @property
+    def ips(self) -> tuple[str, ...]:
+        return tuple(filter(None, (self.ip, self.second_ip)))
+
 
 @dataclass(frozen=True, slots=True)
 class SeenContainer:

@@ -2,6 +2,7 @@
 
 `ruleset` is pure; `HostPorts` is the shell (nft, in the machine's own network namespace). Table `ip sk8-hostports` is
 replaced as a whole in one transaction: a machine has few host ports, and the kernel has either the old or the new set.
+In a dual-stack cluster there is table `ip6 sk8-hostports` besides, in the same transaction.
 Its chains come before kube-proxy's, as portmap's do: a host port wins over a NodePort of the same number.
 
     to any local address, or to one hostIP  --dnat-->  pod IP : container port
@@ -24,8 +25,10 @@ from cluster.node.cni import link_name
 from cluster.node.listeners import Listener, listeners
 
 Obj = dict[str, Any]
+Pods = Mapping[str, tuple[tuple[str, ...], tuple["PortMapping", ...]]]
+"""(pod IPs, mappings) by sandbox."""
 TABLE = "sk8-hostports"
-_ANY = ("", "0.0.0.0")
+_ANY = ("", "0.0.0.0", "::")
 _PROTOCOLS = ("tcp", "udp", "sctp")
 
 
@@ -87,15 +90,13 @@ def in_use(wanted: Iterable[PortMapping], own: Iterable[Listener]) -> PortMappin
     return next((w for w in wanted if any(_overlap(w, t) for t in taken)), None)
 
 
-def ruleset(pods: Mapping[str, tuple[str, tuple[PortMapping, ...]]]) -> str:
-    """One transaction that makes the table say exactly this; `pods` gives (pod IP, mappings) by sandbox."""
-    entries = sorted((m, ip) for ip, mappings in pods.values() for m in mappings if m.protocol in _PROTOCOLS)
+def ruleset(pods: Pods) -> str:
+    """One transaction that makes the table say exactly this."""
+    entries = _entries(pods, ipv6=False)
     drop = f"add table ip {TABLE}\ndelete table ip {TABLE}\n"
     if not entries:
         return drop
-    anywhere = _elements(f"{m.protocol} . {m.host_port} : {_to(m, ip)}" for m, ip in entries if not m.host_ip)
-    at = _elements(f"{m.host_ip} . {m.protocol} . {m.host_port} : {_to(m, ip)}" for m, ip in entries if m.host_ip)
-    own = _elements(sorted({f"{ip} . {ip}" for _, ip in entries}))
+    anywhere, at, own = _element_lists(entries)
     return f"""{drop}table ip {TABLE} {{
   map anywhere {{ type inet_proto . inet_service : ipv4_addr . inet_service;{anywhere} }}
   map at {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service;{at} }}
@@ -126,6 +127,56 @@ def ruleset(pods: Mapping[str, tuple[str, tuple[PortMapping, ...]]]) -> str:
 """
 
 
+def ruleset_ipv6(pods: Pods) -> str:
+    """The same for pods' other addresses. ::1 leads to no pod: the kernel lets nothing from there leave the machine."""
+    entries = _entries(pods, ipv6=True)
+    drop = f"add table ip6 {TABLE}\ndelete table ip6 {TABLE}\n"
+    if not entries:
+        return drop
+    anywhere, at, own = _element_lists(entries)
+    return f"""{drop}table ip6 {TABLE} {{
+  map anywhere {{ type inet_proto . inet_service : ipv6_addr . inet_service;{anywhere} }}
+  map at {{ type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service;{at} }}
+  set own {{ type ipv6_addr . ipv6_addr;{own} }}
+  chain ports {{
+    dnat ip6 to ip6 daddr . meta l4proto . th dport map @at
+    dnat ip6 to meta l4proto . th dport map @anywhere
+  }}
+  chain prerouting {{
+    type nat hook prerouting priority -105; policy accept;
+    fib daddr type local goto ports
+  }}
+  chain output {{
+    type nat hook output priority -105; policy accept;
+    fib daddr type local ip6 daddr != ::1 goto ports
+  }}
+  chain postrouting {{
+    type nat hook postrouting priority 90; policy accept;
+    ip6 saddr . ip6 daddr @own masquerade
+  }}
+}}
+"""
+
+
+def _entries(pods: Pods, *, ipv6: bool) -> list[tuple[PortMapping, str]]:
+    """Each port of the machine with the pod's address of that family; a hostIP of the other one is not its."""
+    return sorted(
+        (m, ip)
+        for ips, mappings in pods.values()
+        for ip in ips
+        for m in mappings
+        if m.protocol in _PROTOCOLS and (":" in ip) is ipv6 and (not m.host_ip or (":" in m.host_ip) is ipv6)
+    )
+
+
+def _element_lists(entries: Iterable[tuple[PortMapping, str]]) -> tuple[str, str, str]:
+    """Of the maps `anywhere` and `at`, and of the set `own`."""
+    listed = list(entries)
+    anywhere = _elements(f"{m.protocol} . {m.host_port} : {_to(m, ip)}" for m, ip in listed if not m.host_ip)
+    at = _elements(f"{m.host_ip} . {m.protocol} . {m.host_port} : {_to(m, ip)}" for m, ip in listed if m.host_ip)
+    return anywhere, at, _elements(sorted({f"{ip} . {ip}" for _, ip in listed}))
+
+
 def _to(mapping: PortMapping, ip: str) -> str:
     return f"{ip} . {mapping.container_port}"
 
@@ -138,18 +189,20 @@ def _elements(lines: Iterable[str]) -> str:
 class HostPorts:
     """The machine's host ports by sandbox. Changes are applied one at a time, in order. `own`: what listens here."""
 
-    def __init__(self, own: Callable[[], Iterable[Listener]] = listeners) -> None:
+    def __init__(self, own: Callable[[], Iterable[Listener]] = listeners, *, ipv6: bool = False) -> None:
+        """`ipv6`: pods have addresses of that family as well."""
         self._own = own
-        self._pods: dict[str, tuple[str, tuple[PortMapping, ...]]] = {}
+        self._ipv6 = ipv6
+        self._pods: dict[str, tuple[tuple[str, ...], tuple[PortMapping, ...]]] = {}
         self._lock = asyncio.Lock()
 
-    async def adopt(self, pods: Mapping[str, tuple[str, tuple[PortMapping, ...]]]) -> None:
+    async def adopt(self, pods: Pods) -> None:
         """Exactly these, whatever an earlier kubelet left. Raises HostPortFailure."""
         async with self._lock:
             self._pods = {k: v for k, v in pods.items() if v[1]}
             await self._apply(self._pods)
 
-    async def set(self, sandbox_id: str, ip: str, mappings: tuple[PortMapping, ...]) -> None:
+    async def set(self, sandbox_id: str, ips: tuple[str, ...], mappings: tuple[PortMapping, ...]) -> None:
         """Raises HostPortFailure; nothing is changed then."""
         if not mappings:
             return
@@ -159,7 +212,7 @@ class HostPorts:
             why = f"listen {taken.protocol}4 {at}: bind: address already in use"
             raise HostPortFailure(f"cannot open hostport {taken.host_port}: {why}")
         async with self._lock:
-            wanted = {**self._pods, sandbox_id: (ip, mappings)}
+            wanted = {**self._pods, sandbox_id: (ips, mappings)}
             await self._apply(wanted)
             self._pods = wanted
 
@@ -172,8 +225,10 @@ class HostPorts:
             await self._apply(wanted)
             self._pods = wanted
 
-    async def _apply(self, pods: Mapping[str, tuple[str, tuple[PortMapping, ...]]]) -> None:
+    async def _apply(self, pods: Pods) -> None:
         text = ruleset(pods)
+        if self._ipv6:
+            text += ruleset_ipv6(pods)
 
         def run() -> None:
             try:

@@ -119,7 +119,7 @@ class Kubelet:
         self._statuses = StatusWriter(client, clock)
         self._prober = Prober(runtime)
         self._logs = log_files(config)
-        self._host_ports = HostPorts()
+        self._host_ports = HostPorts(ipv6=bool(config.node_ipv6))
         mirrors = MirrorStatuses(self._statuses)
         self._static = StaticPods(
             config.static_pod_path,
@@ -359,7 +359,7 @@ class Kubelet:
             (pod, adopt.sandbox) for pod, adopt in adopted if adopt.sandbox is not None and adopt.sandbox.running
         ]
         try:
-            await self._host_ports.adopt({box.id: (box.ip, port_mappings(pod)) for pod, box in running})
+            await self._host_ports.adopt({box.id: (box.ips, port_mappings(pod)) for pod, box in running})
         except HostPortFailure as err:
             log.error("host ports of running pods: %s", err)
 

@@ -264,7 +264,7 @@ class PodWorker:
         ports, network = port_mappings(self.pod), self._tools.network
         ips = await network.add(sandbox_id, netns, pod_ref(self.pod), ports)
         if not network.maps_ports:
-            await self._tools.host_ports.set(sandbox_id, ips[0], ports)
+            await self._tools.host_ports.set(sandbox_id, ips, ports)
         return ips
 
     def _stop_sandbox(self, action: ev.StopSandbox) -> None:

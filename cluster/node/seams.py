@@ -63,7 +63,7 @@ class MachineNetwork(Network, Protocol):
 
 
 class Ports(Protocol):
-    async def set(self, sandbox_id: str, ip: str, mappings: tuple[PortMapping, ...]) -> None:
+    async def set(self, sandbox_id: str, ips: tuple[str, ...], mappings: tuple[PortMapping, ...]) -> None:
         """Raises HostPortFailure; nothing is changed then."""
         ...
 

@@ -189,7 +189,7 @@ def test_a_pod_cannot_pose_as_another_and_protected_ports_are_closed(lab: Lab) -
         listener.bind((B1, 9070))
         listener.settimeout(PATIENCE_S)
         for stolen in (PODS_IPV6["a2"], A, "fd00:5::5"):
-            ip("addr", "add", f"{stolen}/128", "dev", "lo", ns="a1")
+            ip("addr", "add", f"{stolen}/128", "dev", "lo", "nodad", ns="a1")
             with inside("a1", lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)) as liar:
                 liar.bind((stolen, 0))
                 liar.sendto(b"stolen", (B1, 9070))

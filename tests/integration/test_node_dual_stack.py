@@ -12,7 +12,7 @@ import pytest
 from node_world import CIDR, NODE_TESTS, NodeWorld, machine_namespace, sh
 
 pytestmark = NODE_TESTS
-RANGE = "fd00:10:244:9::/64"
+RANGE, GATEWAY = "fd00:10:244:9::/64", "fd00:10:244:9::1"
 SERVE = (
     "mkdir /tmp/w; cp /etc/hosts /tmp/w/hosts; echo $IPS > /tmp/w/index.html; exec httpd -f -p '[::]:8080' -h /tmp/w"
 )
@@ -26,6 +26,7 @@ async def world(tmp_path: Path) -> AsyncIterator[NodeWorld]:
         async with w:
             yield w
         assert w.leftovers() == []
+        assert "hostports" not in sh("nft", "list", "tables")
         assert addresses("lo") == ["::1"]
         assert RANGE not in sh("ip", "-6", "route", "show", "table", "all")
 
@@ -36,8 +37,8 @@ def addresses(link: str) -> list[str]:
     return [item["local"] for entry in shown for item in entry.get("addr_info", ())]
 
 
-async def fetch(address: str, path: str) -> str:
-    reader, writer = await asyncio.open_connection(address, 8080)
+async def fetch(address: str, path: str, port: int = 8080) -> str:
+    reader, writer = await asyncio.open_connection(address, port)
     writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
     data = await reader.read()
     writer.close()
@@ -47,7 +48,8 @@ async def fetch(address: str, path: str) -> str:
 async def test_a_pod_has_both_addresses_and_keeps_them_when_its_kubelet_starts_again(world: NodeWorld) -> None:
     env = [{"name": "IPS", "valueFrom": {"fieldRef": {"fieldPath": "status.podIPs"}}}]
     probe = {"tcpSocket": {"port": 8080}, "periodSeconds": 1}
-    await world.run_pod("web", SERVE, container={"env": env, "readinessProbe": probe})
+    ports = [{"containerPort": 8080, "hostPort": 8088}]
+    await world.run_pod("web", SERVE, container={"env": env, "readinessProbe": probe, "ports": ports})
     status = await world.ready("web")
     ips = [item["ip"] for item in status["podIPs"]]
     assert ips == [status["podIP"], f"{RANGE.removesuffix('/64')}2"]
@@ -55,6 +57,8 @@ async def test_a_pod_has_both_addresses_and_keeps_them_when_its_kubelet_starts_a
     for ip in ips:
         assert await fetch(ip, "/") == ",".join(ips), "the downward API, asked by either family"
     assert [f"{ip}\tweb" for ip in ips] == (await fetch(ips[1], "/hosts")).splitlines()[-2:]
+    for address in ("127.0.0.1", GATEWAY):
+        assert await fetch(address, "/", 8088) == ",".join(ips), "its host port, at the machine's addresses"
     await world.stop()
     await world.start()
     again = await world.ready("web")

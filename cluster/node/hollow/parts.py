@@ -64,7 +64,7 @@ class HollowNetwork:
 
 
 class HollowPorts:
-    async def set(self, sandbox_id: str, ip: str, mappings: Any) -> None:
+    async def set(self, sandbox_id: str, ips: tuple[str, ...], mappings: Any) -> None:
         return
 
     async def delete(self, sandbox_id: str) -> None:

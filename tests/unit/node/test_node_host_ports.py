@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from cluster.node.host_ports import HostPortFailure, HostPorts, PortMapping, in_use, port_mappings, ruleset, used_ports
+from cluster.node.host_ports import (
+    HostPortFailure,
+    HostPorts,
+    PortMapping,
+    in_use,
+    port_mappings,
+    ruleset,
+    ruleset_ipv6,
+    used_ports,
+)
 from cluster.node.listeners import Listener, listeners, parse
 
 
@@ -38,7 +47,7 @@ def test_sidecars_have_host_ports_and_init_containers_have_none() -> None:
 
 
 def test_the_table_says_exactly_this() -> None:
-    text = ruleset({"b": ("10.244.0.3", MAPPINGS), "a": ("10.244.0.2", (PortMapping("tcp", 443, 443),))})
+    text = ruleset({"b": (("10.244.0.3",), MAPPINGS), "a": (("10.244.0.2",), (PortMapping("tcp", 443, 443),))})
     assert "elements = { tcp . 80 : 10.244.0.3 . 8080, tcp . 443 : 10.244.0.2 . 443 };" in text
     assert "elements = { 10.0.0.1 . udp . 53 : 10.244.0.3 . 53 };" in text
     assert "10.244.0.2 . 10.244.0.2, 10.244.0.3 . 10.244.0.3" in text
@@ -47,7 +56,7 @@ def test_the_table_says_exactly_this() -> None:
 
 def test_without_host_ports_there_is_no_table() -> None:
     assert ruleset({}) == "add table ip sk8-hostports\ndelete table ip sk8-hostports\n"
-    assert ruleset({"a": ("10.244.0.2", ())}) == ruleset({})
+    assert ruleset({"a": (("10.244.0.2",), ())}) == ruleset({})
 
 
 HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
@@ -85,5 +94,21 @@ def test_a_port_of_the_machine_is_not_given_away() -> None:
 async def test_a_pod_that_wants_the_api_servers_port_is_told_so() -> None:
     ports = HostPorts(lambda: [Listener("tcp", 6443)])
     with pytest.raises(HostPortFailure, match="cannot open hostport 6443: listen tcp4 :6443: bind: address already in"):
-        await ports.set("sandbox", "10.244.0.2", (PortMapping("tcp", 6443, 80),))
+        await ports.set("sandbox", ("10.244.0.2",), (PortMapping("tcp", 6443, 80),))
     await ports.delete("sandbox")
+
+
+def test_each_familys_table_has_its_own_addresses() -> None:
+    mappings = (
+        PortMapping("tcp", 80, 8080),
+        PortMapping("tcp", 81, 8081, "10.0.0.1"),
+        PortMapping("tcp", 82, 8082, "fd00::1"),
+    )
+    pods = {"a": (("10.244.0.2", "fd00:10:244::2"), mappings)}
+    four, six = ruleset(pods), ruleset_ipv6(pods)
+    assert "elements = { tcp . 80 : 10.244.0.2 . 8080 };" in four
+    assert "elements = { 10.0.0.1 . tcp . 81 : 10.244.0.2 . 8081 };" in four and "fd00" not in four
+    assert "elements = { tcp . 80 : fd00:10:244::2 . 8080 };" in six
+    assert "elements = { fd00::1 . tcp . 82 : fd00:10:244::2 . 8082 };" in six and "10.0" not in six
+    containers = [{"ports": [{"containerPort": 80, "hostPort": 80, "hostIP": "::"}]}]
+    assert port_mappings({"spec": {"containers": containers}}) == (PortMapping("tcp", 80, 80),), "every address"
