@@ -24,6 +24,7 @@ from cluster.apiserver.requestinfo import flag
 _NO_CACHE = "no-cache, private"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # Characters of all warnings of one answer, and of each when that is too many (k8s.io/apiserver pkg/endpoints/filters).
+_FOR_EYES = ("curl", "Wget", "Mozilla/5.0")
 _MAX_WARNINGS, _SHORT_WARNING = 4096, 256
 
 
@@ -81,5 +82,10 @@ def error_reply(error: ApiError) -> Reply:
     return reply
 
 
-def wants_pretty(params: dict[str, str]) -> bool:
-    return "pretty" in params and flag(params, "pretty")
+def wants_pretty(params: Mapping[str, str], headers: Mapping[str, str]) -> bool:
+    """Whether a person reads the answer: as the query says, else by the client. A page's script is not a person."""
+    if params.get("pretty"):
+        return flag(params, "pretty")
+    return (
+        headers.get("User-Agent", "").startswith(_FOR_EYES) and headers.get("Sec-Fetch-Mode", "navigate") == "navigate"
+    )

@@ -169,7 +169,7 @@ class Pipeline:
             request,
             accept=work.accept,
             audit_id=work.audit_id,
-            pretty=wants_pretty(params),
+            pretty=wants_pretty(params, request.headers),
             warnings=call.warnings,
             more_headers=work.headers,
             gzip_min_bytes=self._config.gzip_min_bytes,

@@ -15,6 +15,7 @@ from cluster.api.selectors import FieldSelector
 from cluster.registry.context import RequestContext
 from cluster.registry.patching import Patcher, parse_body, patch_function
 from cluster.registry.types import Stored, StoredList, WatchEvent
+from cluster.registry.writing import misplaced
 
 Object = dict[str, Any]
 
@@ -47,11 +48,10 @@ def incoming(ctx: RequestContext, info: ResourceInfo, body: Object) -> Object:
     """A client's object as its hub stores it. Raises ApiError 400 and 422."""
     if not info.view_of:
         return body
-    for field, want in (("kind", info.kind), ("apiVersion", info.api_version)):
-        if isinstance(body, dict) and body.get(field) not in (None, "", want):
-            raise errors.bad_request(
-                f'{body.get("kind")} in version "{body.get("apiVersion")}" cannot be handled as a {info.kind}'
-            )
+    if isinstance(body, dict):
+        kind, version = body.get("kind") or info.kind, body.get("apiVersion") or info.api_version
+        if (kind, version) != (info.kind, info.api_version):
+            raise misplaced(info, str(kind), str(version))
     node = schema.node_for(info.group, info.version, info.kind)
     clean, warnings = typecheck.decode(node, body, info.version, info.kind, ctx.field_validation, ctx.repeated)
     ctx.warnings.extend(warnings)

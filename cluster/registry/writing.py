@@ -21,7 +21,7 @@ import orjson
 
 from cluster.api import defaults, errors, managed, meta, schema, typecheck, validation
 from cluster.api.errors import ApiError
-from cluster.api.scheme import ResourceInfo
+from cluster.api.scheme import SCHEME, ResourceInfo
 from cluster.registry import keys
 from cluster.registry.addresses import IP_ADDRESSES
 from cluster.registry.admission import Admission, Request
@@ -347,10 +347,7 @@ class Writer:
             raise errors.bad_request(f"the object provided is not a {info.kind}")
         kind, version = body.get("kind"), body.get("apiVersion")
         if (kind and kind != info.kind) or (version and version != info.api_version):
-            raise errors.bad_request(
-                f'{kind or info.kind} in version "{version or info.api_version}" cannot be handled as a {info.kind}: '
-                f'no kind "{kind}" is registered for version "{version}" in scheme'
-            )
+            raise misplaced(info, str(kind or info.kind), str(version or info.api_version))
         if info.custom is not None:
             clean, warnings = info.custom.decode(body, field_validation, ctx.repeated)
         else:
@@ -364,6 +361,20 @@ class Writer:
         if metadata.get("resourceVersion"):
             raise errors.bad_request("resourceVersion should not be set on objects to be created")
         check_namespace(info, namespace, metadata)
+
+
+def misplaced(info: ResourceInfo, kind: str, version: str) -> ApiError:
+    """An object of another kind or version was sent to where `info` lives."""
+    short = version.rpartition("/")[2]
+    if SCHEME.for_object({"kind": kind, "apiVersion": version}) is None:
+        why = f'no kind "{kind}" is registered for version "{version}" in scheme'
+    elif kind == info.kind:
+        why = f"the API version in the data ({version}) does not match the expected API version ({info.api_version})"
+        return errors.bad_request(why)
+    else:
+        internal = info.group.partition(".")[0] or "core"
+        why = f"converting ({short}.{kind}) to ({internal}.{info.kind}): unknown conversion"
+    return errors.bad_request(f'{kind} in version "{short}" cannot be handled as a {info.kind}: {why}')
 
 
 def check_namespace(info: ResourceInfo, namespace: str, metadata: Object) -> None:

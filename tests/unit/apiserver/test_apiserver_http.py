@@ -113,6 +113,10 @@ async def test_forms(server):
     assert got.status == 406
     got = await server.call("GET", CM, headers={"Accept": "application/vnd.kubernetes.protobuf,application/json"})
     assert got.json["kind"] == "ConfigMapList"
+    got = await server.call("GET", CM, headers={"User-Agent": "curl/8.5.0"})
+    assert got.body.startswith(b'{\n  "kind": "ConfigMapList"')
+    got = await server.call("GET", CM, headers={"User-Agent": "Mozilla/5.0", "Sec-Fetch-Mode": "cors"})
+    assert b"\n" not in got.body
     got = await server.call("GET", f"{CM}/a?pretty=true")
     assert b"\n  " in got.body
 

@@ -194,6 +194,23 @@ async def test_a_pod_may_be_put_again_as_its_manifest_says(bench: Any, make: Any
     assert out.obj["spec"] == made.obj["spec"] and out.obj["spec"]["preemptionPolicy"] == "PreemptLowerPriority"
 
 
+@pytest.mark.parametrize(
+    ("kind", "version", "message"),
+    [
+        ("Pod", "v1", 'Pod in version "v1" cannot be handled as a HorizontalPodAutoscaler: converting (v1.Pod) to '
+         "(autoscaling.HorizontalPodAutoscaler): unknown conversion"),
+        ("HorizontalPodAutoscaler", "autoscaling/v1", "the API version in the data (autoscaling/v1) does not match the "
+         "expected API version (autoscaling/v2)"),
+        ("Pod", "v9", 'Pod in version "v9" cannot be handled as a HorizontalPodAutoscaler: no kind "Pod" is registered '
+         'for version "v9" in scheme'),
+    ],
+)  # fmt: skip
+async def test_what_belongs_elsewhere_is_refused(bench: Any, kind: str, version: str, message: str) -> None:
+    body = {"kind": kind, "apiVersion": version, "metadata": {"name": "x"}}
+    e = await _raises(bench.create("horizontalpodautoscalers.autoscaling", body))
+    assert (e.code, e.message) == (400, message)
+
+
 async def test_who_owns_nothing_is_no_manager(bench: Any) -> None:
     made = await bench.create("configmaps", {"metadata": {"name": "empty"}})
     assert "managedFields" not in made.obj["metadata"]
