@@ -22,7 +22,7 @@ from cluster.controllers.job_indexes import identify
 from cluster.controllers.ownership import candidates, concerned, index_by_owner, owned, selector_of
 from cluster.controllers.pod_control import PodControl, pod_from_template
 from cluster.controllers.refs import claim
-from cluster.controllers.status import report
+from cluster.controllers.status import present, report
 from cluster.machinery.client import Obj, clone, is_not_found, key_of, split_key
 from cluster.machinery.informer import revision_of
 from cluster.machinery.reconciler import Reconciler, Result
@@ -92,7 +92,7 @@ class JobController:
         pods = await self._confirmed(job, await self._owned(job))
         plan = core.decide(job, pods, self._env.clock())
         error = await self._pods_of(job, plan)
-        await report(self._env.client, _JOBS, job, plan.status)
+        await report(self._env.client, _JOBS, job, present(plan.status, "ready", "terminating"))
         for note in plan.notes:
             self._events.event(job, note.type, note.reason, note.message)
         await asyncio.gather(*(self._release(pod) for pod in plan.release))
