@@ -75,7 +75,7 @@ class CacheReader:
             stored = await self._registry.get(
                 call.context(), info, call.namespace, call.info.name, subresource=call.info.subresource
             )
-            return Reply(raw=stored.raw)
+            return Reply(raw=self._viewed(call, stored.raw) if call.accept.transform else stored.raw)
         await self.freshen(call.params.get("resourceVersion", ""))
         entry = self._cache.get(info, call.namespace, call.info.name)
         if entry is None:
@@ -84,8 +84,11 @@ class CacheReader:
             entry = await self._versions.one(info, entry)
         if not call.accept.transform:
             return Reply(raw=views.shown(info, entry.raw))
+        return Reply(raw=self._viewed(call, entry.raw))
+
+    def _viewed(self, call: Call, raw: bytes) -> bytes:
         include = views.include_of(call.params.get("includeObject", ""))
-        return Reply(raw=views.object_view(call.accept, info, entry.raw, self._clock(), include))
+        return views.object_view(call.accept, call.kind, raw, self._clock(), include)
 
     async def get_list(self, call: Call) -> Reply:
         info, params = call.kind, call.params
