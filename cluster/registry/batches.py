@@ -53,10 +53,16 @@ class BatchCreator:
         self._admission = admission
 
     async def create(self, ctx: RequestContext, info: ResourceInfo, objects: Sequence[Object]) -> Created:
-        """One outcome each, in order. The objects have namespaces of their own. Raises FenceLost."""
-        async with asyncio.TaskGroup() as group:
-            parts = [group.create_task(self._store(ctx, info, part)) async for part in self._parts(ctx, info, objects)]
-        outcomes = [outcome for part in parts for outcome in part.result()]
+        """One outcome each, in order. The objects have namespaces of their own. Raises FenceLost, and what keeps
+        admission from being asked at all."""
+        parts: list[asyncio.Task[Created]] = []
+        try:
+            async for part in self._parts(ctx, info, objects):
+                parts.append(asyncio.create_task(self._store(ctx, info, part)))
+            outcomes = [outcome for stored in await asyncio.gather(*parts) for outcome in stored]
+        finally:
+            for task in parts:
+                task.cancel()  # does nothing to one that is done
         for outcome in outcomes:
             if isinstance(outcome, FenceLost):
                 raise outcome

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster.api.errors import ApiError, FenceLost
+from cluster.api.errors import ApiError, FenceLost, service_unavailable
 from cluster.api.scheme import SCHEME
 from cluster.registry.writing import Writer
 
@@ -100,6 +100,17 @@ async def test_pods_of_a_namespace_with_a_quota_are_all_charged(bench: Any) -> N
     assert sorted(outcomes) == [""] * 10 + ["Forbidden"] * 2
     assert (await bench.get("resourcequotas", "q")).obj["status"]["used"] == {"pods": "10"}
     assert await create_all(bench, pod(generate="web-"), resource="pods") == ["Forbidden"]
+
+
+async def test_what_keeps_admission_from_being_asked_is_raised_as_it_is(bench: Any, monkeypatch: Any) -> None:
+    """Not in an exception group, which no caller would take for a store that elects."""
+
+    async def electing() -> bool:
+        raise service_unavailable("the store is electing")
+
+    monkeypatch.setattr(bench.registry._admission, "quiet", electing)
+    with pytest.raises(ApiError, match="electing"):
+        await bench.registry.create_all(bench.ctx, EVENTS, [event("a")])
 
 
 async def test_others_are_served_while_many_are_made_ready(bench: Any) -> None:
