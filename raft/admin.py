@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
-from raft.applier import NOSPACE
 from raft.config import Address
 from raft.core.errors import ConfChangeRefused, ProposalDropped, RaftError
 from raft.core.errors import NotLeader as CoreNotLeader
@@ -171,9 +170,6 @@ class Admin:
         for member, kind in list(self._member.applier.alarms):
             await self._member.run_command(("alarm", member, kind, False))
         return self._member.applier.alarms
-
-    async def raise_no_space(self) -> None:
-        await self._member.run_command(("alarm", self._member.id, NOSPACE, True))
 
     OPERATIONS: ClassVar[dict[str, Callable[..., Coroutine[Any, Any, Any]]]] = {
         operation.__name__: operation

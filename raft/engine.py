@@ -22,7 +22,6 @@ from typing import Any, Protocol
 from raft.config import Address, StateConfig
 from raft.core.types import ConfChange, ConfState, Entry, Message, Proposed, SnapshotMeta, SoftState, Status
 from raft.errors import Unavailable
-from raft.storage.identity import StateDirectory
 
 
 class StateMachine(Protocol):
@@ -140,8 +139,3 @@ class OpenLog(Protocol):
 
     def close(self) -> None:
         """Only if ``engine`` was not called or failed."""
-
-
-class EngineKind(Protocol):
-    def __call__(self, config: StateConfig, directory: StateDirectory) -> OpenLog:
-        """Raises storage.errors.StorageError, errors.Invalid."""

@@ -27,7 +27,6 @@ from raft.wire import Hello, error_result, pack
 
 log = logging.getLogger(__name__)
 PAGE_BYTES = 1 << 20
-SMALL_LIMIT = 64
 MAX_RANGES_PER_CONNECTION = 64
 KEEP_ALIVE = "lease_keep_alive"
 UNKNOWN = "unknown"

@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import Protocol
 
 SUB_BITS = 20
-MAX_OPS = 1 << SUB_BITS
 
 
 class Backend(Protocol):
