@@ -15,6 +15,7 @@ import pytest
 from kubelet_caller import Caller
 from node_world import NODE_TESTS, NodeWorld, machine_namespace, sh
 
+from cluster.api.remotecommand import why_refused
 from cluster.node.runtime import RuntimeFailure
 
 pytestmark = NODE_TESTS
@@ -175,6 +176,10 @@ async def test_the_log_of_a_run_that_ended(world: NodeWorld) -> None:
             status = await world.status("c", lambda s, n=restarts: _crashed(s, n), 30)
             assert await caller.get(path, previous="true") == (200, "run\n")
             assert await caller.get(path) == (200, "run\n")
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await caller.exec("/exec/default/c/app?command=ls&stdout=true")
+        said = 'unable to upgrade connection: container not found ("app")'
+        assert (refused.value.status, why_refused(refused.value.headers)) == (400, said)
         last = status["containerStatuses"][0]["lastState"]["terminated"]["containerID"]
         sh("docker", "rm", last.removeprefix("docker://"))
         code, body = await caller.get(path, previous="true")
