@@ -32,6 +32,7 @@ from cluster.node.runtime import (
     ContainerInfo,
     PodRef,
     Resources,
+    RunState,
     SandboxConfig,
 )
 
@@ -200,7 +201,7 @@ def from_list(entry: Mapping[str, Any]) -> ContainerInfo:
         pod=PodRef(marks.get(LABEL_NAMESPACE, ""), marks.get(LABEL_POD, ""), marks.get(LABEL_UID, "")),
         name=marks.get(LABEL_CONTAINER, ""),
         attempt=_attempt(marks),
-        state=_state(str(entry.get("State") or "")),  # type: ignore[arg-type]
+        state=_state(str(entry.get("State") or "")),
         sandbox_id=marks.get(LABEL_SANDBOX, ""),
         image_id=str(entry.get("ImageID") or ""),
         created_at=float(entry.get("Created") or 0),
@@ -218,7 +219,7 @@ def from_inspect(answer: Mapping[str, Any]) -> ContainerInfo:
         pod=PodRef(marks.get(LABEL_NAMESPACE, ""), marks.get(LABEL_POD, ""), marks.get(LABEL_UID, "")),
         name=marks.get(LABEL_CONTAINER, ""),
         attempt=_attempt(marks),
-        state=_state(str(state.get("Status") or "")),  # type: ignore[arg-type]
+        state=_state(str(state.get("Status") or "")),
         sandbox_id=marks.get(LABEL_SANDBOX, ""),
         image_id=str(answer.get("Image") or ""),
         created_at=time_of(answer.get("Created")),
@@ -239,7 +240,7 @@ def _attempt(marks: Mapping[str, str]) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def _state(word: str) -> str:
+def _state(word: str) -> RunState:
     if word == "created":
         return "created"
     return "running" if word in ("running", "paused", "restarting") else "exited"

@@ -16,13 +16,14 @@ from cluster.api.quantity import millis
 from cluster.node.cgroup_plan import quota_us, shares
 from cluster.node.device_core import Grant
 from cluster.node.pod_env import ConfigError, EnvContext, command_line, environment, expand
-from cluster.node.runtime import ContainerConfig, Device, ImageInfo, Mount, PodRef
+from cluster.node.runtime import ContainerConfig, Device, ImageInfo, Mount, PodRef, Propagation
 from cluster.node.volume_device import RawDevice
 
 Obj = dict[str, Any]
 SYSTEM_NODE_CRITICAL = 2_000_001_000
 MESSAGE_PATH = "/dev/termination-log"
 _HOSTNAME_MAX = 64  # HOST_NAME_MAX of Linux
+_PROPAGATION: dict[str, Propagation] = {"HostToContainer": "rslave", "Bidirectional": "rshared"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,13 +235,11 @@ def volume_mounts(container: Obj, inputs: ContainerInputs, variables: Mapping[st
             if sub.startswith("/") or ".." in sub.split("/"):
                 raise ConfigError(f'subPath "{sub}" must be a relative path without ".."')
             source = f"{source.rstrip('/')}/{sub}"
-        propagation = {"HostToContainer": "rslave", "Bidirectional": "rshared"}.get(
-            str(mount.get("mountPropagation") or "None"), "rprivate"
-        )
+        propagation = _PROPAGATION.get(str(mount.get("mountPropagation")), "rprivate")
         read_only = bool(mount.get("readOnly")) or mount["name"] in inputs.read_only_volumes
         target = str(mount["mountPath"])
         target = target if target.startswith("/") else f"/{target}"
-        mounts.append(Mount(source, target, read_only, propagation))  # type: ignore[arg-type]
+        mounts.append(Mount(source, target, read_only, propagation))
     return mounts
 
 

@@ -14,6 +14,9 @@ from cluster.node.pull_secrets import Credential
 
 SANDBOX_CONTAINER = "POD"
 
+RunState = Literal["created", "running", "exited"]
+Propagation = Literal["rprivate", "rslave", "rshared"]
+
 LABEL_MACHINE = "sk8.machine"
 LABEL_NAMESPACE = "io.kubernetes.pod.namespace"
 LABEL_POD = "io.kubernetes.pod.name"
@@ -78,7 +81,7 @@ class Mount:
     source: str
     target: str
     read_only: bool = False
-    propagation: Literal["rprivate", "rslave", "rshared"] = "rprivate"
+    propagation: Propagation = "rprivate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,7 @@ class ContainerInfo:
     pod: PodRef
     name: str
     attempt: int
-    state: Literal["created", "running", "exited"]
+    state: RunState
     sandbox_id: str = ""
     image_id: str = ""
     created_at: float = 0.0
