@@ -277,7 +277,7 @@ def test_pruning_and_defaulting_reach_everywhere() -> None:
         ("{.spec.n}", [3]),
     ],
 )
-def test_paths(path: str, found: list[Any]) -> None:
+def test_a_column_is_what_its_json_path_finds(path: str, found: list[Any]) -> None:
     body = {"spec": {"n": 3}, "list": [{"k": "a", "v": 1}, {"k": "b", "v": 2}], "labels": {"app.io/name": "x"}}
     assert jsonpath.find(jsonpath.parse(path), body) == found
 

@@ -96,7 +96,7 @@ def test_against_a_plain_oracle() -> None:
         assert at == want
 
 
-def test_zones() -> None:
+def test_a_zone_is_one_of_the_iana_names_and_no_path() -> None:
     assert str(cron.zone("America/New_York")) == "America/New_York"
     for bad in ("Nowhere/City", "../etc/passwd", ""):
         with pytest.raises(ValueError, match="unknown time zone"):

@@ -32,7 +32,7 @@ def test_status_round_trip() -> None:
     assert pickle.loads(pickle.dumps(error)).status() == error.status()
 
 
-def test_codes() -> None:
+def test_each_error_has_its_http_code() -> None:
     made = {
         404: errors.not_found("pods", "x"), 409: errors.conflict("pods", "x"), 422: errors.invalid("Pod", "", "x", []),
         403: errors.forbidden("pods", "x", "no"), 400: errors.bad_request("x"), 401: errors.unauthorized(),

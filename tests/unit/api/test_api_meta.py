@@ -9,7 +9,7 @@ import pytest
 from cluster.api import meta, pods
 
 
-def test_times() -> None:
+def test_times_are_written_and_read_in_rfc3339() -> None:
     assert meta.rfc3339(0) == "1970-01-01T00:00:00Z"
     assert meta.rfc3339_micro(1.5) == "1970-01-01T00:00:01.500000Z"
     assert meta.parse_time("1970-01-01T02:00:01.5+02:00") == 1.5

@@ -61,7 +61,7 @@ def test_both_families_are_right_everywhere() -> None:
         ),
     ],
 )
-def test_pods(spec: Obj, why: str) -> None:
+def test_what_is_wrong_with_a_pods_addresses_is_said(spec: Obj, why: str) -> None:
     assert refusals("pods", pod(**spec)) == [why]
 
 
@@ -94,7 +94,7 @@ def test_statuses_of_services() -> None:
         (["fd00::/129"], "must be a valid CIDR value"),
     ],
 )
-def test_nodes(cidrs: list[str], why: str) -> None:
+def test_what_is_wrong_with_a_nodes_ranges_is_said(cidrs: list[str], why: str) -> None:
     (found,) = refusals("nodes", {"metadata": {"name": "n"}, "spec": {"podCIDRs": cidrs}})
     assert why in found
 

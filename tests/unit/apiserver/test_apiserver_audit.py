@@ -44,7 +44,7 @@ def policy(*rules: dict[str, Any], **more: Any) -> Policy:
         ({"nonResourceURLs": ["/version"]}, "GET", CM, False),
     ],
 )
-def test_rules(rule: dict[str, Any], method: str, path: str, noted: bool) -> None:
+def test_what_a_policys_rule_matches_is_noted(rule: dict[str, Any], method: str, path: str, noted: bool) -> None:
     judged = policy({"level": "Metadata", **rule}).judge(JANE, parse(method, path, {}))
     assert judged.notes("ResponseComplete") is noted
 

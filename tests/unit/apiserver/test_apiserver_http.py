@@ -95,7 +95,7 @@ async def test_selectors_and_versions(server):
     assert got.status == 400
 
 
-async def test_forms(server):
+async def test_an_object_comes_in_the_form_that_is_asked_for(server):
     await server.create(CM, config_map("a"))
     got = await server.call("GET", f"{CM}?fieldSelector=metadata.name%3Da", headers=TABLE)
     assert got.headers["Content-Type"].startswith("application/json;as=Table")

@@ -64,7 +64,7 @@ async def world(pki: Pki) -> AsyncIterator[tuple[Any, list[str]]]:
         yield server, asked
 
 
-async def test_pods(world: tuple[Any, list[str]]) -> None:
+async def test_a_pods_metrics_are_asked_of_its_kubelet_once(world: tuple[Any, list[str]]) -> None:
     server, asked = world
     got = await server.call("GET", f"{API}/namespaces/default/pods")
     assert got.json["kind"] == "PodMetricsList"
@@ -81,7 +81,7 @@ async def test_pods(world: tuple[Any, list[str]]) -> None:
     assert (await server.call("POST", f"{API}/namespaces/default/pods", item)).status == 405
 
 
-async def test_nodes(world: tuple[Any, list[str]]) -> None:
+async def test_a_node_that_does_not_answer_has_no_metrics(world: tuple[Any, list[str]]) -> None:
     server, _ = world
     got = await server.call("GET", f"{API}/nodes")
     (item,) = got.json["items"]

@@ -184,7 +184,7 @@ def test_scale_has_columns_of_its_own():
 
 def test_every_kind_prints_an_empty_object():
     for info in SCHEME.all():
-        cells(info.name, {})
+        assert cells(info.name, {}), info.name
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_nonsense_ends_the_connection() -> None:
             SpdyConnection().receive(nonsense)
 
 
-def test_ports() -> None:
+def test_ports_are_between_1_and_65535_and_at_least_one() -> None:
     assert ports_of(["80", "443,22"]) == [80, 443, 22]
     for wrong in ([], ["0"], ["65536"], ["x"]):
         with pytest.raises(ApiError) as caught:

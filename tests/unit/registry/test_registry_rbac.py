@@ -39,7 +39,7 @@ async def _can(authorizer: RbacAuthorizer, user: UserInfo, verb: str, resource: 
 CSI_NODES = "csinodes.storage.k8s.io"
 
 
-def test_rules() -> None:
+def test_a_rule_allows_its_verbs_on_its_resources_names_and_urls() -> None:
     rule = {"apiGroups": ["apps"], "resources": ["deployments", "*/scale"], "verbs": ["get"], "resourceNames": ["a"]}
     assert rule_allows(rule, Attributes("get", "apps", "deployments", name="a"))
     assert not rule_allows(rule, Attributes("get", "apps", "deployments", name="b"))
