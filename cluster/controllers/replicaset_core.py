@@ -20,6 +20,7 @@ from cluster.machinery.client import Obj
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 _CROWD = 100
 _REST_PER_POD_S = 20e-6
+_REST_S = 0.05
 _PHASE_RANK = {"Pending": 0, "Unknown": 1, "Running": 2}
 
 
@@ -34,10 +35,12 @@ class Plan:
 
 def rest_s(plan: Plan, active: int, burst: int) -> float:
     """How long what happens to `active` pods gathers before it is looked at: some ten times as long as a look takes, so
-    that a crowd that starts costs a share of a core and not all of it. Not while there is more to make or to delete."""
+    that a crowd that starts costs a share of a core and not all of it; and so long that many pods have changed by then,
+    for each look ends in a status to write, and that in one of the Deployment. Not while there is more to make or to
+    delete."""
     if active < _CROWD or max(plan.create, len(plan.delete)) == burst:
         return 0.0
-    return active * _REST_PER_POD_S
+    return max(active * _REST_PER_POD_S, _REST_S)
 
 
 def active_pods(pods: Sequence[Obj], deleted_uids: Collection[str] = ()) -> list[Obj]:
