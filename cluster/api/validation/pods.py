@@ -14,6 +14,7 @@ import orjson
 from cluster.api import quantity
 from cluster.api.validation import fields, ips
 from cluster.api.validation.fields import Faults
+from cluster.api.validation.securitycontext import validate_container_security, validate_pod_security
 
 Object = dict[str, Any]
 
@@ -73,6 +74,7 @@ def validate_pod_spec(faults: Faults, at: str, spec: Object, claim_volumes: Coll
             names.add(c.get("name", ""))
     _host_ports(faults, at, spec)
     ips.validate_pod_addresses(faults, at, spec)
+    validate_pod_security(faults, at, spec)
     faults.enum(at + ".restartPolicy", spec.get("restartPolicy"), _RESTART)
     faults.enum(at + ".dnsPolicy", spec.get("dnsPolicy"), _DNS)
     faults.non_negative(at + ".terminationGracePeriodSeconds", spec.get("terminationGracePeriodSeconds"))
@@ -138,6 +140,7 @@ def _container(
         _env(faults, f"{at}.env[{i}]", e)
     _mounts(faults, at + ".volumeMounts", c.get("volumeMounts") or [], volumes)
     resources(faults, at + ".resources", c.get("resources") or {})
+    validate_container_security(faults, at, c)
     sidecar = c.get("restartPolicy") == "Always"
     for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
         if probe in c:
