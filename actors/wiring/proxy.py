@@ -20,6 +20,7 @@ def network_config(cluster: ClusterConfig, machine: MachineConfig) -> NetworkCon
             service_cluster_ip_range=cluster.service_cidr,
             local_dns_ip=cluster.dns_ip,
             metrics_bind_address=f"{basics.LOOPBACK}:{cluster.proxy_port}",
+            health_bind_address=f"0.0.0.0:{cluster.proxy_health_port}",
         ),
         routes=RouteConfig(
             node_name=machine.name,

@@ -217,6 +217,7 @@ class ClusterConfig:
     controllers_port: int = 10257
     supervisor_port: int = 10261
     proxy_port: int = 10249
+    proxy_health_port: int = 10256
     machine_port: int = 6390
     join_port: int = 6391
 
@@ -342,7 +343,8 @@ class ClusterConfig:
             *(ray.gcs, ray.node_manager, ray.object_manager, ray.runtime_env_agent, ray.agent_grpc, ray.agent_http),
             *(ray.metrics_export, ray.client_server, self.machine_port, self.join_port),
             *(self.kubelet_port, self.kubelet_healthz_port),
-            *(self.scheduler_port, self.controllers_port, self.supervisor_port, self.proxy_port),
+            *(self.scheduler_port, self.controllers_port, self.supervisor_port),
+            *(self.proxy_port, self.proxy_health_port),
         )
 
     def spec(self, name: str) -> MachineSpec:

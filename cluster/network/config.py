@@ -41,6 +41,8 @@ class ProxyConfig:
     """"" serves no HTTP."""
     serve_health_checks: bool = True
     """Answers at the Services' health check ports, for all families."""
+    health_bind_address: str = "0.0.0.0:10256"
+    """For load balancers; "" serves none."""
     heal_delay_s: float = 0.2
     retry_delay_s: float = 1.0
 
@@ -57,6 +59,8 @@ class ProxyConfig:
             raise ConfigError(f"masquerade_bit: {self.masquerade_bit} is not a bit of a mark; must be 0 to 31")
         if self.metrics_bind_address:
             _host_port("metrics_bind_address", self.metrics_bind_address)
+        if self.health_bind_address:
+            _host_port("health_bind_address", self.health_bind_address)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,11 @@ async def serve_status(
     app.add_routes([web.get("/healthz", healthz), web.get("/livez", livez), web.get("/metrics", scrape)])
     for path, text in (texts or {}).items():
         app.router.add_get(path, _constant(text))
+    await serve(app, address)
+
+
+async def serve(app: web.Application, address: str) -> None:
+    """Until cancelled."""
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:

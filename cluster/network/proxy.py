@@ -30,6 +30,7 @@ from cluster.network.conntrack import Conntrack, orphaned_flows, stale_flows
 from cluster.network.endpoints import service_key
 from cluster.network.families import V6
 from cluster.network.health_check import HealthCheckServers, check_of
+from cluster.network.healthz import ProxyHealth, serve_health
 from cluster.network.httpz import serve_status
 from cluster.network.netlink import LinkWatch
 from cluster.network.nft import NftError, NftRunner
@@ -100,6 +101,11 @@ class ServiceProxy:
                         serve_status(self._config.metrics_bind_address, self._healthy, {"/proxyMode": "nftables"}),
                         name="proxy-http",
                     )
+                if self._config.health_bind_address:
+                    group.create_task(
+                        serve_health(self._config.health_bind_address, self._proxy_health, self._clock),
+                        name="proxy-health",
+                    )
         finally:
             await self._health_checks.close()
             self._kept.close()
@@ -120,6 +126,10 @@ class ServiceProxy:
         if not self._synced_at:
             return False, "waiting for the API server: " + ", ".join(self._informers.unsynced or ["first sync"])
         return True, "ok"
+
+    def _proxy_health(self) -> ProxyHealth:
+        node = self._informers.of(NODES).get("", self._config.node_name)
+        return ProxyHealth(self._healthy()[0], self._synced_at, node)
 
     # ---- events in
 
