@@ -1,7 +1,7 @@
 """kube-proxy's health port: what load balancers ask of every machine before they send it traffic. IO: one listener.
 
 `answer_of` is pure. 200 while the proxy is up to date and its machine is to stay. A machine that is going (KEP-3836:
-its Node is being deleted, or the autoscaler takes it away) says 503 on /healthz, so that connections drain, and still 200
+its Node is being deleted, or the autoscaler takes it away) says 503 on /healthz, so that connections drain, and 200
 on /livez.
 """
 
