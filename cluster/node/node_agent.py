@@ -18,7 +18,15 @@ from cluster.machinery.client import Client, is_already_exists, is_not_found
 from cluster.machinery.clock import Clock
 from cluster.machinery.clock import monotonic as monotonic_clock
 from cluster.node.config import KubeletConfig
-from cluster.node.node_status import Health, MachineFacts, node_object, node_status, without_heartbeats
+from cluster.node.node_status import (
+    Health,
+    MachineFacts,
+    advertised,
+    node_object,
+    node_status,
+    withdrawn,
+    without_heartbeats,
+)
 from cluster.node.runtime import ImageEntry, Runtime, RuntimeFailure
 
 log = logging.getLogger(__name__)
@@ -93,6 +101,7 @@ class NodeAgent:
         self._lease: Obj | None = None
         self._written: Obj | None = None
         self._written_at = 0.0
+        self._extended: dict[str, str] = {}
         self._version = ""
         self._images: list[ImageEntry] = []
         self._images_at = 0.0
@@ -161,6 +170,7 @@ class NodeAgent:
         health = await self._health()
         now, at = self._clock(), self._monotonic()
         previous = ((self._node or {}).get("status") or {}).get("conditions") or []
+        extended = advertised(self._node)
         status = node_status(
             self._config,
             self._facts,
@@ -169,6 +179,7 @@ class NodeAgent:
             images=self._images,
             volumes_in_use=self._in_use,
             devices=self._devices(),
+            extended=extended,
             previous=previous,
             now=now,
         )
@@ -176,11 +187,13 @@ class NodeAgent:
         due = at - self._written_at >= self._config.node_status_report_frequency_s
         if plain == self._written and not due and self._agrees(previous, status):
             return
-        patch = {"status": {**status, "addresses": [*status["addresses"], _ALL_OF_THEM]}}
+        allocatable = withdrawn(self._node) | status["allocatable"]
+        addresses = [*status["addresses"], _ALL_OF_THEM]
+        patch = {"status": {**status, "addresses": addresses, "allocatable": allocatable}}
         self._node = await self._client.patch(
             "nodes", self._config.node_name, patch, kind="strategic", subresource="status"
         )
-        self._written, self._written_at = plain, at
+        self._written, self._written_at, self._extended = plain, at, extended
         self.ready = not (health.runtime or health.network)
 
     @staticmethod
@@ -192,9 +205,10 @@ class NodeAgent:
     def seen(self, node: Obj) -> None:
         """The Node as the API has it now."""
         self._node = node
-        if self._written is not None and not self._agrees(
-            (node.get("status") or {}).get("conditions") or [], self._written
-        ):
+        if self._written is None:
+            return
+        conditions = (node.get("status") or {}).get("conditions") or []
+        if advertised(node) != self._extended or not self._agrees(conditions, self._written):
             self._changed.set()
 
     async def _health(self) -> Health:

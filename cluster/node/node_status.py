@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cluster.api.meta import rfc3339
@@ -188,6 +189,26 @@ def node_object(config: KubeletConfig) -> Obj:
     }
 
 
+def advertised(node: Obj | None) -> dict[str, str]:
+    """Extended resources that somebody wrote into the Node's capacity: how to have one without a device plugin
+    (Kubernetes: "Advertise Extended Resources for a Node"). If nothing of it is allocatable, its plugin went away."""
+    status = (node or {}).get("status") or {}
+    usable = status.get("allocatable") or {}
+    capacity = status.get("capacity") or {}
+    return {k: str(v) for k, v in capacity.items() if _is_extended(k) and str(usable.get(k)) != "0"}
+
+
+def withdrawn(node: Obj | None) -> dict[str, None]:
+    """Of allocatable: what is no more in the Node's capacity, as a patch takes it away."""
+    status = (node or {}).get("status") or {}
+    usable, capacity = status.get("allocatable") or {}, status.get("capacity") or {}
+    return {name: None for name in usable if _is_extended(name) and name not in capacity}
+
+
+def _is_extended(resource: str) -> bool:
+    return "/" in resource and "kubernetes.io/" not in resource
+
+
 def node_status(
     config: KubeletConfig,
     facts: MachineFacts,
@@ -197,10 +218,12 @@ def node_status(
     images: Iterable[ImageEntry],
     volumes_in_use: Sequence[str],
     devices: tuple[Mapping[str, int], Mapping[str, int]] = ({}, {}),
+    extended: Mapping[str, str] = MappingProxyType({}),
     previous: Sequence[Obj],
     now: float,
 ) -> Obj:
-    """The whole status the kubelet owns. `devices`: how many there are, and how many may be used, by resource."""
+    """The whole status the kubelet owns. `devices`: how many there are, and how many may be used, by resource;
+    `extended`: resources that are no device plugin's, whose capacity is somebody else's to say."""
     has = capacity(config, facts)
     plugged, usable = ({name: str(count) for name, count in counts.items()} for counts in devices)
     named = [image for image in images if image.names]
@@ -208,7 +231,7 @@ def node_status(
     return {
         "addresses": _addresses(config),
         "capacity": has | plugged,
-        "allocatable": allocatable(config, has) | usable,
+        "allocatable": allocatable(config, has) | extended | usable,
         "conditions": conditions(health, previous, now),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": config.port}},
         "nodeInfo": {

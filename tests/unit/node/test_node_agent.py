@@ -1,4 +1,4 @@
-"""The Node's Ready condition: when the engine counts as down, and what a stepped wall clock changes (nothing)."""
+"""The Node's status: when the engine counts as down, what a stepped wall clock changes (nothing), resources by hand."""
 
 from __future__ import annotations
 
@@ -33,12 +33,21 @@ class Engine:
 
 
 class Api:
+    """Merges `capacity` and `allocatable` as a strategic patch does; the rest of the status is replaced."""
+
     def __init__(self) -> None:
         self.written: list[dict[str, Any]] = []
+        self.amounts: dict[str, dict[str, Any]] = {"capacity": {}, "allocatable": {}}
 
     async def patch(self, resource: str, name: str, patch: Any, **_: Any) -> dict[str, Any]:
         self.written.append(patch["status"])
-        return {"metadata": {"name": name}, "status": patch["status"]}
+        for field, amounts in self.amounts.items():
+            merged = amounts | patch["status"][field]
+            self.amounts[field] = {k: v for k, v in merged.items() if v is not None}
+        return self.node(name)
+
+    def node(self, name: str = "m1") -> dict[str, Any]:
+        return {"metadata": {"name": name}, "status": {**self.written[-1], **self.amounts}}
 
     def ready(self) -> dict[str, Any]:
         return next(c for c in self.written[-1]["conditions"] if c["type"] == "Ready")
@@ -125,3 +134,31 @@ async def test_a_wall_clock_set_ahead_changes_nothing() -> None:
         await until(lambda: engine.asked > asked)
         await asyncio.sleep(0.05)
         assert len(api.written) == 1 and api.ready()["status"] == "True"
+
+
+async def test_an_extended_resource_written_into_capacity_becomes_allocatable_and_goes_with_it() -> None:
+    """Kubernetes: "Advertise Extended Resources for a Node"."""
+    dongle = "example.com/dongle"
+    api = Api()
+    async with reporting(api, Engine(), FakeClock(), FakeClock(50.0)) as agent:
+        await until(lambda: bool(api.written))
+        api.amounts["capacity"][dongle] = "4"
+        agent.seen(api.node())
+        await until(lambda: api.amounts["allocatable"].get(dongle) == "4")
+        del api.amounts["capacity"][dongle]
+        agent.seen(api.node())
+        await until(lambda: dongle not in api.amounts["allocatable"])
+        assert dongle not in api.amounts["capacity"]
+
+
+async def test_a_resource_whose_device_plugin_went_before_this_kubelet_began_stays_at_nothing() -> None:
+    api = Api()
+    api.amounts = {"capacity": {"example.com/gpu": "2"}, "allocatable": {"example.com/gpu": "0"}}
+    steady = FakeClock(50.0)
+    async with reporting(api, Engine(), FakeClock(), steady) as agent:
+        await until(lambda: bool(api.written))
+        agent.seen(api.node())
+        steady.advance(CONFIG.node_status_report_frequency_s + 1)
+        agent.changed()
+        await until(lambda: len(api.written) == 2)
+        assert api.amounts["allocatable"]["example.com/gpu"] == "0"
