@@ -76,6 +76,7 @@ def surplus(revisions: Sequence[Obj], live: Collection[str], limit: int) -> list
 
 def _new(owner: Obj, data: dict[str, Any], revision: int, hash_label: str, collision_count: int) -> Obj:
     text = orjson.dumps(data, option=orjson.OPT_SORT_KEYS)
+    kept = orjson.loads(text)  # clients compare the bytes with what they would write, in the order of the keys
     if collision_count:
         text += collision_count.to_bytes(8, "little")
     digest = safe_encode(str(fnv1a_32(text)))
@@ -90,7 +91,7 @@ def _new(owner: Obj, data: dict[str, Any], revision: int, hash_label: str, colli
             "labels": labels,
             "ownerReferences": [owner_reference(owner)],
         },
-        "data": data,
+        "data": kept,
         "revision": revision,
     }
     if meta.get("annotations"):

@@ -231,7 +231,7 @@ def node_status(
     return {
         "addresses": _addresses(config),
         "capacity": has | plugged,
-        "allocatable": allocatable(config, has) | extended | usable,
+        "allocatable": {**allocatable(config, has), **extended, **usable},
         "conditions": conditions(health, previous, now),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": config.port}},
         "nodeInfo": {

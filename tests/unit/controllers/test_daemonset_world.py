@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
 from cluster.api.placement import affinity_allows, untolerated
 from cluster.controllers.daemonset import DaemonSetController
 from cluster.controllers.daemonset_pods import target_node
@@ -258,3 +260,14 @@ def test_placement_rules() -> None:
     assert untolerated(taints, [{"key": "k", "value": "v"}], ("NoSchedule",)) is None
     assert untolerated(taints, [{"operator": "Exists", "effect": "NoExecute"}], ("NoSchedule",)) == taints[0]
     assert untolerated(taints, [], ("NoExecute",)) is None
+
+
+async def test_a_revisions_data_has_its_keys_in_the_order_in_which_clients_compare_it() -> None:
+    """Kubernetes' `daemon.Match` compares bytes with a patch that it marshals itself."""
+    async with World(DaemonSetController) as w:
+        await start(w, ("n1",))
+        await w.create("daemonsets.apps", daemon_set())
+        await w.settle()
+        (revision,) = await w.items("controllerrevisions.apps")
+        assert orjson.dumps(revision["data"]) == orjson.dumps(revision["data"], option=orjson.OPT_SORT_KEYS)
+        assert next(iter(revision["data"]["spec"]["template"])) == "$patch"
