@@ -246,6 +246,7 @@ class NetworkConfig:
             service_cluster_ip_range=service_cidr,
             local_dns_ip="",
             metrics_bind_address="",
+            health_bind_address="",
             serve_health_checks=False,
         )
         return replace(
