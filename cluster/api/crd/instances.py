@@ -109,7 +109,7 @@ def _object(faults: Faults, path: str, schema: Schema, value: Json, old: Any, *,
         n = checks["minProperties"]
         faults.invalid(path, _shown(value), f"{_in_body(path)} should have at least {n} properties")
     if "maxProperties" in checks and len(value) > checks["maxProperties"]:
-        _too_many(faults, path, len(value), checks["maxProperties"])
+        faults.too_many(path, len(value), checks["maxProperties"])
     if schema.embedded:
         for name in ("apiVersion", "kind"):
             if not value.get(name):
@@ -127,11 +127,6 @@ def _join(path: str, key: str) -> str:
 def _shown(value: Any) -> Any:
     """Objects and arrays are named, not printed."""
     return type_of(value) if isinstance(value, dict | list) else value
-
-
-def _too_many(faults: Faults, path: str, have: int, most: int) -> None:
-    item = "item" if most == 1 else "items"
-    faults.causes.append(Cause("FieldValueTooMany", f"Too many: {have}: must have at most {most} {item}", path))
 
 
 def key_of(schema: Schema, item: Any) -> str | None:
@@ -156,7 +151,7 @@ def _list(faults: Faults, path: str, schema: Schema, value: list[Any], old: Any)
         n = checks["minItems"]
         faults.invalid(path, len(value), f"{_in_body(path)} should have at least {n} items")
     if "maxItems" in checks and len(value) > checks["maxItems"]:
-        _too_many(faults, path, len(value), checks["maxItems"])
+        faults.too_many(path, len(value), checks["maxItems"])
     if schema.list_type in ("set", "map"):
         _unique(faults, path, schema, value)
     if schema.items is None:

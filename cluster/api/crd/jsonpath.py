@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
 import orjson
+
+from cluster.api.crd.structural import Schema
 
 Step = Callable[[Any], list[Any]]
 
@@ -121,3 +123,50 @@ def simple(path: str) -> tuple[str, ...]:
     if _SIMPLE.fullmatch(path) is None:
         raise BadPath(f"{path!r} is not a path of field names like .spec.replicas")
     return tuple(path[1:].split("."))
+
+
+_PARTS = re.compile(r"'(?:[^'\\]|\\.)*'|[.\[\]]|[^.\[\]]+")
+_ESCAPES = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "'": "'", "\\": "\\"}
+
+
+def place_of(path: str, schema: Schema, *, brackets: bool = True) -> tuple[tuple[str, ...], Schema]:
+    """The keys of a path like `.spec['a.b'].c`, and the place in the schema that it leads to; raises BadPath, with
+    Kubernetes' words. `brackets`: whether ['...'] may be used."""
+    keys: list[str] = []
+    parts = iter(_PARTS.findall(path))
+    for part in parts:
+        if part == "[":
+            if not brackets:
+                raise BadPath("array notation is not allowed")
+            name = _quoted(_next(parts))
+        elif part == ".":
+            name = _next(parts)
+        else:
+            raise BadPath(f"expected [ or . but got: {part}")
+        found = schema.properties.get(name) if schema.properties else schema.additional
+        if found is None:
+            raise BadPath("does not refer to a valid field")
+        if part == "[" and (end := _next(parts)) != "]":
+            raise BadPath(f"expected ] but got {end}")
+        keys.append(name)
+        schema = found
+    return tuple(keys), schema
+
+
+def _next(parts: Iterator[str]) -> str:
+    part = next(parts, None)
+    if part is None:
+        raise BadPath("unexpected end of JSON path")
+    return part
+
+
+def _quoted(text: str) -> str:
+    if len(text) < 2 or text[0] != "'" or text[-1] != "'":
+        raise BadPath(f"expected single quoted string but got {text}")
+
+    def character(m: re.Match[str]) -> str:
+        if m[1] not in _ESCAPES:
+            raise BadPath(f"invalid string literal: invalid escape char {m[0]}")
+        return _ESCAPES[m[1]]
+
+    return re.sub(r"\\(.)", character, text[1:-1])

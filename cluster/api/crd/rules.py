@@ -60,6 +60,16 @@ _SCHEMA_TYPE = {
 _SCHEMA_FORMAT = {"timestamp": "date-time", "duration": "duration", "bytes": "byte"}
 
 
+def mentions_old(rule: Rule, program: cel.Program) -> bool:
+    """Whether the rule itself names oldSelf; with optionalOldSelf its program does always."""
+    if not rule.optional_old_self:
+        return uses_old(program)
+    try:
+        return "oldSelf" in cel.environment("self", "oldSelf").compile(rule.expression).names
+    except cel.CompileError:  # what the true type allows and an unknown one does not
+        return True
+
+
 def uses_old(program: cel.Program) -> bool:
     return bool(program.names & {"oldSelf", "oldSelfValue"})
 

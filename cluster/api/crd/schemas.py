@@ -1,320 +1,251 @@
-"""What Kubernetes refuses about a definition's schema: what is not structural, defaults that do not fit, wrong rules.
+"""What Kubernetes refuses about a definition's schema: what it does not support, defaults that do not fit, wrong rules.
 
-Pure. Source: k8s.io/apiextensions-apiserver `pkg/apiserver/schema/validation.go`, `.../apis/apiextensions/validation`.
+Pure. Three steps, in Kubernetes' order: is it structural (`structurality`), do its defaults fit, is each keyword used
+rightly. Rules are compiled only where nothing else is wrong at their place or below. Source:
+k8s.io/apiextensions-apiserver `pkg/apis/apiextensions/validation`, `pkg/apiserver/schema/defaulting`.
 """
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cluster.api import cel
-from cluster.api.cel.cost import estimate
-from cluster.api.cel.library.regex import pattern
-from cluster.api.crd import instances, pruning, rules
+from cluster.api.crd import default_rules, rule_checks, structurality
 from cluster.api.crd.structural import Schema, compile_schema
-from cluster.api.crd.values import capacity, shape
+from cluster.api.crd.values import capacity
 from cluster.api.validation.fields import Faults
 
 Json = dict[str, Any]
 
 _TYPES = ("object", "array", "string", "integer", "number", "boolean")
-_UNSUPPORTED = ("$ref", "definitions", "dependencies", "deprecated", "discriminator", "id", "patternProperties")
-_STRUCTURE = (
-    "type", "additionalProperties", "nullable", "default", "title", "description", "x-kubernetes-int-or-string",
-    "x-kubernetes-embedded-resource", "x-kubernetes-preserve-unknown-fields", "x-kubernetes-list-type",
-    "x-kubernetes-list-map-keys", "x-kubernetes-map-type",
+_UNSUPPORTED = ("id", "additionalItems", "patternProperties", "definitions", "dependencies", "$ref")
+_JUNCTORS = ("allOf", "oneOf", "anyOf")
+_META = ("metadata", "kind", "apiVersion")
+# What may stand at the root of a schema whose version has a status of its own.
+_ROOT_WITH_STATUS = (
+    "Description", "Type", "Format", "Title", "Maximum", "ExclusiveMaximum", "Minimum", "ExclusiveMinimum", "MaxLength",
+    "MinLength", "Pattern", "MaxItems", "MinItems", "UniqueItems", "MultipleOf", "Required", "Items", "Properties",
+    "ExternalDocs", "Example", "XPreserveUnknownFields", "XValidations",
 )  # fmt: skip
-_REASONS = ("FieldValueRequired", "FieldValueForbidden", "FieldValueInvalid", "FieldValueDuplicate")
-# Kubernetes' limits on the estimated cost of one rule and of all rules of a version.
-_RULE_LIMIT, _TOTAL_LIMIT = 10_000_000, 100_000_000
+_GO_NAMES = {
+    "x-kubernetes-preserve-unknown-fields": "XPreserveUnknownFields",
+    "x-kubernetes-validations": "XValidations",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where the walk is: how many there may be of this place in one object, and the list that made items of an old
-    object impossible to find again ("" when none did)."""
+    """Where the walk is: how many there may be of this place in one object, the list or map that made parts of an old
+    object impossible to find again ("" when none did), and why there may be no default here ("" if there may)."""
 
     path: str
     count: float = 1
     uncorrelatable: str = ""
-    level: int = 0
+    no_default: str = ""
+    root: bool = False
+    in_meta: bool = False
 
-    def child(self, suffix: str) -> _Place:
-        return replace(self, path=self.path + suffix, level=self.level + 1)
+    def child(self, suffix: str, *, lost: str = "") -> _Place:
+        return replace(self, path=self.path + suffix, root=False, uncorrelatable=self.uncorrelatable or lost)
 
 
 class _Walk:
-    def __init__(self, faults: Faults) -> None:
+    """`costs` is None where rules are not to be compiled."""
+
+    def __init__(self, faults: Faults, costs: rule_checks.Costs | None) -> None:
         self.faults = faults
-        self.total = 0.0
+        self.of_rules = Faults()
+        self.costs = costs
 
 
-def validate(faults: Faults, path: str, raw: Json) -> None:
-    """Add what is wrong with an openAPIV3Schema at `path`."""
-    _root(faults, path, raw)
-    walk = _Walk(faults)
-    schema = compile_schema(raw)
-    _schema(walk, _Place(path), raw, schema)
-    if walk.total > _TOTAL_LIMIT:
-        factor = _factor(walk.total / _TOTAL_LIMIT)
-        faults.forbidden(path, f"x-kubernetes-validations estimated rule cost total exceeds budget by {factor}")
-    if not faults.causes:
-        _defaults(faults, path, raw, schema, root=True)
-
-
-def _root(faults: Faults, path: str, raw: Json) -> None:
-    if not raw.get("type"):
-        faults.required(f"{path}.type", "must not be empty at the root")
-    elif raw["type"] != "object":
-        faults.invalid(f"{path}.type", raw["type"], "must be object at the root")
+def validate(faults: Faults, path: str, raw: Json, *, status: bool = False) -> None:
+    """Add what is wrong with an openAPIV3Schema at `path`; `status`: its version has the status subresource."""
+    if status:
+        _root_with_status(faults, path, raw)
     if raw.get("nullable"):
         faults.forbidden(f"{path}.nullable", "nullable cannot be true at the root")
-    metadata = (raw.get("properties") or {}).get("metadata")
-    if isinstance(metadata, dict):
-        extra = {k for k in metadata if k not in ("type", "properties", "description")}
-        extra |= {k for k in metadata.get("properties") or {} if k not in ("name", "generateName")}
-        if extra:
-            why = "must not specify anything other than name and generateName, but metadata is implicitly specified"
-            faults.forbidden(f"{path}.properties[metadata]", why)
+    schema = compile_schema(raw)
+    shape_from = len(faults.causes)
+    structurality.validate(faults, path, raw)
+    if len(faults.causes) == shape_from:
+        default_rules.validate(faults, path, raw, schema)
+    sound = len(faults.causes) == shape_from
+    walk = _Walk(faults, rule_checks.Costs() if sound else None)
+    _schema(walk, _Place(path, root=True), raw, schema)
+    faults.causes += walk.of_rules.causes
+    if walk.costs is not None:
+        walk.costs.judge(faults, path)
 
 
-def _schema(walk: _Walk, at: _Place, raw: Any, schema: Schema) -> None:
+def _root_with_status(faults: Faults, path: str, raw: Json) -> None:
+    if raw.get("type") and raw["type"] != "object":
+        why = 'only "object" is allowed as the type at the root of the schema if the status subresource is enabled'
+        faults.invalid(f"{path}.type", raw["type"], why)
+    for key, value in raw.items():
+        name = _GO_NAMES.get(key, key[:1].upper() + key[1:])
+        if value not in (None, "", False, [], {}) and name not in _ROOT_WITH_STATUS:
+            allowed = " ".join(_ROOT_WITH_STATUS)
+            why = f"only [{allowed}] fields are allowed at the root of the schema if the status subresource is enabled"
+            faults.invalid(path, raw, why)
+            return
+
+
+def _schema(walk: _Walk, at: _Place, raw: Any, schema: Schema | None) -> None:
+    """`schema` None: inside of a junctor, where there are no rules."""
     faults, path = walk.faults, at.path
-    if not isinstance(raw, dict):
-        faults.invalid(path, str(raw), "must be a schema")
+    before = len(faults.causes)
+    _keywords(faults, at, raw)
+    _below(walk, at, raw, schema)
+    _extensions(faults, path, raw)
+    written = raw.get("x-kubernetes-validations") or []
+    if not written:
         return
+    rule_checks.written(faults, path, raw, schema)
+    if len(faults.causes) == before and walk.costs is not None and schema is not None:
+        place = rule_checks.RulePlace(path, raw, schema, at.count, at.root, at.uncorrelatable)
+        rule_checks.compiled(walk.of_rules, place, walk.costs)
+
+
+def _keywords(faults: Faults, at: _Place, raw: Json) -> None:
+    path, kind = at.path, raw.get("type")
+    if kind and kind not in _TYPES:
+        faults.unsupported(f"{path}.type", kind, _TYPES)
+    if raw.get("default") is not None and at.no_default:
+        faults.forbidden(f"{path}.default", f"must not be set {at.no_default}")
     for key in _UNSUPPORTED:
-        if raw.get(key):
+        if raw.get(key) not in (None, "", {}) or (key in ("additionalItems", "dependencies") and raw.get(key) == {}):
             faults.forbidden(f"{path}.{key}", f"{key} is not supported")
+    if kind == "null":
+        faults.forbidden(f"{path}.type", "type cannot be set to null, use nullable as an alternative")
+    if isinstance(raw.get("items"), list):
+        faults.forbidden(f"{path}.items", "items must be a schema object and not an array")
+    if at.in_meta and raw.get("x-kubernetes-embedded-resource"):
+        faults.forbidden(f"{path}.x-kubernetes-embedded-resource", "must not be used inside of resource meta")
     if raw.get("uniqueItems"):
         why = "uniqueItems cannot be set to true since the runtime complexity becomes quadratic"
         faults.forbidden(f"{path}.uniqueItems", why)
-    _type(faults, at, raw)
-    _extensions(faults, path, raw)
-    _check_values(faults, path, raw)
-    for key in ("allOf", "anyOf", "oneOf"):
-        for i, sub in enumerate(raw.get(key) or ()):
-            _nested(faults, f"{path}.{key}[{i}]", sub, raw)
-    if raw.get("not") is not None:
-        _nested(faults, f"{path}.not", raw["not"], raw)
-    if raw.get("x-kubernetes-validations"):
-        _rules(walk, at, raw, schema)
-    _below(walk, at, raw, schema)
-
-
-def _type(faults: Faults, at: _Place, raw: Json) -> None:
-    kind, path = raw.get("type"), at.path
-    if raw.get("x-kubernetes-int-or-string"):
-        if kind:
-            faults.forbidden(f"{path}.type", "must be empty if x-kubernetes-int-or-string is true")
-    elif not kind:
-        if at.level and not raw.get("x-kubernetes-preserve-unknown-fields"):
-            where = "array items" if path.endswith("items") else "object fields"
-            faults.required(f"{path}.type", f"must not be empty for specified {where}")
-    elif kind not in _TYPES and at.level:
-        faults.unsupported(f"{path}.type", kind, _TYPES)
-
-
-def _below(walk: _Walk, at: _Place, raw: Json, schema: Schema) -> None:
-    faults, path, kind = walk.faults, at.path, raw.get("type")
-    properties, additional, items = raw.get("properties"), raw.get("additionalProperties"), raw.get("items")
-    if properties and additional is not None and additional is not False:
+    additional = raw.get("additionalProperties")
+    if raw.get("properties") and (additional is False or isinstance(additional, dict)):
         faults.forbidden(f"{path}.additionalProperties", "additionalProperties and properties are mutual exclusive")
-    if additional is False:
-        faults.forbidden(f"{path}.additionalProperties", "additionalProperties cannot be set to false")
-    for name, sub in (properties or {}).items():
-        _schema(walk, at.child(f".properties[{name}]"), sub, schema.properties[name])
-    if isinstance(additional, dict) and schema.additional is not None:
+
+
+def _below(walk: _Walk, at: _Place, raw: Json, schema: Schema | None) -> None:
+    additional, items = raw.get("additionalProperties"), raw.get("items")
+    if isinstance(additional, dict):
         inner = at.child(".additionalProperties")
-        _schema(walk, replace(inner, count=at.count * capacity(schema)), additional, schema.additional)
-    if kind == "array" and items is None:
-        faults.required(f"{path}.items", "must be specified")
-    if isinstance(items, list):
-        faults.forbidden(f"{path}.items", "items must be a schema object and not an array")
-    elif items is not None and schema.items is not None:
-        inner = at.child(".items")
-        lost = at.uncorrelatable or ("" if raw.get("x-kubernetes-list-type") == "map" else inner.path)
-        _schema(walk, replace(inner, count=at.count * capacity(schema), uncorrelatable=lost), items, schema.items)
+        if at.in_meta:
+            inner = replace(inner, no_default="inside additionalProperties applying to object metadata")
+        sub = schema.additional if schema is not None else None
+        count = at.count * capacity(schema) if schema is not None else 1
+        _schema(walk, replace(inner, count=count), additional, sub)
+    for name, property_ in (raw.get("properties") or {}).items():
+        inner = _property(at, raw, name)
+        _schema(walk, inner, property_, schema.properties.get(name) if schema is not None else None)
+    if raw.get("not") is not None:
+        _schema(walk, at.child(".not"), raw["not"], None)
+    for key in _JUNCTORS:
+        for i, sub_raw in enumerate(raw.get(key) or ()):
+            _schema(walk, at.child(f".{key}[{i}]"), sub_raw, None)
+    if isinstance(items, dict):
+        lost = "" if raw.get("x-kubernetes-list-type") == "map" else at.path
+        count = at.count * capacity(schema) if schema is not None else 1
+        inner = replace(at.child(".items", lost=lost), count=count)
+        _schema(walk, inner, items, schema.items if schema is not None else None)
+
+
+def _property(at: _Place, raw: Json, name: str) -> _Place:
+    lost = at.path if raw.get("x-kubernetes-map-type") == "atomic" else ""
+    inner = at.child(f".properties[{name}]", lost=lost)
+    if name in _META and (at.root or raw.get("x-kubernetes-embedded-resource")):
+        reason = f"in top-level {name}" if at.root else inner.no_default
+        inner = replace(inner, in_meta=True, no_default=reason)
+    return inner
+
+
+def _of_type(faults: Faults, path: str, kind: str, wanted: str, extension: str) -> None:
+    why = f"must be {wanted} if {extension} is specified"
+    if not kind:
+        faults.required(f"{path}.type", why)
+    elif kind != wanted:
+        faults.invalid(f"{path}.type", kind, why)
 
 
 def _extensions(faults: Faults, path: str, raw: Json) -> None:
-    kind = raw.get("type")
-    preserve = raw.get("x-kubernetes-preserve-unknown-fields")
-    if preserve is False:
+    kind = raw.get("type") or ""
+    if raw.get("x-kubernetes-preserve-unknown-fields") is False:
         faults.invalid(f"{path}.x-kubernetes-preserve-unknown-fields", False, "must be true or undefined")
-    if raw.get("x-kubernetes-embedded-resource"):
-        if kind != "object":
-            faults.invalid(f"{path}.type", kind or "", "must be object if x-kubernetes-embedded-resource is true")
-        if not preserve and not raw.get("properties"):
-            why = "must not be empty if x-kubernetes-embedded-resource is true without "
-            why += "x-kubernetes-preserve-unknown-fields"
-            faults.required(f"{path}.properties", why)
-    list_type, keys = raw.get("x-kubernetes-list-type"), raw.get("x-kubernetes-list-map-keys")
+    map_type, list_type = raw.get("x-kubernetes-map-type"), raw.get("x-kubernetes-list-type")
+    if map_type is not None:
+        _of_type(faults, path, kind, "object", "x-kubernetes-map-type")
+        faults.enum(f"{path}.x-kubernetes-map-type", map_type, ("atomic", "granular"))
     if list_type is not None:
-        if kind != "array":
-            faults.invalid(f"{path}.type", kind or "", "must be array if x-kubernetes-list-type is specified")
-        if list_type not in ("atomic", "set", "map"):
-            faults.unsupported(f"{path}.x-kubernetes-list-type", list_type, ("atomic", "set", "map"))
+        _of_type(faults, path, kind, "array", "x-kubernetes-list-type")
+        if kind == "array" and list_type == "set" and isinstance(raw.get("items"), dict):
+            _set_items(faults, path, raw["items"])
+        faults.enum(f"{path}.x-kubernetes-list-type", list_type, ("atomic", "set", "map"))
+    keys = raw.get("x-kubernetes-list-map-keys") or []
     if keys and list_type != "map":
-        why = "must be map if x-kubernetes-list-map-keys is non-empty"
-        faults.invalid(f"{path}.x-kubernetes-list-type", list_type, why)
+        field, why = f"{path}.x-kubernetes-list-type", "must be map if x-kubernetes-list-map-keys is non-empty"
+        if list_type is None:
+            faults.required(field, why)
+        else:
+            faults.invalid(field, list_type, why)
     if list_type == "map":
-        _list_map(faults, path, raw, keys or [])
-    map_type = raw.get("x-kubernetes-map-type")
-    if map_type is not None and map_type not in ("granular", "atomic"):
-        faults.unsupported(f"{path}.x-kubernetes-map-type", map_type, ("granular", "atomic"))
-    elif map_type is not None and kind != "object":
-        faults.invalid(f"{path}.type", kind or "", "must be object if x-kubernetes-map-type is specified")
+        _list_map(faults, path, raw, keys)
+    if list_type in ("set", "map") and isinstance(raw.get("items"), dict):
+        _identified_items(faults, path, raw["items"], list_type, keys)
+
+
+def _set_items(faults: Faults, path: str, items: Json) -> None:
+    """Members of a set are compared whole, so they must be atomic."""
+    why = "must be atomic as item of a list with x-kubernetes-list-type=set"
+    inner = items.get("x-kubernetes-list-type")
+    if items.get("type") == "array" and inner not in (None, "atomic"):
+        faults.invalid(f"{path}.items.x-kubernetes-list-type", inner, why)
+    if items.get("type") == "object" and items.get("x-kubernetes-map-type") != "atomic":
+        faults.invalid(f"{path}.items.x-kubernetes-map-type", inner, why)
 
 
 def _list_map(faults: Faults, path: str, raw: Json, keys: list[str]) -> None:
     if not keys:
         why = "must not be empty if x-kubernetes-list-type is map"
         faults.required(f"{path}.x-kubernetes-list-map-keys", why)
-    items = raw.get("items") if isinstance(raw.get("items"), dict) else {}
-    properties = (items or {}).get("properties") or {}
+    items = raw.get("items")
+    if items is None:
+        faults.required(f"{path}.items", "must have a schema if x-kubernetes-list-type is map")
+        return
+    if not isinstance(items, dict):
+        faults.invalid(f"{path}.items", items, "must only have a single schema if x-kubernetes-list-type is map")
+        return
+    if items.get("type") != "object":
+        why = "must be object if parent array's x-kubernetes-list-type is map"
+        faults.invalid(f"{path}.items.type", items.get("type") or "", why)
+        return
     for i, key in enumerate(keys):
-        sub = properties.get(key)
-        if not isinstance(sub, dict):
+        sub = (items.get("properties") or {}).get(key)
+        if sub is None:
             why = "entries must all be names of item properties"
-            faults.invalid(f"{path}.x-kubernetes-list-map-keys[{i}]", key, why)
+            faults.invalid(f"{path}.x-kubernetes-list-map-keys", keys, why)
+        elif sub.get("type") in ("array", "object"):
+            why = "must be a scalar type if parent array's x-kubernetes-list-type is map"
+            faults.invalid(f"{path}.items.properties[{key}].type", items["type"], why)
+        if key in keys[:i]:
+            faults.invalid(f"{path}.x-kubernetes-list-map-keys", keys, "must not contain duplicate entries")
+
+
+def _identified_items(faults: Faults, path: str, items: Json, list_type: str, keys: list[str]) -> None:
+    """What items are told apart by must be there, and not null."""
+    if items.get("nullable"):
+        faults.forbidden(f"{path}.items.nullable", f"cannot be nullable when x-kubernetes-list-type is {list_type}")
+    if list_type == "set":
+        return
+    what = "this property is in x-kubernetes-list-map-keys, so it"
+    for key in keys:
+        sub = (items.get("properties") or {}).get(key)
+        if sub is None:
             continue
-        if sub.get("type") in ("object", "array"):
-            faults.invalid(
-                f"{path}.items.properties[{key}].type",
-                sub["type"],
-                "must be a scalar type if parent array's x-kubernetes-list-type is map",
-            )
-        if key not in ((items or {}).get("required") or ()) and sub.get("default") is None:
-            why = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property"
+        if key not in (items.get("required") or ()) and sub.get("default") is None:
+            why = f"{what} must have a default or be a required property"
             faults.required(f"{path}.items.properties[{key}].default", why)
-
-
-def _check_values(faults: Faults, path: str, raw: Json) -> None:
-    if raw.get("pattern"):
-        try:
-            pattern(raw["pattern"])
-        except ValueError as e:
-            why = f"must be a valid regular expression, but isn't: error parsing regexp: {e}"
-            faults.invalid(f"{path}.pattern", raw["pattern"], why)
-    for low, high in (("minimum", "maximum"), ("minLength", "maxLength"), ("minItems", "maxItems")):
-        if low != "minimum" and (raw.get(low) or 0) < 0:
-            faults.invalid(f"{path}.{low}", raw[low], "must be greater than or equal to 0")
-        if raw.get(low) is not None and raw.get(high) is not None and raw[low] > raw[high]:
-            faults.invalid(f"{path}.{high}", raw[high], f"must be greater than or equal to {low}")
-
-
-def _nested(faults: Faults, path: str, raw: Any, parent: Json) -> None:
-    """A schema inside allOf, anyOf, oneOf or not may check values, not describe structure."""
-    if not isinstance(raw, dict):
-        return
-    for key in _STRUCTURE:
-        if key == "type" and parent.get("x-kubernetes-int-or-string") and raw.get(key) in ("integer", "string"):
-            continue
-        if raw.get(key):
-            faults.forbidden(f"{path}.{key}", "must be empty to be structural")
-    mine, theirs = raw.get("properties") or {}, (parent.get("properties") or {}) if isinstance(parent, dict) else {}
-    for name, sub in mine.items():
-        if name not in theirs and not parent.get("x-kubernetes-preserve-unknown-fields"):
-            where = path[: path.rindex(".")]
-            faults.required(f"{where}.properties[{name}]", f"because it is defined in {path}.properties[{name}]")
-        _nested(faults, f"{path}.properties[{name}]", sub, theirs.get(name) or {})
-    if isinstance(raw.get("items"), dict):
-        _nested(faults, f"{path}.items", raw["items"], parent.get("items") or {})
-    _check_values(faults, path, raw)
-
-
-# --- rules ----------------------------------------------------------------------------------------------------------
-
-
-def _rules(walk: _Walk, at: _Place, raw: Json, schema: Schema) -> None:
-    for i, rule in enumerate(schema.rules):
-        path, faults = f"{at.path}.x-kubernetes-validations[{i}]", walk.faults
-        written = raw["x-kubernetes-validations"][i]
-        if not rule.expression.strip():
-            faults.required(f"{path}.rule", "rule is not specified")
-            continue
-        if rule.reason not in _REASONS:
-            faults.unsupported(f"{path}.reason", rule.reason, _REASONS)
-        if not rule.message and "\n" in rule.expression and not rule.message_expression:
-            faults.required(f"{path}.message", "message must be specified if rule contains line breaks")
-        if "\n" in rule.message:
-            faults.invalid(f"{path}.message", rule.message, "message must not contain line breaks")
-        if rule.field_path and not _reaches(schema, rule.field_path):
-            why = "fieldPath must be a valid path"
-            faults.invalid(f"{path}.fieldPath", rule.field_path, why)
-        try:
-            program = rules.compile_rule(rule, schema)
-        except cel.CompileError as e:
-            faults.invalid(f"{path}.rule", written, f"compilation failed: {e}")
-            continue
-        if rules.uses_old(program) and at.uncorrelatable:
-            why = f"oldSelf cannot be used on the uncorrelatable portion of the schema within {at.uncorrelatable}"
-            faults.invalid(f"{path}.rule", rule.expression, why)
-        _cost(walk, at, f"{path}.rule", written, schema, program)
-        if rule.message_expression:
-            try:
-                rules.compile_message(rule, schema)
-            except cel.CompileError as e:
-                faults.invalid(f"{path}.messageExpression", written, f"messageExpression compilation failed: {e}")
-
-
-def _reaches(schema: Schema, path: str) -> bool:
-    at: Schema | None = schema
-    for name in path.replace("['", ".").replace("']", "").removeprefix(".").split("."):
-        at = at.child(name) if at is not None else None
-    return at is not None
-
-
-def _cost(walk: _Walk, at: _Place, path: str, written: Json, schema: Schema, program: cel.Program) -> None:
-    known = shape(schema)
-    if not at.level:  # at the root, apiVersion, kind and metadata are there without being written
-        for name in ("apiVersion", "kind"):
-            known.fields.setdefault(name, shape(Schema(type="string", checks={"maxLength": 253})))
-        names = {n: Schema(type="string", checks={"maxLength": 253}) for n in ("name", "generateName")}
-        known.fields["metadata"] = shape(Schema(type="object", properties=names))
-    found = estimate(program.tree, {"self": known, "oldSelf": known, "oldSelfValue": known})
-    if found.undefined:
-        why = f"compilation failed: ERROR: undefined field '{found.undefined[0]}'"
-        walk.faults.invalid(path, written, why)
-    cost = found.cost * at.count
-    walk.total += min(cost, 1e18)
-    if cost > _RULE_LIMIT:
-        hint = (
-            "try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings"
-        )
-        why = f"estimated rule cost exceeds budget by {_factor(cost / _RULE_LIMIT)} ({hint} are declared)"
-        walk.faults.forbidden(path, why)
-
-
-def _factor(ratio: float) -> str:
-    return "factor of more than 100x" if ratio > 100 else f"factor of {ratio:.1f}x"
-
-
-def _defaults(faults: Faults, path: str, raw: Json, schema: Schema, *, root: bool = False) -> None:
-    """A default must be whole: pruned, and valid once its own defaults are applied."""
-    if raw.get("default") is not None:
-        if root:
-            faults.forbidden(f"{path}.default", "must not be set at the root")
-        _default(faults, f"{path}.default", raw["default"], schema)
-    for name, sub in (raw.get("properties") or {}).items():
-        _defaults(faults, f"{path}.properties[{name}]", sub, schema.properties[name])
-    if isinstance(raw.get("additionalProperties"), dict) and schema.additional is not None:
-        _defaults(faults, f"{path}.additionalProperties", raw["additionalProperties"], schema.additional)
-    if isinstance(raw.get("items"), dict) and schema.items is not None:
-        _defaults(faults, f"{path}.items", raw["items"], schema.items)
-
-
-def _default(faults: Faults, path: str, value: Any, schema: Schema) -> None:
-    holder, wrapped = Schema(type="object", properties={"value": schema}), {"value": copy.deepcopy(value)}
-    unknown = pruning.prune(holder, wrapped)
-    if unknown:
-        faults.invalid(path, value, "must not have unknown fields")
-        return
-    pruning.apply_defaults(holder, wrapped)
-    found = [*instances.validate(holder, wrapped)] or rules.validate(holder, wrapped)
-    for cause in found:
-        message = cause.message.replace(": value in body", f": {path} in body")
-        faults.causes.append(replace(cause, message=message, field=path + cause.field.removeprefix("value")))
+        if sub.get("nullable"):
+            faults.forbidden(f"{path}.items.properties[{key}].nullable", f"{what} cannot be nullable")

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from cluster.api import errors, typecheck
-from cluster.api.crd import definition, instances, jsonpath, nodes, pruning, rules
+from cluster.api.crd import definition, definition_rules, instances, jsonpath, nodes, pruning, rules
 from cluster.api.crd.structural import Schema, compile_schema
 from cluster.api.errors import Cause
 from cluster.api.schema import Node
@@ -46,7 +46,7 @@ class CustomVersion:
         self.version: str = version["name"]
         self.kind: str = names.get("kind") or spec["names"]["kind"]
         self.list_kind: str = names.get("listKind") or self.kind + "List"
-        self.storage: str = definition.storage_version(crd)
+        self.storage: str = definition_rules.storage_version(crd)
         self.versions: tuple[str, ...] = tuple(v["name"] for v in spec["versions"])
         self.served: tuple[str, ...] = tuple(v["name"] for v in spec["versions"] if v.get("served"))
         self.conversion: Object = spec.get("conversion") or {"strategy": "None"}

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 from cluster.api import cel, policycel
 from cluster.api.errors import Cause
 from cluster.api.validation import fields
 from cluster.api.validation.fields import Faults
+from cluster.api.validation.webhook_clients import validate_client
 
 Object = dict[str, Any]
 
@@ -64,7 +64,7 @@ def _webhooks(faults: Faults, obj: Object, *, mutating: bool) -> None:
             faults.invalid(f"{at}.timeoutSeconds", timeout, "the timeout value must be between 1 and 30 seconds")
         if mutating and hook.get("reinvocationPolicy") is not None:
             faults.enum(f"{at}.reinvocationPolicy", hook["reinvocationPolicy"], ("IfNeeded", "Never"))
-        _client(faults, f"{at}.clientConfig", hook.get("clientConfig") or {})
+        validate_client(faults, f"{at}.clientConfig", hook.get("clientConfig") or {})
         _conditions(faults, f"{at}.matchConditions", hook.get("matchConditions") or [], policycel.condition_environment)
 
 
@@ -97,43 +97,6 @@ def _policy_fields(faults: Faults, at: str, spec: Object) -> None:
         faults.enum(f"{at}.matchPolicy", spec["matchPolicy"], ("Equivalent", "Exact"))
     for field in ("namespaceSelector", "objectSelector"):
         fields.label_selector(faults, f"{at}.{field}", spec.get(field))
-
-
-def _client(faults: Faults, at: str, client: Object) -> None:
-    url, service = client.get("url"), client.get("service")
-    if (url is None) == (service is None):
-        faults.required(at, "exactly one of url or service is required")
-    if url is not None:
-        _url(faults, f"{at}.url", url)
-    if service is not None:
-        for field in ("name", "namespace"):
-            if not service.get(field):
-                faults.required(f"{at}.service.{field}", f"service {field} is required")
-        port = service.get("port", 443)
-        if not 1 <= port <= 65535:
-            faults.invalid(f"{at}.service.port", port, f"port is not valid: {fields.port_number(port)}")
-        path = service.get("path")
-        if path and not path.startswith("/"):
-            faults.invalid(f"{at}.service.path", path, "must start with a '/'")
-
-
-def _url(faults: Faults, at: str, url: str) -> None:
-    form = "; desired format: https://host[/path]"
-    try:
-        parts = urlsplit(url)
-    except ValueError as e:
-        faults.required(at, f"url must be a valid URL: {e}{form}")
-        return
-    if parts.scheme != "https":
-        faults.invalid(at, parts.scheme, f"'https' is the only allowed URL scheme{form}")
-    if not parts.netloc:
-        faults.invalid(at, parts.netloc, f"host must be specified{form}")
-    if parts.username is not None:
-        faults.invalid(at, parts.username, "user information is not permitted in the URL")
-    if parts.fragment:
-        faults.invalid(at, parts.fragment, "fragments are not permitted in the URL")
-    if parts.query:
-        faults.invalid(at, parts.query, "query parameters are not permitted in the URL")
 
 
 def _rule(faults: Faults, at: str, rule: Object) -> None:

@@ -110,7 +110,7 @@ def _success_policy(faults: Faults, at: str, spec: Object, *, indexed: bool) -> 
     if not rules:
         faults.required(at, "at least one rules must be specified when the successPolicy is specified")
     if len(rules) > _MAX_RULES:
-        faults.causes.append(Cause("FieldValueTooMany", f"Too many: {len(rules)}: must have at most 20 items", at))
+        faults.too_many(at, len(rules), 20)
     for i, rule in enumerate(rules):
         _success_rule(faults, f"{at}[{i}]", rule, int(spec.get("completions") or 0))
 
@@ -151,7 +151,7 @@ def _indexes(text: str, completions: int) -> int:
 
 def _failure_policy(faults: Faults, at: str, rules: list[Object], template: Object, per_index: bool) -> None:
     if len(rules) > _MAX_RULES:
-        faults.causes.append(Cause("FieldValueTooMany", f"Too many: {len(rules)}: must have at most 20 items", at))
+        faults.too_many(at, len(rules), 20)
     spec = template.get("spec") or {}
     names = {c.get("name") for c in [*(spec.get("containers") or ()), *(spec.get("initContainers") or ())]}
     for i, rule in enumerate(rules):

@@ -148,18 +148,18 @@ def validate_node_update(faults: Faults, new: Object, old: Object) -> None:
 
 
 def validate_definition(faults: Faults, crd: Object) -> None:
-    from cluster.api.crd import definition  # which validates schemas with the functions of this package
+    from cluster.api.crd import definition_rules  # which uses the functions of this package
 
-    definition.validate(faults, crd)
+    definition_rules.validate(faults, crd)
 
 
 def validate_definition_update(faults: Faults, new: Object, old: Object) -> None:
-    from cluster.api.crd import definition
+    from cluster.api.crd import definition_rules
 
-    definition.validate_update(faults, new, old)
+    definition_rules.validate_update(faults, new, old)
 
 
 def validate_definition_status(faults: Faults, new: Object, old: Object) -> None:
-    from cluster.api.crd import definition
+    from cluster.api.crd import definition_rules
 
-    definition.check_stored(faults, new)
+    definition_rules.validate_status(faults, new)

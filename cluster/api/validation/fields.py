@@ -56,6 +56,11 @@ class Faults:
     def too_long(self, field: str, limit: int) -> None:
         self.causes.append(Cause("FieldValueTooLong", f"Too long: may not be more than {limit} bytes", field))
 
+    def too_many(self, field: str, have: int, most: int) -> None:
+        items = "item" if most == 1 else "items"
+        message = f"Too many: {have}: must have at most {most} {items}"
+        self.causes.append(Cause("FieldValueTooMany", message, field))
+
     # composites
 
     def check(self, field: str, value: Any, why: str) -> None:
