@@ -22,6 +22,7 @@ import orjson
 from cluster.api import defaults, errors, managed, meta, schema, typecheck, validation
 from cluster.api.errors import ApiError
 from cluster.api.scheme import SCHEME, ResourceInfo
+from cluster.api.validation import advice
 from cluster.registry import keys
 from cluster.registry.addresses import IP_ADDRESSES
 from cluster.registry.admission import Admission, Request
@@ -142,6 +143,7 @@ class Writer:
         if info.name == "services":
             self._services.settle(info, obj, None)
         _refuse(info, obj, validation.create(info, obj))
+        _warn(ctx, advice.warnings(info, obj))
         await self._admission.validate(request)
         metadata = obj["metadata"]
         name = metadata["name"]
@@ -235,6 +237,7 @@ class Writer:
         if info.name == "services" and subresource == "":
             self._services.settle(info, new, old)
         _refuse(info, new, validation.update(info, new, old, subresource))
+        _warn(ctx, advice.warnings(info, new, old))
         await self._admission.validate(request)
         if info.name == "services" and subresource == "":
             await self._services.allocate(info, new, old, plan, attempt)
@@ -375,6 +378,11 @@ def misplaced(info: ResourceInfo, kind: str, version: str) -> ApiError:
         internal = info.group.partition(".")[0] or "core"
         why = f"converting ({short}.{kind}) to ({internal}.{info.kind}): unknown conversion"
     return errors.bad_request(f'{kind} in version "{short}" cannot be handled as a {info.kind}: {why}')
+
+
+def _warn(ctx: RequestContext, texts: list[str]) -> None:
+    """Once, however often the write is tried."""
+    ctx.warnings.extend(t for t in texts if t not in ctx.warnings)
 
 
 def check_namespace(info: ResourceInfo, namespace: str, metadata: Object) -> None:

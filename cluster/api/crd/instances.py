@@ -110,10 +110,6 @@ def _object(faults: Faults, path: str, schema: Schema, value: Json, old: Any, *,
         faults.invalid(path, _shown(value), f"{_in_body(path)} should have at least {n} properties")
     if "maxProperties" in checks and len(value) > checks["maxProperties"]:
         faults.too_many(path, len(value), checks["maxProperties"])
-    if schema.embedded:
-        for name in ("apiVersion", "kind"):
-            if not value.get(name):
-                faults.required(_join(path, name), "must not be empty")
     for key, item in value.items():
         sub = schema.child(key)
         if sub is not None and not (schema.embedded and key == "metadata"):
@@ -152,26 +148,12 @@ def _list(faults: Faults, path: str, schema: Schema, value: list[Any], old: Any)
         faults.invalid(path, len(value), f"{_in_body(path)} should have at least {n} items")
     if "maxItems" in checks and len(value) > checks["maxItems"]:
         faults.too_many(path, len(value), checks["maxItems"])
-    if schema.list_type in ("set", "map"):
-        _unique(faults, path, schema, value)
     if schema.items is None:
         return
     before = old_items(schema, old)
     for i, item in enumerate(value):
         key = key_of(schema, item) if before else None
         _value(faults, f"{path}[{i}]", schema.items, item, before.get(key, MISSING) if key else MISSING)
-
-
-def _unique(faults: Faults, path: str, schema: Schema, value: list[Any]) -> None:
-    seen: set[str] = set()
-    for i, item in enumerate(value):
-        key = key_of(schema, item)
-        if key is None:
-            continue
-        if key in seen:
-            shown = item if schema.list_type == "set" else {k: item[k] for k in schema.list_keys if k in item}
-            faults.duplicate(f"{path}[{i}]", shown)
-        seen.add(key)
 
 
 def _string(faults: Faults, path: str, schema: Schema, value: str) -> None:

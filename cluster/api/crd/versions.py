@@ -12,14 +12,25 @@ from functools import cached_property
 from typing import Any
 
 from cluster.api import errors, typecheck
-from cluster.api.crd import definition, definition_rules, instances, jsonpath, nodes, pruning, rules
+from cluster.api.crd import definition, definition_rules, embedded, instances, list_types, nodes, pruning, rules, scales
 from cluster.api.crd.structural import Schema, compile_schema
 from cluster.api.errors import Cause
 from cluster.api.schema import Node
 from cluster.api.scheme import ALL_VERBS, ResourceInfo
+from cluster.api.validation.fields import Faults
 
 Object = dict[str, Any]
 
+# Faults after which rules would judge values that are not of their types.
+_BLOCKING = frozenset(
+    ("FieldValueNotSupported", "FieldValueRequired", "FieldValueTooLong", "FieldValueTooMany", "FieldValueTypeInvalid")
+)
+_RULES_LEFT_OUT = Cause(
+    "FieldValueInvalid",
+    "Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing "
+    "errors to complete validation",
+    "<nil>",
+)
 _VERSION = re.compile(r"v(\d+)(?:(alpha|beta)(\d+))?", re.ASCII)
 
 
@@ -120,40 +131,29 @@ class CustomVersion:
         return pruning.apply_defaults(self.schema, obj)
 
     def validate(self, obj: Object, old: Object | None = None) -> list[Cause]:
-        """Causes by the schema, or, if there are none, by the rules."""
-        causes = instances.validate(self.schema, obj, old)
-        return causes or rules.validate(self.schema, obj, old)
+        """Causes by the schema and, where its values are what they should be at all, by the rules."""
+        faults = Faults()
+        faults.causes += instances.validate(self.schema, obj, old)
+        if self.scale:
+            scales.validate(faults, self.scale, obj)
+        embedded.validate(faults, self.schema, obj)
+        before = Faults()
+        list_types.validate(before, self.schema, old or {})
+        if not before.causes:  # of what was so before nobody complains
+            list_types.validate(faults, self.schema, obj)
+        if self.schema.has_rules and any(c.reason in _BLOCKING for c in faults.causes):
+            return [*faults.causes, _RULES_LEFT_OUT]
+        return [*faults.causes, *rules.validate(self.schema, obj, old)]
 
     # --- scale
 
     def to_scale(self, obj: Object) -> Object:
-        """autoscaling/v1 Scale. Raises ApiError 500 for replicas that are no number."""
-        paths = self.scale or {}
-        metadata = obj["metadata"]
-        kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
-        spec = jsonpath.get(paths["specReplicasPath"], obj)
-        if spec is None:
-            what = f'the spec replicas field "{paths["specReplicasPath"]}" does not exist'
-            raise errors.internal(what)
-        status: Object = {"replicas": jsonpath.get(paths["statusReplicasPath"], obj) or 0}
-        selector = jsonpath.get(paths["labelSelectorPath"], obj) if paths.get("labelSelectorPath") else None
-        if selector:
-            status["selector"] = selector
-        return {
-            "kind": "Scale",
-            "apiVersion": "autoscaling/v1",
-            "metadata": {k: metadata[k] for k in kept if k in metadata},
-            "spec": {"replicas": spec},
-            "status": status,
-        }
+        """autoscaling/v1 Scale. Raises ApiError 500 for replicas that are not there."""
+        return scales.to_scale(self.scale or {}, obj)
 
     def from_scale(self, scale: Object, obj: Object) -> None:
         """Put the wish of a Scale into `obj`, in place."""
-        *above, last = jsonpath.simple((self.scale or {})["specReplicasPath"])
-        at = obj
-        for key in above:
-            at = at.setdefault(key, {})
-        at[last] = (scale.get("spec") or {}).get("replicas", 0)
+        scales.from_scale(self.scale or {}, scale, obj)
 
 
 def _copied(value: Any) -> Any:

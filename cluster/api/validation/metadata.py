@@ -63,26 +63,36 @@ def validate(faults: Faults, info: ResourceInfo, metadata: Object) -> None:
         faults.check("metadata.name", name, name_fault(info, name))
     if info.namespaced:
         faults.check("metadata.namespace", metadata.get("namespace", ""), dns_label(metadata.get("namespace", "")))
-    _validate_rest(faults, metadata)
+    _validate_rest(faults, metadata, core=info.custom is None)
 
 
-def _validate_rest(faults: Faults, metadata: Object) -> None:
-    check_labels(faults, "metadata.labels", metadata.get("labels"))
-    check_annotations(faults, "metadata.annotations", metadata.get("annotations"))
-    _owners(faults, metadata.get("ownerReferences") or [])
+def validate_embedded(faults: Faults, at: str, metadata: Object) -> None:
+    """Metadata of a resource that is inside of another."""
+    if metadata.get("name"):
+        faults.check(f"{at}.name", metadata["name"], path_segment(metadata["name"]))
+    if metadata.get("namespace"):
+        faults.check(f"{at}.namespace", metadata["namespace"], dns_label(metadata["namespace"]))
+    _validate_rest(faults, metadata, at)
+
+
+def _validate_rest(faults: Faults, metadata: Object, at: str = "metadata", *, core: bool = False) -> None:
+    """`core`: of a built-in kind, whose finalizers are Kubernetes' own or name a domain."""
+    check_labels(faults, f"{at}.labels", metadata.get("labels"))
+    check_annotations(faults, f"{at}.annotations", metadata.get("annotations"))
+    _owners(faults, f"{at}.ownerReferences", metadata.get("ownerReferences") or [])
     for i, f in enumerate(metadata.get("finalizers") or ()):
         why = qualified_name(f)
-        faults.check(f"metadata.finalizers[{i}]", f, why)
-        if not why and "/" not in f and f not in ("foregroundDeletion", "orphan", "kubernetes"):
+        faults.check(f"{at}.finalizers[{i}]", f, why)
+        if core and not why and "/" not in f and f not in ("foregroundDeletion", "orphan", "kubernetes"):
             faults.invalid(
-                f"metadata.finalizers[{i}]", f, "name is neither a standard finalizer name nor is it fully qualified"
+                f"{at}.finalizers[{i}]", f, "name is neither a standard finalizer name nor is it fully qualified"
             )
 
 
-def _owners(faults: Faults, owners: list[Object]) -> None:
+def _owners(faults: Faults, path: str, owners: list[Object]) -> None:
     controller = ""
     for i, o in enumerate(owners):
-        at = f"metadata.ownerReferences[{i}]"
+        at = f"{path}[{i}]"
         if not o.get("apiVersion"):
             faults.invalid(at + ".apiVersion", "", "version must not be empty")
         for field in ("kind", "name", "uid"):
@@ -92,7 +102,7 @@ def _owners(faults: Faults, owners: list[Object]) -> None:
             if controller:
                 why = "Only one reference can have Controller set to true. "
                 why += f'Found "true" in references for {controller} and {o.get("kind")}/{o.get("name")}'
-                faults.invalid("metadata.ownerReferences", owners, why)
+                faults.invalid(path, owners, why)
             controller = f"{o.get('kind')}/{o.get('name')}"
 
 
@@ -109,4 +119,4 @@ def validate_update(faults: Faults, info: ResourceInfo, new: Object, old: Object
                 f"no new finalizers can be added if the object is being deleted, found new finalizers {added!r}",
             )
     if any(new.get(f) != old.get(f) for f in ("labels", "annotations", "ownerReferences", "finalizers")):
-        _validate_rest(faults, new)
+        _validate_rest(faults, new, core=info.custom is None)
