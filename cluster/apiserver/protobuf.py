@@ -5,7 +5,7 @@ fall back, so it must be read; answers are JSON, which they accept. `protobuf_fi
 and types as Kubernetes' Go structs state them (made by tests/support/make_protobuf_fields.py). A type is written as
 
     s string  b bool  i integer  f double  y bytes  t Time  u MicroTime  d Duration  q Quantity  o IntOrString
-    r raw JSON  x list in a message  @name message  [T list  {T string map  *T pointer  ^T embedded  !T always shown
+    r raw JSON  x list in a message  a schema or list of them  p schema or boolean  e schema or strings  @name message  [T list  {T string map  *T pointer  ^T embedded  !T always shown
 
 Invariant: what Go leaves out of JSON is left out: a zero scalar counts as absent unless it is a pointer or marked !.
 
@@ -132,7 +132,8 @@ def _double(value: Value, depth: int) -> float:
     data = _bytes(value)
     if len(data) != 8:
         raise BadProtobuf("a double has 8 bytes")
-    return float(struct.unpack("<d", data)[0])
+    number = float(struct.unpack("<d", data)[0])
+    return int(number) if number.is_integer() else number  # as Go writes it in JSON
 
 
 def _seconds_nanos(value: Value) -> tuple[int, int]:
@@ -190,6 +191,31 @@ def _items(value: Value, depth: int) -> list[str]:
     return [_string(v, 0) for number, v in _fields(_bytes(value)) if number == 1]
 
 
+# A JSON schema says `items`, `additionalProperties` and `dependencies` in either of two forms.
+_SCHEMA = "apiextensions.v1.JSONSchemaProps"
+
+
+def _schema(value: Value, depth: int) -> Any:
+    return _message(_SCHEMA, _bytes(value), depth + 1)
+
+
+def _schema_or_list(value: Value, depth: int) -> Any:
+    fields = list(_fields(_bytes(value)))
+    many = [_schema(v, depth) for number, v in fields if number == 2]
+    return many or next((_schema(v, depth) for number, v in fields if number == 1), None)
+
+
+def _schema_or_bool(value: Value, depth: int) -> Any:
+    found = dict(_fields(_bytes(value)))
+    return _schema(found[2], depth) if 2 in found else _bool(found.get(1, 0), depth)
+
+
+def _schema_or_strings(value: Value, depth: int) -> Any:
+    fields = list(_fields(_bytes(value)))
+    many = [_string(v, depth) for number, v in fields if number == 2]
+    return many or next((_schema(v, depth) for number, v in fields if number == 1), None)
+
+
 def _base64(value: Value, depth: int) -> str:
     return base64.b64encode(_bytes(value)).decode()
 
@@ -211,6 +237,9 @@ _SCALARS: dict[str, Parse] = {
     "o": _int_or_string,
     "r": _raw,
     "x": _items,
+    "a": _schema_or_list,
+    "p": _schema_or_bool,
+    "e": _schema_or_strings,
 }
 
 

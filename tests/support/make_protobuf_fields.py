@@ -1,6 +1,6 @@
-"""Makes cluster/apiserver/protobuf_fields.json from Go checkouts of k8s.io/api and k8s.io/apimachinery.
+"""Makes cluster/apiserver/protobuf_fields.json from Go checkouts of Kubernetes' k8s.io repositories.
 
-    python make_protobuf_fields.py API_GIT_DIR APIMACHINERY_GIT_DIR OUT
+    python make_protobuf_fields.py API_GIT_DIR APIMACHINERY_GIT_DIR APIEXTENSIONS_GIT_DIR AGGREGATOR_GIT_DIR OUT
 
 Only facts are taken: of each struct the protobuf field numbers, JSON names and types that its tags state. Run again
 when Kubernetes adds fields; numbers never change.
@@ -44,6 +44,10 @@ SPECIAL = {
     "resource.Quantity": "q",
     "intstr.IntOrString": "o",
     "runtime.RawExtension": "r",
+    "JSON": "r",
+    "JSONSchemaPropsOrArray": "a",
+    "JSONSchemaPropsOrBool": "p",
+    "JSONSchemaPropsOrStringArray": "e",
     "types.UID": "s",
     "types.NodeName": "s",
     "string": "s",
@@ -58,7 +62,8 @@ SPECIAL = {
 STRUCT = re.compile(r"^type (\w+) struct \{$(.*?)^\}$", re.M | re.S)
 NAMED = re.compile(r"^type (\w+) ([\w.\[\]]+)$", re.M)
 FIELD = re.compile(r"^\s+(?:(\w+)\s+)?([\w.\*\[\]]+)\s+`([^`]*)`", re.M)
-IMPORT = re.compile(r'^\s*(\w+)?\s*"(k8s\.io/[\w./]+)"', re.M)
+EMPTY = re.compile(r"^type (\w+) struct ?\{\}$", re.M)
+IMPORT = re.compile(r'^\s*(?:import\s+)?(\w+)?\s*"(k8s\.io/[\w./]+)"', re.M)
 
 
 def show(repo: str, path: str) -> str:
@@ -72,7 +77,7 @@ class Package:
 
     def __init__(self, name: str, source: str) -> None:
         self.name = name
-        self.structs = dict(STRUCT.findall(source))
+        self.structs = {**dict(STRUCT.findall(source)), **dict.fromkeys(EMPTY.findall(source), "")}
         self.named = {n: t for n, t in NAMED.findall(source) if t != "struct"}
         self.aliases: dict[str, str] = {}
         for alias, path in IMPORT.findall(source):
@@ -133,14 +138,21 @@ class Table:
 
 
 def main() -> None:
-    api, machinery, out = sys.argv[1:]
+    api, machinery, extensions, aggregator, out = sys.argv[1:]
     packages = {"meta.v1": Package("meta.v1", show(machinery, "pkg/apis/meta/v1/types.go"))}
     for path in PACKAGES:
         name = path.replace("/", ".")
         packages[name] = Package(name, show(api, f"{path}/types.go"))
+    kinds = "pkg/apis/apiextensions/v1"
+    source = show(extensions, f"{kinds}/types.go") + show(extensions, f"{kinds}/types_jsonschema.go")
+    packages["apiextensions.v1"] = Package("apiextensions.v1", source)
+    services = show(aggregator, "pkg/apis/apiregistration/v1/types.go")
+    packages["apiregistration.v1"] = Package("apiregistration.v1", services)
     table = Table(packages)
     for package in packages.values():
         for struct in package.structs:
+            if struct in SPECIAL:
+                continue
             if package.name != "meta.v1" or struct in ("DeleteOptions", "ObjectMeta", "ListMeta"):
                 table.message(package, struct)
     Path(out).write_text(json.dumps(table.messages, separators=(",", ":"), sort_keys=True) + "\n")

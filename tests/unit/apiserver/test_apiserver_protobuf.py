@@ -73,6 +73,44 @@ def test_delete_options_of_any_group():
     assert (got["gracePeriodSeconds"], got["propagationPolicy"]) == (0, "Foreground")
 
 
+def doubled(field: int, value: float) -> bytes:
+    return varint(field << 3 | 1) + struct.pack("<d", value)
+
+
+def test_definitions_whose_schemas_say_things_in_either_of_two_forms():
+    """client-go's clientset for definitions sends them so."""
+    number = sub(5, b"number") + doubled(9, 10.0) + doubled(11, 0.5) + sub(8, sub(1, b"3"))
+    text = sub(5, b"string") + sub(20, sub(1, b'"a"')) + sub(20, sub(1, b"1"))
+    fields = {
+        b"list": sub(5, b"array") + sub(24, sub(1, text)),
+        b"map": sub(5, b"object") + sub(30, num(1, 1) + sub(2, number)),
+        b"open": sub(5, b"object") + sub(30, num(1, 1)) + num(38, 1),
+        b"shut": sub(5, b"object") + sub(30, b"") + sub(32, sub(1, b"d") + sub(2, sub(2, b"x") + sub(2, b"y"))),
+    }
+    schema = sub(5, b"object") + b"".join(sub(29, sub(1, k) + sub(2, v)) for k, v in fields.items())
+    version = sub(1, b"v1") + num(2, 1) + num(3, 1) + sub(4, sub(1, schema)) + sub(5, sub(1, b""))
+    spec = sub(1, b"example.com") + sub(4, b"Namespaced") + sub(7, version)
+    got = decode_object(envelope("apiextensions.k8s.io/v1", "CustomResourceDefinition", sub(2, spec)))
+    made = got["spec"]["versions"][0]
+    assert (made["served"], made["storage"], made["subresources"]) == (True, True, {"status": {}})
+    assert made["schema"]["openAPIV3Schema"] == {
+        "type": "object",
+        "properties": {
+            "list": {"type": "array", "items": {"type": "string", "enum": ["a", 1]}},
+            "map": {
+                "type": "object",
+                "additionalProperties": {"type": "number", "maximum": 10, "minimum": 0.5, "default": 3},
+            },
+            "open": {
+                "type": "object",
+                "additionalProperties": True,
+                "x-kubernetes-preserve-unknown-fields": True,
+            },
+            "shut": {"type": "object", "additionalProperties": False, "dependencies": {"d": ["x", "y"]}},
+        },
+    }
+
+
 def test_unknown_fields_are_skipped():
     body = sub(1, sub(1, b"x")) + sub(999, b"?") + varint(998 << 3 | 1) + struct.pack("<q", 1) + num(997, 3)
     assert decode_object(envelope("v1", "ConfigMap", body))["metadata"] == {"name": "x"}
