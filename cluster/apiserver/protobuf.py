@@ -5,7 +5,8 @@ fall back, so it must be read; answers are JSON, which they accept. `protobuf_fi
 and types as Kubernetes' Go structs state them (made by tests/support/make_protobuf_fields.py). A type is written as
 
     s string  b bool  i integer  f double  y bytes  t Time  u MicroTime  d Duration  q Quantity  o IntOrString
-    r raw JSON  x list in a message  a schema or list of them  p schema or boolean  e schema or strings  @name message  [T list  {T string map  *T pointer  ^T embedded  !T always shown
+    r raw JSON  x list in a message  a schema or list of them  p schema or boolean  e schema or strings
+    @name message  [T list  {T string map  *T pointer  ^T embedded  !T always shown
 
 Invariant: what Go leaves out of JSON is left out: a zero scalar counts as absent unless it is a pointer or marked !.
 
