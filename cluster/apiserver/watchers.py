@@ -207,11 +207,24 @@ class WatchHub:
 
     def stop_all(self, error: ApiError | None = None) -> None:
         """End every watch, with an ERROR event when `error` is given."""
+        for watcher in self._all():
+            watcher.stop(error)
+
+    def stop_custom(self, current: Callable[[ResourceInfo], ResourceInfo | None]) -> None:
+        """End watches of custom resources whose definition is gone or serves something else by now: their clients watch
+        again, and see it."""
+        for watcher in self._all():
+            if watcher.info.custom is not None:
+                found = current(watcher.info)
+                if found is None or found.custom is None or not found.custom.same_as(watcher.info.custom):
+                    watcher.stop()
+
+    def _all(self) -> list[Watcher]:
+        found: list[Watcher] = []
         for index in self._indexes.values():
             groups = [index.everything, *index.namespaces.values(), *index.names.values(), *index.nodes.values()]
-            for group in groups:
-                for watcher in list(group.values()):
-                    watcher.stop(error)
+            found += (watcher for group in groups for watcher in group.values())
+        return found
 
 
 def _narrow(index: _Index, table: Table, event: CacheEvent) -> Group:

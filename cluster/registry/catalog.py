@@ -163,7 +163,7 @@ class Catalog:
 
     # --- guarding
 
-    def exists(self, info: ResourceInfo) -> Guard:
+    def exists(self, info: ResourceInfo, name: str) -> Guard:
         """A create holds only while the definition is there and is not being deleted."""
         custom: CustomVersion = info.custom
         key = _PREFIX + custom.definition.encode()
@@ -173,15 +173,15 @@ class Catalog:
                 return errors.path_not_found()
             crd = self._core.codec.decode(kv.key, kv.value, kv.mod_revision).obj
             if "deletionTimestamp" in crd["metadata"]:
-                return terminating(info)
+                return terminating(info, name)
             custom.crd_revision = kv.mod_revision  # it changed in another way: the next attempt compares with this
             return None
 
         return Guard((key, "mod", "=", custom.crd_revision), fail)
 
 
-def terminating(info: ResourceInfo) -> ApiError:
-    return errors.method_not_supported(info, "create not allowed while CustomResourceDefinition is terminating")
+def terminating(info: ResourceInfo, name: str) -> ApiError:
+    return errors.forbidden(info, name, "create not allowed while custom resource definition is terminating")
 
 
 def _builtin(name: str) -> bool:

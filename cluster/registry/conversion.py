@@ -2,7 +2,7 @@
 
 IO only through the injected webhook caller. Strategy None changes apiVersion and nothing else; strategy Webhook asks a
 server, many objects at a time. What comes back must be the same objects: their metadata may change in labels and
-annotations only. Then the target's schema prunes and defaults. Source: k8s.io/apiextensions-apiserver
+annotations only. Then the target's schema prunes. Source: k8s.io/apiextensions-apiserver
 `pkg/apiserver/conversion`.
 """
 
@@ -49,7 +49,10 @@ class Converter:
         return (await self.served(custom, [stored]))[0]
 
     async def convert(self, custom: CustomVersion, objects: list[Object]) -> list[Object]:
-        """Fresh objects of any version in `custom`'s, pruned and defaulted; raises ApiError 500."""
+        """Fresh objects of any version in `custom`'s: with the defaults of the version each is in, then converted and
+        pruned. Defaults of `custom` itself are for what clients send in it. Raises ApiError 500."""
+        for obj in objects:
+            pruning.apply_defaults(custom.schema_of(obj["apiVersion"].rpartition("/")[2]), obj)
         wanted = f"{custom.group}/{custom.version}"
         foreign = [i for i, obj in enumerate(objects) if obj["apiVersion"] != wanted]
         out = list(objects)
@@ -61,8 +64,6 @@ class Converter:
         for i in foreign:
             out[i]["apiVersion"] = wanted
             pruning.prune(custom.schema, out[i])
-        for obj in out:
-            custom.default(obj)
         return out
 
     async def _ask(self, custom: CustomVersion, wanted: str, objects: list[Object]) -> list[Object]:

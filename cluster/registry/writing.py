@@ -117,10 +117,10 @@ class Writer:
         """The clean object that is to be created, if its kind can be."""
         if "create" not in info.verbs:
             raise errors.method_not_supported(info, "create")
-        if info.custom is not None and info.custom.terminating:
-            raise terminating(info)
         clean = self._decode(ctx, info, body)
         self._address(info, namespace, clean)
+        if info.custom is not None and info.custom.terminating:
+            raise terminating(info, clean["metadata"].get("name", ""))
         return clean
 
     async def _drafted(
@@ -168,7 +168,7 @@ class Writer:
 
         plan.guards.insert(0, Guard((key, "create", "=", 0), exists))
         if info.custom is not None:
-            plan.guards.insert(0, self._catalog.exists(info))
+            plan.guards.insert(0, self._catalog.exists(info, name))
         if info.namespaced:
             plan.guards.insert(0, namespace_guard(info, namespace, name))
         elif info.name == "namespaces":
@@ -283,8 +283,8 @@ class Writer:
             raise errors.too_large(f"limit is {core.config.max_object_bytes}")
         lease = await self._expiry.lease(strategy.ttl_s, ctx.deadline) if strategy.ttl_s and not ctx.dry_run else 0
         plan.ops.append(put(key, value, lease))
-        if kept is not obj:
-            body, offset = body_of(obj)
+        if kept is not obj:  # the answer is what a read would show
+            body, offset = body_of((await core.converter.convert(info.custom, [orjson.loads(body)]))[0])
         return Draft(key, obj, plan, charge, body, offset, lease)
 
     async def store(self, ctx: RequestContext, draft: Draft) -> int:

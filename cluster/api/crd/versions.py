@@ -59,8 +59,11 @@ class CustomVersion:
         self.list_kind: str = names.get("listKind") or self.kind + "List"
         self.storage: str = definition_rules.storage_version(crd)
         self.versions: tuple[str, ...] = tuple(v["name"] for v in spec["versions"])
+        self._schemas = {v["name"]: (v.get("schema") or {}).get("openAPIV3Schema") for v in spec["versions"]}
+        self._compiled: dict[str, Schema] = {}
         self.served: tuple[str, ...] = tuple(v["name"] for v in spec["versions"] if v.get("served"))
         self.conversion: Object = spec.get("conversion") or {"strategy": "None"}
+        self.generation = crd["metadata"].get("generation")
         self.crd_revision = int(crd["metadata"].get("resourceVersion") or 0)
         self.terminating = definition.is_terminating(crd)
         self.has_status = "status" in sub
@@ -75,14 +78,33 @@ class CustomVersion:
         self.raw_schema: Object = (version.get("schema") or {}).get("openAPIV3Schema") or {"type": "object"}
         self.warning = ""
         if version.get("deprecated"):
-            fallback = f"{self.group}/{self.version} {self.kind} is deprecated"
-            self.warning = version.get("deprecationWarning") or fallback
+            said = version.get("deprecationWarning")
+            self.warning = said if said is not None else self._deprecation(spec["versions"])
         self._names = {**spec["names"], **names}
         self._namespaced = spec["scope"] == "Namespaced"
+
+    def _deprecation(self, versions: Sequence[Object]) -> str:
+        """Names the best version to use instead, if one is newer."""
+        newer = [v["name"] for v in versions if v.get("served") and not v.get("deprecated")]
+        better = sorted((n for n in newer if priority(n) < priority(self.version)), key=priority)
+        said = f"{self.group}/{self.version} {self.kind} is deprecated"
+        return f"{said}; use {self.group}/{better[0]} {self.kind}" if better else said
 
     @cached_property
     def schema(self) -> Schema:
         return compile_schema(self.raw_schema)
+
+    def schema_of(self, version: str) -> Schema:
+        """Of any version of the definition; of one that it has no more, a schema that knows nothing."""
+        if version == self.version:
+            return self.schema
+        if version not in self._compiled:
+            self._compiled[version] = compile_schema(self._schemas.get(version))
+        return self._compiled[version]
+
+    def same_as(self, other: CustomVersion) -> bool:
+        """Whether nothing about what is served has changed between two looks at the definition."""
+        return (self.uid, self.generation, self._names) == (other.uid, other.generation, other._names)
 
     @cached_property
     def node(self) -> Node:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -257,16 +258,51 @@ async def test_two_versions_with_strategy_none(world: Edge) -> None:
     second = CRONTABS.replace("/v1/", "/v2/")
     shown = (await world.call("GET", second + "/one")).json
     assert shown["apiVersion"] == "stable.example.com/v2"
-    assert shown["spec"] == {"cronSpec": "* * * * */5", "zone": "UTC"}
+    assert shown["spec"] == {"cronSpec": "* * * * */5"}  # defaults are of the version it is stored in
     assert (await world.call("GET", second)).json["items"][0] == shown
     made = await world.create(second, {**crontab("two"), "apiVersion": "stable.example.com/v2"})
-    assert made["apiVersion"] == "stable.example.com/v2" and made["spec"]["zone"] == "UTC"
+    assert made["apiVersion"] == "stable.example.com/v2" and made["spec"] == {"cronSpec": "* * * * */5"}
     back = (await world.call("GET", CRONTABS + "/two")).json
     assert back["apiVersion"] == "stable.example.com/v1" and back["spec"]["image"] == "busybox"
     versions = (await world.call("GET", "/apis/stable.example.com")).json
     assert versions["preferredVersion"]["version"] == "v2"
     events = await watched(world, f"{second}?watch=1&timeoutSeconds=1")
     assert [e["object"]["apiVersion"] for e in events] == ["stable.example.com/v2"] * 2
+
+
+def with_second(crd: dict[str, Any], **default: str) -> dict[str, Any]:
+    """A definition that serves v2 beside v1, with the same fields, and in v2 with defaults of its own."""
+    second = {**copy.deepcopy(crd["spec"]["versions"][0]), "name": "v2", "storage": False}
+    properties = second["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    properties.update({name: {"type": "string", "default": value} for name, value in default.items()})
+    crd["spec"]["versions"].append(second)
+    return crd
+
+
+async def test_a_write_in_another_version_is_answered_as_a_read_shows_it(world: Edge) -> None:
+    crd = with_second(crontab_definition(), zone="UTC")
+    properties = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    properties |= {"zone": {"type": "string"}, "stored": {"type": "string", "default": "yes"}}
+    crd["spec"]["versions"][1]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["stored"] = {
+        "type": "string"
+    }
+    await established(world, crd)
+    second = CRONTABS.replace("/v1/", "/v2/")
+    made = await world.create(second, {**crontab("two"), "apiVersion": "stable.example.com/v2"})
+    assert (made["spec"]["zone"], made["spec"]["stored"]) == ("UTC", "yes")
+    assert (await world.call("GET", second + "/two")).json == made
+
+
+async def test_a_watch_ends_when_its_definition_changes(crontabs: Edge) -> None:
+    """The client watches again, and sees what is served from then on."""
+    await crontabs.create(CRONTABS, crontab())
+    task = asyncio.create_task(watched(crontabs, f"{CRONTABS}?watch=1"))
+    async with asyncio.timeout(60):
+        while crontabs.server.health()["watches"] == 0:
+            await asyncio.sleep(0.01)
+        crd = with_second((await crontabs.call("GET", CRD)).json)
+        assert (await crontabs.call("PUT", CRD, crd)).status == 200
+        assert [e["type"] for e in await task] == ["ADDED"]
 
 
 async def test_a_default_added_later_shows_on_read(crontabs: Edge) -> None:
@@ -287,7 +323,8 @@ async def test_deleting_a_definition_takes_its_objects_along(crontabs: Edge) -> 
     assert gone.json["metadata"]["finalizers"] == ["customresourcecleanup.apiextensions.k8s.io"]
     await until(crontabs, CRONTABS, lambda o: [i["metadata"]["name"] for i in o["items"]] == ["held"])
     refused = await crontabs.call("POST", CRONTABS, crontab("late"))
-    assert refused.status == 405
+    assert refused.status == 403
+    assert "create not allowed while custom resource definition is terminating" in refused.json["message"]
     headers = {"Content-Type": "application/merge-patch+json"}
     await crontabs.call("PATCH", CRONTABS + "/held", {"metadata": {"finalizers": None}}, headers=headers)
     await until(crontabs, CRD, lambda o: True, code=404)
