@@ -1,6 +1,7 @@
 """YAML from clients, read as the JSON it stands for. Pure.
 
-Aliases are refused: nested ones grow without bound when they are written out. Dates stay strings, as JSON has none.
+Aliases are refused: nested ones grow without bound when they are written out. So is deep nesting, as soon as it is seen:
+libyaml takes quadratic time for it. Dates stay strings, as JSON has none.
 """
 
 from __future__ import annotations
@@ -9,6 +10,10 @@ from typing import Any
 
 import orjson
 import yaml
+
+
+_MAX_DEPTH = 254
+"""Of lists and mappings inside of one another: what orjson writes."""
 
 
 class BadYaml(ValueError):
@@ -46,8 +51,7 @@ def load(raw: bytes | str) -> Any:
 def load_noting(raw: bytes | str) -> tuple[Any, list[str]]:
     """The same, and which keys are there more than once, in the words of Kubernetes' parser. Raises BadYaml."""
     try:
-        if any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(raw, Loader=yaml.CSafeLoader)):
-            raise BadYaml("YAML aliases are not accepted")
+        _check(raw)
         loader = _Loader(raw)
         try:
             found = loader.get_single_data()
@@ -56,3 +60,17 @@ def load_noting(raw: bytes | str) -> tuple[Any, list[str]]:
         return orjson.loads(orjson.dumps(found, option=orjson.OPT_NON_STR_KEYS)), loader.again
     except (yaml.YAMLError, orjson.JSONEncodeError, RecursionError, UnicodeDecodeError) as e:
         raise BadYaml(str(e)) from e
+
+
+def _check(raw: bytes | str) -> None:
+    """Looks at one event after the other, so that what comes after the first fault is never parsed."""
+    depth = 0
+    for event in yaml.parse(raw, Loader=yaml.CSafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise BadYaml("YAML aliases are not accepted")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > _MAX_DEPTH:
+                raise BadYaml(f"exceeded max depth of {_MAX_DEPTH}")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1

@@ -23,6 +23,13 @@ def test_what_is_refused(text: bytes) -> None:
         yaml_input.load(text)
 
 
+@pytest.mark.parametrize("opening", ["[", "{", "- ", "[a, ", "{a: "])
+def test_deep_nesting_is_refused_as_soon_as_it_is_seen(opening: str) -> None:
+    """Regression: a patch of 1.5 MB of brackets kept an API server from everything else for good."""
+    with pytest.raises(yaml_input.BadYaml, match="exceeded max depth"):
+        yaml_input.load(opening * 500_000)
+
+
 def test_an_apply_patch_is_read_with_the_same_care() -> None:
     """Regression: aliases of an apply patch were expanded."""
     with pytest.raises(ApiError, match="aliases are not accepted"):
