@@ -229,6 +229,8 @@ class Writer:
         merge_for_update(new, old, subresource, strategy, core.clock())
         if subresource not in ("status", "approval", "finalize"):
             defaults.apply(info, new)
+        elif info.custom is not None:
+            info.custom.default_status(new)
         plan = Plan()
         request = Request(ctx, info, "UPDATE", namespace, name, new, old, plan, subresource)
         await self._admission.mutate(request)

@@ -1,7 +1,7 @@
 """YAML from clients, read as the JSON it stands for. Pure.
 
-Aliases are refused: nested ones grow without bound when they are written out. So is deep nesting, as soon as it is seen:
-libyaml takes quadratic time for it. Dates stay strings, as JSON has none.
+Aliases are refused: nested ones grow without bound when they are written out. So is deep nesting, as soon as it is
+seen: libyaml takes quadratic time for it. Dates stay strings, as JSON has none.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import Any
 
 import orjson
 import yaml
-
 
 _MAX_DEPTH = 254
 """Of lists and mappings inside of one another: what orjson writes."""

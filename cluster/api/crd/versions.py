@@ -152,6 +152,12 @@ class CustomVersion:
         """In place; whether anything changed."""
         return pruning.apply_defaults(self.schema, obj)
 
+    def default_status(self, obj: Object) -> None:
+        """Of a write to the status, which changes nothing else. In place."""
+        known = self.schema.properties.get("status")
+        if known is not None and "status" in obj:
+            pruning.apply_defaults(known, obj["status"])
+
     def validate(self, obj: Object, old: Object | None = None) -> list[Cause]:
         """Causes by the schema and, where its values are what they should be at all, by the rules."""
         faults = Faults()

@@ -142,6 +142,14 @@ def test_rules_are_run_beside_other_faults_but_not_on_values_of_the_wrong_kind()
     assert "some validation rules were not checked because the object was invalid" in cut[1]
 
 
+def test_a_write_to_the_status_brings_the_statuss_defaults_alone() -> None:
+    word = {"type": "string", "default": "x"}
+    version = custom(obj(spec=obj(a=word), status=obj(b=word)), subresources={"status": {}})
+    written = {**thing(), "status": {}}
+    version.default_status(written)
+    assert (written["spec"], written["status"]) == ({}, {"b": "x"})
+
+
 def test_a_finalizer_without_a_domain_is_advised_against_not_refused() -> None:
     new = thing()
     new["metadata"]["finalizers"] = ["clean", "example.com", "example.com/clean"]
