@@ -13,6 +13,7 @@ from typing import Any
 
 import jwt
 import orjson
+import yaml
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -93,7 +94,7 @@ class DocumentServer:
         found = self._docs.discovery.find(path, aggregated=negotiate.wants_aggregated_discovery(accept))
         if found is None:
             raise errors.path_not_found()
-        return _conditional(call, found)
+        return _conditional(call, _as_yaml(found) if call.accept.media == negotiate.YAML else found)
 
     async def _v3(self, call: Call, which: str) -> Answer:
         elsewhere = self._docs.elsewhere(which)
@@ -129,6 +130,11 @@ class DocumentServer:
                     {**jwt.algorithms.ECAlgorithm.to_jwk(key, as_dict=True), "kid": kid, "alg": algorithm, "use": "sig"}
                 )
         return {"keys": keys}
+
+
+def _as_yaml(document: Document) -> Document:
+    body = yaml.dump(orjson.loads(document.body), Dumper=yaml.CSafeDumper, allow_unicode=True).encode()
+    return Document(body, document.etag.removesuffix('"') + '-YAML"', negotiate.YAML)
 
 
 def _conditional(call: Call, document: Document) -> Reply:

@@ -20,8 +20,11 @@ _AGE = {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"
 @lru_cache(maxsize=1024)
 def printer_of(custom: CustomVersion) -> Printer:
     written = custom.columns or [_AGE]
+    try:
+        paths = [(c["type"], jsonpath.parse(c["jsonPath"])) for c in written]
+    except jsonpath.BadPath:  # accepted when it was written, as in Kubernetes, which then shows the age alone
+        written, paths = [_AGE], [(_AGE["type"], jsonpath.parse(_AGE["jsonPath"]))]
     columns = (NAME, *(_column(c) for c in written))
-    paths = [(c["type"], jsonpath.parse(c["jsonPath"])) for c in written]
 
     def row(obj: Object, now: float) -> Cells:
         return [name_of(obj), *(_cell(kind, jsonpath.find(path, obj), now) for kind, path in paths)]
@@ -30,9 +33,7 @@ def printer_of(custom: CustomVersion) -> Printer:
 
 
 def _column(written: dict[str, Any]) -> Column:
-    description = written.get("description") or ""
-    if not description and written["jsonPath"] == _AGE["jsonPath"]:
-        description = AGE.description
+    description = AGE.description if written is _AGE else written.get("description") or ""
     fallback = f"Custom resource definition column (in JSONPath format): {written['jsonPath']}"
     priority, form = written.get("priority") or 0, written.get("format") or ""
     return Column(written["name"], written["type"], priority, form, description or fallback)

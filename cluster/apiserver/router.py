@@ -75,7 +75,7 @@ class Router:
         if asked.namespace and not info.namespaced and info.plural != "namespaces":
             raise errors.path_not_found()
         if info.namespaced and not asked.namespace and asked.verb not in _WITHOUT_NAMESPACE:
-            raise errors.path_not_found() if asked.name else errors.method_not_allowed()
+            raise errors.path_not_found() if asked.name or info.custom is not None else errors.method_not_allowed()
         if asked.subresource:
             return self._subresource(call)
         if asked.verb not in info.verbs or (asked.verb == "create" and asked.name):

@@ -54,10 +54,7 @@ def check_fields(info: ResourceInfo, selector: FieldSelector | None) -> None:
         if term.path == "metadata.name" or (term.path == "metadata.namespace" and info.namespaced):
             continue
         if term.path not in allowed:
-            raise errors.bad_request(
-                f'Unable to find "{info.api_version}, Resource={info.plural}" that match label selector "", field '
-                f'selector "{selector}": field label not supported: {term.path}'
-            )
+            raise errors.bad_request(f"field label not supported: {term.path}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 
 from cluster.api import defaults, errors, managed, meta, schema, typecheck, validation
-from cluster.api.errors import ApiError
+from cluster.api.errors import ApiError, Cause
 from cluster.api.scheme import SCHEME, ResourceInfo
 from cluster.api.validation import advice
 from cluster.registry import keys
@@ -351,7 +351,9 @@ class Writer:
         if not isinstance(body, dict):
             raise errors.bad_request(f"the object provided is not a {info.kind}")
         kind, version = body.get("kind"), body.get("apiVersion")
-        if (kind and kind != info.kind) or (version and version != info.api_version):
+        if info.custom is not None:
+            _check_type(info, body)
+        elif (kind and kind != info.kind) or (version and version != info.api_version):
             raise misplaced(info, str(kind or info.kind), str(version or info.api_version))
         if info.custom is not None:
             clean, warnings = info.custom.decode(body, field_validation, ctx.repeated)
@@ -380,6 +382,20 @@ def misplaced(info: ResourceInfo, kind: str, version: str) -> ApiError:
         internal = info.group.partition(".")[0] or "core"
         why = f"converting ({short}.{kind}) to ({internal}.{info.kind}): unknown conversion"
     return errors.bad_request(f'{kind} in version "{short}" cannot be handled as a {info.kind}: {why}')
+
+
+def _check_type(info: ResourceInfo, body: Object) -> None:
+    """A custom object says of itself what it is; raises 400 and 422 where that is something else."""
+    kind, version = body.get("kind"), body.get("apiVersion")
+    if version and version != info.api_version:
+        raise errors.bad_request(
+            f"the API version in the data ({version}) does not match the expected API version ({info.api_version})"
+        )
+    if kind and kind != info.kind:
+        fault = Cause("FieldValueInvalid", f'Invalid value: "{kind}": must be {info.kind}', "kind")
+        metadata = body.get("metadata")
+        name = metadata.get("name", "") if isinstance(metadata, dict) else ""
+        raise errors.invalid(kind, info.group, str(name), [fault])
 
 
 def _warn(ctx: RequestContext, texts: list[str]) -> None:

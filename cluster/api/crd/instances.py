@@ -21,11 +21,21 @@ Json = dict[str, Any]
 
 
 def validate(schema: Schema, obj: Json, old: Json | None = None) -> list[Cause]:
-    """Causes for an object without its apiVersion, kind and metadata, which are not the schema's to judge."""
+    """Causes for an object; of its metadata the schema judges the name alone."""
     faults = Faults()
+    for field in ("apiVersion", "kind"):
+        if field in schema.properties and field in obj:
+            _value(faults, field, schema.properties[field], obj[field], MISSING)
     _identity(faults, schema, obj.get("metadata") or {}, old)
     before = MISSING if old is None else _content(old)
     _value(faults, "", schema, _content(obj), before, root=True)
+    return faults.causes
+
+
+def of_value(schema: Schema, value: Any, old: Any) -> list[Cause]:
+    """Causes of one value by itself, whose place is ""."""
+    faults = Faults()
+    _value(faults, "", schema, value, old)
     return faults.causes
 
 

@@ -49,6 +49,8 @@ def definitions(info: ResourceInfo) -> dict[str, Doc]:
     metadata = {"description": "Standard object's metadata.", "$ref": f"{_META}ObjectMeta"}
     kind["properties"] = {**(kind.get("properties") or {}), **_IDENTITY, "metadata": metadata}
     kind["x-kubernetes-group-version-kind"] = [{**gvk, "kind": custom.kind}]
+    if custom.selectable:
+        kind["x-kubernetes-selectable-fields"] = [{"fieldPath": path} for path in custom.selectable]
     items = {"type": "array", "items": {"$ref": f"#/definitions/{name}"}}
     listed: Doc = {
         "description": f"{custom.list_kind} is a list of {custom.kind}",
@@ -63,5 +65,5 @@ def definitions(info: ResourceInfo) -> dict[str, Doc]:
 
 def digest(infos: Sequence[ResourceInfo]) -> str:
     """Of what the document is made from."""
-    made_of = [(repr(i), i.custom.list_kind, i.custom.raw_schema) for i in infos]
+    made_of = [(repr(i), i.custom.list_kind, i.custom.raw_schema, i.custom.selectable) for i in infos]
     return hashlib.sha512(orjson.dumps([schema.data_version(), made_of])).hexdigest().upper()

@@ -18,6 +18,14 @@ Json = dict[str, Any]
 _ROOT = frozenset(("apiVersion", "kind", "metadata"))
 
 
+class BadMetadata(ValueError):
+    """Metadata of a resource inside of another that cannot be read."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(why)
+        self.path = path
+
+
 def metadata_node() -> builtin.Node:
     """The shape of ObjectMeta."""
     return builtin.node_for("", "v1", "ConfigMap").fields["metadata"]
@@ -25,7 +33,7 @@ def metadata_node() -> builtin.Node:
 
 def prune(schema: Schema, obj: Json) -> list[str]:
     """Drop what the schema does not know; the paths of what was dropped. Raises typecheck.DecodeError for metadata that
-    cannot be read."""
+    cannot be read, BadMetadata for that of an embedded resource."""
     unknown: list[str] = []
     _metadata(obj, "", unknown)
     for key in list(obj):
@@ -44,7 +52,12 @@ def _metadata(obj: Json, path: str, unknown: list[str]) -> None:
     if obj.get("metadata") is None:
         obj.pop("metadata", None)
         return
-    clean, dropped = typecheck.prune(metadata_node(), obj["metadata"])
+    try:
+        clean, dropped = typecheck.prune(metadata_node(), obj["metadata"])
+    except typecheck.DecodeError as e:
+        if path:
+            raise BadMetadata(f"{path}metadata", str(e)) from e
+        raise
     obj["metadata"] = clean
     unknown.extend(f"{path}metadata.{d}" for d in dropped)
 

@@ -28,9 +28,9 @@ def _found(path: str, obj: Object) -> Any:
     return at
 
 
-def validate(faults: Faults, paths: Object, obj: Object) -> None:
-    """What is read as replicas must be a number of them."""
-    for field in ("specReplicasPath", "statusReplicasPath"):
+def validate(faults: Faults, paths: Object, obj: Object, *, status: bool = False) -> None:
+    """What is read as replicas must be a number of them; `status`: of those in the status alone."""
+    for field in ("specReplicasPath", "statusReplicasPath")[status:]:
         path, replicas = paths[field], _found(paths[field], obj)
         if replicas is MISSING:
             continue

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from cluster.api import errors, typecheck
 from cluster.api.crd import definition, definition_rules, embedded, instances, list_types, nodes, pruning, rules, scales
-from cluster.api.crd.structural import Schema, compile_schema
+from cluster.api.crd.structural import MISSING, Schema, compile_schema
 from cluster.api.errors import Cause
 from cluster.api.schema import Node
 from cluster.api.scheme import ALL_VERBS, ResourceInfo
@@ -138,13 +139,17 @@ class CustomVersion:
     # --- objects
 
     def decode(self, obj: Any, validation: str, repeated: Sequence[str] = ()) -> tuple[Object, list[str]]:
-        """A pruned copy without forgotten nulls, and warnings as `typecheck.decode` has them. Raises ApiError 400."""
+        """A pruned copy without forgotten nulls, and warnings as `typecheck.decode` has them. Raises ApiError 400; 422
+        for embedded metadata."""
         head = f'{self.kind} in version "{self.version}" cannot be handled as a {self.kind}: '
         clean: Object = _copied(obj)
         try:
             unknown = pruning.prune(self.schema, clean)
         except typecheck.DecodeError as e:
             raise errors.bad_request(head + str(e)) from e
+        except pruning.BadMetadata as e:
+            fault = Cause("FieldValueInvalid", f'Invalid value: "": {e}', e.path)
+            raise errors.invalid(self.kind, self.group, (clean.get("metadata") or {}).get("name", ""), [fault]) from e
         pruning.drop_nulls(self.schema, clean)
         return clean, typecheck.judged(head, unknown, repeated, validation)
 
@@ -158,12 +163,13 @@ class CustomVersion:
         if known is not None and "status" in obj:
             pruning.apply_defaults(known, obj["status"])
 
-    def validate(self, obj: Object, old: Object | None = None) -> list[Cause]:
-        """Causes by the schema and, where its values are what they should be at all, by the rules."""
+    def validate(self, obj: Object, old: Object | None = None, *, status: bool = False) -> list[Cause]:
+        """Causes by the schema and, where its values are what they should be at all, by the rules. `status`: of a write
+        to the status, of which nothing else is judged by the schema."""
         faults = Faults()
-        faults.causes += instances.validate(self.schema, obj, old)
+        faults.causes += self._status(obj, old or {}) if status else instances.validate(self.schema, obj, old)
         if self.scale:
-            scales.validate(faults, self.scale, obj)
+            scales.validate(faults, self.scale, obj, status=status)
         embedded.validate(faults, self.schema, obj)
         before = Faults()
         list_types.validate(before, self.schema, old or {})
@@ -173,7 +179,12 @@ class CustomVersion:
             return [*faults.causes, _RULES_LEFT_OUT]
         return [*faults.causes, *rules.validate(self.schema, obj, old)]
 
-    # --- scale
+    def _status(self, obj: Object, old: Object) -> list[Cause]:
+        known = self.schema.properties.get("status")
+        if known is None or "status" not in obj:
+            return []
+        found = instances.of_value(known, obj["status"], old.get("status", MISSING))
+        return [replace(c, field=f"status.{c.field}" if c.field not in ("", "<nil>") else "status") for c in found]
 
     def to_scale(self, obj: Object) -> Object:
         """autoscaling/v1 Scale. Raises ApiError 500 for replicas that are not there."""

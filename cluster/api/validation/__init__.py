@@ -164,7 +164,7 @@ def update(info: ResourceInfo, new: Object, old: Object, subresource: str = "") 
     faults = Faults()
     metadata.validate_update(faults, info, new["metadata"], old["metadata"])
     if info.custom is not None:
-        return [*faults.causes, *info.custom.validate(new, old)]
+        return [*faults.causes, *info.custom.validate(new, old, status=subresource == "status")]
     if info.name == "pods":
         podparts.validate_mirror(faults, new, old)
     part = _PARTS.get((info.name, subresource))

@@ -10,6 +10,7 @@ pytest.importorskip("cel_expr_python", reason="`make bootstrap` installs it")
 
 from cluster.api.crd import definition
 from cluster.api.crd.versions import CustomVersion
+from cluster.api.errors import ApiError
 from cluster.api.scheme import SCHEME
 from cluster.api.validation import create
 from cluster.api.validation.advice import warnings
@@ -148,6 +149,27 @@ def test_a_write_to_the_status_brings_the_statuss_defaults_alone() -> None:
     written = {**thing(), "status": {}}
     version.default_status(written)
     assert (written["spec"], written["status"]) == ({}, {"b": "x"})
+
+
+def test_of_a_status_its_own_schema_speaks() -> None:
+    number = obj(num={"type": "integer", "maximum": 10})
+    version = custom(obj(spec=number, status=number), subresources={"status": {}})
+    new = {**thing(num=15), "status": {"num": 15}}
+    assert [str(c) for c in version.validate(new, {**thing(num=15), "status": {"num": 1}}, status=True)] == [
+        "status.num: Invalid value: 15: num in body should be less than or equal to 10"
+    ]
+
+
+def test_a_schema_may_restrict_what_an_object_calls_itself() -> None:
+    version = custom(obj(apiVersion={"type": "string", "pattern": "^example.com/v2$"}))
+    assert judged(version, thing())[0].startswith('apiVersion: Invalid value: "example.com/v1"')
+
+
+def test_embedded_metadata_that_cannot_be_read_is_named() -> None:
+    template = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": 1}}
+    with pytest.raises(ApiError, match=r"spec\.template\.metadata: Invalid value") as caught:
+        EMBEDDED.decode(thing(template=template), "Strict")
+    assert caught.value.code == 422
 
 
 def test_a_finalizer_without_a_domain_is_advised_against_not_refused() -> None:

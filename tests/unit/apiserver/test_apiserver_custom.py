@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import yaml
 
 pytest.importorskip("cel_expr_python", reason="`make bootstrap` installs it")
 
@@ -291,6 +292,33 @@ async def test_a_write_in_another_version_is_answered_as_a_read_shows_it(world: 
     made = await world.create(second, {**crontab("two"), "apiVersion": "stable.example.com/v2"})
     assert (made["spec"]["zone"], made["spec"]["stored"]) == ("UTC", "yes")
     assert (await world.call("GET", second + "/two")).json == made
+
+
+async def test_an_object_says_what_it_is_where_its_scope_is(crontabs: Edge) -> None:
+    other = await crontabs.call("POST", CRONTABS, {**crontab(), "apiVersion": "stable.example.com/v2"})
+    assert other.status == 400 and other.json["message"] == (
+        "the API version in the data (stable.example.com/v2) does not match the expected API version "
+        "(stable.example.com/v1)"
+    )
+    kind = await crontabs.call("POST", CRONTABS, {**crontab(), "kind": "Else"})
+    assert kind.status == 422 and kind.json["message"] == (
+        'Else.stable.example.com "one" is invalid: kind: Invalid value: "Else": must be CronTab'
+    )
+    everywhere = CRONTABS.replace("/namespaces/default", "")
+    assert (await crontabs.call("POST", everywhere, crontab())).status == 404
+    assert (await crontabs.call("DELETE", everywhere)).status == 404
+    odd = await crontabs.call("GET", CRONTABS + "?fieldSelector=spec.nothing=x")
+    assert (odd.status, odd.json["message"]) == (400, "field label not supported: spec.nothing")
+
+
+async def test_discovery_and_openapi_know_a_definition_in_every_form(crontabs: Edge) -> None:
+    path = "/apis/stable.example.com/v1"
+    answer = await crontabs.call("GET", path, headers={"Accept": "application/yaml"})
+    assert answer.headers["Content-Type"] == "application/yaml"
+    assert yaml.safe_load(answer.body) == (await crontabs.call("GET", path)).json
+    document = (await crontabs.call("GET", "/openapi/v3" + path)).json
+    known = document["components"]["schemas"]["com.example.stable.v1.CronTab"]
+    assert known["x-kubernetes-selectable-fields"] == [{"fieldPath": "spec.color"}]
 
 
 async def test_a_watch_ends_when_its_definition_changes(crontabs: Edge) -> None:
