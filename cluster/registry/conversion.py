@@ -22,6 +22,8 @@ Object = dict[str, Any]
 CallWebhook = Callable[[Object, Object], Awaitable[Object]]
 
 _BATCH = 500
+# Both have the same fields; the first that the webhook names is sent.
+_REVIEWS = ("v1", "v1beta1")
 _FREE_METADATA = ("labels", "annotations")
 
 
@@ -69,7 +71,9 @@ class Converter:
     async def _ask(self, custom: CustomVersion, wanted: str, objects: list[Object]) -> list[Object]:
         uid = str(uuid.uuid4())
         request = {"uid": uid, "desiredAPIVersion": wanted, "objects": objects}
-        review = {"kind": "ConversionReview", "apiVersion": "apiextensions.k8s.io/v1", "request": request}
+        spoken = custom.conversion["webhook"].get("conversionReviewVersions") or _REVIEWS
+        version = next((v for v in spoken if v in _REVIEWS), _REVIEWS[0])
+        review = {"kind": "ConversionReview", "apiVersion": f"apiextensions.k8s.io/{version}", "request": request}
         what = f"conversion webhook for {objects[0]['apiVersion']}, Kind={custom.kind} failed"
         try:
             answer = await self.call(custom.conversion["webhook"], review)

@@ -34,16 +34,17 @@ def convert(obj: Object, wanted: str) -> Object:
 
 
 class Webhook:
-    """`spoil` changes the answer; `asked` counts objects."""
+    """`spoil` changes the answer; `asked` counts objects; `spoken` is the version of the last review."""
 
     def __init__(self) -> None:
         self.asked = 0
+        self.spoken = ""
         self.spoil: Any = lambda answer: answer
         self.port = 0
 
     async def handle(self, request: web.Request) -> web.Response:
         review = await request.json()
-        wish = review["request"]
+        wish, self.spoken = review["request"], review["apiVersion"]
         self.asked += len(wish["objects"])
         converted = [convert(o, wish["desiredAPIVersion"]) for o in wish["objects"]]
         answer = {"uid": wish["uid"], "result": {"status": "Success"}, "convertedObjects": converted}
@@ -212,6 +213,17 @@ async def test_a_mutating_policy_changes_the_version_that_its_rules_name(world: 
     assert (made["apiVersion"], made["spec"]) == (body["apiVersion"], {"schedule": "@daily!"})
     changed = await world.call("PUT", V2 + "/two", {**made, "spec": {"schedule": "@hourly"}})
     assert (changed.status, changed.json["spec"]) == (200, {"schedule": "@hourly!"})
+
+
+async def test_a_webhook_is_asked_in_the_first_version_that_it_names(world: Edge, webhook: Webhook) -> None:
+    await world.create(CRONTABS, crontab())
+    assert (await world.call("GET", V2 + "/one")).status == 200
+    assert webhook.spoken == "apiextensions.k8s.io/v1"
+    path = f"{CRDS}/crontabs.stable.example.com"
+    crd = (await world.call("GET", path)).json
+    crd["spec"]["conversion"]["webhook"]["conversionReviewVersions"] = ["v2", "v1beta1", "v1"]
+    assert (await world.call("PUT", path, crd)).status == 200
+    await until(world, V2 + "/one", lambda o: webhook.spoken == "apiextensions.k8s.io/v1beta1")
 
 
 async def test_objects_move_to_a_new_storage_version(world: Edge, webhook: Webhook) -> None:
