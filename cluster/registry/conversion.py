@@ -41,7 +41,7 @@ class Converter:
             wanted = f"{custom.group}/{custom.version}"
             if all(_api_version(s) == wanted for s in items):
                 return list(items)
-        objects = await self.convert(custom, [s.fresh() for s in items])
+        objects = await self.read(custom, [s.fresh() for s in items])
         return [
             Stored.of(s.key, obj, s.revision, s.uid, removed=s.removed) if obj != s.obj else s
             for s, obj in zip(items, objects, strict=True)
@@ -50,11 +50,15 @@ class Converter:
     async def one(self, custom: CustomVersion, stored: Stored) -> Stored:
         return (await self.served(custom, [stored]))[0]
 
-    async def convert(self, custom: CustomVersion, objects: list[Object]) -> list[Object]:
-        """Fresh objects of any version in `custom`'s: with the defaults of the version each is in, then converted and
-        pruned. Defaults of `custom` itself are for what clients send in it. Raises ApiError 500."""
+    async def read(self, custom: CustomVersion, objects: list[Object]) -> list[Object]:
+        """Objects as they are stored, in `custom`'s version: with the defaults of the version each is in, then converted.
+        Defaults of `custom` itself are for what clients send in it. Raises ApiError 500."""
         for obj in objects:
             pruning.apply_defaults(custom.schema_of(obj["apiVersion"].rpartition("/")[2]), obj)
+        return await self.convert(custom, objects)
+
+    async def convert(self, custom: CustomVersion, objects: list[Object]) -> list[Object]:
+        """Fresh objects of any version in `custom`'s, pruned; raises ApiError 500."""
         wanted = f"{custom.group}/{custom.version}"
         foreign = [i for i, obj in enumerate(objects) if obj["apiVersion"] != wanted]
         out = list(objects)

@@ -286,7 +286,7 @@ class Writer:
         lease = await self._expiry.lease(strategy.ttl_s, ctx.deadline) if strategy.ttl_s and not ctx.dry_run else 0
         plan.ops.append(put(key, value, lease))
         if kept is not obj:  # the answer is what a read would show
-            body, offset = body_of((await core.converter.convert(info.custom, [orjson.loads(body)]))[0])
+            body, offset = body_of((await core.converter.read(info.custom, [orjson.loads(body)]))[0])
         return Draft(key, obj, plan, charge, body, offset, lease)
 
     async def store(self, ctx: RequestContext, draft: Draft) -> int:

@@ -292,6 +292,12 @@ async def test_a_write_in_another_version_is_answered_as_a_read_shows_it(world: 
     made = await world.create(second, {**crontab("two"), "apiVersion": "stable.example.com/v2"})
     assert (made["spec"]["zone"], made["spec"]["stored"]) == ("UTC", "yes")
     assert (await world.call("GET", second + "/two")).json == made
+    bare = await world.create(CRONTABS, crontab())
+    assert "zone" not in bare["spec"]
+    seen = (await world.call("GET", second + "/one")).json
+    assert (await world.call("PUT", second + "/one/status", {**seen, "status": {"phase": "x"}})).status == 200
+    kept = (await world.call("GET", CRONTABS + "/one")).json
+    assert (kept["status"], kept["spec"]) == ({"phase": "x"}, bare["spec"])  # no default of v2 comes along
 
 
 async def test_an_object_says_what_it_is_where_its_scope_is(crontabs: Edge) -> None:
