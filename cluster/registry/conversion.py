@@ -51,7 +51,7 @@ class Converter:
         return (await self.served(custom, [stored]))[0]
 
     async def read(self, custom: CustomVersion, objects: list[Object]) -> list[Object]:
-        """Objects as they are stored, in `custom`'s version: with the defaults of the version each is in, then converted.
+        """Stored objects in `custom`'s version: with the defaults of the version each is in, then converted.
         Defaults of `custom` itself are for what clients send in it. Raises ApiError 500."""
         for obj in objects:
             pruning.apply_defaults(custom.schema_of(obj["apiVersion"].rpartition("/")[2]), obj)

@@ -260,15 +260,6 @@ def _scale(faults: Faults, path: str, scale: Object | None) -> None:
             where = " or ".join(r.removesuffix(".") for r in roots)
             where = f"either {where}" if len(roots) > 1 else where
             faults.invalid(at, value, f"should be a json path under {where}")
-        else:
-            _simple(faults, at, value)
-
-
-def _simple(faults: Faults, path: str, value: str) -> None:
-    try:
-        jsonpath.simple(value)
-    except jsonpath.BadPath:
-        faults.invalid(path, value, "should be a simple json path without array notation")
 
 
 def _selectable(faults: Faults, path: str, version: Object, old: Object | None) -> None:

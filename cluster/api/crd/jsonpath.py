@@ -115,16 +115,6 @@ def get(path: str, obj: Any) -> Any:
     return found[0] if found else None
 
 
-_SIMPLE = re.compile(r"(\.[A-Za-z_$][\w$\-]*)+", re.ASCII)
-
-
-def simple(path: str) -> tuple[str, ...]:
-    """The keys of a path that is nothing but field names; raises BadPath."""
-    if _SIMPLE.fullmatch(path) is None:
-        raise BadPath(f"{path!r} is not a path of field names like .spec.replicas")
-    return tuple(path[1:].split("."))
-
-
 _PARTS = re.compile(r"'(?:[^'\\]|\\.)*'|[.\[\]]|[^.\[\]]+")
 _ESCAPES = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "'": "'", "\\": "\\"}
 

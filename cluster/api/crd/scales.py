@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.api import errors
-from cluster.api.crd import jsonpath
 from cluster.api.crd.structural import MISSING
 from cluster.api.validation.fields import Faults
 
@@ -18,10 +17,15 @@ _MAX = 2**31 - 1
 _KEPT = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
 
 
+def _keys(path: str) -> list[str]:
+    """Names between dots; brackets mean nothing here, as in Kubernetes."""
+    return path.removeprefix(".").split(".")
+
+
 def _found(path: str, obj: Object) -> Any:
     """The value at a path of field names; MISSING."""
     at: Any = obj
-    for key in jsonpath.simple(path):
+    for key in _keys(path):
         if not isinstance(at, dict) or key not in at:
             return MISSING
         at = at[key]
@@ -73,7 +77,7 @@ def to_scale(paths: Object, obj: Object) -> Object:
 
 def from_scale(paths: Object, scale: Object, obj: Object) -> None:
     """Put the wish of a Scale into `obj`, in place."""
-    *above, last = jsonpath.simple(paths["specReplicasPath"])
+    *above, last = _keys(paths["specReplicasPath"])
     at = obj
     for key in above:
         at = at.setdefault(key, {})
