@@ -148,7 +148,7 @@ def _int(number: int, value: int) -> bytes:
 
 def _any(value: Any) -> bytes:
     """openapi.v2.Any: the value as YAML."""
-    return _text(2, yaml.dump(value, Dumper=yaml.CSafeDumper, default_flow_style=True, width=1 << 30))
+    return _text(2, yaml.dump(value, Dumper=yaml.CSafeDumper, default_flow_style=False, width=1 << 30))
 
 
 def _named(number: int, items: Mapping[str, Any], encode: Encode) -> bytes:

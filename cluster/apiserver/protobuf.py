@@ -203,7 +203,8 @@ def _schema(value: Value, depth: int) -> Any:
 def _schema_or_list(value: Value, depth: int) -> Any:
     fields = list(_fields(_bytes(value)))
     many = [_schema(v, depth) for number, v in fields if number == 2]
-    return many or next((_schema(v, depth) for number, v in fields if number == 1), None)
+    one = [_schema(v, depth) for number, v in fields if number == 1]
+    return many or (one[0] if one else None)
 
 
 def _schema_or_bool(value: Value, depth: int) -> Any:
@@ -214,7 +215,8 @@ def _schema_or_bool(value: Value, depth: int) -> Any:
 def _schema_or_strings(value: Value, depth: int) -> Any:
     fields = list(_fields(_bytes(value)))
     many = [_string(v, depth) for number, v in fields if number == 2]
-    return many or next((_schema(v, depth) for number, v in fields if number == 1), None)
+    one = [_schema(v, depth) for number, v in fields if number == 1]
+    return many or (one[0] if one else None)
 
 
 def _base64(value: Value, depth: int) -> str:

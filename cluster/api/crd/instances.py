@@ -68,7 +68,7 @@ def type_of(value: Any) -> str:
 
 
 def _value(faults: Faults, path: str, schema: Schema, value: Any, old: Any, *, root: bool = False) -> None:
-    if not root and old is not MISSING and value == old:
+    if not root and old is not MISSING and (value == old or _reordered(schema, value, old)):
         return
     if value is None and (schema.nullable or not (schema.type or schema.int_or_string)):
         return
@@ -84,6 +84,14 @@ def _value(faults: Faults, path: str, schema: Schema, value: Any, old: Any, *, r
         _number(faults, path, schema, value)
     if schema.checks:
         _combined(faults, path, schema, value)
+
+
+def _reordered(schema: Schema, value: Any, old: Any) -> bool:
+    """Whether a list of type map has the items that it had, in another order."""
+    if schema.list_type != "map" or not isinstance(value, list) or not isinstance(old, list) or len(value) != len(old):
+        return False
+    before = old_items(schema, old)
+    return len(before) == len(old) and all(before.get(key_of(schema, i) or "", MISSING) == i for i in value)
 
 
 def _type(faults: Faults, path: str, schema: Schema, value: Any) -> bool:

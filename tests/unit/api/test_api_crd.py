@@ -215,6 +215,14 @@ def test_items_of_list_maps_are_followed_by_key() -> None:
     assert judged(schema, {"a": [{"k": "y", "v": 2}, {"k": "x", "v": 4}]}, old) == ["a[1]: Invalid value: only up"]
 
 
+def test_a_list_map_in_another_order_did_not_change() -> None:
+    item = {**obj(k={"type": "string"}), "required": ["k"]}
+    keyed = {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"], "items": item}
+    schema = obj(a={**keyed, "maxItems": 1})
+    assert judged(schema, {"a": [{"k": "y"}, {"k": "x"}]}, {"a": [{"k": "x"}, {"k": "y"}]}) == []
+    assert len(judged(schema, {"a": [{"k": "y"}, {"k": "z"}]}, {"a": [{"k": "x"}, {"k": "y"}]})) == 1
+
+
 def test_what_did_not_change_is_forgiven() -> None:
     schema = obj(a={"type": "string", "maxLength": 1}, b={"type": "integer"})
     assert judged(schema, {"a": "long", "b": 2}, {"a": "long", "b": 1}) == []
