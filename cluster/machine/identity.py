@@ -2,7 +2,7 @@
 
 IO on files only; how a request travels is the caller's (host.sock for local machines). Invariants: a private key is
 written once, 0600, in a 0700 directory, and leaves its machine never; a join token is used up by the first join and is
-compared in constant time; an interrupted join leaves no certificate without its key.
+compared in constant time; an interrupted join or renewal leaves no certificate without its key on the disk.
 
  host                                    machine
  ----                                    -------
@@ -27,10 +27,11 @@ import orjson
 
 from cluster.machine import pki, signing
 from cluster.machine.config import ClusterConfig, MachineConfig, MachineSpec, save_machine
-from cluster.machine.files import make_private_dir, write_atomic
+from cluster.machine.files import make_private_dir, sync_dir, write_atomic
 
 TOKEN_FILE = "join.token"
 SHARED_SECRETS = ("ray.token",)
+_NEW_KEY = ".key.new"
 
 
 def utcnow() -> dt.datetime:
@@ -111,7 +112,11 @@ class Authority:
     def admit_itself(self, machine: MachineConfig) -> None:
         """The machine that holds the CA joins without a way to travel: the first of a cluster of VMs."""
         request = join_request(machine)
-        install(machine, request, self.admit(machine.name, request.token, request.requests))
+        if request.proof is None:
+            reply = self.admit(machine.name, request.token, request.requests)
+        else:  # it was interrupted after that
+            reply = self.renew(machine.name, request.proof, request.requests)
+        install(machine, request, reply)
 
     def renew(self, name: str, proof: pki.Proof, requests: Mapping[str, bytes]) -> JoinReply:
         """New certificates for a machine that shows one it has and signs with its key; raises PkiError when refused."""
@@ -164,35 +169,58 @@ class JoinRequest:
 
 
 def is_complete(machine: MachineConfig) -> bool:
-    """True when every file this machine needs is there and no certificate is near its end."""
+    """True when every file this machine needs is there, and each certificate fits its key and is not near its end."""
+    settle_keys(machine)
     names = pki.certificate_names(MachineSpec(machine.name, machine.ip, machine.control_plane))
     files = ["ca.crt", *SHARED_SECRETS, *(pki.CONTROL_PLANE_SECRETS if machine.control_plane else ())]
     if not all((machine.pki / f).is_file() for f in (*files, *(f"{n}.key" for n in names))):
         return False
-    certs = [machine.pki / f"{n}.crt" for n in names]
-    return all(c.is_file() and not pki.needs_renewal(c.read_bytes(), utcnow()) for c in certs)
+    pairs = [_pair(machine, name) for name in names if (machine.pki / f"{name}.crt").is_file()]
+    return len(pairs) == len(names) and all(pki.fits(p) and not pki.needs_renewal(p.cert, utcnow()) for p in pairs)
+
+
+def settle_keys(machine: MachineConfig) -> None:
+    """After an `install` that was broken off: a new key whose certificate came takes its place, another is dropped."""
+    for new in list(machine.pki.glob(f"*{_NEW_KEY}")):
+        name = new.name.removesuffix(_NEW_KEY)
+        cert = machine.pki / f"{name}.crt"
+        if cert.is_file() and pki.fits(pki.KeyPair(cert.read_bytes(), new.read_bytes())):
+            _promote(machine, name)
+        else:
+            new.unlink()
+
+
+def _promote(machine: MachineConfig, name: str) -> None:
+    (machine.pki / f"{name}{_NEW_KEY}").replace(machine.pki / f"{name}.key")
+    sync_dir(machine.pki)
+
+
+def _pair(machine: MachineConfig, name: str) -> pki.KeyPair:
+    return pki.KeyPair(*((machine.pki / f"{name}.{kind}").read_bytes() for kind in ("crt", "key")))
 
 
 def join_request(machine: MachineConfig) -> JoinRequest:
-    """New keys and requests for all certificates; raises FileNotFoundError when there is neither a token to join with
-    nor a certificate to show."""
+    """New keys and requests for all certificates, by the certificate that is there while it is good, else by the token
+    (which may be used up: an answer that was lost leaves it here). Raises FileNotFoundError when there is neither."""
+    settle_keys(machine)
     names = pki.certificate_names(MachineSpec(machine.name, machine.ip, machine.control_plane))
     made = {name: pki.new_request(name) for name in names}
     requests, keys = {n: r for n, (_, r) in made.items()}, {n: k for n, (k, _) in made.items()}
-    token = machine.disk / TOKEN_FILE
-    if token.exists():
-        return JoinRequest(machine.name, token.read_text().strip(), requests, keys)
-    own = pki.KeyPair(*((machine.pki / f"node.{kind}").read_bytes() for kind in ("crt", "key")))
-    return JoinRequest(machine.name, "", requests, keys, pki.prove(own, requests))
+    if all((machine.pki / f"node.{kind}").is_file() for kind in ("crt", "key")):
+        own = _pair(machine, "node")
+        if pki.fits(own) and pki.is_valid(own.cert, utcnow()):
+            return JoinRequest(machine.name, "", requests, keys, pki.prove(own, requests))
+    return JoinRequest(machine.name, (machine.disk / TOKEN_FILE).read_text().strip(), requests, keys)
 
 
 def install(machine: MachineConfig, request: JoinRequest, reply: JoinReply) -> None:
-    """Each key just before its certificate, that of the node last (what renewal is asked with), then the token: after a
-    crash in between the next attempt finds old certificates, and asks again."""
+    """Each key beside the old one until its certificate is there; the node's last (what renewal is asked with), then
+    the token: after a crash in between `settle_keys` makes pairs, the next attempt finds old ones, and asks again."""
     make_private_dir(machine.pki)
     for name in sorted(reply.certs, key=lambda name: name == "node"):
-        write_atomic(machine.pki / f"{name}.key", request.keys[name])
+        write_atomic(machine.pki / f"{name}{_NEW_KEY}", request.keys[name])
         write_atomic(machine.pki / f"{name}.crt", reply.certs[name])
+        _promote(machine, name)
     for name, data in reply.files.items():
         if name != Path(name).name:
             raise pki.PkiError(f"the host sent a file with the name {name!r}")

@@ -158,6 +158,7 @@ async def join(ticket: Ticket, joiner: Joiner, timeout_s: float = ANSWER_S) -> M
 
 async def renew(config: ClusterConfig, machine: MachineConfig, timeout_s: float = ANSWER_S) -> None:
     """New certificates by the ones that are there. Raises JoinRefused, OSError, TimeoutError."""
+    await asyncio.to_thread(identity.settle_keys, machine)
     ca, cert, key = (str(machine.pki / name) for name in ("ca.crt", "node.crt", "node.key"))
     context = ssl.create_default_context(cafile=ca)
     context.load_cert_chain(cert, key)

@@ -9,7 +9,7 @@ until something breaks:
    servers answer, Ray is restarted here. So at most one machine at a time is without its actors;
  - another machine is the head now (`head.py`): the same, with that one's epoch; if it is this one, Ray starts here as
    the head at once;
- - `restart_in_turn` was called (new certificates): the same, in the same epoch.
+ - `restart_in_turn` was called (new certificates): Ray runs on until this machine has its turn, then it restarts.
 
 While the head is silent nothing is concluded and nothing is stopped (DESIGN.md, "What is true").
 Invariant: before Ray starts, no process of an earlier start is left (two State actors never meet on one directory).
@@ -19,21 +19,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
-import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cluster.machine import rejoin
 from cluster.machine.config import MachineConfig
 from cluster.machine.forwarder import Probe
 from cluster.machine.head import HeadRecord
-from cluster.machine.processes import Children, ProcessId, Stat, command_line
-from cluster.machine.ray_command import ensure_command, environment, is_head, start_command, stop_command
+from cluster.machine.processes import Children
+from cluster.machine.ray_command import is_head
+from cluster.machine.ray_daemons import RayDaemons, RayFailed, RayTimes
 from cluster.machine.release import Release
 
 log = logging.getLogger(__name__)
@@ -44,26 +42,19 @@ NEW_METADATA_AFTER = 5
 Phase = Literal["waiting for the head", "starting", "running", "frozen", "stopping", "stopped"]
 
 
-class RayFailed(RuntimeError):
-    """Ray did not start; its own logs say why."""
-
-
 @dataclass(frozen=True, slots=True)
 class KeeperTimes:
-    start_s: float = 120.0
-    ensure_s: float = 180.0
     turn_s: float = 120.0
     poll_s: float = 2.0
-    stop_s: float = 5.0
-    stop_actors_s: float = 12.0
+    ray: RayTimes = field(default_factory=RayTimes)
     backoff_s: tuple[float, ...] = (0.5, 1, 2, 5, 10, 20)
 
     @property
     def longest_turn_s(self) -> float:
         """How long a machine may hold its turn: the others waited for, Ray stopped, started, and an ensure command that
         was begun at the last moment; then a little for what lies between. When Ray does not start, it gives it back."""
-        restart_s = 3 * self.stop_s + self.start_s + self.backoff_s[-1]
-        return 1.1 * (self.turn_s + restart_s + self.turn_s + self.ensure_s)
+        restart_s = self.ray.stop_actors_s + 3 * self.ray.stop_s + self.ray.start_s + self.backoff_s[-1]
+        return 1.1 * (self.turn_s + restart_s + self.turn_s + self.ray.ensure_s)
 
 
 class RayKeeper:
@@ -82,18 +73,16 @@ class RayKeeper:
     ) -> None:
         self._record = record
         self._machine = machine
-        self._children = children
         self._ask = ask
         self._release = release
-        self._python = release.python
         self._life = secrets.token_hex(4)
         self._asked = asyncio.Event()
         self._times = times or KeeperTimes()
+        self._ray = RayDaemons(machine, children, release, self._times.ray)
         self._epoch = ""
         self._phase: Phase = "stopped"
         self._ensured = asyncio.Event()
         self._starts = 0
-        self._daemons: dict[str, ProcessId] = {}
         self._adopt()
 
     @property
@@ -123,7 +112,7 @@ class RayKeeper:
         self._ensured.clear()
         config = self._config = self._record.config
         self._head = None if is_head(config, self._machine) else self._ask(config.ray_head)
-        self._env = environment(config, self._machine, self._python, self._release.checkout, os.environ)
+        self._ray.configure(config)
 
     async def _learn_from_others(self) -> None:
         """At the boot of a head: was another made the head while this machine was off? Silence proves nothing."""
@@ -168,7 +157,8 @@ class RayKeeper:
                     await asyncio.sleep(self._pause(failures))
         finally:
             await turn.aclose()
-            await self._stop_actors()
+            if self._phase == "running":
+                await self._ray.stop_actors()
             await self._stop()
 
     def _pause(self, failures: int) -> float:
@@ -185,19 +175,7 @@ class RayKeeper:
         self._epoch = epoch if self._head is not None else rejoin.current_epoch(self._machine, head.generation)
         self._phase = "starting"
         self._asked.clear()
-        self._prune_sessions()
-        command = start_command(self._config, self._machine, self._python)
-        output = self._machine.log_dir / "ray-start.log"
-        try:
-            code = await self._children.run(command, self._env, output, self._times.start_s)
-        except TimeoutError as e:
-            raise RayFailed(f"ray start took longer than {self._times.start_s:g} s; see {output}") from e
-        if code != 0:
-            raise RayFailed(f"ray start ended with {code}; see {output}")
-        self._daemons = self._find_daemons()
-        missing = {"raylet", *(("gcs_server",) if self._head is None else ())} - set(self._daemons)
-        if missing:
-            raise RayFailed(f"ray start left no {', '.join(sorted(missing))} running; see {self._machine.ray_dir}")
+        await self._ray.start()
         self._starts += 1
         self._phase = rejoin.RUNNING
         log.info("Ray runs in epoch %s", self._epoch)
@@ -219,25 +197,10 @@ class RayKeeper:
             await asyncio.sleep(0.1)
         return ""
 
-    def _find_daemons(self) -> dict[str, ProcessId]:
-        found = {}
-        for process in self._children.inherited():
-            name = _daemon_name(process)
-            if name == "unwanted":  # the dashboard and the client server: 130 MB and an open port, asked for by nobody
-                ProcessId(process.pid, process.start).signal(signal.SIGKILL)
-            elif name:
-                found[name] = ProcessId(process.pid, process.start)
-        return found
-
-    def _prune_sessions(self) -> None:
-        """Ray makes a directory of logs at each start and removes none: the last three stay."""
-        for old in sorted(self._machine.ray_dir.glob("session_2*"))[:-3]:
-            _remove_tree(old)
-
     # -- running -------------------------------------------------------------------------------------------------
     async def _run_until_broken(self, turn: AsyncExitStack) -> bool:
         """True when the head runs another epoch, or is another, or we were asked; False when a daemon of ours ended."""
-        ended = {self._children.ended(p.pid): name for name, p in self._daemons.items()}
+        ended = self._ray.ended()
         foreign = asyncio.ensure_future(self._until_foreign())
         asked = asyncio.ensure_future(self._asked.wait())
         ensure = asyncio.ensure_future(self._ensure(turn))
@@ -250,12 +213,13 @@ class RayKeeper:
             for future, name in ended.items():
                 if future.done():
                     log.error("%s ended with %d; restarting Ray on this machine", name, future.result())
+            if foreign.done():
+                self._asked.clear()  # what was asked for happens with it
             return foreign.done() or asked.done()
         finally:
             for task in (foreign, asked, ensure):
                 task.cancel()
             await asyncio.gather(foreign, asked, ensure, return_exceptions=True)
-            self._ensured.clear()
 
     async def _until_foreign(self) -> None:
         while True:
@@ -287,17 +251,10 @@ class RayKeeper:
 
     async def _ensure(self, turn: AsyncExitStack) -> None:
         """Runs the ensure command until it succeeds once; a held turn ends with it, or after `turn_s`."""
-        command = ensure_command(self._config, self._machine, self._python)
-        output = self._machine.log_dir / "ensure.log"
         release = asyncio.get_running_loop().time() + self._times.turn_s
         for attempt in range(1_000_000):
-            try:
-                code = await self._children.run(command, self._env, output, self._times.ensure_s)
-            except TimeoutError:
-                code = -signal.SIGKILL
-            if code == 0:
+            if await self._ray.ensure():
                 break
-            log.warning("ensure ended with %d; see %s", code, output)
             if asyncio.get_running_loop().time() > release:
                 await turn.aclose()
             await asyncio.sleep(self._pause(attempt))
@@ -307,11 +264,43 @@ class RayKeeper:
 
     # -- the head came back as another cluster, or we were asked ---------------------------------------------------
     async def _take_turn(self, turn: AsyncExitStack) -> None:
-        """Freezes the raylet, waits until there is a Ray to join and for our turn, and then for the other machines."""
+        """A raylet of a past epoch waits frozen. A healthy one that we were asked to restart runs on until its turn,
+        then its actors stop in good order; when it ends meanwhile, no turn is waited for."""
+        if self._asked.is_set():
+            if await self._waits_running(turn):
+                return
+            await turn.aclose()
+        self._freeze()
+        await self._wait_for_turn(turn)
+
+    async def _waits_running(self, turn: AsyncExitStack) -> bool:
+        """False when the epoch passed meanwhile."""
+        foreign = asyncio.ensure_future(self._until_foreign())
+        waiting = asyncio.ensure_future(self._wait_for_turn(turn))
+        breaks: set[asyncio.Future[Any]] = {foreign, waiting, *self._ray.ended()}
+        try:
+            done, _ = await asyncio.wait(breaks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            foreign.cancel()
+            waiting.cancel()
+            await asyncio.gather(foreign, waiting, return_exceptions=True)
+        if foreign in done:
+            return False
+        if waiting in done:
+            waiting.result()
+            if self._phase == rejoin.RUNNING:  # else it froze: another machine became the head
+                self._ensured.clear()
+                await self._ray.stop_actors()
+        return True
+
+    def _freeze(self) -> None:
         self._phase = "frozen"
-        raylet = self._daemons.get("raylet")
-        if raylet is not None:
-            raylet.signal(signal.SIGSTOP)
+        self._asked.clear()
+        self._ensured.clear()
+        self._ray.freeze()
+
+    async def _wait_for_turn(self, turn: AsyncExitStack) -> None:
+        """Until there is a Ray to join, we have our turn, and the other machines can spare us."""
         while (head := self._giver()) is not None:
             mine = head.turn(self._machine.name, self._times.turn_s)
             given = await self._can_be_joined(head) and await turn.enter_async_context(mine)
@@ -319,7 +308,10 @@ class RayKeeper:
                 return
             await turn.aclose()
             await asyncio.sleep(self._times.poll_s)
+            if not self._machine.control_plane:
+                await self._ask_the_others()
             if self._record.changed.is_set():
+                self._freeze()
                 self._adopt()
 
     async def _can_be_joined(self, head: rejoin.HeadClient) -> bool:
@@ -333,7 +325,7 @@ class RayKeeper:
     async def _others_can_spare_us(self, head: rejoin.HeadClient) -> bool:
         """In our turn: waits until the other API servers answer, at most `turn_s`. False: there is no Ray to join."""
         deadline = asyncio.get_running_loop().time() + self._times.turn_s
-        while not ((self._head is None or await self._head_complete(head)) and await self._others_ready()):
+        while not (await self._head_complete(head) and await self._others_ready()):
             if asyncio.get_running_loop().time() > deadline:
                 if not await self._can_be_joined(head):
                     return False
@@ -346,9 +338,11 @@ class RayKeeper:
         """Who gives turns. The head asks itself, but for what it must do at once: begin another Ray."""
         return self._head or (self._ask(self._machine.name) if self._asked.is_set() else None)
 
-    @staticmethod
-    async def _head_complete(head: rejoin.HeadClient) -> bool:
-        """A machine that has just become the head restarts its own actors first."""
+    async def _head_complete(self, head: rejoin.HeadClient) -> bool:
+        """A machine that has just become the head restarts its own actors first. In the same epoch it is waited for by
+        nobody: it may wait for the turn that we hold."""
+        if self._head is None or self._phase != "frozen":
+            return True
         try:
             return (await head.status()).ensured
         except rejoin.Unreachable:
@@ -371,61 +365,8 @@ class RayKeeper:
             return False
         return True
 
-    # -- stop ----------------------------------------------------------------------------------------------------
-    async def _stop_actors(self) -> None:
-        """A planned stop: leadership handed over, disks synced. Not waited for longer than it is worth."""
-        command = stop_command(self._config, self._machine, self._python)
-        if self._phase != "running" or not command:
-            return
-        output = self._machine.log_dir / "ensure.log"
-        try:
-            code = await self._children.run(command, self._env, output, self._times.stop_actors_s)
-            log.info("actors stopped: %d", code)
-        except TimeoutError:
-            log.warning("the actors did not stop in time; see %s", output)
-
     async def _stop(self) -> None:
-        """Leaves no process of Ray on this machine: the raylet first, politely unless frozen, then all the rest."""
         frozen, self._phase = self._phase == "frozen", "stopping"
-        loop = asyncio.get_running_loop()
-        if not frozen:
-            for name in ("raylet", "gcs_server"):
-                daemon = self._daemons.get(name)
-                if daemon is not None and daemon.signal(signal.SIGTERM):
-                    await asyncio.wait({self._children.ended(daemon.pid)}, timeout=self._times.stop_s)
-        deadline = loop.time() + self._times.stop_s
-        while left := self._children.inherited():
-            for process in left:
-                ProcessId(process.pid, process.start).signal(signal.SIGKILL)
-            if loop.time() > deadline:
-                raise RuntimeError(f"processes that do not die: {', '.join(f'{p.pid} {p.name}' for p in left)}")
-            await asyncio.sleep(0.05)
-            self._children.reap()
-        self._daemons = {}
+        self._ensured.clear()
+        await self._ray.stop(politely=not frozen)
         self._phase = "stopped"
-
-
-def _daemon_name(process: Stat) -> str:
-    """raylet, gcs_server, "unwanted" for what serves nothing here, or "" for other orphans."""
-    if process.name in ("raylet", "gcs_server"):
-        return process.name
-    arguments = command_line(process.pid)
-    unwanted = _runs(arguments, "dashboard/dashboard.py") or "ray.util.client.server" in arguments
-    return "unwanted" if unwanted else ""
-
-
-def _runs(arguments: Sequence[str], script: str) -> bool:
-    return any(a.endswith(script) for a in arguments[:3])
-
-
-def _remove_tree(path: Path) -> None:
-    for directory, names, files in os.walk(path, topdown=False):
-        for name in files:
-            os.unlink(os.path.join(directory, name))
-        for name in names:
-            full = os.path.join(directory, name)
-            if os.path.islink(full):
-                os.unlink(full)
-            else:
-                os.rmdir(full)
-    path.rmdir()

@@ -180,6 +180,18 @@ class Proof:
         return cls(raw["cert"].encode(), base64.b64decode(raw["signature"], validate=True))
 
 
+def machine_user(cert: x509.Certificate) -> str:
+    """The common name of a machine's own certificate, "" for another. The CA signs users' requests too, whatever name
+    they ask for (signing.py); but none of its signers gives a certificate for both sides of a connection."""
+    names = [str(name.value) for name in cert.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    try:
+        purposes = set(cert.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+    except x509.ExtensionNotFound:
+        return ""
+    both = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
+    return names[0] if len(names) == 1 and both <= purposes else ""
+
+
 def prove(own: KeyPair, requests: Mapping[str, bytes]) -> Proof:
     """Raises PkiError when the key is none to sign with."""
     key = serialization.load_pem_private_key(own.key, None)
@@ -189,17 +201,17 @@ def prove(own: KeyPair, requests: Mapping[str, bytes]) -> Proof:
 
 
 def check_proof(proof: Proof, ca_pem: bytes, user: str, requests: Mapping[str, bytes], now: dt.datetime) -> None:
-    """Raises PkiError unless the certificate is `user`'s, of this CA, valid now, and its key signed these requests.
+    """Raises PkiError unless the certificate is the machine `user`'s, of this CA, valid now, and its key signed these
+    requests.
 
     Who sends the same once more gets certificates for keys that he does not have.
     """
     if not issued_by(proof.cert, ca_pem):
         raise PkiError("the certificate that was shown is not of this cluster's CA")
     cert = x509.load_pem_x509_certificate(proof.cert)
-    if not cert.not_valid_before_utc <= now <= cert.not_valid_after_utc:
+    if not is_valid(proof.cert, now):
         raise PkiError("the certificate that was shown is not valid now: the machine has to join again")
-    names = [str(name.value) for name in cert.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    if names != [user]:
+    if machine_user(cert) != user:
         raise PkiError(f"the certificate that was shown is not {user}'s")
     key = cert.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey):
@@ -237,6 +249,21 @@ def issued_by(cert_pem: bytes, ca_pem: bytes) -> bool:
     except (ValueError, TypeError, InvalidSignature):
         return False
     return True
+
+
+def fits(pair: KeyPair) -> bool:
+    """True when the certificate is for this key."""
+    try:
+        key = serialization.load_pem_private_key(pair.key, None)
+        return x509.load_pem_x509_certificate(pair.cert).public_key() == key.public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return False
+
+
+def is_valid(cert_pem: bytes, now: dt.datetime) -> bool:
+    """Begun and not ended."""
+    cert = x509.load_pem_x509_certificate(cert_pem)
+    return cert.not_valid_before_utc <= now <= cert.not_valid_after_utc
 
 
 # -- internals -------------------------------------------------------------------------------------------------------

@@ -26,9 +26,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
+from cryptography import x509
 
 from cluster.machine.config import MachineConfig
 from cluster.machine.files import write_atomic
+from cluster.machine.pki import machine_user
 from cluster.machine.ray_command import gcs_dir
 
 log = logging.getLogger(__name__)
@@ -156,9 +158,8 @@ class HeadServer:
 
 def caller(writer: asyncio.StreamWriter) -> str:
     """The machine on the other side, by its certificate; "" for anybody else."""
-    certificate = writer.get_extra_info("peercert") or {}
-    names = dict(pair for part in certificate.get("subject", ()) for pair in part)
-    user = str(names.get("commonName", ""))
+    certificate = writer.get_extra_info("ssl_object").getpeercert(True)
+    user = machine_user(x509.load_der_x509_certificate(certificate)) if certificate else ""
     return user.removeprefix(NODE_USER) if user.startswith(NODE_USER) else ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -69,8 +69,10 @@ class FakeHead:
         yield True
 
 
-def make(tmp_path: Path, name: str, children: FakeChildren, head: FakeHead) -> tuple[RayKeeper, HeadRecord]:
-    config = replace(ClusterConfig.local(3), base_dir=str(tmp_path))
+def make(
+    tmp_path: Path, name: str, children: FakeChildren, head: FakeHead, machines: ClusterConfig | None = None
+) -> tuple[RayKeeper, HeadRecord]:
+    config = replace(machines or ClusterConfig.local(3), base_dir=str(tmp_path))
     machine = config.machine(name)
     machine.ray_dir.mkdir(parents=True)
     record = HeadRecord(config, machine)
@@ -155,7 +157,7 @@ async def test_an_answer_that_is_no_object_proves_nothing(tmp_path: Path) -> Non
 
 def test_a_turn_outlasts_whatever_its_holder_may_do() -> None:
     times = KeeperTimes()
-    restart_s = times.start_s + times.ensure_s + 3 * times.stop_s
+    restart_s = times.ray.stop_actors_s + times.ray.start_s + times.ray.ensure_s + 3 * times.ray.stop_s
     assert times.longest_turn_s > times.turn_s + restart_s + times.turn_s + max(times.backoff_s)
 
 
@@ -186,25 +188,67 @@ async def test_a_head_that_hears_of_its_own_new_generation_starts_anew(tmp_path:
 async def test_ray_begins_anew_when_asked_and_only_in_its_turn(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    head = FakeHead(lambda: HeadStatus("e", True, ray=rejoin.RUNNING))
-    keeper, _ = make(tmp_path, name, FakeChildren(0), head)
-    monkeypatch.setattr(keeper, "_head_epoch", AsyncMock(return_value="e"))  # no GCS listens here
-    monkeypatch.setattr(keeper, "_others_ready", AsyncMock(return_value=True))  # nor another API server
-    task = asyncio.create_task(keeper.run())
-
-    async def started(times: int) -> None:
-        async with asyncio.timeout(60):
-            while not (keeper.status()["starts"] == times and keeper.status()["ensured"]):
-                await asyncio.sleep(0.001)
-
-    await started(1)
-    keeper.restart_in_turn()
-    async with asyncio.timeout(60):
-        await head.wanted.wait()
-    assert keeper.status()["starts"] == 1
+    head = FakeHead(lambda: HeadStatus("e", False, ray=rejoin.RUNNING))  # it may itself wait for the turn that we hold
+    children = FakeChildren(0)
+    keeper, task = await asked_to_restart(tmp_path, name, head, monkeypatch, children)
+    status = keeper.status()
+    assert (status["starts"], status["ray"], status["ensured"]) == (1, rejoin.RUNNING, True), "it serves until then"
+    assert not orderly_stops(children)
     head.given.set()
-    await started(2)
+    await started(keeper, 2)
+    assert orderly_stops(children) == 1
     await until(lambda: True, task)
+
+
+async def test_an_epoch_that_passes_while_a_turn_is_waited_for_freezes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = HeadStatus("e", True, ray=rejoin.RUNNING)
+    head = FakeHead(lambda: told)
+    keeper, task = await asked_to_restart(tmp_path, "m2", head, monkeypatch)
+    told = HeadStatus("f", False, ray=rejoin.RUNNING)
+    await eventually(lambda: keeper.status()["ray"] == "frozen")
+    head.given.set()
+    asked = head.asked
+    await eventually(lambda: head.asked > asked)
+    assert keeper.status()["starts"] == 1, "the head's own actors come first"
+    told = HeadStatus("e", True, ray=rejoin.RUNNING)
+    await started(keeper, 2)
+    await until(lambda: True, task)
+
+
+async def test_a_raylet_that_ends_while_a_turn_is_waited_for_starts_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children = FakeChildren(0)
+    ends: list[asyncio.Future[int]] = []
+
+    def ended(pid: int) -> asyncio.Future[int]:
+        ends.append(asyncio.get_running_loop().create_future())
+        return ends[-1]
+
+    monkeypatch.setattr(children, "ended", ended)
+    keeper, task = await asked_to_restart(
+        tmp_path, "m2", FakeHead(lambda: HeadStatus("e", True, ray=rejoin.RUNNING)), monkeypatch, children
+    )
+    ends[-1].set_result(-9)
+    await started(keeper, 2)
+    await until(lambda: True, task)
+
+
+async def test_a_worker_that_gets_no_turn_asks_who_is_head(tmp_path: Path) -> None:
+    news = HeadStatus("e", True, {"machine": "m2", "generation": 2}, rejoin.RUNNING)
+    given = iter((False, True))
+
+    class Silent(FakeHead):
+        @asynccontextmanager
+        async def turn(self, machine: str, patience_s: float) -> AsyncIterator[bool]:
+            yield next(given)
+
+    keeper, record = make(tmp_path, "m4", FakeChildren(0), Silent(lambda: news), ClusterConfig.local(4, 3))
+    async with asyncio.timeout(60), AsyncExitStack() as turn:
+        await keeper._take_turn(turn)
+    assert record.head.machine == keeper._config.ray_head == "m2"
 
 
 async def test_nobody_leaves_his_ray_for_a_head_whose_own_does_not_run(
@@ -246,3 +290,36 @@ async def test_a_turn_is_given_back_when_there_is_no_ray_to_join_any_more(
     monkeypatch.setattr(keeper, "_others_ready", AsyncMock(return_value=False))
     assert keeper._head is not None
     assert not await keeper._others_can_spare_us(keeper._head)
+
+
+def orderly_stops(children: FakeChildren) -> int:
+    return sum("--stop" in command for command in children.commands)
+
+
+async def asked_to_restart(
+    tmp_path: Path,
+    name: str,
+    head: FakeHead,
+    monkeypatch: pytest.MonkeyPatch,
+    children: FakeChildren | None = None,
+) -> tuple[RayKeeper, asyncio.Task[None]]:
+    """A keeper that runs, and waits for its turn."""
+    keeper, _ = make(tmp_path, name, children or FakeChildren(0), head)
+    monkeypatch.setattr(keeper, "_head_epoch", AsyncMock(return_value="e"))  # no GCS listens here
+    monkeypatch.setattr(keeper, "_others_ready", AsyncMock(return_value=True))  # nor another API server
+    task = asyncio.create_task(keeper.run())
+    await started(keeper, 1)
+    keeper.restart_in_turn()
+    async with asyncio.timeout(60):
+        await head.wanted.wait()
+    return keeper, task
+
+
+async def started(keeper: RayKeeper, times: int) -> None:
+    await eventually(lambda: keeper.status()["starts"] == times and keeper.status()["ensured"] is True)
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.001)

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from cluster.api import signers
 from cluster.machine import identity, joining
 from cluster.machine.config import ClusterConfig, ConfigError, MachineSpec, load_cluster, load_machine, save_cluster
 from cluster.machine.identity import Authority
 from cluster.machine.join_ledger import Admission, JoinLedger, Ticket, ca_pin, new_token
 from cluster.machine.joining import Joiner, JoinRefused, JoinServer
-from cluster.machine.pki import PkiError, new_ca
+from cluster.machine.pki import PkiError, _key_pem, new_ca
+from tests.support.signing_requests import request_pem
 
 CONNECT = asyncio.open_connection
 HEAD, PLANE, WORKER, THIRD = "127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.9"
@@ -168,6 +171,18 @@ async def test_a_machine_renews_under_its_own_certificate_alone(head, tmp_path, 
     assert (machine.pki / "node.crt").read_bytes() != before
     assert identity.is_complete(load_machine(tmp_path / "w" / "sk8", "w1"))
     JoinLedger(head).forget("w1")
+    with pytest.raises(JoinRefused, match="only a machine that joined"):
+        await joining.renew(only_head, machine)
+
+
+async def test_a_users_certificate_of_a_machines_name_opens_nothing(head, tmp_path, monkeypatch) -> None:
+    machine = await joined(head, joiner(tmp_path / "p" / "sk8", "cp2", PLANE), monkeypatch)
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = request_pem("system:node:cp2", ["system:nodes"], key=key)
+    usages = (signers.SIGNATURE, signers.CLIENT_AUTH)
+    (machine.pki / "node.crt").write_bytes(Authority(head).sign(signers.KUBELET_CLIENT, pem, usages, 3600))
+    (machine.pki / "node.key").write_bytes(_key_pem(key))
+    only_head = replace(load_cluster(tmp_path / "p" / "sk8"), machines=(head.spec("cp1"),))
     with pytest.raises(JoinRefused, match="only a machine that joined"):
         await joining.renew(only_head, machine)
 

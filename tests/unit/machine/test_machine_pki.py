@@ -14,8 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from cluster.api import signers
 from cluster.machine import identity, pki
 from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.files import write_atomic
+from tests.support.signing_requests import request_pem
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 CONFIG = ClusterConfig.local(4, 3)
@@ -199,6 +202,68 @@ def test_a_machine_renews_with_the_certificate_it_has(tmp_path: Path) -> None:
         assert pki.issued_by((machine.pki / f"{name}.crt").read_bytes(), (machine.pki / "ca.crt").read_bytes())
         ssl.create_default_context().load_cert_chain(machine.pki / f"{name}.crt", machine.pki / f"{name}.key")
     assert identity.is_complete(machine)
+
+
+@pytest.mark.parametrize("at", ["node.crt", "node.key"])
+def test_a_renewal_that_is_broken_off_leaves_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    """The power fails before that file is written, or takes its place."""
+    authority, machine = joined(tmp_path)
+    before = (machine.pki / "node.key").read_bytes()
+    request = identity.join_request(machine)
+    assert request.proof is not None
+    reply = authority.renew("m1", request.proof, request.requests)
+    promote = identity._promote
+
+    def writes(path: Path, data: bytes) -> None:
+        if path.name == at:
+            raise OSError("power")
+        write_atomic(path, data)
+
+    def promotes(of: MachineConfig, name: str) -> None:
+        if f"{name}.key" == at:
+            raise OSError("power")
+        promote(of, name)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="power"):
+        patch.setattr(identity, "write_atomic", writes)
+        patch.setattr(identity, "_promote", promotes)
+        identity.install(machine, request, reply)
+    assert (machine.pki / "node.key").read_bytes() == before
+    assert identity.is_complete(machine)
+    expected = request.keys["node"] if at == "node.key" else before
+    assert (machine.pki / "node.key").read_bytes() == expected
+    assert not list(machine.pki.glob("*.new"))
+
+
+def test_a_pair_that_does_not_fit_is_not_complete_and_is_not_shown(tmp_path: Path) -> None:
+    authority, machine = joined(tmp_path)
+    authority.invite(machine)
+    (machine.pki / "node.key").write_bytes(pki.new_request("node")[0])
+    assert not identity.is_complete(machine)
+    request = identity.join_request(machine)
+    assert request.proof is None
+    identity.install(machine, request, authority.admit("m1", request.token, request.requests))
+    assert identity.is_complete(machine)
+
+
+def test_a_token_that_was_left_there_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    """The answer was installed but for the last step: the token is used up and still on the disk."""
+    authority, machine = joined(tmp_path)
+    (machine.disk / identity.TOKEN_FILE).write_text("used")
+    request = identity.join_request(machine)
+    assert request.proof is not None
+    identity.install(machine, request, authority.renew("m1", request.proof, request.requests))
+    assert identity.is_complete(machine)
+
+
+def test_a_users_certificate_of_a_machines_name_renews_nothing(tmp_path: Path) -> None:
+    authority, _ = joined(tmp_path)
+    key, requests = ec.generate_private_key(ec.SECP256R1()), {"node": pki.new_request("node")[1]}
+    usages, name = (signers.SIGNATURE, signers.CLIENT_AUTH), "system:node:m1"
+    for signer, groups in ((signers.API_CLIENT, []), (signers.KUBELET_CLIENT, ["system:nodes"])):
+        cert = authority.sign(signer, request_pem(name, groups, key=key), usages, 3600)
+        with pytest.raises(pki.PkiError, match="is not system:node:m1's"):
+            authority.renew("m1", pki.prove(pki.KeyPair(cert, pki._key_pem(key)), requests), requests)
 
 
 def test_renewal_is_refused_without_the_key_for_other_machines_and_for_other_requests(tmp_path: Path) -> None:
