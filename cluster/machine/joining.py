@@ -17,19 +17,20 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from cluster.machine import identity
+from cluster.machine import api_nodes, identity
 from cluster.machine.config import DEFAULT_ZONE, ClusterConfig, MachineConfig, MachineSpec, save_cluster, save_machine
 from cluster.machine.files import make_private_dir, write_atomic
 from cluster.machine.join_ledger import JoinLedger, Ticket, ca_pin, join_file, only_certificate
-from cluster.machine.pki import PkiError, certificate_names, new_request
-from cluster.machine.rejoin import caller
+from cluster.machine.pki import PkiError, certificate_names, machine_address, new_request
+from cluster.machine.rejoin import caller, shown
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,11 @@ class JoinRefused(RuntimeError):
 class JoinServer:
     """A part of sk8-machine on each control plane of a cluster of VMs."""
 
-    def __init__(self, config: ClusterConfig, machine: MachineConfig) -> None:
+    def __init__(
+        self, config: ClusterConfig, machine: MachineConfig, node: Callable[[str], Awaitable[list[str]]] | None = None
+    ) -> None:
+        """`node`: the addresses of a Node, none for no Node. Raises OSError, TimeoutError. By default the API says."""
+        self._node = node or partial(api_nodes.addresses, config, machine)
         self._config = config
         self._machine = machine
         self._authority = identity.Authority(config)
@@ -65,9 +70,10 @@ class JoinServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             request = orjson.loads(await asyncio.wait_for(reader.readline(), ANSWER_S))
-            answer = await asyncio.to_thread(
-                self._answer, request, writer.get_extra_info("peername")[0], caller(writer)
-            )
+            renews = await self._renews(writer) if request.get("op") == "renew" else None
+            answer = await asyncio.to_thread(self._answer, request, writer.get_extra_info("peername")[0], renews)
+        except PkiError as e:
+            answer = {"error": str(e)}
         except (OSError, TimeoutError, ValueError, AttributeError) as e:
             log.info("a request to join could not be read: %s", e)
             answer = {"error": "the request is not JSON"}
@@ -79,13 +85,28 @@ class JoinServer:
         finally:
             writer.close()
 
-    def _answer(self, request: dict[str, Any], source: str, user: str) -> dict[str, Any]:
+    async def _renews(self, writer: asyncio.StreamWriter) -> MachineSpec | None:
+        """The machine that asks, by its certificate: a control plane, a worker that joined here, or one that joined at
+        another control plane, perhaps a lost one, and is not forgotten: its Node is there. The address is that of its
+        certificate, which it cannot choose; a name that was freed and joined again has another. Raises PkiError."""
+        name, certificate = caller(writer), shown(writer)
+        plane = next((m for m in self._config.control_planes if m.name == name), None)
+        if plane is not None or not name or certificate is None:
+            return plane
+        joined, address = self._ledger.machines().get(name), machine_address(certificate)
+        try:
+            known = [joined] if joined is not None else await self._node(name)
+        except (OSError, TimeoutError) as e:
+            raise PkiError(f"whether {name} is a node cannot be told now: {str(e) or 'the API is silent'}") from e
+        return MachineSpec(name, address, False) if address and address in known else None
+
+    def _answer(self, request: dict[str, Any], source: str, renews: MachineSpec | None) -> dict[str, Any]:
         try:
             if request.get("op") == "ca":
                 return {"ca": (self._config.pki / "ca.crt").read_text()}
             requests = {str(n): str(pem).encode() for n, pem in dict(request["requests"]).items()}
             if request.get("op") == "renew":
-                return self._renew(user, requests)
+                return self._renew(renews, requests)
             if request.get("op") == "join":
                 return self._join(request, requests, source)
             return {"error": f"unknown request {request.get('op')!r}"}
@@ -112,12 +133,10 @@ class JoinServer:
             "founding": admitted.founding,
         }
 
-    def _renew(self, user: str, requests: Mapping[str, bytes]) -> dict[str, Any]:
-        address = self._ledger.machines().get(user)
-        plane = next((m for m in self._config.control_planes if m.name == user), None)
-        if plane is None and address is None:
-            raise PkiError("only a machine that joined here may renew its certificates, under the one it has")
-        return _answer_of(self._authority.reply(plane or MachineSpec(user, str(address), False), requests))
+    def _renew(self, machine: MachineSpec | None, requests: Mapping[str, bytes]) -> dict[str, Any]:
+        if machine is None:
+            raise PkiError("only a machine that joined and is not forgotten may renew, under the certificate it has")
+        return _answer_of(self._authority.reply(machine, requests))
 
     def _authority_files(self) -> dict[str, bytes]:
         return {"ca.key": (self._config.pki / "ca.key").read_bytes(), "join.json": self._ledger.for_another()}

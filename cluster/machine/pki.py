@@ -192,6 +192,16 @@ def machine_user(cert: x509.Certificate) -> str:
     return names[0] if len(names) == 1 and both <= purposes else ""
 
 
+def machine_address(cert: x509.Certificate) -> str:
+    """The one address in a machine's own certificate, "" for another."""
+    try:
+        names = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ""
+    addresses = [str(ip) for ip in names.get_values_for_type(x509.IPAddress)]
+    return addresses[0] if len(addresses) == 1 else ""
+
+
 def prove(own: KeyPair, requests: Mapping[str, bytes]) -> Proof:
     """Raises PkiError when the key is none to sign with."""
     key = serialization.load_pem_private_key(own.key, None)

@@ -156,10 +156,16 @@ class HeadServer:
             waiting.cancel()
 
 
+def shown(writer: asyncio.StreamWriter) -> x509.Certificate | None:
+    """The certificate of the other side, which TLS has verified; None without one."""
+    certificate = writer.get_extra_info("ssl_object").getpeercert(True)
+    return x509.load_der_x509_certificate(certificate) if certificate else None
+
+
 def caller(writer: asyncio.StreamWriter) -> str:
     """The machine on the other side, by its certificate; "" for anybody else."""
-    certificate = writer.get_extra_info("ssl_object").getpeercert(True)
-    user = machine_user(x509.load_der_x509_certificate(certificate)) if certificate else ""
+    certificate = shown(writer)
+    user = machine_user(certificate) if certificate is not None else ""
     return user.removeprefix(NODE_USER) if user.startswith(NODE_USER) else ""
 
 

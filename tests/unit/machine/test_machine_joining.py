@@ -18,7 +18,7 @@ from cluster.machine.config import ClusterConfig, ConfigError, MachineSpec, load
 from cluster.machine.identity import Authority
 from cluster.machine.join_ledger import Admission, JoinLedger, Ticket, ca_pin, new_token
 from cluster.machine.joining import Joiner, JoinRefused, JoinServer
-from cluster.machine.pki import PkiError, _key_pem, new_ca
+from cluster.machine.pki import PkiError, _key_pem, machine_address, new_ca
 from tests.support.signing_requests import request_pem
 
 CONNECT = asyncio.open_connection
@@ -47,9 +47,21 @@ def cluster(base: Path, port: int) -> ClusterConfig:
 
 
 @pytest.fixture
-async def head(tmp_path: Path, unused_tcp_port: int) -> AsyncIterator[ClusterConfig]:
+def nodes() -> dict[str, list[str]]:
+    """The addresses of each Node that there is."""
+    return {}
+
+
+@pytest.fixture
+async def head(tmp_path: Path, unused_tcp_port: int, nodes: dict[str, list[str]]) -> AsyncIterator[ClusterConfig]:
     made = await asyncio.to_thread(cluster, tmp_path / "head" / "sk8", unused_tcp_port)
-    server = asyncio.create_task(JoinServer(made, made.machine("cp1")).run())
+
+    async def node(name: str) -> list[str]:
+        if name == "silent":
+            raise TimeoutError
+        return nodes.get(name, [])
+
+    server = asyncio.create_task(JoinServer(made, made.machine("cp1"), node).run())
     yield made
     server.cancel()
     await asyncio.gather(server, return_exceptions=True)
@@ -171,7 +183,30 @@ async def test_a_machine_renews_under_its_own_certificate_alone(head, tmp_path, 
     assert (machine.pki / "node.crt").read_bytes() != before
     assert identity.is_complete(load_machine(tmp_path / "w" / "sk8", "w1"))
     JoinLedger(head).forget("w1")
+    with pytest.raises(JoinRefused, match="only a machine that joined and is not forgotten"):
+        await joining.renew(only_head, machine)
+
+
+async def test_a_worker_renews_where_it_did_not_join(head, tmp_path, monkeypatch, nodes) -> None:
+    """It joined at a control plane that is lost: this one's ledger does not have it, but its Node is there."""
+    machine = await joined(head, joiner(tmp_path / "w" / "sk8", "w1", WORKER), monkeypatch)
+    only_head = replace(load_cluster(tmp_path / "w" / "sk8"), machines=(head.spec("cp1"),))
+    JoinLedger(head).forget("w1")
+    nodes["w1"] = [WORKER, "w1"]
+    before = (machine.pki / "node.crt").read_bytes()
+    await joining.renew(only_head, machine)
+    assert (machine.pki / "node.crt").read_bytes() != before
+    assert machine_address(x509.load_pem_x509_certificate((machine.pki / "node.crt").read_bytes())) == WORKER
+    nodes["w1"] = [THIRD]  # another machine has joined with its name
     with pytest.raises(JoinRefused, match="only a machine that joined"):
+        await joining.renew(only_head, machine)
+
+
+async def test_an_api_that_is_silent_proves_nothing(head, tmp_path, monkeypatch) -> None:
+    machine = await joined(head, joiner(tmp_path / "w" / "sk8", "silent", WORKER), monkeypatch)
+    only_head = replace(load_cluster(tmp_path / "w" / "sk8"), machines=(head.spec("cp1"),))
+    JoinLedger(head).forget("silent")
+    with pytest.raises(JoinRefused, match="whether silent is a node cannot be told now: the API is silent"):
         await joining.renew(only_head, machine)
 
 
@@ -183,7 +218,7 @@ async def test_a_users_certificate_of_a_machines_name_opens_nothing(head, tmp_pa
     (machine.pki / "node.crt").write_bytes(Authority(head).sign(signers.KUBELET_CLIENT, pem, usages, 3600))
     (machine.pki / "node.key").write_bytes(_key_pem(key))
     only_head = replace(load_cluster(tmp_path / "p" / "sk8"), machines=(head.spec("cp1"),))
-    with pytest.raises(JoinRefused, match="only a machine that joined"):
+    with pytest.raises(JoinRefused, match="only a machine that joined and is not forgotten"):
         await joining.renew(only_head, machine)
 
 
