@@ -32,8 +32,9 @@ from cluster.cli import (
     upgrade,
     vm,
     vm_members,
+    workers,
 )
-from cluster.cli.api import AdminApi
+from cluster.cli.api import AdminApi, ApiUnavailable
 from cluster.cli.clusters import existing
 from cluster.cli.completion import SHELLS, script
 from cluster.cli.down import down
@@ -114,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _machine_commands(commands: Any, common: argparse.ArgumentParser, listing: argparse.ArgumentParser) -> None:
-    machine = commands.add_parser("machine", help="list, kill, start or stop machines")
+    machine = commands.add_parser("machine", help="list, add, remove, kill, start or stop machines")
     verbs = machine.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add = verbs.add_parser("list", parents=[common, listing], help="all machines and their power")
     add.set_defaults(run=_machine_list)
@@ -131,6 +132,7 @@ def _machine_commands(commands: Any, common: argparse.ArgumentParser, listing: a
         if verb == "start":
             add.add_argument("--wipe", action="store_true", help="empty its disk first, as if it was replaced")
         add.set_defaults(run=_machine_power, verb=verb, wipe=False)
+    workers.add_commands(verbs, common, listing)
     vm_members.add_forget(verbs, common)
     _link_command(commands, common)
 
@@ -290,6 +292,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return e.code
     except ConfigError as e:
         out.error(CommandError(str(e)))
+    except ApiUnavailable as e:
+        out.error(CommandError(f"the API does not answer as it should: {e}", "sk8 status"))
     except ProviderError as e:
         out.error(CommandError(e.message, "sk8 status shows how the machines are" if e.retriable else ""))
     except BrokenPipeError:  # `| head` has seen enough

@@ -73,7 +73,7 @@ async def up(options: UpOptions, out: Output, environment: Mapping[str, str] = o
             await asyncio.to_thread(_create, config)
     since = time.time()
     await _start(config, out, options.timeout_s)
-    await _wait_ready(config, out, options.timeout_s, [m.name for m in config.machines], since)
+    await wait_ready(config, out, options.timeout_s, [m.name for m in config.machines], since)
     await ensure_coredns(config, out)
     path = kubeconfig.target(environment)
     await asyncio.to_thread(_install_kubeconfig, path, config, out)
@@ -124,18 +124,16 @@ def _new_config(options: UpOptions) -> ClusterConfig:
 
 def _same(config: ClusterConfig, options: UpOptions) -> None:
     """A cluster that exists keeps its shape: asking for another one is an error, not silence."""
-    for want, have, what in (
-        (options.machines, len(config.machines), "machines"),
-        (options.control_planes, len(config.control_planes), "control planes"),
-        (options.cni, config.cni, "as its pod network"),
-        (options.profile, config.profile, "as its profile"),
-        (options.dual_stack or None, config.dual_stack, "as dual_stack"),
+    anew, workers = "sk8 down removes it; then sk8 up makes a new one", "sk8 machine add, or sk8 machine remove"
+    for want, have, what, fix in (
+        (options.control_planes, len(config.control_planes), "control planes", anew),
+        (options.machines, len(config.machines), "machines", workers),
+        (options.cni, config.cni, "as its pod network", anew),
+        (options.profile, config.profile, "as its profile", anew),
+        (options.dual_stack or None, config.dual_stack, "as dual_stack", anew),
     ):
         if want is not None and want != have:
-            raise CommandError(
-                f"the cluster in {config.base_dir} has {have} {what}, not {want}",
-                "sk8 down removes it; then sk8 up makes a new one",
-            )
+            raise CommandError(f"the cluster in {config.base_dir} has {have} {what}, not {want}", fix)
 
 
 async def _bring_agent_back(config: ClusterConfig, out: Output, timeout_s: float) -> None:
@@ -158,7 +156,7 @@ async def _bring_agent_back(config: ClusterConfig, out: Output, timeout_s: float
     if died:
         since = time.time()
         await _boot(config, out, died)
-        await _wait_ready(config, out, timeout_s, died, since)
+        await wait_ready(config, out, timeout_s, died, since)
 
 
 def _refuse_elsewhere(config: ClusterConfig) -> None:
@@ -291,7 +289,7 @@ async def ensure_pause_image(config: ClusterConfig) -> None:
         raise CommandError(f"the pause image cannot be made: {last}", f"run {PAUSE_SCRIPT} to see more")
 
 
-async def _wait_ready(config: ClusterConfig, out: Output, timeout_s: float, names: Sequence[str], since: float) -> None:
+async def wait_ready(config: ClusterConfig, out: Output, timeout_s: float, names: Sequence[str], since: float) -> None:
     """Until each of `names` runs, is Ready, and was heard of after `since`: kept data says Ready from another life."""
     provider = LocalProvider(config.host_socket)
     api = AdminApi(config)

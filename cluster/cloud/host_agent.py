@@ -4,6 +4,7 @@ IO. It serves `/run/sk8/host.sock` (JSON over HTTP, 0600) for the CLI, the machi
 attach disks, and forwards the host's 127.0.0.1:6443. Machines outlive it: a new agent adopts them.
 
  GET  /v1/health                                   GET  /v1/machines[?after=VERSION]   (long poll: waits for a change)
+ POST /v1/machines {"name","zone"}                 DELETE /v1/machines/{m}             (a worker comes or goes)
  POST /v1/machines/{m}/start {"wipe"}              POST /v1/machines/{m}/kill | stop | wipe
  POST /v1/machines/{m}/restart | renew             (sk8-machine anew, by SIGHUP; new certificates now, by SIGUSR1)
  POST /v1/machines/{m}/link {"up"}                 POST /v1/machines/{m}/netem {"delay_ms","jitter_ms","loss_percent"}
@@ -32,12 +33,13 @@ from cluster.cloud.cleanup import ENGINE_NAMESPACES, mark_shared
 from cluster.cloud.disks import DiskError, Disks
 from cluster.cloud.engine import Engine, EngineError
 from cluster.cloud.machines import MachineError, Machines
-from cluster.machine.config import ClusterConfig, ConfigError, load_cluster
+from cluster.machine.config import ClusterConfig, ConfigError, load_cluster, save_cluster
 from cluster.machine.files import Lock, make_private_dir
 from cluster.machine.forwarder import Forwarder, ForwarderConfig
 from cluster.machine.identity import Authority
 from cluster.machine.loop_watch import LoopWatch
 from cluster.machine.pki import PkiError, Proof
+from cluster.machine.workers import with_worker, without_worker
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ class HostAgent:
         self._disks = Disks(config.disks_dir)
         self._version = 1
         self._changed = asyncio.Condition()
+        self._shaping = asyncio.Lock()
         self._machines = Machines(config, self._disks, Engine(config.engine_socket), self._authority, self._bump)
         self._switch = network.Switch(config)
         self._background: set[asyncio.Task[None]] = set()
@@ -122,6 +125,8 @@ class HostAgent:
         app = web.Application(middlewares=[_errors], client_max_size=1 << 20)
         app.router.add_get("/v1/health", self._health)
         app.router.add_get("/v1/machines", self._list_machines)
+        app.router.add_post("/v1/machines", self._add_machine)
+        app.router.add_delete("/v1/machines/{machine}", self._remove_machine)
         app.router.add_post("/v1/machines/{machine}/{verb}", self._machine_verb)
         app.router.add_get("/v1/disks", self._list_disks)
         app.router.add_post("/v1/disks", self._create_disk)
@@ -153,6 +158,34 @@ class HostAgent:
             for m in self._config.machines
         ]
         return web.json_response({"version": self._version, "machines": items})
+
+    async def _add_machine(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        async with self._shaping:
+            try:
+                config = with_worker(self._config, str(body.get("name", "")), str(body.get("zone", "")))
+            except ConfigError as e:
+                raise ValueError(str(e)) from e
+            await self._reshape(config)
+        made = config.machines[-1]
+        log.info("there is a machine %s at %s now", made.name, made.ip)
+        return web.json_response({"name": made.name, "ip": made.ip})
+
+    async def _remove_machine(self, request: web.Request) -> web.Response:
+        """Its disk is emptied first: said again after a crash in between, it finds the machine, and ends it."""
+        name = request.match_info["machine"]
+        async with self._shaping:
+            config = without_worker(self._config, name)
+            await self._machines.wipe(name)
+            await self._reshape(config)
+        log.info("machine %s is no more", name)
+        return web.json_response({})
+
+    async def _reshape(self, config: ClusterConfig) -> None:
+        """Written before it is so: an agent that dies here is followed by one that reads it."""
+        await asyncio.to_thread(save_cluster, config)
+        self._config, self._authority = config, Authority(config)
+        self._machines.reshape(config, self._authority)
 
     async def _machine_verb(self, request: web.Request) -> web.Response:
         name, verb = request.match_info["machine"], request.match_info["verb"]

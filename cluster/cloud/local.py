@@ -100,6 +100,14 @@ class LocalProvider:
     async def wipe(self, machine: str) -> None:
         await self._call("POST", f"/v1/machines/{machine}/wipe")
 
+    async def add_machine(self, name: str = "", *, zone: str = "") -> str:
+        """One more worker, which is off; its name."""
+        return str((await self._call("POST", "/v1/machines", {"name": name, "zone": zone}))["name"])
+
+    async def remove_machine(self, machine: str) -> None:
+        """A worker that is off, and its disk."""
+        await self._call("DELETE", f"/v1/machines/{machine}")
+
     async def restart_agent(self, machine: str) -> None:
         """sk8-machine begins anew, with the release that its disk names; the pods run on."""
         await self._call("POST", f"/v1/machines/{machine}/restart")

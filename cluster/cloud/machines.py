@@ -96,6 +96,12 @@ class Machines:
         self._switch = network.Switch(config)
         self._slots = {m.name: _Slot() for m in config.machines}
 
+    def reshape(self, config: ClusterConfig, authority: identity.Authority) -> None:
+        """Other machines from now on; those that are left out are off."""
+        self._config, self._authority = config, authority
+        self._slots = {m.name: self._slots.get(m.name) or _Slot() for m in config.machines}
+        self._changed()
+
     def power(self, name: str) -> Power:
         return self._slot(name).power
 

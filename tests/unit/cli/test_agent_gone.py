@@ -180,7 +180,7 @@ async def test_ready_from_another_life_does_not_count(
     box = Box([{"m1": "running", "m2": "running", "m3": state}])
     install(box, monkeypatch)
     box.renewed = {"m1": 200.0, "m2": 200.0} | ({} if renewed is None else {"m3": renewed})
-    wait = up_module._wait_ready(config, Output(quiet=True), 0, ["m1", "m2", "m3"], 100.0)
+    wait = up_module.wait_ready(config, Output(quiet=True), 0, ["m1", "m2", "m3"], 100.0)
     if not missing:
         await wait
         return

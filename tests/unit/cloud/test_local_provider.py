@@ -12,7 +12,7 @@ from aiohttp import web
 from cluster.cloud.host_agent import HostAgent
 from cluster.cloud.local import LocalProvider
 from cluster.machine import identity
-from cluster.machine.config import ClusterConfig
+from cluster.machine.config import ClusterConfig, load_cluster, save_cluster
 from cluster.machine.unix_http import post
 from cluster.machinery.provider import DiskWish, Provider, ProviderError
 
@@ -84,3 +84,26 @@ async def test_nobody_there_is_retriable(tmp_path: Path) -> None:
     with pytest.raises(ProviderError, match="does not answer") as e:
         await LocalProvider(tmp_path / "none.sock").machines()
     assert e.value.retriable
+
+
+async def test_a_worker_comes_and_goes(provider: LocalProvider, config: ClusterConfig) -> None:
+    save_cluster(config)
+    assert await provider.add_machine(zone="b") == "m4"
+    assert [(m.name, m.zone, m.state) for m in await provider.machines()][-1] == ("m4", "b", "off")
+    machine = load_cluster(config.base).machine("m4")
+    identity.Authority(load_cluster(config.base)).provision(machine)
+    request = identity.join_request(machine)
+    await post(config.host_socket, "/v1/join", request.to_json(), 10)
+    await provider.remove_machine("m4")
+    assert not machine.disk.exists()
+    assert [m.name for m in load_cluster(config.base).machines] == ["m1", "m2", "m3"]
+    with pytest.raises(ProviderError, match="no machine 'm4'"):
+        await provider.kill("m4")
+
+
+async def test_which_machines_are_neither_added_nor_removed(provider: LocalProvider) -> None:
+    for refused, why in ((provider.add_machine("m1"), "already"), (provider.remove_machine("m1"), "control plane")):
+        with pytest.raises(ProviderError, match=why) as error:
+            await refused
+        assert not error.value.retriable
+    assert len(await provider.machines()) == 3
