@@ -44,8 +44,8 @@ def is_there(ran: Release | None, chosen: Release | None, target: Release) -> bo
     return same(ran, target) and (chosen is None or same(chosen, target))
 
 
-def begun(now: HeadStatus, life: str, target: Release) -> bool:
-    """Whether sk8-machine has begun anew since it was of `life`, with `target`."""
+def begun(now: HeadStatus, life: str, target: Release | str) -> bool:
+    """Whether sk8-machine has begun anew since it was of `life`, with `target` (or its directory)."""
     return bool(now.life) and now.life != life and now.release == str(target)
 
 
@@ -82,11 +82,25 @@ class GoingOver:
         except ProviderError as e:
             raise Failed(f"did not begin anew with {target} ({e.message})") from e
 
+        await self._until_healthy(life, target, f"was not healthy with {target}")
+
+    async def again(self) -> None:
+        """The same release from its beginning; returns when the whole cluster is healthy. Raises Failed."""
+        now = await self._status()
+        try:
+            await self._provider.restart_agent(self.machine.name)
+        except ProviderError as e:
+            raise Failed(f"did not begin anew ({e.message})") from e
+        await self._until_healthy(now.life, now.release, "was not healthy")
+
+    async def _until_healthy(self, life: str, target: Release | str, otherwise: str) -> None:
+        """Raises Failed."""
+
         async def healthy() -> bool:
             now = await self._status()
             return begun(now, life, target) and now.ensured and await self._cluster_is_healthy()
 
-        await self._until(healthy, self._timeout_s, f"was not healthy with {target}")
+        await self._until(healthy, self._timeout_s, otherwise)
 
     async def _begin_by_force(self, target: Release, life: str) -> None:
         """A first process that does not take SIGHUP is cut off: the machine boots with what its disk names."""

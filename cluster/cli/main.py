@@ -20,6 +20,7 @@ import yaml
 
 from cluster.cli import (
     chaos,
+    configure,
     dashboard,
     doctor,
     events,
@@ -97,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_commands(commands, common, listing)
     dashboard.add_command(commands, common)
     upgrade.add_command(commands, common)
+    configure.add_command(commands, common)
     trace.add_command(commands, common, listing)
     top.add_command(commands, common, listing)
     events.add_command(commands, common, listing)

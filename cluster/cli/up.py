@@ -29,6 +29,7 @@ from cluster.cloud import cleanup
 from cluster.cloud.engine import Engine
 from cluster.cloud.local import LocalProvider
 from cluster.cloud.machines import living, recorded
+from cluster.machine.changes import differing
 from cluster.machine.config import ClusterConfig, ConfigError, load_cluster, save_cluster
 from cluster.machine.files import make_private_dir
 from cluster.machine.identity import Authority
@@ -134,6 +135,11 @@ def _same(config: ClusterConfig, options: UpOptions) -> None:
     ):
         if want is not None and want != have:
             raise CommandError(f"the cluster in {config.base_dir} has {have} {what}, not {want}", fix)
+    with settings.can_work():
+        different = differing(config, settings.read(options.settings))
+    if different:
+        fix = f"sk8 configure {options.settings} gives a running cluster other settings"
+        raise CommandError(f"the cluster in {config.base_dir} has another {', '.join(different)}", fix)
 
 
 async def _bring_agent_back(config: ClusterConfig, out: Output, timeout_s: float) -> None:

@@ -67,7 +67,7 @@ async def _run(args: argparse.Namespace, out: Output) -> int:
     if wanted is None:
         names = sick_first(names, await look(config))
     else:
-        await _need_healthy(config, out)
+        await need_healthy(config, out)
     for done, name in enumerate(names):
         going = GoingOver(config, config.machine(name), args.timeout)
         target = wanted or release.before(going.machine)
@@ -80,7 +80,7 @@ async def _run(args: argparse.Namespace, out: Output) -> int:
             continue
         if wanted is None:
             _need_runnable(target, name)
-            await _need_healthy(config, out, besides=name)
+            await need_healthy(config, out, besides=name)
         elif ran is None:
             raise CommandError(f"{name} does not say what it runs, so it could not go back", "sk8 doctor says why")
         await _one(going, target, ran, out, names[:done], by_force=wanted is None)
@@ -113,7 +113,7 @@ def _need_runnable(former: Release, name: str) -> None:
         raise CommandError(f"{name} cannot go back to {former}: there is no {former.python}", "sk8 upgrade DIR")
 
 
-async def _need_healthy(config: ClusterConfig, out: Output, besides: str = "") -> None:
+async def need_healthy(config: ClusterConfig, out: Output, besides: str = "") -> None:
     """`besides`: the machine that a rollback is to cure."""
     with out.step(f"the machines besides {besides} are healthy" if besides else "the cluster is healthy"):
         if not is_healthy(await look(config), besides):

@@ -11,6 +11,7 @@ attach disks, and forwards the host's 127.0.0.1:6443. Machines outlive it: a new
  GET  /v1/disks   POST /v1/disks {"name","size_bytes"}   DELETE /v1/disks/{d}
  POST /v1/disks/{d}/attach | detach {"machine"}    POST /v1/disks/{d}/grow {"size_bytes"}
                                                    POST /v1/join {"machine","token" or "proof","requests"}
+ POST /v1/settings {name: value}                   (for the parts that start from now on)
  POST /v1/certificates {"signer","request","usages","lifetime_s"}   (signed here: the CA's key stays on the box)
 
 Errors: {"error": message, "retriable": bool} with 400 refused, 404 unknown, 409 wrong state, 503 try again.
@@ -33,7 +34,8 @@ from cluster.cloud.cleanup import ENGINE_NAMESPACES, mark_shared
 from cluster.cloud.disks import DiskError, Disks
 from cluster.cloud.engine import Engine, EngineError
 from cluster.cloud.machines import MachineError, Machines
-from cluster.machine.config import ClusterConfig, ConfigError, load_cluster, save_cluster
+from cluster.machine.changes import changed
+from cluster.machine.config import ClusterConfig, ConfigError, load_cluster, parse_settings, save_cluster
 from cluster.machine.files import Lock, make_private_dir
 from cluster.machine.forwarder import Forwarder, ForwarderConfig
 from cluster.machine.identity import Authority
@@ -133,6 +135,7 @@ class HostAgent:
         app.router.add_delete("/v1/disks/{disk}", self._delete_disk)
         app.router.add_post("/v1/disks/{disk}/{verb}", self._disk_verb)
         app.router.add_post("/v1/join", self._join)
+        app.router.add_post("/v1/settings", self._configure)
         app.router.add_post("/v1/certificates", self._sign)
         return app
 
@@ -179,6 +182,17 @@ class HostAgent:
             await self._machines.wipe(name)
             await self._reshape(config)
         log.info("machine %s is no more", name)
+        return web.json_response({})
+
+    async def _configure(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        async with self._shaping:
+            try:
+                config = changed(self._config, parse_settings(body))
+            except ConfigError as e:
+                raise ValueError(str(e)) from e
+            await self._reshape(config)
+        log.info("other settings: %s", ", ".join(body))
         return web.json_response({})
 
     async def _reshape(self, config: ClusterConfig) -> None:

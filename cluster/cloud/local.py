@@ -108,6 +108,10 @@ class LocalProvider:
         """A worker that is off, and its disk."""
         await self._call("DELETE", f"/v1/machines/{machine}")
 
+    async def configure(self, settings: Mapping[str, Any]) -> None:
+        """Settings for every part that starts from now on."""
+        await self._call("POST", "/v1/settings", settings)
+
     async def restart_agent(self, machine: str) -> None:
         """sk8-machine begins anew, with the release that its disk names; the pods run on."""
         await self._call("POST", f"/v1/machines/{machine}/restart")

@@ -49,7 +49,7 @@ def completed(line: str) -> set[str]:
     ("line", "offered"),
     [
         ("sk8 sta", {"status"}),
-        ("sk8 machine ", {"list", "forget", "kill", "start", "stop", "restart", "renew"}),
+        ("sk8 machine ", {"list", "add", "remove", "forget", "kill", "start", "stop", "restart", "renew"}),
         ("sk8 machine kill --qu", {"--quiet"}),
         ("sk8 up --cni ", set()),
         ("sk8 status -o ", {"table", "json"}),
