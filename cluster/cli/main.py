@@ -63,9 +63,13 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("-q", "--quiet", action="store_true", help="no progress, results and errors only")
     listing = argparse.ArgumentParser(add_help=False)
     listing.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print (table)")
+    acting = argparse.ArgumentParser(add_help=False, parents=[common])
+    acting.add_argument(
+        "-o", "--output", choices=("text", "json"), default="text", help="how to say what was done (text)"
+    )
     commands = root.add_subparsers(required=False, metavar="COMMAND", parser_class=argparse.ArgumentParser)
 
-    add = commands.add_parser("up", parents=[common], help="start a cluster on this machine, or start it again")
+    add = commands.add_parser("up", parents=[acting], help="start a cluster on this machine, or start it again")
     add.add_argument("--machines", type=int, metavar="N", help="how many machines to make (3)")
     add.add_argument("--control-planes", type=int, metavar="N", help="how many of them vote: 1, 3 or 5 (3)")
     add.add_argument("--cni", metavar="NAME", help="the pod network: routes (default), vxlan, or conflist for plugins")
@@ -77,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--timeout", type=float, default=READY_TIMEOUT_S, metavar="S", help="how long to wait (180)")
     add.set_defaults(run=_up)
 
-    add = commands.add_parser("down", parents=[common], help="stop it and remove everything that was made")
+    add = commands.add_parser("down", parents=[acting], help="stop it and remove everything that was made")
     add.add_argument("--keep-data", action="store_true", help="keep objects, volumes and keys for the next `sk8 up`")
     add.set_defaults(run=_down)
 
@@ -86,19 +90,19 @@ def parser() -> argparse.ArgumentParser:
     )
     add_watch(add)
     add.set_defaults(run=_status)
-    _machine_commands(commands, common, listing)
+    _machine_commands(commands, acting, common, listing)
     _explain_command(commands, common, listing)
     _bench_command(commands)
     store_commands.add_commands(commands, [common, listing])
     chaos.add_commands(commands, common, listing)
-    hollow.add_command(commands, common)
-    vm.add_commands(commands, common)
-    vm_members.add_commands(commands, common)
-    image.add_commands(commands, common)
+    hollow.add_command(commands, acting)
+    vm.add_commands(commands, acting)
+    vm_members.add_commands(commands, acting)
+    image.add_commands(commands, acting)
     doctor.add_commands(commands, common, listing)
     dashboard.add_command(commands, common)
-    upgrade.add_command(commands, common)
-    configure.add_command(commands, common)
+    upgrade.add_command(commands, acting)
+    configure.add_command(commands, acting)
     trace.add_command(commands, common, listing)
     top.add_command(commands, common, listing)
     events.add_command(commands, common, listing)
@@ -116,7 +120,12 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
-def _machine_commands(commands: Any, common: argparse.ArgumentParser, listing: argparse.ArgumentParser) -> None:
+def _machine_commands(
+    commands: Any,
+    acting: argparse.ArgumentParser,
+    common: argparse.ArgumentParser,
+    listing: argparse.ArgumentParser,
+) -> None:
     machine = commands.add_parser("machine", help="list, add, remove, kill, start or stop machines")
     verbs = machine.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add = verbs.add_parser("list", parents=[common, listing], help="all machines and their power")
@@ -129,14 +138,14 @@ def _machine_commands(commands: Any, common: argparse.ArgumentParser, listing: a
         "renew": "give it new keys and certificates now; it does so by itself before they end",
     }
     for verb, text in described.items():
-        add = verbs.add_parser(verb, parents=[common], help=text, description=text)
+        add = verbs.add_parser(verb, parents=[acting], help=text, description=text)
         add.add_argument("name", metavar="NAME", help="such as m1")
         if verb == "start":
             add.add_argument("--wipe", action="store_true", help="empty its disk first, as if it was replaced")
         add.set_defaults(run=_machine_power, verb=verb, wipe=False)
-    workers.add_commands(verbs, common, listing)
-    vm_members.add_forget(verbs, common)
-    _link_command(commands, common)
+    workers.add_commands(verbs, acting)
+    vm_members.add_forget(verbs, acting)
+    _link_command(commands, acting)
 
 
 def _link_command(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -286,25 +295,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if getattr(args, "serve", False):
         return _serve(args.base)
     out = Output(quiet=args.quiet)
+    code, error = _ended(args, out)
+    if error is not None:
+        out.error(error)
+    if getattr(args, "output", "") == "json" and not out.has_result:
+        out.result(out.summary(error))
+    return code
+
+
+def _ended(args: argparse.Namespace, out: Output) -> tuple[int, CommandError | None]:
+    """The command's exit code, and why it failed."""
     try:
         command: Command = args.run
-        return asyncio.run(command(args, out))
+        return asyncio.run(command(args, out)), None
     except CommandError as e:
-        out.error(e)
-        return e.code
+        return e.code, e
     except ConfigError as e:
-        out.error(CommandError(str(e)))
+        return 1, CommandError(str(e))
     except ApiUnavailable as e:
-        out.error(CommandError(f"the API does not answer as it should: {e}", "sk8 status"))
+        return 1, CommandError(f"the API does not answer as it should: {e}", "sk8 status")
     except ProviderError as e:
-        out.error(CommandError(e.message, "sk8 status shows how the machines are" if e.retriable else ""))
+        return 1, CommandError(e.message, "sk8 status shows how the machines are" if e.retriable else "")
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1, None
     except PermissionError as e:
-        out.error(CommandError(str(e), "run it as root (sudo)"))
+        return 1, CommandError(str(e), "run it as root (sudo)")
     except KeyboardInterrupt:
-        out.error(CommandError("interrupted", "sk8 up goes on where it was; sk8 down removes what there is"))
-    return 1
+        return 1, CommandError("interrupted", "sk8 up goes on where it was; sk8 down removes what there is")
 
 
 def _serve(base: Path) -> int:

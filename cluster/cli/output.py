@@ -1,10 +1,12 @@
 """What the user sees: steps with elapsed time, colours on a terminal only, tables, and errors that say what to do.
 
-IO (a terminal). Progress goes to stderr, results to stdout, so that `--output json` can be piped.
+IO (a terminal). Progress goes to stderr, results to stdout, so that `--output json` can be piped. What was said is
+kept: of a command that has no result of its own, and of one that failed, it is the JSON (`summary`).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -12,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 _COLOURS = {"green": "32", "red": "31", "yellow": "33", "dim": "2", "bold": "1"}
 _PATIENCE_S = 1.0
@@ -54,6 +56,11 @@ class Step:
 
     def update(self, detail: str) -> None:
         self._detail = detail
+
+    def record(self, *, done: bool) -> dict[str, Any]:
+        """The step as it is now, for programs."""
+        seconds = round(time.monotonic() - self._begin, 3)
+        return {"step": self._text, "detail": self._detail, "seconds": seconds, "done": done}
 
     def __enter__(self) -> Step:
         self._thread.start()
@@ -101,15 +108,28 @@ class Output:
         self._quiet = quiet
         self.out = out or sys.stdout
         self.err = err or sys.stderr
+        self._steps: list[dict[str, Any]] = []
+        self._said: list[str] = []
+        self.has_result = False
 
     @contextmanager
     def step(self, text: str) -> Iterator[Step]:
         step = Step(text, self.err)
-        if self._quiet:
-            yield step
-            return
-        with step:
-            yield step
+        done = False
+        try:
+            if self._quiet:
+                yield step
+            else:
+                with step:
+                    yield step
+            done = True
+        finally:
+            self._steps.append(step.record(done=done))
+
+    def summary(self, error: CommandError | None = None) -> str:
+        """What was done, and what went wrong."""
+        ended = {"done": error is None} | ({"error": str(error), "try": error.fix} if error is not None else {})
+        return json.dumps(ended | {"steps": self._steps, "messages": self._said}, indent=2)
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
@@ -127,13 +147,17 @@ class Output:
             thread.join()
 
     def say(self, text: str = "") -> None:
+        if text:
+            self._said.append(text.strip())
         if not self._quiet:
             print(text, file=self.err, flush=True)
 
     def result(self, text: str) -> None:
+        self.has_result = True
         print(text, file=self.out, flush=True)
 
     def warn(self, message: str, fix: str = "") -> None:
+        self._said.append(f"{message} {fix}".strip())
         print(f"  {paint('!', 'yellow', self.err)} {message}{f' {fix}' if fix else ''}", file=self.err, flush=True)
 
     def error(self, error: CommandError) -> None:

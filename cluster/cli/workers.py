@@ -24,8 +24,8 @@ _REMOVE = """Shuts a worker down in good order, deletes its node and empties its
 while pods run there that no DaemonSet put there: `kubectl drain` moves them. Control planes cannot be removed."""
 
 
-def add_commands(verbs: Any, common: argparse.ArgumentParser, listing: argparse.ArgumentParser) -> None:
-    add = verbs.add_parser("add", parents=[common, listing], help="make another worker", description=_ADD)
+def add_commands(verbs: Any, common: argparse.ArgumentParser) -> None:
+    add = verbs.add_parser("add", parents=[common], help="make another worker", description=_ADD)
     add.add_argument("name", nargs="?", default="", metavar="NAME", help="what to call it (the next of m1, m2, ...)")
     add.add_argument("--zone", default="", metavar="ZONE", help="its topology.kubernetes.io/zone (local)")
     add.add_argument("--timeout", type=float, default=READY_TIMEOUT_S, metavar="S", help="how long to wait (180)")
@@ -45,10 +45,9 @@ async def _add(args: argparse.Namespace, out: Output) -> int:
         await provider.start(name)
     await wait_ready(config, out, args.timeout, [name], since)
     spec = config.spec(name)
+    out.say(f"The cluster has {len(config.machines)} machines; node {name} is Ready.")
     if args.output == "json":
         out.result(json.dumps({"name": name, "address": spec.ip, "zone": spec.zone}))
-    else:
-        out.say(f"The cluster has {len(config.machines)} machines; node {name} is Ready.")
     return 0
 
 
