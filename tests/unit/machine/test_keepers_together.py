@@ -164,14 +164,10 @@ async def test_another_head_comes_first_and_the_others_follow_it(three: Three) -
     assert len(epochs) == 1 and epochs.pop().startswith("1-")
 
 
-async def test_another_head_while_two_wait_for_a_turn_of_the_one_that_is_lost(
-    three: Three, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_another_head_while_two_wait_for_a_turn_of_the_one_that_is_lost(three: Three) -> None:
     await three.cut("m1")
     for keeper in three.keepers.values():
         keeper.restart_in_turn()
-    await eventually(lambda: caplog.text.count("no turn to rejoin Ray") >= 2)
-    assert three.starts() == {"m2": 1, "m3": 1} and not three.downs.now, "they serve on"
     for name in ("m2", "m3"):
         three.records[name].learn({"machine": "m3", "generation": 1})
     await three.rests({"m2": 2, "m3": 2})
