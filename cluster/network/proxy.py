@@ -45,9 +45,15 @@ SERVICES = "services"
 SLICES = "endpointslices.discovery.k8s.io"
 NODES = "nodes"
 BY_SERVICE = "service"
-PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
+_NOT_OURS = ("service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless")
 ZONE_LABEL = "topology.kubernetes.io/zone"
 _TRIGGER_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
+
+
+def is_ours(service: Obj) -> bool:
+    """A Service with a label that says another proxy's name, or that it is headless whatever its address, is left alone."""
+    labels = service["metadata"].get("labels") or {}
+    return not any(label in labels for label in _NOT_OURS)
 
 
 class ServiceProxy:
@@ -256,7 +262,7 @@ class ServiceProxy:
             self._table.set_owner(key, node_elements(node, self._family) if node else {})
             return
         service = self._informers.of(SERVICES).get(*split_key(key))
-        if service is None or PROXY_NAME_LABEL in (service["metadata"].get("labels") or {}):
+        if service is None or not is_ours(service):
             self._table.set_owner(key, {})
             self._health_checks.set_owner(key, None)
             return
