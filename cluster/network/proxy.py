@@ -51,7 +51,7 @@ _TRIGGER_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
 
 
 def is_ours(service: Obj) -> bool:
-    """A Service with a label that says another proxy's name, or that it is headless whatever its address, is left alone."""
+    """Not with a label that names another proxy, or says that it is headless whatever its address."""
     labels = service["metadata"].get("labels") or {}
     return not any(label in labels for label in _NOT_OURS)
 
