@@ -6,6 +6,8 @@ schema of structured-merge-diff).
 
 from __future__ import annotations
 
+from typing import Any
+
 from cluster.api.crd.pruning import metadata_node
 from cluster.api.crd.structural import MISSING, Schema
 from cluster.api.schema import Kind, Node
@@ -16,6 +18,13 @@ _LEAF = Node(Kind.ANY, "interface {}")
 _STRING = Node(Kind.STRING, "string")
 
 
+class _OpenFields(dict[str, Node]):
+    """Fields of an object that holds others, too: those that nothing is known of are open below."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return super().get(key, _OPEN)
+
+
 def root_node(schema: Schema, kind: str) -> Node:
     """The node of a whole custom resource."""
     node = _struct(schema, kind)
@@ -23,7 +32,7 @@ def root_node(schema: Schema, kind: str) -> Node:
 
 
 def _with_identity(node: Node) -> Node:
-    node.fields = {**node.fields, "apiVersion": _STRING, "kind": _STRING, "metadata": metadata_node()}
+    node.fields.update(apiVersion=_STRING, kind=_STRING, metadata=metadata_node())
     return node
 
 
@@ -51,7 +60,8 @@ def _atomic(node: Node) -> Node:
 
 def _struct(schema: Schema, name: str) -> Node:
     node = Node(Kind.STRUCT, name)
-    node.fields = {k: _node(s) for k, s in schema.properties.items()}
+    fields = {k: _node(s) for k, s in schema.properties.items()}
+    node.fields = _OpenFields(fields) if schema.preserve else fields
     node.required = frozenset(schema.required)
     node.defaults = {k: s.default for k, s in schema.properties.items() if s.default is not MISSING}
     node.atomic = schema.atomic_map

@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("cel_expr_python", reason="`make bootstrap` installs it")
 
+from cluster.api import fieldsets
 from cluster.api.crd import definition
 from cluster.api.crd.versions import CustomVersion
 from cluster.api.errors import ApiError
@@ -170,6 +171,16 @@ def test_embedded_metadata_that_cannot_be_read_is_named() -> None:
     with pytest.raises(ApiError, match=r"spec\.template\.metadata: Invalid value") as caught:
         EMBEDDED.decode(thing(template=template), "Strict")
     assert caught.value.code == 422
+
+
+def test_what_a_schema_preserves_without_naming_it_is_owned_field_by_field() -> None:
+    open_object = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = custom({**open_object, "properties": {"known": {**open_object, "properties": {"a": {"type": "string"}}}}})
+    written = {**thing(num=1, deep={"list": [1]}), "known": {"a": "x", "b": {"c": 1}}}
+    assert fieldsets.field_set(version.node, written) == {
+        "f:spec": {"f:num": {}, "f:deep": {"f:list": {}}},
+        "f:known": {"f:a": {}, "f:b": {"f:c": {}}},
+    }
 
 
 def test_a_finalizer_without_a_domain_is_advised_against_not_refused() -> None:
