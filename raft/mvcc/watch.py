@@ -180,7 +180,7 @@ class WatchHub(Generic[Owner]):
 
     # --- history
 
-    def catch_up(self, limit: int, watchers: int = 256) -> bool:
+    def catch_up(self, limit: int, watchers: int = 1_000) -> bool:
         """One slice, of about ``limit`` records, for the next ``watchers`` that are behind and not blocked.
 
         They read it together, from where the last of them is: when a member dies, all its watchers come to another at
@@ -198,9 +198,11 @@ class WatchHub(Generic[Owner]):
             if start > revision:
                 continue
             watcher.next_revision = revision + 1
-            if revision == self._store.revision:
+            events, newest = events_of(watcher, start), revision == self._store.revision
+            if newest:
                 self._follow(watcher)
-            self._deliver(watcher, revision, events_of(watcher, start))
+            if events or newest:
+                self._deliver(watcher, revision, events)
         return more or revision < self._store.revision
 
     def _reads(self, watcher: Watcher[Owner]) -> bool:
