@@ -29,6 +29,8 @@ class ControllerConfig:
     leader_elect_lease_duration_s: int = 3
 
     node_monitor_grace_period_s: float = 4.0
+    node_lease_duration_counts: bool = True
+    """A node whose Lease holds for longer than the grace period is given that long."""
     node_monitor_period_s: float = 1.0
     node_startup_grace_period_s: float = 20.0
     pod_eviction_timeout_s: float | None = None
@@ -116,6 +118,7 @@ def _kubernetes() -> ControllerConfig:
     return replace(
         ControllerConfig(),
         node_monitor_grace_period_s=40.0,
+        node_lease_duration_counts=False,
         node_monitor_period_s=5.0,
         node_startup_grace_period_s=60.0,
         pod_eviction_timeout_s=300.0,

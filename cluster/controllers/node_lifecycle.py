@@ -183,9 +183,12 @@ class NodeLifecycleController:
             beat,
             self._machine(name, node),
             now,
-            config.node_monitor_grace_period_s,
+            self._grace_s(name),
             config.node_startup_grace_period_s,
         )
+
+    def _grace_s(self, name: str) -> float:
+        return core.grace_s(self._env.config, self._leases.get(_LEASE_NAMESPACE, name))
 
     async def _renewed_meanwhile(self, name: str) -> bool:
         """Asks the API before a machine is declared silent: our own stream of events may be what is late."""
@@ -317,7 +320,7 @@ class NodeLifecycleController:
         name = node["metadata"]["name"]
         now = self._env.monotonic()
         silent_s = max(now - self._seen.get(name, now), 0.0)
-        grace_s = self._env.config.node_monitor_grace_period_s
+        grace_s = self._grace_s(name)
         if after is Verdict.GONE:
             message = (
                 f"Machine {name} is off by the provider's word ({silent_s:.1f} s after its last heartbeat): "

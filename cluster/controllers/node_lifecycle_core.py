@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.api.meta import condition, parse_time, rfc3339
+from cluster.controllers.config import ControllerConfig
 from cluster.machinery.client import Obj
 
 NOT_READY = "node.kubernetes.io/not-ready"
@@ -67,6 +68,17 @@ class Judgement:
 def internal_ip(node: Obj) -> str:
     addresses = node.get("status", {}).get("addresses") or ()
     return next((str(a["address"]) for a in addresses if a["type"] == "InternalIP"), "")
+
+
+def grace_s(config: ControllerConfig, lease: Obj | None) -> float:
+    """How long a node may be silent.
+
+    In profile `fast` a kubelet that renews a longer Lease less often (a simulated one, another maker's) has until that
+    ends. Kubernetes looks at the grace period alone, and so does profile `kubernetes`.
+    """
+    lasts_s = ((lease or {}).get("spec") or {}).get("leaseDurationSeconds") or 0
+    limit_s = config.node_monitor_grace_period_s
+    return max(limit_s, float(lasts_s)) if config.node_lease_duration_counts else limit_s
 
 
 def judge(beat: Heartbeat, machine: str, now: float, grace_s: float, startup_grace_s: float) -> Judgement:

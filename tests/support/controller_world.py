@@ -256,9 +256,10 @@ class World:
         }
         await self.client.update("nodes", changed, subresource="status")
 
-    async def heartbeat(self, name: str) -> None:
-        spec = {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": f"{self.clock()}"}
-        spec["renewTime"] = rfc3339(self.clock())[:-1] + ".000000Z"
+    async def heartbeat(self, name: str, lasts_s: int = 4) -> None:
+        """``lasts_s``: as long as the kubelet's Lease holds, by default that of profile `fast`."""
+        renewed = rfc3339(self.clock())[:-1] + ".000000Z"
+        spec = {"holderIdentity": name, "leaseDurationSeconds": lasts_s, "renewTime": renewed}
         try:
             lease = await self.client.get("leases.coordination.k8s.io", name, "kube-node-lease")
         except Exception:

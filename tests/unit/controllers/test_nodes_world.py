@@ -181,6 +181,24 @@ async def test_pods_of_a_deleted_node_are_collected_after_the_quarantine() -> No
         assert await w.items("pods") == []
 
 
+async def test_a_kubelet_with_a_longer_lease_is_given_that_long_in_profile_fast() -> None:
+    async with World(NodeLifecycleController) as w:
+        await start(w)
+        await w.heartbeat("n1", lasts_s=40)
+        await beats(w, "n2", "n3", seconds=30)
+        assert core.ready_status(await w.client.get("nodes", "n1")) == "True"
+        await beats(w, "n2", "n3", seconds=15)
+        assert core.ready_status(await w.client.get("nodes", "n1")) == "Unknown"
+
+
+def test_in_profile_kubernetes_the_grace_period_alone_counts() -> None:
+    config = replace(profile("kubernetes"), node_monitor_grace_period_s=20.0)
+    assert core.grace_s(config, {"spec": {"leaseDurationSeconds": 40}}) == 20
+    assert core.grace_s(profile("fast"), {"spec": {"leaseDurationSeconds": 40}}) == 40
+    assert core.grace_s(profile("fast"), {"spec": {"leaseDurationSeconds": 4}}) == 4
+    assert core.grace_s(profile("fast"), None) == 4
+
+
 def test_judging_needs_proof_for_gone() -> None:
     beat = Heartbeat(100.0, True, 103.5)
     assert core.judge(beat, "", 103.9, 4, 20).verdict is Verdict.ALIVE
