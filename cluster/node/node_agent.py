@@ -40,7 +40,8 @@ RUNTIME_SYNC_THRESHOLD_S = 30.0
 _RECHECK_S = 1.0
 _ENGINE_ANSWER_S = 10.0
 _ALL_OF_THEM = {"$patch": "replace"}
-"""Addresses are merged by type, and a dual-stack machine has two of type InternalIP."""
+"""Addresses are merged by type, so what a cloud gave the Node stays. A dual-stack machine, which is in no cloud, has
+two of type InternalIP and must replace the list."""
 
 
 class RuntimeSync:
@@ -188,7 +189,7 @@ class NodeAgent:
         if plain == self._written and not due and self._agrees(previous, status):
             return
         allocatable = withdrawn(self._node) | status["allocatable"]
-        addresses = [*status["addresses"], _ALL_OF_THEM]
+        addresses = [*status["addresses"], *([_ALL_OF_THEM] if self._config.node_ipv6 else [])]
         patch = {"status": {**status, "addresses": addresses, "allocatable": allocatable}}
         self._node = await self._client.patch(
             "nodes", self._config.node_name, patch, kind="strategic", subresource="status"

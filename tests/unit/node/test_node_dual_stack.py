@@ -69,27 +69,45 @@ def test_what_a_cri_runtime_is_told() -> None:
     assert [route["dst"] for route in told["routes"]] == ["0.0.0.0/0", "::/0"]
 
 
-async def test_a_machine_has_an_internal_ip_of_each_family_however_often_it_says_so() -> None:
-    """Merged by type, as the schema has it, the second would take the first one's place."""
-    registry = Registry(MemoryStore(), RegistryConfig(), clock=time.time, rng=random.Random(7))
-    client = RegistryClient(registry, lambda: RequestContext(user=MASTERS, field_manager="test"))
-    await client.create("nodes", {"metadata": {"name": "m1"}})
-    config = KubeletConfig("m1", NODE_IPS[0], "/k", "c", "k", "a", node_ipv6=NODE_IPS[1])
+async def reported(client: RegistryClient, node_ipv6: str) -> list[dict[str, str]]:
+    """The Node's addresses after another life of its kubelet."""
+    config = KubeletConfig("m1", NODE_IPS[0], "/k", "c", "k", "a", node_ipv6=node_ipv6)
     facts = MachineFacts(4, 8 << 30, 100 << 30, "mid", "uuid", "boot", "6.1", "Debian", "amd64")
-    for start in (0.0, 1000.0):  # two lives of the kubelet
-        clock = FakeClock(1e9 + start)
-        agent = NodeAgent(
-            config,
-            facts,
-            client,
-            Engine(),  # type: ignore[arg-type]
-            network_problem=lambda: "",
-            clock=clock,
-            monotonic=clock,
-        )
-        await agent.try_write_status()
-        listed = (await client.get("nodes", "m1"))["status"]["addresses"]
-        assert [item["address"] for item in listed] == [*NODE_IPS, "m1"]
+    clock = FakeClock(1e9)
+    agent = NodeAgent(
+        config,
+        facts,
+        client,
+        Engine(),  # type: ignore[arg-type]
+        network_problem=lambda: "",
+        clock=clock,
+        monotonic=clock,
+    )
+    await agent.try_write_status()
+    return list((await client.get("nodes", "m1"))["status"]["addresses"])
+
+
+@pytest.fixture
+async def client() -> RegistryClient:
+    """Of an API with the Node m1."""
+    registry = Registry(MemoryStore(), RegistryConfig(), clock=time.time, rng=random.Random(7))
+    made = RegistryClient(registry, lambda: RequestContext(user=MASTERS, field_manager="test"))
+    await made.create("nodes", {"metadata": {"name": "m1"}})
+    return made
+
+
+async def test_a_machine_has_an_internal_ip_of_each_family_however_often_it_says_so(client: RegistryClient) -> None:
+    """Merged by type, as the schema has it, the second would take the first one's place."""
+    for _ in range(2):
+        assert [item["address"] for item in await reported(client, NODE_IPS[1])] == [*NODE_IPS, "m1"]
+
+
+async def test_what_a_cloud_said_of_the_address_outside_stays(client: RegistryClient) -> None:
+    own = await reported(client, "")
+    outside = {"type": "ExternalIP", "address": "198.51.100.7"}
+    await client.patch("nodes", "m1", {"status": {"addresses": [*own, outside]}}, subresource="status")
+    again = await reported(client, "")
+    assert outside in again and all(item in again for item in own) and len(again) == 3
 
 
 class Engine:
