@@ -8,7 +8,7 @@ IPv4 address has in `node_cidr`.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 _NEEDED = {
@@ -25,6 +25,8 @@ _POD_BITS_MAX = 16
 class Settings(Protocol):
     """What is looked at of a ClusterConfig."""
 
+    @property
+    def machines(self) -> Sequence[object]: ...
     @property
     def node_cidr(self) -> str: ...
     @property
@@ -84,5 +86,7 @@ def _sizes(config: Settings, nets: dict[str, ipaddress.IPv6Network]) -> Iterator
         )
     elif config.pod_mask_ipv6 > 112:
         yield f"pod_mask_ipv6: {config.pod_mask_ipv6}: leaves a machine fewer than 65536 addresses; use 112 at most"
+    elif pods is not None and 1 << (config.pod_mask_ipv6 - pods.prefixlen) < len(config.machines):
+        yield f"pod_cidr_ipv6 {pods} holds fewer /{config.pod_mask_ipv6} networks than there are machines"
     if nodes is not None and nodes.num_addresses < ipaddress.IPv4Network(config.node_cidr).num_addresses:
         yield f"node_cidr_ipv6: {nodes} has fewer addresses than node_cidr {config.node_cidr}; use a /64"

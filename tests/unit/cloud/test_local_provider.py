@@ -80,6 +80,12 @@ async def test_joining_over_the_socket(provider: LocalProvider, config: ClusterC
         await post(config.host_socket, "/v1/join", request.to_json(), 10)
 
 
+async def test_an_agent_says_what_its_release_can(provider: LocalProvider) -> None:
+    await provider.need("workers")
+    with pytest.raises(ProviderError, match="an older sk8"):
+        await provider.need("what the next release brings")
+
+
 async def test_nobody_there_is_retriable(tmp_path: Path) -> None:
     with pytest.raises(ProviderError, match="does not answer") as e:
         await LocalProvider(tmp_path / "none.sock").machines()

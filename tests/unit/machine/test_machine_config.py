@@ -43,6 +43,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         ({"dual_stack": True, "pod_cidr_ipv6": "fd00:10:96::/56"}, "overlap"),
         ({"dual_stack": True, "service_cidr_ipv6": "fd00:10:96::/64"}, "too large; use a /108 or smaller"),
         ({"dual_stack": True, "pod_mask_ipv6": 80}, "must be between 56 and 72"),
+        ({"dual_stack": True, "pod_cidr_ipv6": "fd00:10:244::/64"}, "fewer /64 networks than there are machines"),
         ({"dual_stack": True, "node_cidr_ipv6": "fd00:10:89::/126"}, "fewer addresses than node_cidr"),
         ({"dual_stack": True, "cni": "conflist"}, "use cni: routes or vxlan"),
         ({"dual_stack": True, "provider": "vm"}, "machines that sk8 up makes on this box alone"),

@@ -24,10 +24,20 @@ def test_a_gap_is_filled_and_a_name_may_be_chosen() -> None:
     assert with_worker(without_worker(five, "m4")).machines[-1].ip == "10.89.0.14"
 
 
-@pytest.mark.parametrize(("name", "why"), [("m2", "a machine m2 already"), ("Big", "beginning and ending with")])
+@pytest.mark.parametrize(
+    ("name", "why"), [("m2", "a machine m2 already; .* sk8 machine start m2"), ("Big", "beginning and ending with")]
+)
 def test_a_name_that_cannot_be(name: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         with_worker(THREE, name)
+
+
+def test_a_zone_is_a_label_of_the_node() -> None:
+    """Regression: with another one its kubelet never registered."""
+    assert with_worker(THREE, zone="eu-1.b_2").machines[-1].zone == "eu-1.b_2"
+    for zone in ("rack 7", "-a", "a" * 64, "a\n"):
+        with pytest.raises(ConfigError, match=r"zone .* must be a label's value"):
+            with_worker(THREE, zone=zone)
 
 
 def test_addresses_of_load_balancers_are_left_alone() -> None:
