@@ -210,7 +210,7 @@ async def _finish(config: ClusterConfig, out: Output, timeout_s: float, environm
         deadline = time.monotonic() + timeout_s
         with out.step("Ray, the store and the API servers") as step:
             while not await api.ready():
-                await _pause(config, deadline, step, "the API is not ready")
+                await _pause(config, deadline, step, "the API is not ready", "sk8 down removes it")
     path = kubeconfig.target(environment)
     try:
         if await asyncio.to_thread(kubeconfig.has, path, api.access()):
@@ -295,14 +295,23 @@ async def ensure_pause_image(config: ClusterConfig) -> None:
         raise CommandError(f"the pause image cannot be made: {last}", f"run {PAUSE_SCRIPT} to see more")
 
 
-async def wait_ready(config: ClusterConfig, out: Output, timeout_s: float, names: Sequence[str], since: float) -> None:
-    """Until each of `names` runs, is Ready, and was heard of after `since`: kept data says Ready from another life."""
+async def wait_ready(
+    config: ClusterConfig,
+    out: Output,
+    timeout_s: float,
+    names: Sequence[str],
+    since: float,
+    *,
+    fix: str = "sk8 down removes it",
+) -> None:
+    """Until each of `names` runs, is Ready, and was heard of after `since`: kept data says Ready from another life.
+    Raises CommandError, whose advice ends with `fix`."""
     provider = LocalProvider(config.host_socket)
     api = AdminApi(config)
     deadline = time.monotonic() + timeout_s
     with out.step("Ray, the store and the API servers") as step:
         while not await api.ready():
-            await _pause(config, deadline, step, "the API is not ready")
+            await _pause(config, deadline, step, "the API is not ready", fix)
     with out.step("nodes Ready") as step:
         while True:
             try:
@@ -315,15 +324,13 @@ async def wait_ready(config: ClusterConfig, out: Output, timeout_s: float, names
             if len(ready) == len(names):
                 return
             missing = ", ".join(n for n in names if n not in ready)
-            await _pause(config, deadline, step, f"{len(ready)} of {len(names)} nodes are Ready, not {missing}")
+            await _pause(config, deadline, step, f"{len(ready)} of {len(names)} nodes are Ready, not {missing}", fix)
 
 
-async def _pause(config: ClusterConfig, deadline: float, step: Step, what: str) -> None:
+async def _pause(config: ClusterConfig, deadline: float, step: Step, what: str, fix: str) -> None:
     if time.monotonic() > deadline:
         logs = config.base / "machines"
-        raise CommandError(
-            f"{what}, and the time is up", f"look into {logs}/*/log/ and sk8 status; sk8 down removes it"
-        )
+        raise CommandError(f"{what}, and the time is up", f"look into {logs}/*/log/ and sk8 status; {fix}")
     await asyncio.sleep(0.1)
 
 

@@ -43,7 +43,9 @@ async def _add(args: argparse.Namespace, out: Output) -> int:
     config = load_cluster(args.base)
     with out.step(f"machine {name} booted"):
         await provider.start(name)
-    await wait_ready(config, out, args.timeout, [name], since)
+    await wait_ready(
+        config, out, args.timeout, [name], since, fix=f"sk8 machine remove {name} --force takes it away again"
+    )
     spec = config.spec(name)
     out.say(f"The cluster has {len(config.machines)} machines; node {name} is Ready.")
     if args.output == "json":
@@ -55,6 +57,7 @@ async def _remove(args: argparse.Namespace, out: Output) -> int:
     config = _local(args)
     without_worker(config, args.name)  # refused before anything is done
     api, provider = AdminApi(config), LocalProvider(config.host_socket)
+    await provider.need("workers")
     if not args.force:
         _need_drained(args.name, (await api.get(f"/api/v1/pods?fieldSelector=spec.nodeName={args.name}"))["items"])
     with out.step(f"machine {args.name} is off"):

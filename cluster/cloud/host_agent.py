@@ -3,7 +3,7 @@
 IO. It serves `/run/sk8/host.sock` (JSON over HTTP, 0600) for the CLI, the machines that join and the controllers that
 attach disks, and forwards the host's 127.0.0.1:6443. Machines outlive it: a new agent adopts them.
 
- GET  /v1/health                                   GET  /v1/machines[?after=VERSION]   (long poll: waits for a change)
+ GET  /v1/health   ("features": FEATURES)          GET  /v1/machines[?after=VERSION]   (long poll: waits for a change)
  POST /v1/machines {"name","zone"}                 DELETE /v1/machines/{m}             (a worker comes or goes)
  POST /v1/machines/{m}/start {"wipe"}              POST /v1/machines/{m}/kill | stop | wipe
  POST /v1/machines/{m}/restart | renew             (sk8-machine anew, by SIGHUP; new certificates now, by SIGUSR1)
@@ -45,6 +45,8 @@ from cluster.machine.workers import with_worker, without_worker
 
 log = logging.getLogger(__name__)
 
+FEATURES = ("workers",)
+"""What a command asks for before it begins, as the agent may be of an older release. workers: they come and go."""
 _POLL_S = 25.0
 _RESTART_S = 1.0
 """How long a part that failed stays away."""
@@ -140,7 +142,8 @@ class HostAgent:
         return app
 
     async def _health(self, _: web.Request) -> web.Response:
-        return web.json_response({"ok": True, "forwarder": self._forwarder.health(), "version": self._version})
+        shown = {"ok": True, "forwarder": self._forwarder.health(), "version": self._version, "features": FEATURES}
+        return web.json_response(shown)
 
     async def _list_machines(self, request: web.Request) -> web.Response:
         after = int(request.query.get("after", "0"))

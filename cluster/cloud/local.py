@@ -24,6 +24,7 @@ from cluster.machinery.provider import (
 
 _MIB = 1 << 20
 _STATES: Mapping[str, MachineState] = {"running": "running", "off": "off"}
+_OLDER = "the host agent runs an older sk8, which cannot do this: sk8 down --keep-data, then sk8 up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,12 @@ class LocalProvider:
     async def health(self) -> dict[str, Any]:
         return await self._call("GET", "/v1/health")
 
+    async def need(self, feature: str) -> None:
+        """Raises ProviderError when the agent's release, which may be older than this one, lacks it
+        (`host_agent.FEATURES`): what has several steps must not stop before the last."""
+        if feature not in (await self.health()).get("features", ()):
+            raise ProviderError(_OLDER, retriable=False)
+
     # -- internals -----------------------------------------------------------------------------------------------
     async def _list(self, after: int) -> tuple[list[LocalMachine], int]:
         raw = await self._call("GET", f"/v1/machines?after={after}")
@@ -155,8 +162,10 @@ class LocalProvider:
                 aiohttp.ClientSession("http://host", connector=connector, timeout=timeout) as session,
                 session.request(method, path, json=body) as response,
             ):
-                answer: dict[str, Any] = await response.json()
                 status = response.status
+                if status in (404, 405) and response.content_type != "application/json":
+                    raise ProviderError(_OLDER, retriable=False)  # no such route: the agent's own refusals are JSON
+                answer: dict[str, Any] = await response.json()
         except (TimeoutError, OSError, aiohttp.ClientError, ValueError) as e:
             raise ProviderError(f"the host agent at {self._socket} does not answer: {e}") from e
         if status >= 400:

@@ -20,7 +20,7 @@ def with_worker(config: ClusterConfig, name: str = "", zone: str = "") -> Cluste
     """With one more machine, the last of `machines`. Raises ConfigError: that is no free name, or there is no room."""
     taken = {m.name for m in config.machines}
     if name in taken:
-        raise ConfigError(f"there is a machine {name} already")
+        raise ConfigError(f"there is a machine {name} already; when it is off, sk8 machine start {name} boots it")
     named = name or next(free for n in count(len(taken) + 1) if (free := f"m{n}") not in taken)
     spec = MachineSpec(named, _free_address(config), False, zone or DEFAULT_ZONE)
     return replace(config, machines=(*config.machines, spec)).validate()
