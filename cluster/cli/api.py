@@ -65,6 +65,19 @@ class AdminApi:
         except (OSError, aiohttp.ClientError, TimeoutError) as e:
             raise ApiUnavailable(f"{path}: {e}") from e
 
+    async def merge(self, path: str, patch: dict[str, Any]) -> None:
+        """A JSON merge patch (RFC 7386). Raises ApiUnavailable."""
+        kind = {"Content-Type": "application/merge-patch+json"}
+        try:
+            async with (
+                self._session() as session,
+                session.patch(path, data=json.dumps(patch), headers=kind) as response,
+            ):
+                if response.status != 200:
+                    raise ApiUnavailable(f"{path}: {response.status} {(await response.text())[:200]}")
+        except (OSError, aiohttp.ClientError, TimeoutError) as e:
+            raise ApiUnavailable(f"{path}: {e}") from e
+
     async def delete(self, path: str) -> None:
         """What is gone already is fine. Raises ApiUnavailable."""
         try:

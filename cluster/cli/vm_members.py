@@ -6,10 +6,12 @@ import argparse
 import asyncio
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cluster.api.duration import parse_duration
+from cluster.api.meta import rfc3339
 from cluster.cli import units
 from cluster.cli.api import AdminApi
 from cluster.cli.clusters import existing
@@ -17,6 +19,7 @@ from cluster.cli.output import CommandError, Output
 from cluster.cli.vm import need_root, write_ticket
 from cluster.cloud import cleanup
 from cluster.cloud.engine import Engine
+from cluster.machine.api_nodes import FORGOTTEN
 from cluster.machine.config import ClusterConfig, ConfigError, load_cluster
 from cluster.machine.join_ledger import JoinLedger
 
@@ -104,6 +107,8 @@ async def _forget(args: argparse.Namespace, out: Output) -> int:
     planes = {m.name for m in config.control_planes} & set(names)
     if planes:
         raise CommandError(f"{', '.join(planes)} is a control plane of the configuration", "it may come back as it is")
+    if names:
+        await _mark(api, names)
     for name in names:
         if name in nodes:
             await api.delete(f"/api/v1/nodes/{name}")
@@ -112,6 +117,13 @@ async def _forget(args: argparse.Namespace, out: Output) -> int:
     if not names:
         out.say(f"there is no node {args.name}, and no machine joined as that")
     return 0
+
+
+async def _mark(api: AdminApi, names: Sequence[str]) -> None:
+    """No control plane renews the certificates that they have now, though their kubelets may make their Nodes again."""
+    maps = "/api/v1/namespaces/kube-system/configmaps"
+    await api.create(maps, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": FORGOTTEN}})
+    await api.merge(f"{maps}/{FORGOTTEN}", {"data": dict.fromkeys(names, rfc3339(time.time()))})
 
 
 def _addresses(node: dict[str, Any]) -> list[str]:

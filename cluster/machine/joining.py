@@ -26,10 +26,11 @@ from typing import Any
 import orjson
 
 from cluster.machine import api_nodes, identity
+from cluster.machine.api_nodes import Known
 from cluster.machine.config import DEFAULT_ZONE, ClusterConfig, MachineConfig, MachineSpec, save_cluster, save_machine
 from cluster.machine.files import make_private_dir, write_atomic
 from cluster.machine.join_ledger import JoinLedger, Ticket, ca_pin, join_file, only_certificate
-from cluster.machine.pki import PkiError, certificate_names, machine_address, new_request
+from cluster.machine.pki import PkiError, certificate_names, machine_address, made_at, new_request
 from cluster.machine.rejoin import caller, shown
 
 log = logging.getLogger(__name__)
@@ -49,10 +50,10 @@ class JoinServer:
     """A part of sk8-machine on each control plane of a cluster of VMs."""
 
     def __init__(
-        self, config: ClusterConfig, machine: MachineConfig, node: Callable[[str], Awaitable[list[str]]] | None = None
+        self, config: ClusterConfig, machine: MachineConfig, known: Callable[[str], Awaitable[Known]] | None = None
     ) -> None:
-        """`node`: the addresses of a Node, none for no Node. Raises OSError, TimeoutError. By default the API says."""
-        self._node = node or partial(api_nodes.addresses, config, machine)
+        """`known`: what is known of a name. Raises OSError, TimeoutError, ValueError. By default the API says."""
+        self._known = known or partial(api_nodes.known, config, machine)
         self._config = config
         self._machine = machine
         self._authority = identity.Authority(config)
@@ -86,19 +87,21 @@ class JoinServer:
             writer.close()
 
     async def _renews(self, writer: asyncio.StreamWriter) -> MachineSpec | None:
-        """The machine that asks, by its certificate: a control plane, a worker that joined here, or one that joined at
-        another control plane, perhaps a lost one, and is not forgotten: its Node is there. The address is that of its
-        certificate, which it cannot choose; a name that was freed and joined again has another. Raises PkiError."""
+        """The machine that asks, by its certificate: a control plane, or a worker, wherever it joined, whose Node is
+        there with the certificate's address (which it cannot choose; a name that was freed and joined again has
+        another) and that was not forgotten since the certificate was made. This control plane's ledger proves neither:
+        others hear of no change to theirs, so an API that is silent renews nothing. Raises PkiError."""
         name, certificate = caller(writer), shown(writer)
         plane = next((m for m in self._config.control_planes if m.name == name), None)
         if plane is not None or not name or certificate is None:
             return plane
-        joined, address = self._ledger.machines().get(name), machine_address(certificate)
         try:
-            known = [joined] if joined is not None else await self._node(name)
-        except (OSError, TimeoutError) as e:
+            known = await self._known(name)
+        except (OSError, TimeoutError, ValueError) as e:
             raise PkiError(f"whether {name} is a node cannot be told now: {str(e) or 'the API is silent'}") from e
-        return MachineSpec(name, address, False) if address and address in known else None
+        address = machine_address(certificate)
+        current = address in known.addresses and made_at(certificate) > known.forgotten
+        return MachineSpec(name, address, False) if current else None
 
     def _answer(self, request: dict[str, Any], source: str, renews: MachineSpec | None) -> dict[str, Any]:
         try:

@@ -202,6 +202,11 @@ def machine_address(cert: x509.Certificate) -> str:
     return addresses[0] if len(addresses) == 1 else ""
 
 
+def made_at(cert: x509.Certificate) -> float:
+    """When it was signed, in whole seconds since the epoch."""
+    return (cert.not_valid_before_utc + BACKDATE).timestamp()
+
+
 def prove(own: KeyPair, requests: Mapping[str, bytes]) -> Proof:
     """Raises PkiError when the key is none to sign with."""
     key = serialization.load_pem_private_key(own.key, None)

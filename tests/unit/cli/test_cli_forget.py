@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import io
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster.api.meta import parse_time
 from cluster.cli import vm_members
 from cluster.cli.output import CommandError, Output
+from cluster.machine.api_nodes import FORGOTTEN
 from cluster.machine.config import ClusterConfig, MachineSpec
 from cluster.machine.join_ledger import JoinLedger
 
@@ -19,8 +22,19 @@ NODE = {"metadata": {"name": "w2"}, "status": {"addresses": [{"type": "InternalI
 
 
 class Api:
-    def __init__(self, deleted: list[str]) -> None:
+    """`marked`: the ConfigMap of the forgotten."""
+
+    def __init__(self, deleted: list[str], marked: dict[str, str]) -> None:
         self._deleted = deleted
+        self._marked = marked
+
+    async def create(self, path: str, obj: dict[str, Any]) -> bool:
+        assert (path, obj["metadata"]["name"]) == ("/api/v1/namespaces/kube-system/configmaps", FORGOTTEN)
+        return False  # it is there
+
+    async def merge(self, path: str, patch: dict[str, Any]) -> None:
+        assert path.endswith(f"/kube-system/configmaps/{FORGOTTEN}") and not self._deleted, "a mark comes first"
+        self._marked.update(patch["data"])
 
     async def get(self, path: str) -> dict[str, Any]:
         return {"items": [NODE]}
@@ -40,11 +54,14 @@ def config(tmp_path: Path) -> ClusterConfig:
     return made
 
 
-async def forget(config: ClusterConfig, name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], str]:
+async def forget(
+    config: ClusterConfig, name: str, monkeypatch: pytest.MonkeyPatch, marked: dict[str, str] | None = None
+) -> tuple[list[str], str]:
     """What was deleted, and what was said."""
     deleted: list[str] = []
+    marks = {} if marked is None else marked
     monkeypatch.setattr(vm_members, "_vms", lambda _: config)
-    monkeypatch.setattr(vm_members, "AdminApi", lambda _: Api(deleted))
+    monkeypatch.setattr(vm_members, "AdminApi", lambda _: Api(deleted, marks))
     out = io.StringIO()
     args = argparse.Namespace(base=config.base, name=name)
     assert await vm_members._forget(args, Output(out=out, err=out)) == 0
@@ -61,7 +78,10 @@ async def test_a_name_whose_node_is_gone_is_freed(
 
 
 async def test_a_node_and_its_name_go_together(config: ClusterConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    deleted, said = await forget(config, "10.0.0.3", monkeypatch)
+    marked = {"w1": "2025-01-01T00:00:00Z"}
+    before = int(time.time())
+    deleted, said = await forget(config, "10.0.0.3", monkeypatch, marked)
+    assert before <= parse_time(marked["w2"]) <= time.time() and len(marked) == 2
     assert deleted == ["/api/v1/nodes/w2"] and "node w2 is deleted" in said
     assert JoinLedger(config).machines().keys() == {"m1", "w1"}
 

@@ -14,15 +14,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cluster.api import signers
 from cluster.machine import identity, joining
+from cluster.machine.api_nodes import Known
 from cluster.machine.config import ClusterConfig, ConfigError, MachineSpec, load_cluster, load_machine, save_cluster
 from cluster.machine.identity import Authority
 from cluster.machine.join_ledger import Admission, JoinLedger, Ticket, ca_pin, new_token
 from cluster.machine.joining import Joiner, JoinRefused, JoinServer
-from cluster.machine.pki import PkiError, _key_pem, machine_address, new_ca
+from cluster.machine.pki import PkiError, _key_pem, machine_address, made_at, new_ca
 from tests.support.signing_requests import request_pem
 
 CONNECT = asyncio.open_connection
-HEAD, PLANE, WORKER, THIRD = "127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.9"
+HEAD, PLANE, WORKER, OTHER, THIRD = (f"127.0.0.{last}" for last in (1, 2, 3, 8, 9))
 
 
 def cluster(base: Path, port: int) -> ClusterConfig:
@@ -47,21 +48,21 @@ def cluster(base: Path, port: int) -> ClusterConfig:
 
 
 @pytest.fixture
-def nodes() -> dict[str, list[str]]:
-    """The addresses of each Node that there is."""
+def nodes() -> dict[str, Known]:
+    """What the API knows, by name."""
     return {}
 
 
 @pytest.fixture
-async def head(tmp_path: Path, unused_tcp_port: int, nodes: dict[str, list[str]]) -> AsyncIterator[ClusterConfig]:
+async def head(tmp_path: Path, unused_tcp_port: int, nodes: dict[str, Known]) -> AsyncIterator[ClusterConfig]:
     made = await asyncio.to_thread(cluster, tmp_path / "head" / "sk8", unused_tcp_port)
 
-    async def node(name: str) -> list[str]:
+    async def known(name: str) -> Known:
         if name == "silent":
             raise TimeoutError
-        return nodes.get(name, [])
+        return nodes.get(name, Known())
 
-    server = asyncio.create_task(JoinServer(made, made.machine("cp1"), node).run())
+    server = asyncio.create_task(JoinServer(made, made.machine("cp1"), known).run())
     yield made
     server.cancel()
     await asyncio.gather(server, return_exceptions=True)
@@ -175,14 +176,16 @@ async def test_a_control_plane_that_renews_is_sent_no_ca_key(head, tmp_path, mon
     assert not [name for name in joining.AUTHORITY_FILES if (machine.pki / name).exists()]
 
 
-async def test_a_machine_renews_under_its_own_certificate_alone(head, tmp_path, monkeypatch) -> None:
+async def test_a_machine_renews_under_its_own_certificate_alone(head, tmp_path, monkeypatch, nodes) -> None:
     machine = await joined(head, joiner(tmp_path / "w" / "sk8", "w1", WORKER), monkeypatch)
     before = (machine.pki / "node.crt").read_bytes()
     only_head = replace(load_cluster(tmp_path / "w" / "sk8"), machines=(head.spec("cp1"),))
+    nodes["w1"] = Known((WORKER, "w1"))
     await joining.renew(only_head, machine)
     assert (machine.pki / "node.crt").read_bytes() != before
     assert identity.is_complete(load_machine(tmp_path / "w" / "sk8", "w1"))
-    JoinLedger(head).forget("w1")
+    del nodes["w1"]  # forgotten at another control plane: this one's ledger still has the name
+    assert "w1" in JoinLedger(head).machines()
     with pytest.raises(JoinRefused, match="only a machine that joined and is not forgotten"):
         await joining.renew(only_head, machine)
 
@@ -192,20 +195,42 @@ async def test_a_worker_renews_where_it_did_not_join(head, tmp_path, monkeypatch
     machine = await joined(head, joiner(tmp_path / "w" / "sk8", "w1", WORKER), monkeypatch)
     only_head = replace(load_cluster(tmp_path / "w" / "sk8"), machines=(head.spec("cp1"),))
     JoinLedger(head).forget("w1")
-    nodes["w1"] = [WORKER, "w1"]
+    nodes["w1"] = Known((WORKER, "w1"))
     before = (machine.pki / "node.crt").read_bytes()
     await joining.renew(only_head, machine)
     assert (machine.pki / "node.crt").read_bytes() != before
     assert machine_address(x509.load_pem_x509_certificate((machine.pki / "node.crt").read_bytes())) == WORKER
-    nodes["w1"] = [THIRD]  # another machine has joined with its name
+    nodes["w1"] = Known((THIRD,))  # another machine has joined with its name
     with pytest.raises(JoinRefused, match="only a machine that joined"):
         await joining.renew(only_head, machine)
+
+
+async def test_a_name_that_was_joined_again_elsewhere_is_its_nodes(head, tmp_path, monkeypatch, nodes) -> None:
+    machine = await joined(head, joiner(tmp_path / "w" / "sk8", "w1", WORKER), monkeypatch)
+    only_head = replace(load_cluster(tmp_path / "w" / "sk8"), machines=(head.spec("cp1"),))
+    ledger = JoinLedger(head)
+    ledger.forget("w1")
+    ledger.admit(ledger.add_token(), MachineSpec("w1", OTHER, False), {}, OTHER, 0.0)
+    nodes["w1"] = Known((WORKER, "w1"))
+    await joining.renew(only_head, machine)
+
+
+async def test_who_was_forgotten_renews_nothing_though_its_kubelet_made_its_node_again(
+    head, tmp_path, monkeypatch, nodes
+) -> None:
+    machine = await joined(head, joiner(tmp_path / "w" / "sk8", "w1", WORKER), monkeypatch)
+    only_head = replace(load_cluster(tmp_path / "w" / "sk8"), machines=(head.spec("cp1"),))
+    made = made_at(x509.load_pem_x509_certificate((machine.pki / "node.crt").read_bytes()))
+    nodes["w1"] = Known((WORKER, "w1"), forgotten=made + 60)
+    with pytest.raises(JoinRefused, match="only a machine that joined and is not forgotten"):
+        await joining.renew(only_head, machine)
+    nodes["w1"] = Known((WORKER, "w1"), forgotten=made - 60)  # and joined again since
+    await joining.renew(only_head, machine)
 
 
 async def test_an_api_that_is_silent_proves_nothing(head, tmp_path, monkeypatch) -> None:
     machine = await joined(head, joiner(tmp_path / "w" / "sk8", "silent", WORKER), monkeypatch)
     only_head = replace(load_cluster(tmp_path / "w" / "sk8"), machines=(head.spec("cp1"),))
-    JoinLedger(head).forget("silent")
     with pytest.raises(JoinRefused, match="whether silent is a node cannot be told now: the API is silent"):
         await joining.renew(only_head, machine)
 
