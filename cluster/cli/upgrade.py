@@ -62,7 +62,7 @@ async def _run(args: argparse.Namespace, out: Output) -> int:
             "this goes over local machines; VMs are upgraded one at a time by infra/ray/setup.sh of the new checkout",
             'docs/clusters.md, "Upgrades, one machine at a time"',
         )
-    wanted = None if args.rollback else await asyncio.to_thread(_checked, args.dir)
+    wanted = None if args.rollback else await asyncio.to_thread(_checked, args.dir, config.base)
     names = order(config, newest(config).machine, args.machine)
     if wanted is None:
         names = sick_first(names, await look(config))
@@ -79,7 +79,7 @@ async def _run(args: argparse.Namespace, out: Output) -> int:
             out.say(f"  {name} runs {target} already")
             continue
         if wanted is None:
-            _need_runnable(target, name)
+            await asyncio.to_thread(_need_runnable, target, name, config.base)
             await need_healthy(config, out, besides=name)
         elif ran is None:
             raise CommandError(f"{name} does not say what it runs, so it could not go back", "sk8 doctor says why")
@@ -88,29 +88,42 @@ async def _run(args: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-def _checked(directory: Path) -> Release:
-    """Raises CommandError unless every part of that release can at least be loaded: a machine whose first process fails
-    is a machine that is off."""
+def _checked(directory: Path, base: Path) -> Release:
+    """Raises CommandError unless every part of that release can at least be loaded, and reads this cluster's settings:
+    a machine whose first process fails is a machine that is off."""
     try:
         found = release.in_directory(directory)
     except NoRelease as e:
         raise CommandError(str(e)) from e
     modules = ["cluster.machine.__main__", "actors.ensure", *(f"actors.wiring.{part}" for part in _IMPORTS)]
-    env = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": os.environ.get("HOME", "/root")}
-    if found.checkout is not None:
-        env["PYTHONPATH"] = str(found.checkout)
-    command = [str(found.python), "-c", f"import {', '.join(modules)}"]
-    ended = subprocess.run(command, env=env, cwd="/", capture_output=True, text=True, timeout=120, check=False)
-    if ended.returncode != 0:
-        last = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise CommandError(f"the release in {directory} does not load: {last}", "nothing was changed")
+    if why := _fault(found, f"import {', '.join(modules)}"):
+        raise CommandError(f"the release in {directory} does not load: {why}", "nothing was changed")
+    if why := _fault(found, _reads(base)):
+        raise CommandError(f"the release in {directory} cannot run this cluster: {why}", "nothing was changed")
     return found
 
 
-def _need_runnable(former: Release, name: str) -> None:
-    """A machine passes over a release that is gone, so it would never come up with it."""
-    if not os.access(former.python, os.X_OK):
-        raise CommandError(f"{name} cannot go back to {former}: there is no {former.python}", "sk8 upgrade DIR")
+def _need_runnable(former: Release, name: str, base: Path) -> None:
+    """A machine passes over a release that is gone, so it would never come up with it; with one that does not know a
+    setting of the cluster it would go off."""
+    there = os.access(former.python, os.X_OK)
+    why = _fault(former, _reads(base)) if there else f"there is no {former.python}"
+    if why:
+        raise CommandError(f"{name} cannot go back to {former}: {why}; nothing was changed there", "sk8 upgrade DIR")
+
+
+def _reads(base: Path) -> str:
+    return f"from cluster.machine.config import load_cluster; load_cluster({str(base)!r}).validate()"
+
+
+def _fault(release: Release, code: str) -> str:
+    """The last words of that release's Python when it fails with `code`, else ""."""
+    env = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": os.environ.get("HOME", "/root")}
+    if release.checkout is not None:
+        env["PYTHONPATH"] = str(release.checkout)
+    command = [str(release.python), "-c", code]
+    ended = subprocess.run(command, env=env, cwd="/", capture_output=True, text=True, timeout=120, check=False)
+    return (ended.stderr.strip().splitlines() or ["it said nothing"])[-1] if ended.returncode else ""
 
 
 async def need_healthy(config: ClusterConfig, out: Output, besides: str = "") -> None:

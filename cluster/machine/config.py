@@ -566,8 +566,16 @@ class ClusterConfig:
         return found
 
     # -- JSON ----------------------------------------------------------------------------------------------------
-    def to_json(self) -> bytes:
-        return orjson.dumps({"format": FORMAT, **asdict(self)}, option=orjson.OPT_INDENT_2) + b"\n"
+    def to_json(self, before: bytes = b"") -> bytes:
+        """Every setting, so that a release with other defaults changes nothing. After `before`, the JSON of the same
+        cluster, one that is not in it stays out as long as it has its default: a release that does not know it yet
+        must be able to read this (`sk8 upgrade --rollback`)."""
+        shown = asdict(self)
+        if before:
+            default = asdict(ClusterConfig(self.machines))
+            had = _object(before, "cluster.json", ClusterConfig)
+            shown = {name: value for name, value in shown.items() if name in had or value != default[name]}
+        return orjson.dumps({"format": FORMAT, **shown}, option=orjson.OPT_INDENT_2) + b"\n"
 
     @classmethod
     def from_json(cls, data: bytes) -> ClusterConfig:
@@ -635,7 +643,9 @@ def load_cluster(base_dir: str | Path) -> ClusterConfig:
 
 
 def save_cluster(config: ClusterConfig) -> None:
-    write_atomic(config.base / "cluster.json", config.to_json())
+    """Raises ConfigError when the file that is there is damaged."""
+    file = config.base / "cluster.json"
+    write_atomic(file, config.to_json(file.read_bytes() if file.exists() else b""))
 
 
 def load_machine(base_dir: str | Path, name: str) -> MachineConfig:

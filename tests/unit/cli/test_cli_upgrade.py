@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from cluster.cli import going_over, upgrade
@@ -122,7 +124,7 @@ def box(tmp_path: Path, old: Release, monkeypatch: pytest.MonkeyPatch) -> Box:
     monkeypatch.setattr(going_over, "_HANGS_S", 0.01)
     monkeypatch.setattr(GoingOver, "_status", status)
     monkeypatch.setattr(upgrade, "existing", lambda _: config)
-    monkeypatch.setattr(upgrade, "_checked", release.in_directory)
+    monkeypatch.setattr(upgrade, "_checked", lambda directory, _: release.in_directory(directory))
     for module in (going_over, upgrade):
         monkeypatch.setattr(module, "look", box.look)
     return box
@@ -264,6 +266,39 @@ async def test_a_rollback_to_a_release_that_is_gone_is_refused(box: Box, old: Re
     with pytest.raises(CommandError, match="cannot go back"):
         await sk8_upgrade(box, None, NAME)
     assert box.told == [] and release.chosen(box.machine()) == new
+
+
+def reads_settings(root: Path) -> Release:
+    """A release with this one's own configuration, and without a setting that is called `newer`."""
+    found = made(root)
+    (root / "cluster/machine").rmdir()
+    (root / "cluster").rmdir()
+    (root / "cluster").symlink_to(Path(release.__file__).parents[1])
+    found.python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    return found
+
+
+async def test_a_rollback_to_a_release_that_does_not_know_a_setting_is_refused(
+    box: Box, new: Release, tmp_path: Path
+) -> None:
+    """Regression: the machine went off with its pods."""
+    former, file = reads_settings(tmp_path / "former"), box.config.base / "cluster.json"
+    release.choose(box.machine(), new, former)
+    box.runs[NAME] = new
+    file.write_bytes(orjson.dumps(orjson.loads(box.config.to_json()) | {"newer": True}))
+    with pytest.raises(CommandError, match=r"cannot go back to .*: .*unknown setting newer"):
+        await sk8_upgrade(box, None, NAME)
+    assert box.told == [] and release.chosen(box.machine()) == new
+    file.write_bytes(box.config.to_json())
+    await sk8_upgrade(box, None, NAME)
+    assert box.runs[NAME] == former
+
+
+def test_an_upgrade_to_a_release_that_cannot_read_the_settings_is_refused(new: Release, tmp_path: Path) -> None:
+    assert upgrade._checked(tmp_path / "new", tmp_path) == new
+    new.python.write_text('#!/bin/sh\ncase "$2" in *load_cluster*) echo unknown setting newer >&2; exit 1;; esac\n')
+    with pytest.raises(CommandError, match="cannot run this cluster: unknown setting newer"):
+        upgrade._checked(tmp_path / "new", tmp_path)
 
 
 def test_what_a_rollback_leads_to_is_never_the_target() -> None:

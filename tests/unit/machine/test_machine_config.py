@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
+import orjson
 import pytest
 
 from cluster.machine.config import (
@@ -120,6 +121,22 @@ def test_json_round_trip(tmp_path: Path) -> None:
     machine.disk.mkdir(parents=True)
     save_machine(machine)
     assert load_machine(tmp_path / "a", "m2") == machine
+
+
+def test_a_setting_that_came_later_is_written_when_it_is_chosen(tmp_path: Path) -> None:
+    """Regression: after sk8 configure the release that had made the cluster could not read it any more."""
+    config, file = ClusterConfig.local(base_dir=str(tmp_path)), tmp_path / "cluster.json"
+    save_cluster(config)
+    born = orjson.loads(file.read_bytes())
+    assert set(born) == {"format", *(item.name for item in fields(ClusterConfig))}, "other defaults change nothing"
+    del born["dual_stack"], born["tracing"]
+    file.write_bytes(orjson.dumps(born))
+    save_cluster(replace(load_cluster(tmp_path), max_pods=50))
+    assert orjson.loads(file.read_bytes()) == born | {"max_pods": 50}
+    chosen = replace(load_cluster(tmp_path), max_pods=config.max_pods, dual_stack=True)
+    save_cluster(chosen)
+    assert orjson.loads(file.read_bytes()) == born | {"dual_stack": True}
+    assert load_cluster(tmp_path) == chosen
 
 
 def test_other_formats_and_unknown_settings_are_refused() -> None:
