@@ -22,6 +22,8 @@ LEASE_CHECK_S = 0.2
 LEASES_AT_ONCE = 256
 PROGRESS_S = 1.0
 PROGRESS_AT_ONCE = 1_000
+PROGRESS_TURNS = 5
+"""After so many every watch has been told, however many there are."""
 SCRUB_RECORDS = 16
 SCRUB_S = 0.002
 
@@ -96,4 +98,5 @@ async def _scrub(member: Member) -> None:
 async def _progress(member: Member) -> None:
     while True:
         await asyncio.sleep(PROGRESS_S)
-        member.watches.hub.progress_in_turn(PROGRESS_AT_ONCE)
+        hub = member.watches.hub
+        hub.progress_in_turn(max(PROGRESS_AT_ONCE, len(hub) // PROGRESS_TURNS))

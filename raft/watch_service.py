@@ -64,12 +64,14 @@ class WatchService:
     def _packing_once(self) -> Iterator[None]:
         """What is delivered inside leaves at its end: what several are told, packed once and sent once a connection."""
         self._shared = {}
-        yield
-        shared, self._shared = self._shared, None
-        for one in shared.values():
-            packed = _packed(one.revision, one.events, one.previous)
-            for owner, watch_ids in one.watches.values():
-                self._send(owner, watch_ids[0] if len(watch_ids) == 1 else watch_ids, packed)
+        try:
+            yield
+        finally:
+            shared, self._shared = self._shared, None
+            for one in shared.values():
+                packed = _packed(one.revision, one.events, one.previous)
+                for owner, watch_ids in one.watches.values():
+                    self._send(owner, watch_ids[0] if len(watch_ids) == 1 else watch_ids, packed)
 
     def watch(
         self, out: Outbox, watch_id: int, key: bytes, end: bytes | None, start_revision: int, prev_kv: int

@@ -85,10 +85,10 @@ class ApiServer:
         self._store = store
         self._registry = registry
         self._clock = clock
-        self._hub = WatchHub(_count_slow)
-        self._cache = self._new_cache()
         catalog = registry.catalog
-        catalog.on_change(lambda: self._hub.stop_custom(lambda i: catalog.resource(i.group, i.version, i.plural)))
+        self._hub = WatchHub(_count_slow, lambda i: catalog.resource(i.group, i.version, i.plural))
+        self._cache = self._new_cache()
+        catalog.on_change(self._hub.stop_outdated)
         self._feed = CacheFeed(store, self._cache, wait_s=config.cache_wait_s, on_reset=self._on_reset)
         self._kubelets = KubeletClient(config, self._cache)
         self._proxy = ProxyServer(self._kubelets, self._cache, self._feed)

@@ -26,7 +26,7 @@ from cluster.apiserver.call import Call
 from cluster.apiserver.reads import CacheReader
 from cluster.apiserver.requestinfo import flag
 from cluster.apiserver.versions import Versions, as_stored
-from cluster.apiserver.watch_streams import stream_for
+from cluster.apiserver.watch_streams import AT_ONCE_BYTES, stream_for
 from cluster.apiserver.watchers import Chunk, Watcher, WatchHub
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ class WatchServer:
             await watcher.wait(max(until - now, 0.001), stream.at_once)
         if watcher.error is not None:
             await stream.error(watcher.error)
-        elif bookmarks and not watcher.overflowed:
+        elif bookmarks and not watcher.stopped:  # a stopped one was not told of everything up to here
             await stream.bookmark(max(self._cache.revision, watcher.revision))
 
 
@@ -186,11 +186,11 @@ class _Stream:
             return False
         if self._call.kind.custom is not None and not self._plain(chunks):
             return False
-        kind, event = chunks[0]
-        sent = self.out.at_once(event.framed(kind) if len(chunks) == 1 else b"".join(e.framed(k) for k, e in chunks))
-        if sent:
-            self._counter.inc(len(chunks))
-        return sent
+        framed = [event.framed(kind) for kind, event in chunks]
+        if sum(map(len, framed)) > AT_ONCE_BYTES or not self.out.at_once(b"".join(framed)):
+            return False
+        self._counter.inc(len(chunks))
+        return True
 
     def _plain(self, chunks: list[Chunk]) -> bool:
         """Whether every event can be sent as it is stored, encoded once for all watchers."""

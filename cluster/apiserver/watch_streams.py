@@ -17,7 +17,8 @@ from cluster.apiserver.authn import websocket_protocols
 from cluster.apiserver.connection import on_close
 from cluster.apiserver.streams import CLOSE_S
 
-_WRITE_BYTES = 256 * 1024
+AT_ONCE_BYTES = 256 * 1024
+"""More than this is written in parts, each once the client has taken the one before."""
 
 
 class WatchStream(Protocol):
@@ -68,7 +69,7 @@ class HttpStream:
         for line in lines:
             pending.append(line)
             size += len(line)
-            if size >= _WRITE_BYTES:
+            if size >= AT_ONCE_BYTES:
                 await self.response.write(b"".join(pending))
                 pending, size = [], 0
         if pending:

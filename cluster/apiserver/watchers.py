@@ -14,18 +14,22 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from cluster.api.errors import ApiError
+from cluster.api.errors import ApiError, internal
 from cluster.api.scheme import ResourceInfo
 from cluster.apiserver.cache import CacheEvent, Table
 from cluster.apiserver.selection import Selection
 
+log = logging.getLogger(__name__)
 Chunk = tuple[str, CacheEvent]
 Sink = Callable[[list[Chunk]], bool]
 """Sends them without waiting; False when that cannot be, and then nothing was sent."""
+Definition = Callable[[ResourceInfo], ResourceInfo | None]
+"""What its definition makes of a custom resource now; None once it is gone."""
 _EARLY_S = 0.01
 """The clocks of two waits for one moment differ: a timer that comes so much too late is still the same."""
 
@@ -160,12 +164,18 @@ def _sub(groups: dict[K, Group], key: K, create: bool) -> Group:
 class WatchHub:
     """All open watches. `dispatch` is the cache's sink."""
 
-    def __init__(self, on_slow: Callable[[Watcher], None] | None = None) -> None:
+    def __init__(
+        self, on_slow: Callable[[Watcher], None] | None = None, definition: Definition = lambda info: info
+    ) -> None:
         self._indexes: dict[str, _Index] = {}
         self._on_slow = on_slow
+        self._definition = definition
         self.count = 0
 
     def add(self, watcher: Watcher) -> None:
+        """Its definition may have changed since the request came: then it is ended at once."""
+        if self._outdated(watcher):
+            watcher.stop()
         index = self._indexes.setdefault(watcher.info.name, _Index())
         index.group(watcher.selection, create=True)[id(watcher)] = watcher
         self.count += 1
@@ -201,7 +211,11 @@ class WatchHub:
         for watcher, wanted in offers.values():
             if watcher.stopped:
                 continue
-            watcher.offer(wanted)
+            try:
+                watcher.offer(wanted)
+            except Exception:  # its own trouble: the others are still to be told
+                log.exception("a watch of %s cannot be told of an event", table.name)
+                watcher.stop(internal("the watch could not be told of an event"))
             if watcher.overflowed and self._on_slow is not None:
                 self._on_slow(watcher)
 
@@ -210,14 +224,18 @@ class WatchHub:
         for watcher in self._all():
             watcher.stop(error)
 
-    def stop_custom(self, current: Callable[[ResourceInfo], ResourceInfo | None]) -> None:
+    def stop_outdated(self) -> None:
         """End watches of custom resources whose definition is gone or serves something else by now: their clients watch
         again, and see it."""
         for watcher in self._all():
-            if watcher.info.custom is not None:
-                found = current(watcher.info)
-                if found is None or found.custom is None or not found.custom.same_as(watcher.info.custom):
-                    watcher.stop()
+            if self._outdated(watcher):
+                watcher.stop()
+
+    def _outdated(self, watcher: Watcher) -> bool:
+        if watcher.info.custom is None:
+            return False
+        found = self._definition(watcher.info)
+        return found is None or found.custom is None or not found.custom.same_as(watcher.info.custom)
 
     def _all(self) -> list[Watcher]:
         found: list[Watcher] = []

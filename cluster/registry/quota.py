@@ -77,6 +77,8 @@ class QuotaLedger:
         return await self._core.commit(ctx, Plan([*plan.guards, *guards], plan.ops), explain=explain)
 
     def _meet(self, namespace: str, _: KeyValue | None) -> None:
+        if namespace in self._books:
+            return
         close = partial(self._books.pop, namespace, None)
         self._books[namespace] = Book(self._core, namespace, self._resources, close)
 

@@ -183,37 +183,40 @@ class WatchHub(Generic[Owner]):
     def catch_up(self, limit: int, watchers: int = 1_000) -> bool:
         """One slice, of about ``limit`` records, for the next ``watchers`` that are behind and not blocked.
 
-        They read it together, from where the last of them is: when a member dies, all its watchers come to another at
-        once, tens of thousands maybe. Whether there may be more to do at once.
+        Who is first reads on from where it is, and takes along all whose place lies in that slice: when a member dies,
+        its watchers come to another at once, tens of thousands maybe. Whether there may be more to do at once.
         """
         ready = list(itertools.islice((w for w in self._behind.values() if not w.blocked), watchers + 1))
         more = len(ready) > watchers
         readers = [watcher for watcher in ready[:watchers] if self._reads(watcher)]
         if not readers:
             return more
-        revision, records = self._store.history(min(watcher.next_revision for watcher in readers), limit)
+        first = readers[0].next_revision
+        revision, records = self._store.history(first, limit)
         events_of = self._matcher(records)
-        for watcher in readers:
-            start = watcher.next_revision
-            if start > revision:
-                continue
-            watcher.next_revision = revision + 1
-            events, newest = events_of(watcher, start), revision == self._store.revision
-            if newest:
-                self._follow(watcher)
-            if events or newest:
-                self._deliver(watcher, revision, events)
-        return more or revision < self._store.revision
+        here = [watcher for watcher in readers if first <= watcher.next_revision <= revision]
+        for watcher in here:
+            self._read_up_to(watcher, revision, events_of(watcher, watcher.next_revision))
+        return more or len(here) < len(readers) or revision < self._store.revision
+
+    def _read_up_to(self, watcher: Watcher[Owner], revision: int, events: list[Event]) -> None:
+        watcher.next_revision = revision + 1
+        newest = revision == self._store.revision
+        if newest:
+            self._follow(watcher)
+        else:
+            self._behind[id(watcher)] = self._behind.pop(id(watcher))  # the others are next
+        if events or newest:
+            self._deliver(watcher, revision, events)
 
     def _reads(self, watcher: Watcher[Owner]) -> bool:
-        """Whether there is history for it to read. Its turn comes again after the others'."""
+        """Whether there is history for it to read."""
         if watcher.next_revision > self._store.revision:
             self._follow(watcher)
         elif watcher.next_revision <= self._store.compacted:
             self.cancel(watcher)
             self._ended(watcher, Compacted(watcher.next_revision, self._store.compacted))
         else:
-            self._behind[id(watcher)] = self._behind.pop(id(watcher))
             return True
         return False
 

@@ -47,14 +47,20 @@ async def admit(request: Request, reads: Reads) -> None:
 
 
 async def _account(request: Request, reads: Reads, name: str) -> Stored | None:
-    """None: there is no namespace, which the transaction's own guard says better. The `default` account is waited for a
-    second or two: a controller makes it, and a namespace and its pods often come in one file. Raises ApiError 403."""
+    """None: there is no namespace or it goes, which the transaction's own guard says better.
+
+    The `default` account is waited for a second or two: a controller makes it, and a namespace and its pods often come
+    in one file. Raises ApiError 403.
+    """
     for look in range(_DEFAULT_LOOKS if name == _DEFAULT else 1):
         if look:
             await asyncio.sleep(_DEFAULT_PAUSE_S)
         account = await reads.guarded(request.plan, "serviceaccounts", request.namespace, name)
-        if account is not None or await reads.get("namespaces", "", request.namespace) is None:
+        if account is not None:
             return account
+        namespace = await reads.get("namespaces", "", request.namespace)
+        if namespace is None or "deletionTimestamp" in namespace.obj["metadata"]:
+            return None
     where = f"{request.namespace}/{name}"
     raise request.forbid_unnamed(f'error looking up service account {where}: serviceaccount "{name}" not found')
 

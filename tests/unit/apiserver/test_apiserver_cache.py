@@ -150,6 +150,20 @@ async def test_who_waits_is_sent_events_at_once_and_in_order():
     assert [name for _, name, _ in seen(watcher)] == ["f"] and sent == ["a", "b", "c"]
 
 
+def test_a_watch_that_cannot_be_told_is_ended_and_the_others_are_told():
+    w = World()
+    broken, well = w.watch(), w.watch()
+
+    class Breaks:
+        def matches(self, entry: object) -> bool:
+            raise ValueError("planted")
+
+    broken.selection = Breaks()
+    w.apply(pod("x"))
+    assert broken.stopped and broken.error is not None and broken.error.code == 500
+    assert seen(well) == [("ADDED", "x", "2")]
+
+
 def test_repeated_batch_is_applied_once():
     w = World()
     watcher = w.watch()

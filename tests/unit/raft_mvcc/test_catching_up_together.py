@@ -87,6 +87,31 @@ def test_what_is_compacted_ends_only_those_that_wanted_it() -> None:
     assert [event.kv.value for event in heard.events[late.id]] == [b"4"]
 
 
+def test_one_far_behind_holds_up_nobody_who_is_nearly_there() -> None:
+    store = Mvcc(DictBackend())
+    for _ in range(100):
+        store.txn([], [("put", b"a", b"", 0)], [])
+    heard = Heard(store)
+    far = heard.watch(b"a", None, 2, NO_PREVIOUS)
+    near = heard.watch(b"a", None, store.revision, NO_PREVIOUS)
+    heard.hub.catch_up(10)
+    assert (near.synced, heard.hub.catch_up(10)) == (False, True)
+    assert near.synced and not far.synced and heard.up_to[near.id] == store.revision
+    while heard.hub.catch_up(10):
+        pass
+    assert far.synced and len(heard.events[far.id]) == 100
+
+
+def test_who_is_blocked_is_no_reason_to_come_back() -> None:
+    store = Mvcc(DictBackend())
+    store.txn([], [("put", b"a", b"", 0)], [])
+    heard = Heard(store)
+    blocked = heard.watch(b"a", None, 2, NO_PREVIOUS)
+    blocked.blocked = True
+    assert not heard.hub.catch_up(10)
+    assert heard.hub.behind == 1
+
+
 def test_progress_in_turn_reaches_every_watcher_after_as_many_turns_as_it_takes() -> None:
     store = Mvcc(DictBackend())
     heard = Heard(store)

@@ -49,6 +49,14 @@ async def test_a_namespace_and_its_pods_come_in_one_file(bench: Any, make: Any) 
     assert [e.code for e in refused] == [403, 403]
 
 
+async def test_a_namespace_that_goes_is_what_is_wrong_not_its_account(bench: Any, make: Any) -> None:
+    await bench.create("namespaces", {"metadata": {"name": "old"}}, "")
+    await bench.create("configmaps", {"metadata": {"name": "c"}}, "old")
+    await bench.delete("namespaces", "old", "")
+    refused = await _raises(bench.create("pods", make.pod(), "old"))
+    assert refused.code == 403 and "being terminated" in refused.message
+
+
 async def test_a_controller_that_lacks_an_account_says_the_same_each_time(bench: Any, make: Any) -> None:
     def made_by_a_controller() -> Any:
         pod = make.pod(serviceAccountName="ghost")

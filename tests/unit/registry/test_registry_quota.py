@@ -66,6 +66,14 @@ async def test_racing_processes_leave_exactly_as_many_as_allowed(bench: Any, mak
     assert await _used(bench) == {"pods": "40", "count/pods": "40"}
 
 
+async def test_a_process_that_meets_a_quota_by_many_writes_at_once_charges_them_together(bench: Any, make: Any) -> None:
+    await bench.create("resourcequotas", _quota(hard={"pods": "100"}))
+    fresh, before = bench.another(), bench.store.txns
+    await asyncio.gather(*(fresh.create(bench.ctx, PODS, "default", make.pod(f"p{i}")) for i in range(50)))
+    assert await _used(bench) == {"pods": "50"}
+    assert bench.store.txns - before < 4 * 50  # were each on its own, they would contend: some 50 x 50
+
+
 async def test_creates_and_deletes_in_any_order_keep_the_books(bench: Any, make: Any) -> None:
     """The ledger and what is stored agree at the end of any interleaving, also with quotas that come meanwhile."""
     registries = [bench.another() for _ in range(3)]
