@@ -37,6 +37,7 @@ def network_config(cluster: ClusterConfig, machine: MachineConfig) -> NetworkCon
                 f"{ray.worker_min}-{ray.worker_max}",
                 str(OVERLAY_PORT),
             ),
+            refused_to_pods=(str(cluster.proxy_health_port),),
         ),
     )
     if not cluster.dual_stack:

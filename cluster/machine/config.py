@@ -345,7 +345,7 @@ class ClusterConfig:
             *(ray.metrics_export, ray.client_server, self.machine_port, self.join_port),
             *(self.kubelet_port, self.kubelet_healthz_port),
             *(self.scheduler_port, self.controllers_port, self.supervisor_port),
-            *(self.proxy_port, self.proxy_health_port),
+            self.proxy_port,
         )
 
     def spec(self, name: str) -> MachineSpec:

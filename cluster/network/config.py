@@ -108,6 +108,8 @@ class FirewallConfig:
         str(OVERLAY_PORT),  # VXLAN believes every packet: whoever reaches it sends as any pod, past every policy
         "10001-19999",  # Ray client and workers; kubelet, proxy, scheduler, controllers
     )
+    refused_to_pods: tuple[str, ...] = ()
+    """Ports of machines that pods alone do not reach: the proxy's health, which load balancers ask for."""
     pod_link_prefix: str = "veth"
 
     def validate(self) -> None:
@@ -116,8 +118,9 @@ class FirewallConfig:
             _network(f"machine_cidrs[{index}]", cidr)
         if not self.machine_cidrs:
             raise ConfigError("machine_cidrs: empty; name the subnet the machines are in, e.g. 10.89.0.0/24")
-        for index, ports in enumerate(self.protected_ports):
-            port_range(f"protected_ports[{index}]", ports)
+        for name, listed in (("protected_ports", self.protected_ports), ("refused_to_pods", self.refused_to_pods)):
+            for index, ports in enumerate(listed):
+                port_range(f"{name}[{index}]", ports)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ Table `inet sk8`. On the way in, a protected port answers to the machine itself,
 to the InternalIP of every Node; on the way through, pods of this machine cannot reach a protected port of another
 machine either (theirs would refuse too: this covers one whose agent is not up yet). Pods get a clear refusal, others
 silence. Machines speak IPv4 to each other, so to IPv6 these ports are closed altogether. A pod's link may send only
-from pod addresses, so that no pod poses as a machine. Everything else (6443, DNS, NodePorts, ICMP) is left alone.
+from pod addresses, so that no pod poses as a machine. Ports in `refused_to_pods` are closed to pods alone. Everything
+else (6443, DNS, NodePorts, ICMP) is left alone.
 
 The static part is in force before the API server is reachable; Nodes join the set as they are learnt.
 """
@@ -33,30 +34,33 @@ _RETRY_S = 1.0
 
 def firewall_rules(config: FirewallConfig, machine_ips: Iterable[str]) -> str:
     """The whole table as one transaction."""
-    ranges = sorted(port_range("protected_ports", ports) for ports in config.protected_ports)
-    ports = ", ".join(f"{low}-{high}" if low != high else f"{low}" for low, high in merged(ranges))
+    protected, refused = _to(config.protected_ports), _to((*config.protected_ports, *config.refused_to_pods))
     machines = ", ".join(config.machine_cidrs)
     known = ", ".join(sorted(set(machine_ips)))
     elements = f" elements = {{ {known} }};" if known else ""
     pods = config.cluster_cidr
-    protected = f"meta l4proto {{ tcp, udp }} th dport {{ {ports} }}"
     guard = (
         ""
-        if not ports
+        if not refused
         else f"""
     iif lo accept
     ct state established,related accept
-    {protected} ip saddr {pods} goto refuse
+    {refused} ip saddr {pods} goto refuse"""
+    )
+    guard += (
+        ""
+        if not protected
+        else f"""
     {protected} ip saddr != {{ {machines} }} ip saddr != @machines drop
     meta nfproto ipv6 {protected} drop"""
     )
     pass_guard = (
         ""
-        if not ports
+        if not refused
         else f"""
     ct state established,related accept
-    ip saddr {pods} ip daddr {{ {machines} }} {protected} goto refuse
-    ip saddr {pods} ip daddr @machines {protected} goto refuse"""
+    ip saddr {pods} ip daddr {{ {machines} }} {refused} goto refuse
+    ip saddr {pods} ip daddr @machines {refused} goto refuse"""
     )
     return f"""add table inet sk8
 delete table inet sk8
@@ -78,6 +82,13 @@ table inet sk8 {{
   }}
 }}
 """
+
+
+def _to(ports: Iterable[str]) -> str:
+    """What matches packets to one of these ports; "" when there are none."""
+    ranges = merged(sorted(port_range("ports", each) for each in ports))
+    shown = ", ".join(f"{low}-{high}" if low != high else f"{low}" for low, high in ranges)
+    return f"meta l4proto {{ tcp, udp }} th dport {{ {shown} }}" if shown else ""
 
 
 def _spoofed_ipv6(config: FirewallConfig) -> str:

@@ -17,6 +17,7 @@ from cluster.network.config import (
     NetworkConfig,
     ProxyConfig,
     RouteConfig,
+    port_range,
 )
 from cluster.network.conntrack import parse_flow
 from cluster.network.firewall import firewall_rules, merged
@@ -94,12 +95,29 @@ def test_firewall_text_names_ports_and_machines() -> None:
     assert firewall_rules(FirewallConfig(protected_ports=()), []).count("dport") == 0
 
 
+def names(rule: str, port: int) -> bool:
+    """Whether a rule of the firewall is about that port."""
+    ranges = rule.partition("dport {")[2].partition("}")[0].split(",")
+    return any(low <= port <= high for low, high in (port_range("rule", each.strip()) for each in ranges))
+
+
+def test_load_balancers_anywhere_ask_for_a_machines_health() -> None:
+    """Regression: those outside the machines' network saw every machine dead. Pods reach the API's port alone."""
+    cluster = ClusterConfig.local()
+    rules = firewall_rules(network_config(cluster, cluster.machine("m1")).firewall, []).splitlines()
+    about = [line for line in rules if "dport" in line and names(line, cluster.proxy_health_port)]
+    pods = [line for line in rules if f"ip saddr {cluster.pod_cidr} " in line and "dport" in line]
+    assert about == pods and len(pods) == 3 and all(line.endswith("goto refuse") for line in pods)
+    with pytest.raises(ConfigError, match=r"refused_to_pods\[0\]"):
+        FirewallConfig(refused_to_pods=("health",)).validate()
+
+
 def test_only_machines_reach_the_tunnels_port() -> None:
     cluster = ClusterConfig.local()
     for firewall in (FirewallConfig(), network_config(cluster, cluster.machine("m1")).firewall):
         rules = firewall_rules(firewall, [])
-        [guarded] = {line.partition("dport {")[2].partition("}")[0] for line in rules.splitlines() if "dport" in line}
-        assert str(OVERLAY_PORT) in guarded.replace(" ", "").split(",")
+        guarding = [line for line in rules.splitlines() if "dport" in line]
+        assert guarding and all(names(line, OVERLAY_PORT) for line in guarding)
         assert rules.count("dport") == rules.count("meta l4proto { tcp, udp } th dport")
 
 
