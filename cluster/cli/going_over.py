@@ -1,4 +1,5 @@
-"""One machine's way to another release, for `sk8 upgrade`. The decisions are pure and come first.
+"""One machine's way to another release (`sk8 upgrade`) or to other settings (`sk8 configure`). The decisions are pure
+and come first.
 
 IO: the machine's disk (`release.json`), its sk8-machine, the host agent, the API, the store.
 """
@@ -6,11 +7,11 @@ IO: the machine's disk (`release.json`), its sk8-machine, the host agent, the AP
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
 from cluster.cli.output import CommandError
-from cluster.cli.status import look
+from cluster.cli.status import is_healthy, look
 from cluster.cloud.local import LocalProvider
 from cluster.machine import rejoin, release
 from cluster.machine.config import ClusterConfig, MachineConfig
@@ -44,9 +45,9 @@ def is_there(ran: Release | None, chosen: Release | None, target: Release) -> bo
     return same(ran, target) and (chosen is None or same(chosen, target))
 
 
-def begun(now: HeadStatus, life: str, target: Release | str) -> bool:
-    """Whether sk8-machine has begun anew since it was of `life`, with `target` (or its directory)."""
-    return bool(now.life) and now.life != life and now.release == str(target)
+def begun(now: HeadStatus, life: str, target: Release | None) -> bool:
+    """Whether sk8-machine has begun anew since it was of `life`, with `target`; None: with whatever its disk names."""
+    return bool(now.life) and now.life != life and (target is None or now.release == str(target))
 
 
 class GoingOver:
@@ -84,25 +85,66 @@ class GoingOver:
 
         await self._until_healthy(life, target, f"was not healthy with {target}")
 
+    async def settings(self) -> str | None:
+        """The digest of those it began with, "" when it does not say; None of a machine that is off: it will begin with
+        those that are written down."""
+        if await self._power() == "off":
+            return None
+        try:
+            return (await self._heard()).settings
+        except Failed:
+            return ""
+
     async def again(self) -> None:
-        """The same release from its beginning; returns when the whole cluster is healthy. Raises Failed."""
-        now = await self._status()
+        """From its beginning; returns when the whole cluster is healthy. Raises Failed; when it does not even say that
+        it lives, before it is told anything: it could not be seen to begin anew."""
+        life = (await self._heard()).life
         try:
             await self._provider.restart_agent(self.machine.name)
         except ProviderError as e:
             raise Failed(f"did not begin anew ({e.message})") from e
-        await self._until_healthy(now.life, now.release, "was not healthy")
+        await self._until_healthy(life, None, "was not healthy")
 
-    async def _until_healthy(self, life: str, target: Release | str, otherwise: str) -> None:
+    async def again_by_force(self, besides: Collection[str]) -> None:
+        """As `again`, also of a machine that is off or deaf, which costs it its pods. `besides`: machines whose health
+        is not waited for. Raises Failed."""
+        try:
+            life = (await self._heard()).life
+        except Failed:
+            life = ""
+        try:
+            if life:
+                await self._begin_by_force(None, life)
+            else:
+                await self._boot()
+        except ProviderError as e:
+            raise Failed(f"did not begin anew ({e.message})") from e
+        await self._until_healthy(life, None, "was not healthy", besides)
+
+    async def _heard(self) -> HeadStatus:
+        """What sk8-machine says, however busy it is. Raises Failed."""
+        heard = HeadStatus("", False)
+
+        async def answers() -> bool:
+            nonlocal heard
+            heard = await self._status()
+            return bool(heard.life)
+
+        await self._until(answers, _HANGS_S, "did not say how it is")
+        return heard
+
+    async def _until_healthy(
+        self, life: str, target: Release | None, otherwise: str, besides: Collection[str] = ()
+    ) -> None:
         """Raises Failed."""
 
         async def healthy() -> bool:
             now = await self._status()
-            return begun(now, life, target) and now.ensured and await self._cluster_is_healthy()
+            return begun(now, life, target) and now.ensured and await self._cluster_is_healthy(besides)
 
         await self._until(healthy, self._timeout_s, otherwise)
 
-    async def _begin_by_force(self, target: Release, life: str) -> None:
+    async def _begin_by_force(self, target: Release | None, life: str) -> None:
         """A first process that does not take SIGHUP is cut off: the machine boots with what its disk names."""
 
         async def anew() -> bool:
@@ -113,8 +155,11 @@ class GoingOver:
             await self._provider.restart_agent(name)
             await self._until(anew, _HANGS_S, "did not begin anew")
         except (ProviderError, Failed):
-            await self._provider.kill(name)  # also of one that is off: it waits for the end of what goes on there
-            await self._provider.start(name)
+            await self._boot()
+
+    async def _boot(self) -> None:
+        await self._provider.kill(self.machine.name)  # also of one that is off: it waits for the end of what goes on
+        await self._provider.start(self.machine.name)
 
     async def _until(self, holds: Callable[[], Awaitable[bool]], patience_s: float, otherwise: str) -> None:
         """Raises Failed: after `patience_s`, and at once when the machine is off."""
@@ -134,9 +179,9 @@ class GoingOver:
             return "unknown"
         return found.get(self.machine.name, "unknown")
 
-    async def _cluster_is_healthy(self) -> bool:
+    async def _cluster_is_healthy(self, besides: Collection[str]) -> bool:
         try:
-            return bool((await look(self._config))["healthy"])
+            return is_healthy(await look(self._config), besides)
         except CommandError:  # the host agent is away for a moment
             return False
 

@@ -79,11 +79,12 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--dual-stack", action="store_true", help=text)
     add.add_argument("--config", type=Path, metavar="FILE", help="YAML of settings (docs/configuration.md)")
     add.add_argument("--timeout", type=float, default=READY_TIMEOUT_S, metavar="S", help="how long to wait (180)")
-    add.set_defaults(run=_up)
+    text = "sk8 up goes on where it was; sk8 down removes what there is"
+    add.set_defaults(run=_up, interrupted=text)
 
     add = commands.add_parser("down", parents=[acting], help="stop it and remove everything that was made")
     add.add_argument("--keep-data", action="store_true", help="keep objects, volumes and keys for the next `sk8 up`")
-    add.set_defaults(run=_down)
+    add.set_defaults(run=_down, interrupted="sk8 down goes on where it was")
 
     add = commands.add_parser(
         "status", parents=[common, listing], help="machines, leaders, the store's members, pods, alarms"
@@ -322,7 +323,7 @@ def _ended(args: argparse.Namespace, out: Output) -> tuple[int, CommandError | N
     except PermissionError as e:
         return 1, CommandError(str(e), "run it as root (sudo)")
     except KeyboardInterrupt:
-        return 1, CommandError("interrupted", "sk8 up goes on where it was; sk8 down removes what there is")
+        return 1, CommandError("interrupted", getattr(args, "interrupted", "sk8 status shows how the machines are"))
 
 
 def _serve(base: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Collection
 from typing import Any
 
 from cluster.cli import agent
@@ -75,11 +76,11 @@ async def look(config: ClusterConfig) -> dict[str, Any]:
     return {"healthy": is_healthy(seen)} | seen
 
 
-def is_healthy(seen: dict[str, Any], besides: str = "") -> bool:
-    """Whether everything is well of what `look` saw, `besides` one machine. Pure."""
+def is_healthy(seen: dict[str, Any], besides: Collection[str] = ()) -> bool:
+    """Whether everything is well of what `look` saw, `besides` some machines. Pure."""
     rows, store = seen["machines"], seen["store"]
-    machines = bool(rows) and all(is_well(row, store) for row in rows if row["name"] != besides)
-    members = all(m["answers"] for m in store["members"] if m["name"] != besides)
+    machines = bool(rows) and all(is_well(row, store) for row in rows if row["name"] not in besides)
+    members = all(m["answers"] for m in store["members"] if m["name"] not in besides)
     return bool(seen["api"]) and machines and bool(store["leader"]) and members
 
 

@@ -38,7 +38,7 @@ def add_command(commands: Any, common: argparse.ArgumentParser) -> None:
     what.add_argument("--rollback", action="store_true", help="each machine's former release")
     add.add_argument("--machine", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
     add.add_argument("--timeout", type=float, default=300.0, metavar="S", help="how long to wait for a machine (300)")
-    add.set_defaults(run=_run)
+    add.set_defaults(run=_run, interrupted="the same command goes on where it was")
 
 
 def order(config: ClusterConfig, head: str, only: Sequence[str]) -> list[str]:
@@ -129,7 +129,7 @@ def _fault(release: Release, code: str) -> str:
 async def need_healthy(config: ClusterConfig, out: Output, besides: str = "") -> None:
     """`besides`: the machine that a rollback is to cure."""
     with out.step(f"the machines besides {besides} are healthy" if besides else "the cluster is healthy"):
-        if not is_healthy(await look(config), besides):
+        if not is_healthy(await look(config), (besides,)):
             raise CommandError(
                 "the cluster is not healthy, so no machine may be taken down; nothing was changed",
                 "sk8 doctor says what is wrong",

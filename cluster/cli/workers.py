@@ -6,6 +6,7 @@ IO. The host agent has the last word on both (`cluster/cloud/host_agent.py`); it
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import time
 from typing import Any
@@ -29,11 +30,11 @@ def add_commands(verbs: Any, common: argparse.ArgumentParser) -> None:
     add.add_argument("name", nargs="?", default="", metavar="NAME", help="what to call it (the next of m1, m2, ...)")
     add.add_argument("--zone", default="", metavar="ZONE", help="its topology.kubernetes.io/zone (local)")
     add.add_argument("--timeout", type=float, default=READY_TIMEOUT_S, metavar="S", help="how long to wait (180)")
-    add.set_defaults(run=_add)
+    add.set_defaults(run=_add, interrupted="sk8 machine list shows whether it was made")
     add = verbs.add_parser("remove", parents=[common], help="end a worker for good", description=_REMOVE)
     add.add_argument("name", metavar="NAME", help="such as m4")
     add.add_argument("--force", action="store_true", help="also while pods run there: they end")
-    add.set_defaults(run=_remove)
+    add.set_defaults(run=_remove, interrupted="the same command goes on where it was")
 
 
 async def _add(args: argparse.Namespace, out: Output) -> int:
@@ -41,11 +42,14 @@ async def _add(args: argparse.Namespace, out: Output) -> int:
     provider, since = LocalProvider(config.host_socket), time.time()
     name = await provider.add_machine(args.name, zone=args.zone)
     config = load_cluster(args.base)
-    with out.step(f"machine {name} booted"):
-        await provider.start(name)
-    await wait_ready(
-        config, out, args.timeout, [name], since, fix=f"sk8 machine remove {name} --force takes it away again"
-    )
+    try:
+        with out.step(f"machine {name} booted"):
+            await provider.start(name)
+        fix = f"sk8 machine remove {name} --force takes it away again"
+        await wait_ready(config, out, args.timeout, [name], since, fix=fix)
+    except asyncio.CancelledError as e:
+        fix = f"sk8 machine start {name} boots it if it is off; sk8 machine remove {name} takes it away again"
+        raise CommandError(f"interrupted; machine {name} is made", fix) from e
     spec = config.spec(name)
     out.say(f"The cluster has {len(config.machines)} machines; node {name} is Ready.")
     if args.output == "json":

@@ -7,9 +7,12 @@ ports are in certificates, Nodes and Services; a profile's times must be the sam
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
+
+import orjson
 
 from cluster.machine.config import ClusterConfig, ConfigError
 
@@ -37,6 +40,12 @@ def changed(config: ClusterConfig, settings: Mapping[str, Any]) -> ClusterConfig
             f"{', '.join(fixed)}: decided when a cluster is made; this one may change {', '.join(sorted(CHANGEABLE))}"
         )
     return replace(config, **new).validate()
+
+
+def digest(config: ClusterConfig) -> str:
+    """Of the changeable settings: a machine says by it which ones it began with."""
+    settings = {name: getattr(config, name) for name in CHANGEABLE}
+    return hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def differences(before: ClusterConfig, after: ClusterConfig) -> dict[str, Any]:

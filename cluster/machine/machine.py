@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cluster.machine import identity, joining, rejoin
+from cluster.machine.changes import digest
 from cluster.machine.config import ClusterConfig, MachineConfig, load_machine, save_machine
 from cluster.machine.files import Lock, make_private_dir
 from cluster.machine.forwarder import Forwarder, ForwarderConfig
@@ -97,10 +98,11 @@ class Machine:
             ask,
             release=running(),
         )
+        begun_with = digest(self._config)
         server = rejoin.HeadServer(
             (self._machine.ip, self._config.machine_port),
             server_context,
-            keeper.status,
+            lambda: keeper.status() | {"settings": begun_with},
             turn_s=keeper.longest_turn_s,
             learn=record.learn,
             planes=[spec.name for spec in self._config.control_planes],

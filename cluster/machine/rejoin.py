@@ -45,7 +45,8 @@ class Unreachable(Exception):
 @dataclass(frozen=True, slots=True)
 class HeadStatus:
     """`head`: what it believes of Ray's head, as it was sent; `ray`: what Ray does there, RUNNING or another phase;
-    `release`: which copy of sk8 it runs; `life`: another one for each start of sk8-machine."""
+    `release`: which copy of sk8 it runs; `life`: another one for each start of sk8-machine; `settings`: the digest of
+    those it began with (changes.py)."""
 
     epoch: str
     ensured: bool
@@ -53,6 +54,7 @@ class HeadStatus:
     ray: str = ""
     release: str = ""
     life: str = ""
+    settings: str = ""
 
 
 def current_epoch(machine: MachineConfig, generation: int = 0) -> str:
@@ -188,7 +190,7 @@ class HeadClient:
                     raw = orjson.loads(await reader.readline())
                 finally:
                     writer.close()
-            texts = (str(raw.get(name, "")) for name in ("ray", "release", "life"))
+            texts = (str(raw.get(name, "")) for name in ("ray", "release", "life", "settings"))
             return HeadStatus(str(raw["epoch"]), bool(raw["ensured"]), raw.get("head"), *texts)
         except (OSError, TimeoutError, ValueError, KeyError, TypeError) as e:
             raise Unreachable(f"{self._endpoint[0]}:{self._endpoint[1]}: {e}") from e

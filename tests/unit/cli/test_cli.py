@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+from collections.abc import Coroutine
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -149,3 +152,29 @@ def test_of_a_clusters_directory_only_what_sk8_made_goes(tmp_path: Path) -> None
     (config.base / "notes.txt").unlink()
     cleanup.remove_files(config, keep_data=False)
     assert not config.base.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "fix"),
+    [
+        (["up"], "sk8 up goes on where it was; sk8 down removes what there is"),
+        (["down"], "sk8 down goes on where it was"),
+        (["configure", "f.yaml"], "the same command goes on where it was"),
+        (["upgrade", "--rollback"], "the same command goes on where it was"),
+        (["machine", "add"], "sk8 machine list shows whether it was made"),
+        (["machine", "remove", "m4"], "the same command goes on where it was"),
+        (["machine", "kill", "m4"], "sk8 status shows how the machines are"),
+    ],
+)
+def test_an_interrupted_command_says_what_goes_on_with_it(
+    command: list[str], fix: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: of every command, that sk8 down removes what there is."""
+
+    def interrupted(work: Coroutine[Any, Any, int]) -> int:
+        work.close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asyncio, "run", interrupted)
+    assert main(command) == 1
+    assert capsys.readouterr().err == f"error: interrupted\n  try: {fix}\n"

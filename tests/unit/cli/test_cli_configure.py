@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,62 +15,112 @@ import pytest
 from cluster.cli import configure
 from cluster.cli.going_over import Failed, GoingOver
 from cluster.cli.output import CommandError, Output
-from cluster.machine.changes import changed
+from cluster.machine.changes import changed, digest
 from cluster.machine.config import ClusterConfig, load_cluster, parse_settings, save_cluster
 
+SICK = "max_pods: 30\nkubelet: {nodeStatusUpdateFrequency: 1m}\n"
 
-class Host:
-    """The host agent: it writes settings down."""
+
+class Box:
+    """Four machines and their host agent. `began`: each machine that began anew, and the most pods it then allows. With
+    a slow kubelet m3 does not get well; those that are `deaf` do not come back, either."""
 
     def __init__(self, base: Path) -> None:
-        self._base = base
+        self.base = base
+        self.config = replace(ClusterConfig.local(4, 3), base_dir=str(base))
+        save_cluster(self.config)
+        self.began: list[tuple[str, int]] = []
+        self.digests = {m.name: digest(self.config) for m in self.config.machines}
+        self.deaf: Collection[str] = ()
+        self.interrupted_at = ""
 
     async def configure(self, settings: Mapping[str, Any]) -> None:
-        save_cluster(changed(load_cluster(self._base), parse_settings(settings)))
+        save_cluster(changed(load_cluster(self.base), parse_settings(settings)))
+
+    async def begin(self, name: str) -> None:
+        now = load_cluster(self.base)
+        self.began.append((name, now.max_pods))
+        if name == self.interrupted_at:
+            raise asyncio.CancelledError
+        self.digests[name] = digest(now)
+        if now.kubelet.get("nodeStatusUpdateFrequency") == "1m" and name == "m3":
+            raise Failed("was not healthy")
 
 
 @pytest.fixture
-def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Each machine that began anew, and the most pods it then allows. With a slow kubelet m3 is not healthy."""
-    found: list[tuple[str, int]] = []
-    config = replace(ClusterConfig.local(4, 3), base_dir=str(tmp_path))
-    save_cluster(config)
+def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
+    box = Box(tmp_path)
 
     async def again(going: GoingOver) -> None:
-        now = load_cluster(tmp_path)
-        found.append((going.machine.name, now.max_pods))
-        if now.kubelet.get("nodeStatusUpdateFrequency") == "1m" and going.machine.name == "m3":
-            raise Failed("was not healthy")
+        await box.begin(going.machine.name)
+
+    async def by_force(going: GoingOver, besides: Collection[str]) -> None:
+        await box.begin(going.machine.name)
+        if going.machine.name in box.deaf:
+            raise Failed("did not begin anew")
+
+    async def settings(going: GoingOver) -> str | None:
+        return box.digests[going.machine.name]
 
     async def healthy(*_: object) -> None:
         return None
 
     monkeypatch.setattr(GoingOver, "again", again)
+    monkeypatch.setattr(GoingOver, "again_by_force", by_force)
+    monkeypatch.setattr(GoingOver, "settings", settings)
     monkeypatch.setattr(configure, "need_healthy", healthy)
-    monkeypatch.setattr(configure, "LocalProvider", lambda _: Host(tmp_path))
-    return found
+    monkeypatch.setattr(configure, "LocalProvider", lambda _: box)
+    return box
 
 
-async def run(base: Path, text: str) -> str:
+async def run(box: Box, text: str) -> str:
     """What is said."""
-    file, out = base / "new.yaml", io.StringIO()
+    file, out = box.base / "new.yaml", io.StringIO()
     file.write_text(text)
-    assert await configure._run(argparse.Namespace(base=base, file=file, timeout=1.0), Output(out=out, err=out)) == 0
+    args = argparse.Namespace(base=box.base, file=file, timeout=1.0)
+    assert await configure._run(args, Output(out=out, err=out)) == 0
     return out.getvalue()
 
 
-async def test_control_planes_first_and_the_head_the_last_of_them(tmp_path: Path, begun: list[tuple[str, int]]) -> None:
-    assert "changed: max_pods" in await run(tmp_path, "max_pods: 30\n")
-    assert begun == [("m2", 30), ("m3", 30), ("m1", 30), ("m4", 30)]
-    assert "Nothing was changed" in await run(tmp_path, "max_pods: 30\n")
-    assert len(begun) == 4
+async def test_control_planes_first_and_the_head_the_last_of_them(box: Box) -> None:
+    assert "changed: max_pods" in await run(box, "max_pods: 30\n")
+    assert box.began == [("m2", 30), ("m3", 30), ("m1", 30), ("m4", 30)]
+    assert "Nothing was changed" in await run(box, "max_pods: 30\n")
+    assert len(box.began) == 4
 
 
-async def test_settings_that_make_a_machine_sick_are_taken_back(tmp_path: Path, begun: list[tuple[str, int]]) -> None:
+async def test_settings_that_make_a_machine_sick_are_taken_back(box: Box) -> None:
     with pytest.raises(CommandError, match="m3 was not healthy; the former settings are in force again"):
-        await run(tmp_path, "max_pods: 30\nkubelet: {nodeStatusUpdateFrequency: 1m}\n")
-    assert begun == [("m2", 30), ("m3", 30), ("m3", 110), ("m2", 110)]
-    assert load_cluster(tmp_path).max_pods == 110 and load_cluster(tmp_path).kubelet == {}
+        await run(box, SICK)
+    assert box.began == [("m2", 30), ("m3", 30), ("m3", 110), ("m2", 110)]
+    assert load_cluster(box.base).max_pods == 110 and load_cluster(box.base).kubelet == {}
+
+
+async def test_a_machine_that_does_not_come_back_keeps_no_other_from_it(box: Box) -> None:
+    box.deaf = ["m3"]
+    with pytest.raises(CommandError, match="the former settings are written down again, but m3 did not begin") as told:
+        await run(box, SICK)
+    assert box.began[-2:] == [("m3", 110), ("m2", 110)]
+    assert "sk8 machine kill m3 and sk8 machine start m3" in told.value.fix and "m2" not in told.value.fix
+
+
+async def test_said_again_it_goes_over_the_machines_that_were_left_when_it_was_interrupted(box: Box) -> None:
+    box.interrupted_at = "m3"
+    with pytest.raises(CommandError, match="interrupted; not taken up by m3, m1, m4") as told:
+        await run(box, "max_pods: 30\n")
+    assert told.value.fix == "the same command goes on there"
+    box.interrupted_at = ""
+    box.began.clear()
+    assert "not taken up by m3, m1, m4" in await run(box, "max_pods: 30\n")
+    assert box.began == [("m3", 30), ("m1", 30), ("m4", 30)]
+    assert "Nothing was changed" in await run(box, "max_pods: 30\n")
+
+
+async def test_a_machine_that_fails_when_it_is_said_again_has_nothing_to_go_back_to(box: Box) -> None:
+    await box.configure({"kubelet": {"nodeStatusUpdateFrequency": "1m"}})
+    with pytest.raises(CommandError, match="m3 was not healthy; the settings from before are not known any more"):
+        await run(box, "kubelet: {nodeStatusUpdateFrequency: 1m}\n")
+    assert [name for name, _ in box.began] == ["m2", "m3"]
 
 
 @pytest.mark.parametrize(
@@ -80,10 +131,7 @@ async def test_settings_that_make_a_machine_sick_are_taken_back(tmp_path: Path, 
         ("colour: red\n", "unknown setting colour"),
     ],
 )
-async def test_what_is_refused_changes_nothing(
-    tmp_path: Path, begun: list[tuple[str, int]], text: str, why: str
-) -> None:
-    before = load_cluster(tmp_path)
+async def test_what_is_refused_changes_nothing(box: Box, text: str, why: str) -> None:
     with pytest.raises(CommandError, match=why):
-        await run(tmp_path, text)
-    assert not begun and load_cluster(tmp_path) == before
+        await run(box, text)
+    assert not box.began and load_cluster(box.base) == box.config

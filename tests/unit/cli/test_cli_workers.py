@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -111,3 +112,19 @@ async def test_a_worker_that_does_not_come_up_is_no_reason_to_end_the_cluster(
     with pytest.raises(CommandError, match="the time is up") as error:
         await _add(args, Output(quiet=True))
     assert error.value.fix.endswith("; sk8 machine remove m4 --force takes it away again")
+
+
+async def test_an_interrupted_add_names_the_machine_that_there_is(
+    config: ClusterConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it advised sk8 down, and sk8 up, which goes on with nothing."""
+
+    async def interrupted(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(Boots, "start", interrupted)
+    monkeypatch.setattr(workers, "LocalProvider", lambda _: Boots())
+    args = argparse.Namespace(base=config.base, name="", zone="", timeout=0, output="")
+    with pytest.raises(CommandError, match="machine m4 is made") as error:
+        await _add(args, Output(quiet=True))
+    assert "sk8 machine start m4" in error.value.fix and "sk8 machine remove m4" in error.value.fix

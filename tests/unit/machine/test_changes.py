@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from cluster.machine.changes import CHANGEABLE, changed, differences
+from cluster.machine.changes import CHANGEABLE, changed, differences, digest
 from cluster.machine.config import ClusterConfig, ConfigError, parse_settings
 
 CONFIG = replace(ClusterConfig.local(3), kubelet={"maxPods": 50})
@@ -34,3 +34,9 @@ def test_a_value_that_cannot_be_is_refused() -> None:
 
 def test_every_changeable_setting_is_one() -> None:
     assert set(CHANGEABLE) <= {field.name for field in fields(ClusterConfig)}
+
+
+def test_a_digest_is_of_what_may_change_however_it_was_read() -> None:
+    assert digest(ClusterConfig.from_json(CONFIG.to_json())) == digest(CONFIG)
+    assert digest(replace(CONFIG, machines=CONFIG.machines[:2])) == digest(CONFIG), "a worker less"
+    assert digest(replace(CONFIG, max_pods=30)) != digest(CONFIG)

@@ -117,14 +117,15 @@ async def test_turns_are_given_one_at_a_time_and_end_with_the_connection(tmp_pat
     probe = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
     listen = ("127.0.0.1", int(probe.sockets[0].getsockname()[1]))
     probe.close()
-    head = rejoin.HeadServer(listen, server_context, lambda: {"epoch": "e1", "ensured": True}, turn_s=60)
+    said = {"epoch": "e1", "ensured": True, "life": "l", "settings": "digest"}
+    head = rejoin.HeadServer(listen, server_context, lambda: said, turn_s=60)
     task = asyncio.create_task(head.run())
     client = rejoin.HeadClient(listen, client_context)
     try:
         async with asyncio.timeout(30):
             while True:
                 try:
-                    assert await client.status() == rejoin.HeadStatus("e1", True)
+                    assert await client.status() == rejoin.HeadStatus("e1", True, life="l", settings="digest")
                     break
                 except rejoin.Unreachable:
                     await asyncio.sleep(0.01)
