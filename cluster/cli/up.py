@@ -63,6 +63,7 @@ async def up(options: UpOptions, out: Output, environment: Mapping[str, str] = o
     config = await asyncio.to_thread(_new_config, options) if existing is None else existing
     if existing is not None:
         _same(existing, options)
+        await asyncio.to_thread(_renew_admin, existing, out)
         await _bring_agent_back(existing, out, options.timeout_s)
         if await _is_running(existing, out):
             await _finish(existing, out, options.timeout_s, environment)
@@ -140,6 +141,13 @@ def _same(config: ClusterConfig, options: UpOptions) -> None:
     if different:
         fix = f"sk8 configure {options.settings} gives a running cluster other settings"
         raise CommandError(f"the cluster in {config.base_dir} has another {', '.join(different)}", fix)
+
+
+def _renew_admin(config: ClusterConfig, out: Output) -> None:
+    try:
+        Authority(config).renew_admin()
+    except OSError as e:
+        out.warn(f"the administrator has no new certificate: {e}.", f"put the CA back into {config.pki}")
 
 
 async def _bring_agent_back(config: ClusterConfig, out: Output, timeout_s: float) -> None:

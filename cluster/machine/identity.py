@@ -78,6 +78,11 @@ class Authority:
             write_atomic(self._dir / "encryption.key", secrets.token_bytes(32))
         if not (self._dir / "ray.token").exists():
             write_atomic(self._dir / "ray.token", secrets.token_hex(32).encode())
+        self.renew_admin()
+
+    def renew_admin(self) -> None:
+        """The administrator's certificate alone, when it is missing or near its end: safe beside whatever runs. A crash
+        in between leaves the old certificate, which is still due. Raises OSError without the CA's key."""
         if not self._valid(self._dir / "admin.crt"):
             admin = pki.issue(self._ca(), pki.ADMIN, utcnow())
             write_atomic(self._dir / "admin.key", admin.key)

@@ -110,7 +110,8 @@ class Machine:
         joins = self._machine.control_plane and self._config.provider != "local"
         join_servers = [joining.JoinServer(self._config, self._machine)] if joins else []
         contexts = (server_context, client_context, *(join.context for join in join_servers))
-        self._renewal = Renewal(self._machine, self._ask_anew, contexts, keeper)
+        renew_admin = identity.Authority(self._config).renew_admin if joins else None
+        self._renewal = Renewal(self._machine, self._ask_anew, contexts, keeper, renew_admin)
         return [
             keeper.run(),
             server.run(),

@@ -38,12 +38,15 @@ class Renewal:
         ask: Callable[[], Awaitable[None]],
         contexts: Sequence[ssl.SSLContext],
         restarts: Restarts,
+        renew_admin: Callable[[], None] | None = None,
     ) -> None:
-        """`ask` brings new certificates to the disk; it raises as `renew` and `joining.renew` do."""
+        """`ask` brings new certificates to the disk; it raises as `renew` and `joining.renew` do. `renew_admin`:
+        `Authority.renew_admin` of a machine that holds the CA."""
         self._machine = machine
         self._ask = ask
         self._contexts = contexts
         self._restarts = restarts
+        self._renew_admin = renew_admin
         self._wanted = asyncio.Event()
 
     def now(self) -> None:
@@ -52,6 +55,7 @@ class Renewal:
 
     async def run(self) -> None:
         while True:
+            await self._tend_admin()
             try:
                 async with asyncio.timeout(CHECK_S):
                     await self._wanted.wait()
@@ -67,6 +71,15 @@ class Renewal:
             for context in self._contexts:
                 context.load_cert_chain(self._machine.pki / "node.crt", self._machine.pki / "node.key")
             self._restarts.restart_in_turn()
+
+    async def _tend_admin(self) -> None:
+        """On VMs `sk8 up` never runs, and the join server needs it to see who is a node (`api_nodes.py`)."""
+        if self._renew_admin is None:
+            return
+        try:
+            await asyncio.to_thread(self._renew_admin)
+        except (OSError, ValueError) as e:
+            log.error("no new certificate for the administrator, the next attempt is in %g s: %s", CHECK_S, e)
 
 
 async def renew(machine: MachineConfig, signer: Path) -> None:

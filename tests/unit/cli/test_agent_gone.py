@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import os
 import time
@@ -20,7 +21,9 @@ from cluster.cli.up import UpOptions
 from cluster.cloud import cleanup
 from cluster.cloud.cleanup import Leftovers
 from cluster.cloud.machines import Record
+from cluster.machine import pki
 from cluster.machine.config import ClusterConfig, save_cluster
+from cluster.machine.identity import Authority, utcnow
 from cluster.machine.processes import ProcessId
 from cluster.machinery.provider import MachineState, MachineStatus
 
@@ -126,6 +129,22 @@ async def test_up_adopts_and_touches_nothing(
     assert "the host agent was gone; started it again, adopted m1, m2, m3\n" in said
     assert "is up: m1, m2, m3 running" in said and "Nothing was changed" in said
     assert box.done == ["agent"]
+
+
+async def test_up_renews_the_administrators_certificate(
+    config: ClusterConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it did so for new clusters alone, and a year later every command was refused."""
+    install(Box([{"m1": "running", "m2": "running", "m3": "running"}]), monkeypatch)
+    record(config, "m1", "m2", "m3")
+    assert "no new certificate" in await up(config, tmp_path), "there is no CA"
+    Authority(config).create()
+    ca = pki.KeyPair((config.pki / "ca.crt").read_bytes(), (config.pki / "ca.key").read_bytes())
+    old = pki.issue(ca, pki.ADMIN, utcnow() - dt.timedelta(days=300))
+    (config.pki / "admin.key").write_bytes(old.key)
+    (config.pki / "admin.crt").write_bytes(old.cert)
+    assert "no new certificate" not in await up(config, tmp_path)
+    assert not pki.needs_renewal((config.pki / "admin.crt").read_bytes(), utcnow())
 
 
 async def test_what_died_meanwhile_is_booted_once_it_is_off(
