@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from cluster.cli import settings
 from cluster.cli.clusters import existing
 from cluster.cli.going_over import Failed, GoingOver
 from cluster.cli.output import CommandError, Output
+from cluster.cli.status import is_well, look
 from cluster.cli.upgrade import need_healthy, order
 from cluster.cloud.local import LocalProvider
 from cluster.machine.changes import changed, differences, digest
@@ -44,47 +45,61 @@ async def _run(args: argparse.Namespace, out: Output) -> int:
         )
     with settings.can_work():
         after = settings.checked(changed(before, settings.read(args.file)))
-    new = differences(before, after)
-    names = order(after, newest(after).machine, ())
+    names, new = order(after, newest(after).machine, ()), differences(before, after)
+    with out.step("each machine says what it began with"):
+        began = await _began(before, names, args.timeout)
     if not new:
-        names = await _behind(after, names, args.timeout)
+        names = [name for name in names if began[name] not in (None, digest(after))]
         if not names:
             out.say("Nothing was changed.")
             return 0
         out.say(f"  written down already, but not taken up by {', '.join(names)}")
-    await need_healthy(before, out)
-    provider = LocalProvider(before.host_socket)
+    sick = await _left_sick(before, began, names)
+    await need_healthy(before, out, sick)
     if new:
-        await provider.configure(new)
+        await LocalProvider(before.host_socket).configure(new)
         out.say(f"  changed: {', '.join(new)}")
+    names.sort(key=lambda name: name != sick)
+    await _go_over(before, after, names, sick, args.timeout, out)
+    return 0
+
+
+async def _began(config: ClusterConfig, names: Sequence[str], timeout_s: float) -> dict[str, str | None]:
+    """With which settings each of them began, as `GoingOver.settings` has it."""
+    going = [GoingOver(config, config.machine(name), timeout_s) for name in names]
+    return dict(zip(names, await asyncio.gather(*(one.settings() for one in going)), strict=True))
+
+
+async def _left_sick(config: ClusterConfig, began: Mapping[str, str | None], names: Sequence[str]) -> str:
+    """That of `names` which this command, interrupted, left sick: other settings may cure it, so it need not be well.
+    "" when it was not interrupted, and when another is sick, too: none is taken down beside that."""
+    if all(settings in (None, digest(config)) for settings in began.values()):
+        return ""
+    seen = await look(config)
+    sick = [row["name"] for row in seen["machines"] if not is_well(row, seen["store"])]
+    return sick[0] if len(sick) == 1 and sick[0] in names else ""
+
+
+async def _go_over(
+    before: ClusterConfig, after: ClusterConfig, names: Sequence[str], sick: str, timeout_s: float, out: Output
+) -> None:
+    """Raises CommandError; the settings of `before` are in force again then, if they are others."""
     for count, name in enumerate(names, 1):
+        going = GoingOver(after, after.machine(name), timeout_s)
         try:
-            await _again(after, name, args.timeout, out)
+            with out.step(f"{name} has them"):
+                await (going.again_by_force(()) if name == sick else going.again())
         except asyncio.CancelledError as e:
             left = ", ".join(names[count - 1 :])
             raise CommandError(f"interrupted; not taken up by {left}", "the same command goes on there") from e
         except Failed as e:
-            log = before.machine(name).log_dir
-            if not new:
-                fix = f"look into {log}; sk8 machine kill {name} and sk8 machine start {name} boot it"
+            log, former = before.machine(name).log_dir, differences(after, before)
+            if not former:
+                fix = f"look into {log}; sk8 configure with the former settings goes back"
                 raise CommandError(f"{name} {e}; the settings from before are not known any more", fix) from e
-            await provider.configure(differences(after, before))
-            await _back(before, list(reversed(names[:count])), args.timeout, out)
+            await LocalProvider(before.host_socket).configure(former)
+            await _back(before, list(reversed(names[:count])), timeout_s, out)
             raise CommandError(f"{name} {e}; the former settings are in force again", f"look into {log}") from e
-    return 0
-
-
-async def _behind(config: ClusterConfig, names: Sequence[str], timeout_s: float) -> list[str]:
-    """Those that began with other settings than `config` has (somebody interrupted this command), or do not say."""
-    going = [GoingOver(config, config.machine(name), timeout_s) for name in names]
-    began = await asyncio.gather(*(one.settings() for one in going))
-    return [name for name, settings in zip(names, began, strict=True) if settings not in (None, digest(config))]
-
-
-async def _again(config: ClusterConfig, name: str, timeout_s: float, out: Output) -> None:
-    """Raises Failed."""
-    with out.step(f"{name} has them"):
-        await GoingOver(config, config.machine(name), timeout_s).again()
 
 
 async def _back(config: ClusterConfig, names: Sequence[str], timeout_s: float, out: Output) -> None:

@@ -88,10 +88,11 @@ class GoingOver:
     async def settings(self) -> str | None:
         """The digest of those it began with, "" when it does not say; None of a machine that is off: it will begin with
         those that are written down."""
-        if await self._power() == "off":
+        power = await self._power()
+        if power == "off":
             return None
         try:
-            return (await self._heard()).settings
+            return (await self._heard()).settings if power == "running" else ""
         except Failed:
             return ""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cluster.cli import configure
+from cluster.cli import configure, upgrade
 from cluster.cli.going_over import Failed, GoingOver
 from cluster.cli.output import CommandError, Output
 from cluster.machine.changes import changed, digest
@@ -33,9 +33,15 @@ class Box:
         self.digests = {m.name: digest(self.config) for m in self.config.machines}
         self.deaf: Collection[str] = ()
         self.interrupted_at = ""
+        self.sick: Collection[str] = ()
 
     async def configure(self, settings: Mapping[str, Any]) -> None:
         save_cluster(changed(load_cluster(self.base), parse_settings(settings)))
+
+    async def look(self, _: ClusterConfig) -> dict[str, Any]:
+        nodes = {name: "NotReady" if name in self.sick else "Ready" for name in self.digests}
+        rows = [{"name": name, "state": "running", "node": node} for name, node in nodes.items()]
+        return {"api": True, "machines": rows, "store": {"leader": "m1", "members": []}}
 
     async def begin(self, name: str) -> None:
         now = load_cluster(self.base)
@@ -56,19 +62,18 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
 
     async def by_force(going: GoingOver, besides: Collection[str]) -> None:
         await box.begin(going.machine.name)
+        box.sick = ()
         if going.machine.name in box.deaf:
             raise Failed("did not begin anew")
 
     async def settings(going: GoingOver) -> str | None:
         return box.digests[going.machine.name]
 
-    async def healthy(*_: object) -> None:
-        return None
-
     monkeypatch.setattr(GoingOver, "again", again)
     monkeypatch.setattr(GoingOver, "again_by_force", by_force)
     monkeypatch.setattr(GoingOver, "settings", settings)
-    monkeypatch.setattr(configure, "need_healthy", healthy)
+    for module in (configure, upgrade):
+        monkeypatch.setattr(module, "look", box.look)
     monkeypatch.setattr(configure, "LocalProvider", lambda _: box)
     return box
 
@@ -121,6 +126,23 @@ async def test_a_machine_that_fails_when_it_is_said_again_has_nothing_to_go_back
     with pytest.raises(CommandError, match="m3 was not healthy; the settings from before are not known any more"):
         await run(box, "kubelet: {nodeStatusUpdateFrequency: 1m}\n")
     assert [name for name, _ in box.began] == ["m2", "m3"]
+
+
+async def test_a_machine_that_was_left_sick_by_an_interruption_goes_back_first(box: Box) -> None:
+    """Regression: no settings could be given to a cluster that its settings had made sick."""
+    await box.configure({"kubelet": {"nodeStatusUpdateFrequency": "1m"}})
+    box.digests["m3"], box.sick = digest(load_cluster(box.base)), ("m3",)
+    with pytest.raises(CommandError, match="the cluster is not healthy"):
+        await run(box, "kubelet: {nodeStatusUpdateFrequency: 1m}\n")
+    await run(box, "kubelet: {}\n")
+    assert [name for name, _ in box.began] == ["m3", "m2", "m1", "m4"] and not box.sick
+
+
+async def test_a_cluster_that_is_not_healthy_is_left_alone(box: Box) -> None:
+    box.sick = ("m3",)
+    with pytest.raises(CommandError, match="the cluster is not healthy"):
+        await run(box, "max_pods: 30\n")
+    assert not box.began and load_cluster(box.base) == box.config
 
 
 @pytest.mark.parametrize(
