@@ -43,8 +43,9 @@ def changed(config: ClusterConfig, settings: Mapping[str, Any]) -> ClusterConfig
 
 
 def digest(config: ClusterConfig) -> str:
-    """Of the changeable settings: a machine says by it which ones it began with."""
-    settings = {name: getattr(config, name) for name in CHANGEABLE}
+    """Of the changeable settings: a machine says by it which ones it began with. Those with their default do not count:
+    another release may not know them yet."""
+    settings = differences(ClusterConfig(config.machines), config)
     return hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 

@@ -40,3 +40,11 @@ def test_a_digest_is_of_what_may_change_however_it_was_read() -> None:
     assert digest(ClusterConfig.from_json(CONFIG.to_json())) == digest(CONFIG)
     assert digest(replace(CONFIG, machines=CONFIG.machines[:2])) == digest(CONFIG), "a worker less"
     assert digest(replace(CONFIG, max_pods=30)) != digest(CONFIG)
+
+
+def test_a_setting_that_another_release_does_not_know_does_not_count_while_it_has_its_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = digest(CONFIG)
+    monkeypatch.setattr("cluster.machine.changes.CHANGEABLE", [n for n in CHANGEABLE if n != "dns_upstreams"])
+    assert digest(CONFIG) == now
