@@ -54,7 +54,8 @@ async def apply(world: NodeWorld, name: str, **limits: str) -> None:
 
 
 def fetch(url: str) -> str:
-    return sh("curl", "-sS", "--max-time", "5", url)
+    """Asked again while the port is refused: a pod without a readiness probe is Ready before its server listens."""
+    return sh("curl", "-sS", "--max-time", "5", "--retry", "30", "--retry-delay", "1", "--retry-connrefused", url)
 
 
 async def test_nginx_answers(world: NodeWorld) -> None:
