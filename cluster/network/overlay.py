@@ -38,6 +38,7 @@ HEADERS_BYTES = 50
 _PERMANENT = 0x80  # NUD_PERMANENT
 _NODAD = 0x02  # IFA_F_NODAD
 _FAMILIES = (V4.number, V6.number)
+_IFF_UP = 1
 _LINK_LOCAL = "fe80:"  # the kernel's own
 
 Routes = Mapping[str, str]
@@ -93,16 +94,24 @@ def sync_overlay(wanted: Routes, tunnel: Tunnel) -> dict[str, str]:
             _remove(ipr)
             return {}
         failed: dict[str, str] = {}
+        there = _routes(ipr, index, tunnel.protocol)
         for cidr, node_ip in wanted.items():
             try:
-                _peer(ipr, index, cidr, node_ip, tunnel.protocol)
+                _peer(ipr, index, cidr, node_ip, tunnel.protocol, route=there.get(cidr) != vtep_ip(cidr))
             except NetlinkError as err:
                 failed[cidr] = str(err)
         _forget(ipr, index, wanted, tunnel)
         return failed
 
 
+def _routes(ipr: Any, index: int, protocol: int) -> dict[str, str]:
+    """podCIDR -> gateway of the tunnel's routes that there are."""
+    found = (route for family in _FAMILIES for route in ipr.route("dump", family=family, proto=protocol))
+    return {f"{r.get('dst')}/{r['dst_len']}": str(r.get("gateway")) for r in found if r.get("oif") == index}
+
+
 def _link(ipr: Any, tunnel: Tunnel) -> int:
+    """What is right already is left alone: each change is heard by whoever keeps the routes, who would sync anew."""
     index = _index(ipr)
     if index is not None and not _is_ours(ipr, index, tunnel):
         ipr.link("del", index=index)
@@ -122,23 +131,27 @@ def _link(ipr: Any, tunnel: Tunnel) -> int:
         index = _index(ipr)
         if index is None:
             raise NetlinkError(errno.ENODEV, f"link {LINK} was made and is not there")
-    for address in map(vtep_ip, tunnel.cidrs):
+    for address in set(map(vtep_ip, tunnel.cidrs)) - _addresses(ipr, index):
         once = {"flags": _NODAD} if family_of(address) is V6 else {}
         ipr.addr("replace", index=index, address=address, prefixlen=family_of(address).bits, **once)
-    ipr.link("set", index=index, state="up")
+    if not ipr.get_links(index)[0]["flags"] & _IFF_UP:
+        ipr.link("set", index=index, state="up")
     return index
+
+
+def _addresses(ipr: Any, index: int) -> set[str]:
+    return {str(item.get("address")) for family in _FAMILIES for item in ipr.addr("dump", family=family, index=index)}
 
 
 def _is_ours(ipr: Any, index: int, tunnel: Tunnel) -> bool:
     """Made for this InternalIP and podCIDR: another life of the machine may have had others."""
     mac = str(ipr.get_links(index)[0].get("address"))
-    found = {str(item.get("address")) for family in _FAMILIES for item in ipr.addr("dump", family=family, index=index)}
-    addresses = {address for address in found if not address.startswith(_LINK_LOCAL)}
+    addresses = {address for address in _addresses(ipr, index) if not address.startswith(_LINK_LOCAL)}
     return mac == vtep_mac(tunnel.node_ip) and addresses <= set(map(vtep_ip, tunnel.cidrs))
 
 
-def _peer(ipr: Any, index: int, cidr: str, node_ip: str, protocol: int) -> None:
-    """First how its VTEP is reached, then the route: no packet finds half of it."""
+def _peer(ipr: Any, index: int, cidr: str, node_ip: str, protocol: int, *, route: bool) -> None:
+    """First how its VTEP is reached, then the `route` if it is wanted: no packet finds half of it."""
     mac, vtep = vtep_mac(node_ip), vtep_ip(cidr)
     try:
         ipr.fdb("add", ifindex=index, lladdr=mac, dst=node_ip)
@@ -146,7 +159,8 @@ def _peer(ipr: Any, index: int, cidr: str, node_ip: str, protocol: int) -> None:
         if err.code != errno.EEXIST:  # a MAC says which machine it is: what is there is right
             raise
     ipr.neigh("replace", ifindex=index, dst=vtep, lladdr=mac, state=_PERMANENT)
-    ipr.route("replace", dst=cidr, gateway=vtep, oif=index, flags=["onlink"], proto=protocol)
+    if route:
+        ipr.route("replace", dst=cidr, gateway=vtep, oif=index, flags=["onlink"], proto=protocol)
 
 
 def _forget(ipr: Any, index: int, wanted: Routes, tunnel: Tunnel) -> None:

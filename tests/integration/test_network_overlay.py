@@ -113,6 +113,27 @@ def test_pods_of_both_segments_reach_each_other_with_their_own_addresses(segment
     assert tcp("a1", "10.244.2.2", 8080) == "b1 10.244.1.2"
 
 
+def listener_of_changes() -> socket.socket:
+    """Hears of links, addresses and routes (RTNLGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE), as the keeper of routes does."""
+    heard = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+    heard.bind((0, 0))
+    for group in (1, 5, 7):
+        heard.setsockopt(270, 1, group)  # SOL_NETLINK, NETLINK_ADD_MEMBERSHIP
+    heard.setblocking(False)
+    return heard
+
+
+@pytest.mark.parametrize("backend", ["routes", "vxlan"])
+def test_a_sync_that_finds_all_in_place_changes_nothing_that_would_bring_about_the_next(
+    segments: None, backend: str
+) -> None:
+    sync(NODES, backend)
+    with inside("a", listener_of_changes) as heard:
+        sync(NODES, backend, on=("a",))
+        with pytest.raises(BlockingIOError):
+            heard.recv(1 << 16)
+
+
 def test_the_tunnels_mtu_leaves_room_for_its_headers_and_large_transfers_pass(segments: None) -> None:
     sync(NODES)
     assert links("a")["sk8-vxlan"]["mtu"] == links("a")["eth0"]["mtu"] - HEADERS_BYTES
