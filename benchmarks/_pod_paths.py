@@ -29,7 +29,8 @@ from cluster.network.firewall import firewall_rules
 from cluster.network.nft import open_nft
 from cluster.network.overlay import HEADERS_BYTES
 from cluster.network.rules import RuleConfig, RuleTable, service_elements
-from cluster.network.ruleset import TableConfig, render_full
+from cluster.network.ruleset import render_full
+from cluster.network.ruleset_base import TableConfig
 from cluster.node.cni import PodNetwork
 
 Obj = dict[str, Any]

@@ -15,7 +15,8 @@ from typing import Any
 from benchmarks.frame import Bench, main, percentile
 from cluster.network.nft import NftRunner, open_nft
 from cluster.network.rules import RuleConfig, RuleTable, service_elements
-from cluster.network.ruleset import TableConfig, render_delta, render_full
+from cluster.network.ruleset import render_delta, render_full
+from cluster.network.ruleset_base import TableConfig
 
 Obj = dict[str, Any]
 CONFIG = RuleConfig("m1", "10.89.0.11")

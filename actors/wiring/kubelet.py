@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from actors.host import Part
 from actors.wiring import basics, http
+from cluster.cloud.local import LocalProvider
 from cluster.machine.config import ClusterConfig, MachineConfig
 from cluster.machine.dns import resolv_conf_of
 from cluster.machine.roles import roles_of
+from cluster.machinery.provider import ProviderError
 from cluster.node.cgroup_plan import pods_root
 from cluster.node.cni import PodNetwork
 from cluster.node.cni_plugins import PluginNetwork
@@ -15,8 +17,9 @@ from cluster.node.cri.cni_server import CniServer, install
 from cluster.node.docker_runtime import DockerRuntime
 from cluster.node.image_gc import OFF
 from cluster.node.kubelet import Kubelet
-from cluster.node.machine_netns import engine_proc, machine_netns
-from cluster.node.runtime import Runtime
+from cluster.node.last_resort import PastEngine, on_this_box
+from cluster.node.machine_netns import machine_netns
+from cluster.node.runtime import Runtime, RuntimeFailure
 from cluster.node.seams import MachineNetwork
 from cluster.node.settings import with_settings
 
@@ -95,6 +98,7 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
         _runtime(config, cluster, machine),
         network,
         cni=_cni(config, cluster, machine, network),
+        past_engine=_past_engine(cluster, machine),
         hit=basics.hit_of(machine, "kubelet"),
         tracer=tracer,
     )
@@ -106,14 +110,26 @@ def _runtime(config: KubeletConfig, cluster: ClusterConfig, machine: MachineConf
         from cluster.node.cri.runtime import CriRuntime  # gRPC takes memory that a kubelet on Docker need not
 
         return CriRuntime(machine.container_label, config.container_runtime_endpoint, netns=machine_netns())
-    netns = machine_netns()
     return DockerRuntime(
         machine.container_label,
         socket_path=cluster.engine_socket,
-        netns=netns,
-        proc=engine_proc(netns, cluster.box_proc),
+        netns=machine_netns(),
         pods_cgroup=pods_root(config.cgroup_root),
     )
+
+
+def _past_engine(cluster: ClusterConfig, machine: MachineConfig) -> PastEngine:
+    """A local machine has a PID namespace of its own: the host agent sees its containers' processes."""
+    if not machine_netns():
+        return on_this_box
+
+    async def by_host_agent(container_id: str, *, shim: bool) -> str:
+        try:
+            return await LocalProvider(cluster.host_socket).kill_container(machine.name, container_id, shim=shim)
+        except ProviderError as err:
+            raise RuntimeFailure(err.message) from err
+
+    return by_host_agent
 
 
 def _cni(

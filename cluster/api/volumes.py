@@ -17,6 +17,8 @@ EBS = "ebs.csi.aws.com"
 LOCAL_PATH = "local-path.sk8.io"
 DISK_DRIVERS = (BLOCK, EBS)
 """Drivers whose disks the cluster attaches to machines, one at a time, and the kubelets mount."""
+LOCAL_DEVICE = "local-volume"
+"""No driver: a local PersistentVolume's device, which belongs to its machine for good."""
 _IN_TREE = {"kubernetes.io/aws-ebs": EBS}
 
 
@@ -65,6 +67,12 @@ def disk_source(volume: Obj) -> DiskSource | None:
     """As `csi_source`, but only of the drivers that are ours to attach and mount."""
     source = csi_source(volume)
     return source if source is not None and source.driver in DISK_DRIVERS else None
+
+
+def local_device(volume: Obj) -> DiskSource:
+    """The file system on the device of a local PersistentVolume, whose path is one."""
+    local = volume["spec"]["local"]
+    return DiskSource(LOCAL_DEVICE, str(local["path"]), local.get("fsType") or "ext4")
 
 
 def is_block(volume: Obj) -> bool:

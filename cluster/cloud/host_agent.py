@@ -132,6 +132,7 @@ class HostAgent:
         app.router.add_post("/v1/machines", self._add_machine)
         app.router.add_delete("/v1/machines/{machine}", self._remove_machine)
         app.router.add_post("/v1/machines/{machine}/{verb}", self._machine_verb)
+        app.router.add_post("/v1/machines/{machine}/containers/{container}/kill", self._kill_container)
         app.router.add_get("/v1/disks", self._list_disks)
         app.router.add_post("/v1/disks", self._create_disk)
         app.router.add_delete("/v1/disks/{disk}", self._delete_disk)
@@ -231,6 +232,12 @@ class HostAgent:
             case _:
                 raise web.HTTPNotFound()
         return web.json_response({"state": self._machines.power(name)})
+
+    async def _kill_container(self, request: web.Request) -> web.Response:
+        name, container = request.match_info["machine"], request.match_info["container"]
+        self._config.spec(name)
+        shim = bool((await _body(request)).get("shim", False))
+        return web.json_response({"done": await self._machines.kill_container(name, container, shim=shim)})
 
     def _need_on(self, name: str) -> None:
         if self._machines.power(name) != "running":

@@ -38,6 +38,7 @@ from cluster.machine.files import make_private_dir, write_atomic
 from cluster.machine.pods_shutdown import LONGEST_S
 from cluster.machine.processes import ProcessId, children_of, wait_gone
 from cluster.machine.release import checkout_dir
+from cluster.machinery.container_kill import kill_here
 from cluster.machinery.pod_logs import remove_machine_logs
 
 log = logging.getLogger(__name__)
@@ -193,6 +194,12 @@ class Machines:
         if record is None or not record.init.signal(number):
             raise MachineError(f"machine {name} is {self.power(name)}; start it first")
 
+    async def kill_container(self, name: str, container_id: str, *, shim: bool) -> str:
+        """For a kubelet, which sees no process outside of its machine; what was done. Raises MachineError."""
+        if container_id not in await self._engine.containers(self._label(name)):
+            raise MachineError(f"machine {name} has no container {container_id}")
+        return await asyncio.to_thread(kill_here, container_id, shim=shim)
+
     async def wipe(self, name: str) -> None:
         """Empties the disk of a machine that is off."""
         slot = self._slot(name)
@@ -215,7 +222,6 @@ class Machines:
             self._authority.provision(machine)
         make_private_dir(machine.log_dir)
         write_atomic(machine.disk / "resolv.conf", self._resolv_conf().encode(), 0o644)
-        mounts.keep_proc(self._config.box_proc)
         self._switch.make()
         self._switch.make_machine(spec)
         self._disks.attach_again(name)
@@ -312,7 +318,7 @@ class Machines:
         slot.record, slot.power = None, "off"
         self._record_file(name).unlink(missing_ok=True)
         self._changed()
-        await self._engine.remove(ids)  # what stays does not run; the kubelet clears it when the machine is back
+        await self._engine.remove(ids)
         await asyncio.to_thread(cgroups.remove_empty, self._config.machine(name).netns)
 
     async def _containers(self, name: str) -> list[str]:

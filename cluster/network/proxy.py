@@ -35,7 +35,8 @@ from cluster.network.httpz import serve_status
 from cluster.network.netlink import LinkWatch
 from cluster.network.nft import NftError, NftRunner
 from cluster.network.rules import Delta, RuleConfig, RuleTable, node_elements, service_elements
-from cluster.network.ruleset import TABLE, TableConfig, render_delta, render_full
+from cluster.network.ruleset import render_delta, render_full
+from cluster.network.ruleset_base import TABLE, TableConfig
 from cluster.network.tables import KeptTable
 
 log = logging.getLogger(__name__)

@@ -1,5 +1,5 @@
-"""The text of `table ip sk8` (of a dual-stack cluster `ip6 sk8`, too): its fixed part, and transactions that change
-its maps. Pure.
+"""The text of `table ip sk8` (of a dual-stack cluster `ip6 sk8`, too): its fixed part (ruleset_base.py), and
+transactions that change its maps. Pure.
 
 A packet's way: nat prerouting (from pods, other hosts) or nat output (from this machine), both at priority -100,
 look the destination up in `svcs`, then (for an address of this machine) in `inports` or `ports`; the verdict goes to
@@ -17,141 +17,13 @@ Invariant: every render is one text, and nft applies one text as one atomic tran
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
-from cluster.network.config import OVERLAY_LINK
-from cluster.network.families import Family, family_of
-from cluster.network.rules import AFFINITY_PREFIX, INSIDE_OFFSET, PROTOCOLS, Delta, ElementKey
+from cluster.network.rules import AFFINITY_PREFIX, INSIDE_OFFSET, Delta, ElementKey
+from cluster.network.ruleset_base import PORT_MATCH, TableConfig, skeleton
 
-TABLE = "sk8"
 _VERDICT_MAPS = ("svcs", "ports", "inports", "afflearn")
-_PORT_MATCH = "meta l4proto . th dport"
 _AFFINITY_SEED = "0x5ca1ab1e"
 """Fixed: a table that is replaced sends each client where it was."""
-
-
-@dataclass(frozen=True, slots=True)
-class TableConfig:
-    cluster_cidr: str
-    service_cidr: str
-    masquerade_bit: int = 14
-
-    @property
-    def family(self) -> Family:
-        return family_of(self.cluster_cidr)
-
-    @property
-    def table(self) -> str:
-        return f"{self.family.nft} {TABLE}"
-
-    @property
-    def mark(self) -> str:
-        return f"0x{1 << self.masquerade_bit:08x}"
-
-
-def skeleton(config: TableConfig) -> str:
-    """Maps, sets and base chains, without elements and without the shared chains."""
-    pods, services, mark = config.cluster_cidr, config.service_cidr, config.mark
-    ip, address, loopback = config.family.nft, config.family.address_type, config.family.loopback
-    endpoint_maps = "\n".join(
-        f"  map {name}_{proto} {{ typeof {addr}{proto} dport . numgen random mod 65536 : {ip} daddr . {proto} dport; }}"
-        for proto in PROTOCOLS.values()
-        for name, addr in (("eps", f"{ip} daddr . "), ("porteps", ""))
-    )
-    return f"""
-table {config.table} {{
-{endpoint_maps}
-  map svcs {{ type {address} . inet_proto . inet_service : verdict; }}
-  map ports {{ type inet_proto . inet_service : verdict; }}
-  map inports {{ type inet_proto . inet_service : verdict; }}
-{_affinity_maps(config)}  set noeps {{ type {address} . inet_proto . inet_service; }}
-  set lbaddrs {{ type {address}; }}
-  set lbguard {{ type {address} . inet_proto . inet_service; }}
-  set lbranges {{ type {address} . inet_proto . inet_service . {address}; flags interval; }}
-  set noports {{ type inet_proto . inet_service; }}
-  set hairpin {{ type {address} . {address}; }}
-  set nodes {{ type {address}; }}
-  chain nodeport {{
-    {ip} saddr {pods} {_PORT_MATCH} vmap @inports
-    fib saddr type local {_PORT_MATCH} vmap @inports
-    {_PORT_MATCH} vmap @ports
-  }}
-  chain guard {{
-    {ip} daddr . {_PORT_MATCH} @lbguard {ip} daddr . {_PORT_MATCH} . {ip} saddr != @lbranges drop
-  }}
-  chain guard-in {{
-    type filter hook prerouting priority -110; policy accept;
-    ct state new goto guard
-  }}
-  chain guard-out {{
-    type filter hook output priority -110; policy accept;
-    ct state new goto guard
-  }}
-  chain prerouting {{
-    type nat hook prerouting priority -100; policy accept;
-    {ip} daddr . {_PORT_MATCH} vmap @svcs
-    fib daddr type local {ip} daddr != {loopback} {ip} daddr != @lbaddrs jump nodeport
-  }}
-  chain output {{
-    type nat hook output priority -100; policy accept;
-    {ip} daddr . {_PORT_MATCH} vmap @svcs
-    fib daddr type local {ip} daddr != {loopback} {ip} daddr != @lbaddrs jump nodeport
-  }}
-{_affinity_chain(config)}  chain postrouting {{
-    type nat hook postrouting priority 100; policy accept;
-    meta mark & {mark} != 0 meta mark set meta mark ^ {mark} masquerade fully-random
-    ct status dnat {ip} saddr . {ip} daddr @hairpin masquerade fully-random
-    oifname "{OVERLAY_LINK}" {ip} saddr != {pods} masquerade
-    {ip} saddr {pods} {ip} daddr != {{ {pods}, {services} }} {ip} daddr != @nodes fib daddr type unicast \
-masquerade fully-random
-  }}
-  chain refuse {{
-    meta l4proto tcp reject with tcp reset
-    reject with {config.family.unreachable}
-  }}
-  chain reject-new {{
-    {ip} daddr {services} fib daddr type != local goto refuse
-    {ip} daddr . {_PORT_MATCH} @noeps goto refuse
-  }}
-  chain forward {{
-    type filter hook forward priority -1; policy accept;
-    ct state new jump reject-new
-  }}
-  chain input {{
-    type filter hook input priority -1; policy accept;
-    ct state new jump reject-new
-    ct state new {ip} daddr != {loopback} {_PORT_MATCH} @noports goto refuse
-    ct state new {ip} daddr @lbaddrs meta l4proto {{ tcp, udp, sctp }} goto refuse
-  }}
-  chain local-out {{
-    type filter hook output priority -1; policy accept;
-    ct state new jump reject-new
-  }}
-}}
-"""
-
-
-def _affinity_maps(config: TableConfig) -> str:
-    if not config.family.learns_affinity:
-        return ""
-    address = config.family.address_type
-    return f"""  map affids {{ type {address} . inet_proto . inet_service : mark; }}
-  map affportids {{ type inet_proto . inet_service : mark; }}
-  map afflearn {{ type mark : verdict; }}
-  map affinity {{
-    type {address} . mark : {address} . inet_service; flags dynamic,timeout; timeout 3h; size 65535;
-  }}
-"""
-
-
-def _affinity_chain(config: TableConfig) -> str:
-    if not config.family.learns_affinity:
-        return ""
-    return """  chain affinity-learn {
-    type filter hook postrouting priority 90; policy accept;
-    ct state new ct status dnat ct mark vmap @afflearn
-  }
-"""
 
 
 def chain_rules(name: str, config: TableConfig) -> tuple[str, ...]:
@@ -168,7 +40,7 @@ def chain_rules(name: str, config: TableConfig) -> tuple[str, ...]:
     if kind != letter and not config.family.learns_affinity:
         number = f"jhash {ip} saddr mod {size} seed {_AFFINITY_SEED}"
     elif kind != letter:
-        ids = f"{_PORT_MATCH} map @affportids" if on_port else f"{ip} daddr . {_PORT_MATCH} map @affids"
+        ids = f"{PORT_MATCH} map @affportids" if on_port else f"{ip} daddr . {PORT_MATCH} map @affids"
         return (
             *masquerade,
             f"ct mark set {ids}",

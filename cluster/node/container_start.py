@@ -18,6 +18,7 @@ from cluster.api.errors import ApiError
 from cluster.node.config import KubeletConfig
 from cluster.node.core_events import ContainerBlocked, ContainerExited, ContainerStarted, ExitInfo, StartContainer
 from cluster.node.device_core import Grant
+from cluster.node.last_resort import LastResort
 from cluster.node.log_files import LogFiles
 from cluster.node.object_cache import ObjectCache
 from cluster.node.pod_config import (
@@ -31,13 +32,13 @@ from cluster.node.pod_config import (
 )
 from cluster.node.pod_env import ConfigError, EnvContext, references
 from cluster.node.pull_secrets import credentials, mirrored
-from cluster.node.runtime import ContainerConfig, ImageInfo, Mount, Runtime, RuntimeFailure
+from cluster.node.runtime import UNANSWERED, ContainerConfig, Emit, ImageInfo, Mount, Runtime, RuntimeFailure
 from cluster.node.volumes import MountedVolumes, resolve_subpath
 
 log = logging.getLogger(__name__)
 Obj = dict[str, Any]
 StartOutcome = ContainerBlocked | ContainerStarted | ContainerExited
-Emit = Callable[[str, str, str, str], None]  # type, reason, message, container
+_AGAIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class ContainerStarter:
         config: KubeletConfig,
         runtime: Runtime,
         cache: ObjectCache,
+        last_resort: LastResort,
         *,
         services: Callable[[], list[Obj]],
         allocatable: Mapping[str, int],
@@ -86,6 +88,7 @@ class ContainerStarter:
         self._config = config
         self._runtime = runtime
         self._cache = cache
+        self._last_resort = last_resort
         self._services = services
         self._allocatable = allocatable
         self._memory_bytes = memory_capacity_bytes
@@ -107,10 +110,10 @@ class ContainerStarter:
             return ContainerBlocked(action.name, "CreateContainerConfigError", text)
         except RuntimeFailure as err:
             return ContainerBlocked(action.name, "CreateContainerError", str(err))
-        return await self._run(action, config, image, began)
+        return await self._run(action, config, image, began, emit)
 
     async def _run(
-        self, action: StartContainer, config: ContainerConfig, image: ImageInfo, began: float
+        self, action: StartContainer, config: ContainerConfig, image: ImageInfo, began: float, emit: Emit
     ) -> StartOutcome:
         try:
             container_id = await self._runtime.create_container(config)
@@ -120,9 +123,21 @@ class ContainerStarter:
             await asyncio.to_thread(self._logs.link, config.log_path, config.pod, config.name, container_id)
             await self._runtime.start_container(container_id)
         except (RuntimeFailure, OSError) as err:
+            if isinstance(err, RuntimeFailure) and err.reason == UNANSWERED:
+                await self._take_back(container_id, action.name, emit)
             info = ExitInfo(container_id, 128, "StartError", str(err), began, self._clock())
             return ContainerExited(action.name, info)
         return ContainerStarted(action.name, container_id, image.id, self._clock())
+
+    async def _take_back(self, container_id: str, name: str, emit: Emit) -> None:
+        """A start without an answer may come about later: it must not run beside the next one."""
+        while True:
+            try:
+                await self._last_resort.remove(container_id, name, emit)
+                return
+            except RuntimeFailure as err:
+                log.warning("removing container %s, whose start was not answered: %s", container_id[:12], err)
+                await asyncio.sleep(_AGAIN_S)
 
     # ------------------------------------------------------------ image
 

@@ -1,7 +1,8 @@
 """Ending containers, and learning how they ended.
 
 IO: the engine and the pod's directory. A stop is: preStop within the grace, the image's stop signal, the rest of the
-grace (at least 2 s, as the kubelet gives), SIGKILL. Its deadline can only move nearer. The exit itself is reported by
+grace (at least 2 s, as the kubelet gives), SIGKILL. Its deadline can only move nearer. What survives SIGKILL is for
+last_resort.py. The exit itself is reported by
 the engine's event or by a look at the container, through `exit_info`.
 """
 
@@ -16,11 +17,12 @@ from typing import Any
 from cluster.node.core_events import ExitInfo
 from cluster.node.log_reader import log_tail
 from cluster.node.prober import HookFailure
-from cluster.node.runtime import ContainerInfo, Runtime, RuntimeFailure
+from cluster.node.runtime import UNANSWERED, ContainerInfo, Runtime, RuntimeFailure
 from cluster.node.seams import Hooks
 
 log = logging.getLogger(__name__)
 Obj = dict[str, Any]
+_ASK_S = 1.0
 _AFTER_HOOK_S = 2.0
 _AFTER_KILL_S = 5.0
 _MESSAGE_BYTES = 4096
@@ -47,20 +49,39 @@ class Stop:
         self._over = True
         self._changed.set()
 
-    async def run(self, spec: Obj, ip: str, *, pre_stop: bool, hook_failed: Callable[[str], None]) -> None:
-        """Returns when the container ended, or when it survived SIGKILL for a while (then look again)."""
+    async def run(self, spec: Obj, ip: str, *, pre_stop: bool, hook_failed: Callable[[str], None]) -> bool:
+        """Returns when the container ended, or when it survived SIGKILL for a while: look at it. False when it may have
+        survived because the engine could not be reached."""
         loop = asyncio.get_running_loop()
         handler = (spec.get("lifecycle") or {}).get("preStop")
         if pre_stop and handler:
             await self._pre_stop(handler, spec, ip, hook_failed)
             self._deadline = max(self._deadline, loop.time() + _AFTER_HOOK_S)
         if not self._over:
-            await self._signal(await self._stop_signal(spec))
+            await self._ask_to_end(await self._stop_signal(spec))
         await self._wait_until(lambda: self._deadline)
-        if not self._over:
-            await self._signal("SIGKILL")
-            limit = loop.time() + _AFTER_KILL_S
-            await self._wait_until(lambda: limit)
+        return self._over or await self.kill()
+
+    async def kill(self) -> bool:
+        """SIGKILL, by the engine, which may answer only when it has heard of the end. Returns as `run`."""
+        try:
+            await self._runtime.signal(self._id, "SIGKILL")
+        except RuntimeFailure as err:
+            log.warning("killing %s: %s", self._id[:12], err)
+            return err.reason == UNANSWERED
+        limit = asyncio.get_running_loop().time() + _AFTER_KILL_S
+        await self._wait_until(lambda: limit)
+        return True
+
+    async def _ask_to_end(self, signal: str) -> None:
+        """An engine that does not answer must not lengthen the grace, or not by much."""
+        at_least = asyncio.get_running_loop().time() + _ASK_S
+        asked = asyncio.ensure_future(self._signal(signal))
+        asked.add_done_callback(lambda _: self._changed.set())
+        try:
+            await self._wait_until(lambda: max(self._deadline, at_least), also=asked.done)
+        finally:
+            asked.cancel()
 
     async def _pre_stop(self, handler: Obj, spec: Obj, ip: str, hook_failed: Callable[[str], None]) -> None:
         loop = asyncio.get_running_loop()

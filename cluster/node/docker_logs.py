@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 Source = Callable[[str, str], AsyncIterator[Written]]
 _TAIL_BYTES = 1 << 20
 _RETRY_S = (0.1, 5.0)
+_WRITTEN_S = 10.0
 
 
 class LogWriters:
@@ -43,9 +44,10 @@ class LogWriters:
         return writer is None or writer.task is None or writer.task.done()
 
     async def written(self, container_id: str) -> None:
+        """Or after a while: the engine may not say that a log has ended."""
         writer = self._writers.get(container_id)
         if writer is not None and writer.task is not None:
-            await asyncio.wait([writer.task])
+            await asyncio.wait([writer.task], timeout=_WRITTEN_S)
 
     def reopen(self, container_id: str) -> None:
         writer = self._writers.get(container_id)

@@ -15,11 +15,12 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from cluster.node.runtime import RuntimeFailure, Stream
+from cluster.node.runtime import UNANSWERED, RuntimeFailure, Stream
 
 _HEADER = struct.Struct(">BxxxI")
 _READ = 32 * 1024
 _MAX_HEAD = 64 * 1024
+_ANSWER_S = 30.0
 
 
 async def upgrade(
@@ -36,14 +37,18 @@ async def upgrade(
         f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
     )
     try:
-        writer.write(head.encode() + payload)
-        await writer.drain()
-        answer = await reader.readuntil(b"\r\n\r\n")
+        async with asyncio.timeout(_ANSWER_S):
+            writer.write(head.encode() + payload)
+            await writer.drain()
+            answer = await reader.readuntil(b"\r\n\r\n")
         status = int(answer.split(b" ", 2)[1])
         if status not in (101, 200):
             raise RuntimeFailure(await _message(reader, status))
     except BaseException as err:
         writer.close()
+        if isinstance(err, TimeoutError):
+            message = f"context deadline exceeded: the container engine gave no answer within {_ANSWER_S:.0f} s"
+            raise RuntimeFailure(message, UNANSWERED) from err
         if isinstance(err, OSError | asyncio.IncompleteReadError | asyncio.LimitOverrunError | ValueError):
             raise RuntimeFailure(f"the container engine broke the connection: {err}") from err
         raise

@@ -1,49 +1,28 @@
 """hostPort: a port of the machine that leads to a port of one of its pods, as CNI's portmap plugin has it.
 
-`ruleset` is pure; `HostPorts` is the shell (nft, in the machine's own network namespace). Table `ip sk8-hostports` is
-replaced as a whole in one transaction: a machine has few host ports, and the kernel has either the old or the new set.
-In a dual-stack cluster there is table `ip6 sk8-hostports` besides, in the same transaction.
-Its chains come before kube-proxy's, as portmap's do: a host port wins over a NodePort of the same number.
-
-    to any local address, or to one hostIP  --dnat-->  pod IP : container port
-    from 127.0.0.1, or from the pod itself  --masquerade--> so that the answer finds its way back
-
-A connection from 127.0.0.1 leaves by the veth of a pod, which the kernel allows with route_localnet only. That would
-also let the pod reach what listens on the machine's loopback; chain `guard` drops such packets.
+What a pod asks for, and whether two fit beside each other, is pure; `HostPorts` is the shell (nft, in the machine's own
+network namespace). The tables (host_port_rules.py) are replaced as a whole in one transaction: a machine has few host
+ports, and the kernel has either the old or the new set.
 """
 
 from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from cluster.node.cni import link_name
+from cluster.node.host_port_rules import Pods, PortMapping, ruleset
 from cluster.node.listeners import Listener, listeners
 
 Obj = dict[str, Any]
-Pods = Mapping[str, tuple[tuple[str, ...], tuple["PortMapping", ...]]]
-"""(pod IPs, mappings) by sandbox."""
-TABLE = "sk8-hostports"
 _ANY = ("", "0.0.0.0", "::")
-_PROTOCOLS = ("tcp", "udp", "sctp")
 
 
 class HostPortFailure(Exception):
     """nft refused the table, or the port is the machine's own; nothing was changed."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class PortMapping:
-    """One hostPort of a pod. `host_ip` "" means every address of the machine."""
-
-    protocol: str
-    host_port: int
-    container_port: int
-    host_ip: str = ""
 
 
 def port_mappings(pod: Obj) -> tuple[PortMapping, ...]:
@@ -90,102 +69,6 @@ def in_use(wanted: Iterable[PortMapping], own: Iterable[Listener]) -> PortMappin
     return next((w for w in wanted if any(_overlap(w, t) for t in taken)), None)
 
 
-def ruleset(pods: Pods) -> str:
-    """One transaction that makes the table say exactly this."""
-    entries = _entries(pods, ipv6=False)
-    drop = f"add table ip {TABLE}\ndelete table ip {TABLE}\n"
-    if not entries:
-        return drop
-    anywhere, at, own = _element_lists(entries)
-    return f"""{drop}table ip {TABLE} {{
-  map anywhere {{ type inet_proto . inet_service : ipv4_addr . inet_service;{anywhere} }}
-  map at {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service;{at} }}
-  set own {{ type ipv4_addr . ipv4_addr;{own} }}
-  chain guard {{
-    type filter hook prerouting priority -300; policy accept;
-    iifname "veth*" ip saddr 127.0.0.0/8 drop
-    iifname "veth*" ip daddr 127.0.0.0/8 drop
-  }}
-  chain ports {{
-    dnat ip to ip daddr . meta l4proto . th dport map @at
-    dnat ip to meta l4proto . th dport map @anywhere
-  }}
-  chain prerouting {{
-    type nat hook prerouting priority -105; policy accept;
-    fib daddr type local goto ports
-  }}
-  chain output {{
-    type nat hook output priority -105; policy accept;
-    fib daddr type local goto ports
-  }}
-  chain postrouting {{
-    type nat hook postrouting priority 90; policy accept;
-    ip saddr . ip daddr @own masquerade
-    ct status dnat ip saddr 127.0.0.0/8 masquerade
-  }}
-}}
-"""
-
-
-def ruleset_ipv6(pods: Pods) -> str:
-    """The same for pods' other addresses. ::1 leads to no pod: the kernel lets nothing from there leave the machine."""
-    entries = _entries(pods, ipv6=True)
-    drop = f"add table ip6 {TABLE}\ndelete table ip6 {TABLE}\n"
-    if not entries:
-        return drop
-    anywhere, at, own = _element_lists(entries)
-    return f"""{drop}table ip6 {TABLE} {{
-  map anywhere {{ type inet_proto . inet_service : ipv6_addr . inet_service;{anywhere} }}
-  map at {{ type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service;{at} }}
-  set own {{ type ipv6_addr . ipv6_addr;{own} }}
-  chain ports {{
-    dnat ip6 to ip6 daddr . meta l4proto . th dport map @at
-    dnat ip6 to meta l4proto . th dport map @anywhere
-  }}
-  chain prerouting {{
-    type nat hook prerouting priority -105; policy accept;
-    fib daddr type local goto ports
-  }}
-  chain output {{
-    type nat hook output priority -105; policy accept;
-    fib daddr type local ip6 daddr != ::1 goto ports
-  }}
-  chain postrouting {{
-    type nat hook postrouting priority 90; policy accept;
-    ip6 saddr . ip6 daddr @own masquerade
-  }}
-}}
-"""
-
-
-def _entries(pods: Pods, *, ipv6: bool) -> list[tuple[PortMapping, str]]:
-    """Each port of the machine with the pod's address of that family; a hostIP of the other one is not its."""
-    return sorted(
-        (m, ip)
-        for ips, mappings in pods.values()
-        for ip in ips
-        for m in mappings
-        if m.protocol in _PROTOCOLS and (":" in ip) is ipv6 and (not m.host_ip or (":" in m.host_ip) is ipv6)
-    )
-
-
-def _element_lists(entries: Iterable[tuple[PortMapping, str]]) -> tuple[str, str, str]:
-    """Of the maps `anywhere` and `at`, and of the set `own`."""
-    listed = list(entries)
-    anywhere = _elements(f"{m.protocol} . {m.host_port} : {_to(m, ip)}" for m, ip in listed if not m.host_ip)
-    at = _elements(f"{m.host_ip} . {m.protocol} . {m.host_port} : {_to(m, ip)}" for m, ip in listed if m.host_ip)
-    return anywhere, at, _elements(sorted({f"{ip} . {ip}" for _, ip in listed}))
-
-
-def _to(mapping: PortMapping, ip: str) -> str:
-    return f"{ip} . {mapping.container_port}"
-
-
-def _elements(lines: Iterable[str]) -> str:
-    listed = ", ".join(lines)
-    return f" elements = {{ {listed} }};" if listed else ""
-
-
 class HostPorts:
     """The machine's host ports by sandbox. Changes are applied one at a time, in order. `own`: what listens here."""
 
@@ -226,9 +109,7 @@ class HostPorts:
             self._pods = wanted
 
     async def _apply(self, pods: Pods) -> None:
-        text = ruleset(pods)
-        if self._ipv6:
-            text += ruleset_ipv6(pods)
+        text = ruleset(pods, ipv6=self._ipv6)
 
         def run() -> None:
             try:

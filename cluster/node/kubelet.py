@@ -39,6 +39,7 @@ from cluster.node.cri.cni_server import CniServer
 from cluster.node.device_plugins import DevicePlugins
 from cluster.node.host_ports import HostPortFailure, HostPorts, port_mappings
 from cluster.node.housekeeping import Housekeeping
+from cluster.node.last_resort import LastResort, PastEngine, on_this_box
 from cluster.node.log_files import LogFiles
 from cluster.node.node_agent import NodeAgent
 from cluster.node.node_shutdown import NodeShutdown
@@ -75,12 +76,13 @@ class Kubelet:
         network: MachineNetwork,
         *,
         cni: CniServer | None = None,
+        past_engine: PastEngine = on_this_box,
         clock: Callable[[], float] = time.time,
         hit: Hit = no_fault,
         tracer: Tracer | None = None,
     ) -> None:
-        """`cni`: for a runtime that connects its sandboxes itself. `hit`: fault points after_sandbox, before_container
-        and after_container, about namespace/name of the pod.
+        """`cni`: for a runtime that connects its sandboxes itself. `past_engine`: kills what the runtime does not end.
+        `hit`: fault points after_sandbox, before_container and after_container, about namespace/name of the pod.
         """
         config.validate()
         if tracer is not None:
@@ -118,6 +120,7 @@ class Kubelet:
         self._cgroups = PodCgroups(groups, max_pids=config.pod_pids_limit)
         self._statuses = StatusWriter(client, clock)
         self._prober = Prober(runtime)
+        self._last_resort = LastResort(runtime, past_engine)
         self._logs = log_files(config)
         self._host_ports = HostPorts(ipv6=bool(config.node_ipv6))
         mirrors = MirrorStatuses(self._statuses)
@@ -180,6 +183,7 @@ class Kubelet:
             self._config,
             self._runtime,
             self._cache,
+            self._last_resort,
             services=self._services.items,
             allocatable=self._allocatable,
             logs=self._logs,
@@ -197,6 +201,7 @@ class Kubelet:
             cgroups=self._cgroups,
             handler_of=handlers(self._cache),
             logs=self._logs,
+            last_resort=self._last_resort,
             starter=starter,
             prober=self._prober,
             statuses=self._statuses,

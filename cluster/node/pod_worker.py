@@ -29,6 +29,7 @@ from cluster.node.container_start import Place
 from cluster.node.container_stop import Stop, exit_info
 from cluster.node.core import PodCore
 from cluster.node.host_ports import HostPortFailure, port_mappings
+from cluster.node.last_resort import LastResort
 from cluster.node.pod_cgroups import PodCgroups
 from cluster.node.pod_config import cpu_quota_us, cpu_shares, memory_limit_bytes, pod_ref, uts_name
 from cluster.node.pod_env import ConfigError
@@ -43,6 +44,8 @@ from cluster.node.volumes import MountedVolumes
 log = logging.getLogger(__name__)
 Obj = dict[str, Any]
 _RETRY_MAX_S = 10.0
+_KILL_AGAIN_S = 1.0
+_LOOK_S = 5.0
 
 START_SECONDS = Histogram(
     "kubelet_pod_start_duration_seconds",
@@ -69,6 +72,7 @@ class Tools:
     logs: PodLogs
     cgroups: PodCgroups
     handler_of: HandlerOf
+    last_resort: LastResort
     starter: Starter
     prober: Probing
     statuses: Statuses
@@ -273,7 +277,7 @@ class PodWorker:
     async def _stop_sandbox_task(self, sandbox_id: str) -> None:
         await self._until_done("disconnecting the sandbox", lambda: self._tools.network.delete(sandbox_id))
         await self._until_done("closing the host ports", lambda: self._tools.host_ports.delete(sandbox_id))
-        await self._until_done("removing the sandbox", lambda: self._tools.runtime.remove(sandbox_id))
+        await self._until_done("removing the sandbox", lambda: self._end_and_remove(sandbox_id, SANDBOX_CONTAINER))
         self.post(ev.SandboxStopped())
 
     def _release(self, action: ev.ReleaseVolumes) -> None:
@@ -299,7 +303,10 @@ class PodWorker:
     async def _remove_containers(self) -> None:
         for info in await self._tools.runtime.containers():
             if info.pod.uid == self.uid:
-                await self._tools.runtime.remove(info.id)
+                await self._end_and_remove(info.id, info.name)
+
+    async def _end_and_remove(self, container_id: str, name: str) -> None:
+        await self._tools.last_resort.remove(container_id, name, self._emit)
 
     async def over(self) -> None:
         """Return when the pod has ended on this machine, and the API has been told."""
@@ -366,25 +373,28 @@ class PodWorker:
             self._emit("Warning", "FailedPreStopHook", message, action.name)
 
         try:
-            await stop.run(spec, ip, pre_stop=action.pre_stop, hook_failed=hook_failed)
-            while not await self._learn_exit_once(action.id, action.name):
-                await self._tools.runtime.signal(action.id, "SIGKILL")
-                await asyncio.sleep(1.0)
+            reached = await stop.run(spec, ip, pre_stop=action.pre_stop, hook_failed=hook_failed)
+            while not await self._learn_exit_once(action.id, action.name, _LOOK_S):
+                if reached:
+                    await self._tools.last_resort.kill(action.id, action.name, self._emit)
+                await asyncio.sleep(_KILL_AGAIN_S)
+                reached = await stop.kill()
         finally:
             self._stops.pop(action.id, None)
 
     async def _learn_exit(self, container_id: str, name: str) -> None:
         await self._learn_exit_once(container_id, name)
 
-    async def _learn_exit_once(self, container_id: str, name: str) -> bool:
-        """Look at a container and post its end; False while it runs (or the engine cannot say)."""
+    async def _learn_exit_once(self, container_id: str, name: str, within_s: float | None = None) -> bool:
+        """Look at a container and post its end; False while it runs (or the engine does not say, within that time)."""
         state = self.core.containers[name]
         if state.phase == "exited" and state.exit is not None and state.exit.id == container_id:
             return True
         try:
-            info = await self._tools.runtime.inspect(container_id)
-        except RuntimeFailure as err:
-            log.warning("looking at container %s: %s", container_id[:12], err)
+            async with asyncio.timeout(within_s):
+                info = await self._tools.runtime.inspect(container_id)
+        except (RuntimeFailure, TimeoutError) as err:
+            log.warning("looking at container %s: %s", container_id[:12], str(err) or "no answer")
             return False
         if info is not None and info.state == "running":
             return False
@@ -423,7 +433,7 @@ class PodWorker:
 
     async def _remove_run(self, container_id: str) -> None:
         info = await self._tools.runtime.inspect(container_id)
-        await self._tools.runtime.remove(container_id)
+        await self._end_and_remove(container_id, info.name if info is not None else "")
         if info is not None and info.log_path:
             await asyncio.to_thread(self._tools.logs.remove_run, info.log_path, info.pod, info.name, info.id)
 

@@ -6,7 +6,7 @@ is a `RuntimeFailure`; a container that is already gone is no failure for stop a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -29,8 +29,16 @@ LABEL_LOG_PATH = "io.kubernetes.container.logpath"
 LABEL_MESSAGE_POLICY = "io.kubernetes.container.terminationMessagePolicy"
 
 
+UNANSWERED = "DeadlineExceeded"
+
+Emit = Callable[[str, str, str, str], None]
+"""A Kubernetes Event about a pod: type, reason, message, and the container, "" when it is about none."""
+
+
 class RuntimeFailure(Exception):
-    """The engine could not do it. `reason` is a Kubernetes waiting reason where there is one."""
+    """The engine could not do it. `reason` is a Kubernetes waiting reason where there is one, NotFound, Conflict, or
+    UNANSWERED: the engine may have done it, may do it yet, or never.
+    """
 
     def __init__(self, message: str, reason: str = "") -> None:
         super().__init__(message)

@@ -9,11 +9,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Protocol
 
-from cluster.node.container_start import Emit, Place, StartOutcome
+from cluster.node.container_start import Place, StartOutcome
 from cluster.node.core_events import StartContainer
 from cluster.node.core_probe import ProbeAnswer
-from cluster.node.host_ports import PortMapping
-from cluster.node.runtime import PodRef
+from cluster.node.host_port_rules import PortMapping
+from cluster.node.runtime import Emit, PodRef
 from cluster.node.volumes import MountedVolumes
 
 Obj = dict[str, Any]

@@ -1,9 +1,11 @@
-"""Disks that the cluster attached to this machine, and which pods of it have them: directories, or devices.
+"""Disks that the cluster attached to this machine, or that are its own, and which pods have them: directories, or
+devices.
 
 IO: Client, devices, mounts. The order is CSI's: attached (VolumeAttachment) > format if blank > mount once at a
 global path > bind into each pod; a raw device is noted for each pod instead. Invariants: the volume is reported in
-node.status.volumesInUse before its first use and until after its last; it is let go of with its last pod (known from
-the mount table and the links, so a restarted kubelet knows it too).
+node.status.volumesInUse before its first use and until after its last (a device of the machine's own is not: nobody
+would take it away); it is let go of with its last pod (known from the mount table and the links, so a restarted kubelet
+knows it too).
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from cluster.api.errors import ApiError
-from cluster.api.volumes import DISK_DRIVERS, DiskSource, disk_source
+from cluster.api.volumes import DISK_DRIVERS, LOCAL_DEVICE, DiskSource, disk_source, local_device
 from cluster.machinery.client import Client, is_not_found
 from cluster.node import mounts
 from cluster.node import volume_device as devices
 from cluster.node.volume_device import BlockVolume, RawDevice, VolumeFailure
 
 Obj = dict[str, Any]
+_OWN = DiskSource(LOCAL_DEVICE, "").unique_name
 
 
 class BlockVolumes:
@@ -42,11 +45,12 @@ class BlockVolumes:
 
     @property
     def in_use(self) -> list[str]:
-        return sorted(self._in_use)
+        """What was attached, for the Node's status."""
+        return sorted(name for name in self._in_use if not name.startswith(_OWN))
 
     def recover(self) -> None:
         """Learn from the disk what an earlier kubelet had in use. Blocking."""
-        for driver in DISK_DRIVERS:
+        for driver in (*DISK_DRIVERS, LOCAL_DEVICE):
             for directory in sorted(self._plugins.joinpath(driver).glob("*")):
                 if mounts.is_mounted(str(directory / "globalmount")) or _pods_with(directory):
                     data = json.loads((directory / "vol_data.json").read_text())
@@ -55,7 +59,7 @@ class BlockVolumes:
     async def mount(self, volume: Obj, target: str, *, read_only: bool, alone: bool, grow: bool) -> None:
         """Mount a PersistentVolume at `target`. `alone`: refuse while another pod has it (ReadWriteOncePod); `grow`:
         its disk was made larger. Idempotent. Raises VolumeFailure."""
-        disk = await self._attached(volume)
+        disk = _own_device(volume) if "local" in volume["spec"] else await self._attached(volume)
         directory = self._directory(disk.source)
         async with self._lock(directory):
             if alone and await asyncio.to_thread(self._bound_elsewhere, directory, target):
@@ -143,7 +147,7 @@ class BlockVolumes:
             why = f"only disks of {known}, local and hostPath volumes are supported by this kubelet"
             raise VolumeFailure(f'persistentvolume "{name}": {why}')
         device = await self._device(name, source.attachment_name(self._node))
-        return BlockVolume(name, source, device, ",".join(volume["spec"].get("mountOptions") or ()))
+        return BlockVolume(name, source, device, _options(volume))
 
     async def _device(self, pv_name: str, attachment_name: str) -> str:
         try:
@@ -163,6 +167,15 @@ class BlockVolumes:
         if not device:
             raise VolumeFailure(f'volumeattachment "{attachment_name}" has no devicePath in its attachmentMetadata')
         return str(device)
+
+
+def _own_device(volume: Obj) -> BlockVolume:
+    source = local_device(volume)
+    return BlockVolume(volume["metadata"]["name"], source, source.handle, _options(volume))
+
+
+def _options(volume: Obj) -> str:
+    return ",".join(volume["spec"].get("mountOptions") or ())
 
 
 def _pods_with(directory: Path) -> set[str]:

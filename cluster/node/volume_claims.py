@@ -1,8 +1,9 @@
 """PersistentVolumeClaims of pods: what is behind a claim, put where the pod finds it, and grown when it was asked to.
 
-IO only through the Client, the cache and `BlockVolumes`. A claim is a disk (mounted, or given as a device), or a
-directory of this machine (local, hostPath). Growing ends here: the provider made the disk larger, the controller wrote
-that on the PersistentVolume, and what the claim's status says is smaller until the file system has grown (KEP-284).
+IO only through the Client, the cache and `BlockVolumes`. A claim is a disk (mounted, or given as a device; attached, or
+this machine's own), or a directory of this machine (local, hostPath). Growing ends here: the provider made the disk
+larger, the controller wrote that on the PersistentVolume, and what the claim's status says is smaller until the file
+system has grown (KEP-284).
 """
 
 from __future__ import annotations
@@ -59,8 +60,9 @@ class ClaimVolumes:
         read_only = bool((volume.get("persistentVolumeClaim") or {}).get("readOnly"))
         claim, pv = await self.bound(pod["metadata"]["namespace"], claim_of(pod, volume))
         if disk_source(pv) is None and ("local" in pv["spec"] or "hostPath" in pv["spec"]):
-            return await _of_machine(pv, read_only)
-        if is_block(pv):
+            if not await asyncio.to_thread(_is_device_to_mount, pv):
+                return await _of_machine(pv, read_only)
+        elif is_block(pv):
             return await self._block.expose(pv, pod["metadata"]["uid"], read_only=read_only)
         alone = "ReadWriteOncePod" in (claim["spec"].get("accessModes") or ())
         larger = outgrown(claim, pv)
@@ -149,6 +151,11 @@ def grown_status(claim: Obj, pv: Obj) -> Obj:
         "conditions": left or None,
         "allocatedResourceStatuses": None,
     }
+
+
+def _is_device_to_mount(pv: Obj) -> bool:
+    """A local volume whose path is a block device and which is used as a file system."""
+    return "local" in pv["spec"] and not is_block(pv) and Path(pv["spec"]["local"]["path"]).is_block_device()
 
 
 async def _of_machine(pv: Obj, read_only: bool) -> ClaimMount | RawDevice:

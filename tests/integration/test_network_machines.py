@@ -35,7 +35,8 @@ from network_lab import (
 
 from cluster.network.agent import clean_up
 from cluster.network.nft import BinaryNft, LibNft, NftError, NftRunner
-from cluster.network.ruleset import TableConfig, render_full
+from cluster.network.ruleset import render_full
+from cluster.network.ruleset_base import TableConfig
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 Obj = dict[str, Any]

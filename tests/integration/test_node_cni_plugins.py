@@ -16,7 +16,7 @@ from network_lab import PREFIX, Echo, inside, ip, tcp
 
 from cluster.node.cni import NetworkFailure
 from cluster.node.cni_plugins import PluginNetwork, find_conflist
-from cluster.node.host_ports import PortMapping
+from cluster.node.host_port_rules import PortMapping
 from cluster.node.runtime import PodRef
 
 BIN = "/usr/lib/cni"

@@ -171,6 +171,24 @@ async def test_a_volume_of_the_machines_own_disk_is_used_in_place(
     assert sorted(p.name for p in directory.iterdir()) == ["kept", "new"]
 
 
+async def test_a_local_volume_on_a_device_is_formatted_once_and_keeps_its_data(world: NodeWorld, device: str) -> None:
+    """Nobody attaches it, so it is in no list of what is attached; and a restarted kubelet lets go of it, too."""
+    await bound_claim(world, {"local": {"path": device}, **on_machine(world)})
+    await world.run_pod("first", **MOUNTED, securityContext={"fsGroup": 1234})
+    status = await world.ready("first")
+    in_pod(status, "sh", "-c", "echo kept > /data/row; sync")
+    assert in_pod(status, "stat", "-c", "%g", "/data").strip() == "1234"
+    assert in_pod(status, "grep", " /data ", "/proc/mounts").startswith(f"{device} /data ext4")
+    assert not (await world.client.get("nodes", world.name))["status"].get("volumesInUse")
+    await world.stop()
+    await world.start()
+    await world.client.delete("pods", "first", "default", grace_period_s=1)
+    await world.gone("first")
+    assert world.leftovers() == []
+    await world.run_pod("second", **MOUNTED)
+    assert in_pod(await world.ready("second"), "cat", "/data/row") == "kept\n"
+
+
 async def test_a_local_volume_whose_directory_is_absent_says_so(world: NodeWorld, tmp_path: Path) -> None:
     await bound_claim(world, {"local": {"path": str(tmp_path / "absent")}, **on_machine(world)})
     await world.run_pod("waits", **CLAIMED)

@@ -29,6 +29,7 @@ from cluster.node.hollow.parts import (
     HollowVolumes,
 )
 from cluster.node.hollow.runtime import HollowRuntime
+from cluster.node.last_resort import LastResort, nothing_there
 from cluster.node.node_agent import NodeAgent
 from cluster.node.node_status import MachineFacts, allocatable_amounts, capacity
 from cluster.node.pod_cgroups import PodCgroups
@@ -128,6 +129,7 @@ class HollowNode:
             logs=HollowLogs(),
             cgroups=PodCgroups(""),
             handler_of=no_handlers,
+            last_resort=LastResort(runtime, nothing_there),
             starter=HollowStarter(runtime, clock, spec.start_s),
             prober=HollowProber(),
             statuses=statuses,

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from cluster.node.cni import NetworkFailure
-from cluster.node.container_start import Emit, Place, StartOutcome
+from cluster.node.container_start import Place, StartOutcome
 from cluster.node.core_events import ContainerStarted, StartContainer
 from cluster.node.core_probe import ProbeAnswer
 from cluster.node.hollow.runtime import HollowRuntime, Life, image_of
-from cluster.node.host_ports import PortMapping
+from cluster.node.host_port_rules import PortMapping
 from cluster.node.pod_config import pod_ref
-from cluster.node.runtime import ContainerConfig, PodRef
+from cluster.node.runtime import ContainerConfig, Emit, PodRef
 from cluster.node.volumes import MountedVolumes
 
 Obj = dict[str, Any]

@@ -18,8 +18,9 @@ from cluster.network.policy import compile_policy
 from cluster.network.policy_table import PolicyTable, PolicyTableConfig, render_full
 from cluster.network.routes import wanted_routes
 from cluster.network.rules import Elements, RuleConfig, node_elements, service_elements
-from cluster.network.ruleset import TableConfig, chain_rules
+from cluster.network.ruleset import chain_rules
 from cluster.network.ruleset import render_full as service_table
+from cluster.network.ruleset_base import TableConfig
 
 Obj = dict[str, Any]
 PODS, SERVICES = "fd00:10:244::/56", "fd00:10:96::/112"

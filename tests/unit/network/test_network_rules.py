@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from cluster.network.conntrack import Flow, orphaned_flows, stale_flows
 from cluster.network.rules import RuleConfig, RuleTable, node_elements, service_elements
-from cluster.network.ruleset import TableConfig, chain_rules, chains_for, render_delta, render_full
+from cluster.network.ruleset import chain_rules, chains_for, render_delta, render_full
+from cluster.network.ruleset_base import TableConfig
 
 Obj = dict[str, Any]
 CONFIG = RuleConfig("m1", "10.89.0.11")

@@ -8,16 +8,8 @@ from typing import Any
 
 import pytest
 
-from cluster.node.host_ports import (
-    HostPortFailure,
-    HostPorts,
-    PortMapping,
-    in_use,
-    port_mappings,
-    ruleset,
-    ruleset_ipv6,
-    used_ports,
-)
+from cluster.node.host_port_rules import PortMapping, ruleset
+from cluster.node.host_ports import HostPortFailure, HostPorts, in_use, port_mappings, used_ports
 from cluster.node.listeners import Listener, listeners, parse
 
 
@@ -105,7 +97,8 @@ def test_each_familys_table_has_its_own_addresses() -> None:
         PortMapping("tcp", 82, 8082, "fd00::1"),
     )
     pods = {"a": (("10.244.0.2", "fd00:10:244::2"), mappings)}
-    four, six = ruleset(pods), ruleset_ipv6(pods)
+    four = ruleset(pods)
+    six = ruleset(pods, ipv6=True).removeprefix(four)
     assert "elements = { tcp . 80 : 10.244.0.2 . 8080 };" in four
     assert "elements = { 10.0.0.1 . tcp . 81 : 10.244.0.2 . 8081 };" in four and "fd00" not in four
     assert "elements = { tcp . 80 : fd00:10:244::2 . 8080 };" in six

@@ -18,6 +18,7 @@ from cluster.node.hollow.parts import (
     HollowVolumes,
 )
 from cluster.node.hollow.runtime import HollowRuntime
+from cluster.node.last_resort import LastResort, nothing_there
 from cluster.node.pod_cgroups import PodCgroups
 from cluster.node.pod_worker import PodWorker, Tools
 from cluster.node.runtime_class import no_handlers
@@ -59,6 +60,7 @@ def tools(**changed: Any) -> Tools:
         "logs": HollowLogs(),
         "cgroups": PodCgroups(""),
         "handler_of": no_handlers,
+        "last_resort": LastResort(runtime, nothing_there),
         "starter": HollowStarter(runtime, time.time),
         "prober": HollowProber(),
         "statuses": told,
