@@ -172,6 +172,11 @@ class World:
         await asyncio.gather(self._task, return_exceptions=True)
         await self._events_written()
 
+    async def revision(self) -> int:
+        """The store's, once the Events of what happened are in it."""
+        await self._events_written()
+        return self.store.revision
+
     @staticmethod
     async def _events_written() -> None:
         """Events gather for a moment before they are written."""

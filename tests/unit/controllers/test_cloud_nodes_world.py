@@ -82,7 +82,7 @@ async def test_a_new_node_is_initialized_and_then_left_alone() -> None:
         assert labels["node.kubernetes.io/instance-type"] == "t3.small"
         kinds = {a["type"]: a["address"] for a in node["status"]["addresses"]}
         assert kinds == {"InternalIP": "10.0.0.1", "Hostname": "n1", "ExternalIP": "1.2.3.4"}
-        before = w.store.revision
+        before = await w.revision()
         await w.tick(300)
         assert w.store.revision == before
 
@@ -143,7 +143,7 @@ async def test_the_clouds_network_learns_where_pods_are() -> None:
         assert cloud.routes == {"10.244.1.0/24": Route("n1", "10.244.1.0/24")}
         conditions = {c["type"]: c for c in (await w.client.get("nodes", "n1"))["status"]["conditions"]}
         assert conditions["NetworkUnavailable"]["reason"] == "RouteCreated"
-        before = w.store.revision
+        before = await w.revision()
         await w.tick(600)
         assert w.store.revision == before
         await w.client.delete("nodes", "n1")

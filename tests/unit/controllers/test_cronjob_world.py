@@ -79,7 +79,7 @@ async def test_a_run_is_made_when_it_is_due() -> None:
         status = (await get(w))["status"]
         assert "active" not in status and status["lastSuccessfulTime"] == "2026-05-01T10:05:00Z"
         assert {"SuccessfulCreate", "SawCompletedJob"} <= {e["reason"] for e in await w.items("events")}
-        before = w.store.revision
+        before = await w.revision()
         w.controllers[0].resync()
         await w.settle()
         assert w.store.revision == before

@@ -235,7 +235,7 @@ async def test_a_settled_set_writes_nothing() -> None:
         await start(w)
         await w.create("daemonsets.apps", daemon_set())
         await w.settle_with_kubelet()
-        before = w.store.revision
+        before = await w.revision()
         for c in w.controllers:
             c.resync()
         await w.settle()

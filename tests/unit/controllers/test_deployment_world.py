@@ -82,7 +82,7 @@ async def test_a_settled_deployment_writes_nothing() -> None:
         await start(w)
         await w.create("deployments.apps", deployment())
         await w.settle_with_kubelet()
-        before = w.store.revision
+        before = await w.revision()
         for c in w.controllers:
             c.resync()
         await w.settle()

@@ -67,7 +67,7 @@ async def test_what_is_allowed(spec: Obj, want: tuple[int, ...]) -> None:
         condition = (await get(w))["status"]["conditions"][0]
         reason = ("True", "SufficientPods") if want[0] else ("False", "InsufficientPods")
         assert (condition["status"], condition["reason"]) == reason
-        before = w.store.revision
+        before = await w.revision()
         for c in w.controllers:
             c.resync()
         await w.settle()

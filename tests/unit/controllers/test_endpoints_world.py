@@ -60,7 +60,7 @@ async def test_ready_pods_become_endpoints_and_legacy_endpoints() -> None:
         assert await conditions(w) == {n: {"ready": True, "serving": True, "terminating": False} for n in "ab"}
         (e,) = await w.items("endpoints")
         assert {a["targetRef"]["name"] for a in e["subsets"][0]["addresses"]} == {"a", "b"}
-        before = w.store.revision
+        before = await w.revision()
         for c in w.controllers:
             c.resync()
         await w.settle()

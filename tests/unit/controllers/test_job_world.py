@@ -89,7 +89,7 @@ async def test_a_job_runs_to_completion() -> None:
         assert status["completionTime"]
         assert all(not p["metadata"].get("finalizers") for p in await w.items("pods"))
         assert {"SuccessfulCreate", "Completed"} <= await reasons(w)
-        before = w.store.revision
+        before = await w.revision()
         w.controllers[0].resync()
         await w.settle()
         assert w.store.revision == before

@@ -45,7 +45,7 @@ async def test_each_service_gets_an_address_of_its_own_and_gives_it_back() -> No
         await w.create("services", service("c"))
         await w.settle()
         assert await address(w, "c") == "10.9.0.1"
-        before = w.store.revision
+        before = await w.revision()
         w.controllers[0].resync()
         await w.settle()
         assert w.store.revision == before

@@ -71,7 +71,7 @@ async def test_all_controllers_together_come_to_rest_and_then_write_nothing() ->
         (s,) = await w.items("endpointslices.discovery.k8s.io")
         assert len(s["endpoints"]) == 3
         await w.items("events")  # waits for what the recorders still hold
-        before = w.store.revision
+        before = await w.revision()
         for controller in w.controllers:
             controller.resync()
         await w.settle()

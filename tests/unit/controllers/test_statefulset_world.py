@@ -330,7 +330,7 @@ async def test_a_settled_set_writes_nothing() -> None:
         await start(w)
         await w.create("statefulsets.apps", stateful_set(volumeClaimTemplates=[claim_template()]))
         await w.settle_with_kubelet()
-        before = w.store.revision
+        before = await w.revision()
         for c in w.controllers:
             c.resync()
         await w.settle()

@@ -56,7 +56,7 @@ async def test_a_claim_grows_at_the_provider_and_waits_for_its_file_system() -> 
         assert c["status"]["allocatedResourceStatuses"] == {"storage": "NodeResizePending"}
         said = await reasons(w)
         assert {"Resizing", "FileSystemResizeRequired"} <= said, said
-        before = w.store.revision
+        before = await w.revision()
         for controller in w.controllers:
             controller.resync()
         await w.settle()

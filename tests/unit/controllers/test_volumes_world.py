@@ -104,7 +104,7 @@ async def test_a_claim_is_provisioned_bound_and_its_disk_deleted_with_it() -> No
         assert v["status"]["phase"] == "Bound" and v["spec"]["csi"]["fsType"] == "ext4"
         assert w.provider.disks_[v["metadata"]["name"]].size_bytes == 64 << 20
         assert core.PVC_FINALIZER in c["metadata"]["finalizers"]
-        before = w.store.revision
+        before = await w.revision()
         for controller in w.controllers:
             controller.resync()
         await w.settle()
