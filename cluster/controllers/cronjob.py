@@ -6,6 +6,8 @@ the job under its name and only writes the status.
 
 from __future__ import annotations
 
+import asyncio
+
 from cluster.api.errors import ApiError
 from cluster.api.meta import controller_of, rfc3339
 from cluster.controllers import cronjob_core as core
@@ -55,7 +57,8 @@ class CronJobController:
         cj = self._cron_jobs.get(*split_key(key))
         if cj is None:
             return None
-        plan = core.decide(cj, owned(self._jobs, cj), self._env.clock())
+        jobs = await self._confirmed(cj, owned(self._jobs, cj))
+        plan = core.decide(cj, jobs, self._env.clock())
         for note in plan.notes:
             self._events.event(cj, note.type, note.reason, note.message)
         cj = await self._report(cj, plan.status)
@@ -65,19 +68,39 @@ class CronJobController:
             await self._start(cj, plan)
         return Result(plan.recheck_after_s)
 
+    async def _confirmed(self, cj: Obj, jobs: list[Obj]) -> list[Obj]:
+        """The jobs, and those that the status knows and their cache does not show: it may be behind, and what still
+        runs must not be taken for gone."""
+        shown = {job["metadata"]["uid"] for job in jobs}
+        unseen = [ref for ref in (cj.get("status") or {}).get("active") or [] if ref["uid"] not in shown]
+        found = await asyncio.gather(*(self._live(ref) for ref in unseen))
+        return [*jobs, *(job for job in found if job is not None)]
+
+    async def _live(self, ref: Obj) -> Obj | None:
+        try:
+            job = await self._env.client.get(_JOBS, ref["name"], ref["namespace"])
+        except ApiError as err:
+            if is_not_found(err):
+                return None
+            raise
+        return job if job["metadata"]["uid"] == ref["uid"] else None
+
     async def _start(self, cj: Obj, plan: core.Plan) -> None:
         status = clone(plan.status)
         for job in plan.replace:
             await self._delete(cj, job)
             status["active"] = [r for r in status.get("active") or [] if r["uid"] != job["metadata"]["uid"]]
         made = await self._create(cj, plan.create or {})
-        if made is not None:
+        if made is None:
+            return
+        if not is_finished(made):
             status["active"] = [*(status.get("active") or []), core.reference(made)]
         status["lastScheduleTime"] = rfc3339(plan.due)
         await self._report(cj, status)
 
     async def _create(self, cj: Obj, job: Obj) -> Obj | None:
-        """The job to remember as active; None when there is nothing to remember."""
+        """The job of this run, which may be there already; None when there is none: nothing can be made in a namespace
+        that ends, and a job of the name that is somebody else's is left to him."""
         meta = job["metadata"]
         try:
             made = await self._env.client.create(_JOBS, job, meta["namespace"])
@@ -89,11 +112,7 @@ class CronJobController:
                 raise
             found = await self._env.client.get(_JOBS, meta["name"], meta["namespace"])
             ref = controller_of(found)
-            ours = ref is not None and ref.get("uid") == cj["metadata"]["uid"]
-            if not ours:
-                self._events.event(cj, "Warning", "FailedCreate", f"Error creating job: {err.message}")
-                raise
-            return None if is_finished(found) else found
+            return found if ref is not None and ref.get("uid") == cj["metadata"]["uid"] else None
         self._events.event(cj, "Normal", "SuccessfulCreate", f"Created job {meta['name']}")
         return made
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 
 from cluster.api import cron
-from cluster.api.meta import owner_reference, parse_time, rfc3339
+from cluster.api.meta import owner_reference, parse_time
 from cluster.controllers.job_core import has_condition
 from cluster.machinery.client import Obj, clone
 
@@ -49,12 +49,14 @@ def decide(cj: Obj, jobs: Sequence[Obj], now: float) -> Plan:
     plan = Plan(clone(cj.get("status") or {}))
     _take_stock(cj, jobs, plan)
     _history(cj, jobs, plan)
-    if "deletionTimestamp" in cj["metadata"] or cj["spec"].get("suspend"):
+    if "deletionTimestamp" in cj["metadata"]:
         return plan
     try:
         zone = cron.zone(cj["spec"]["timeZone"]) if cj["spec"].get("timeZone") else UTC
     except ValueError as err:
         plan.notes.append(Note("Warning", "UnknownTimeZone", f'invalid timeZone: "{cj["spec"]["timeZone"]}": {err}'))
+        return plan
+    if cj["spec"].get("suspend"):
         return plan
     try:
         schedule = cron.parse(cj["spec"]["schedule"])
@@ -149,14 +151,21 @@ def _history(cj: Obj, jobs: Sequence[Obj], plan: Plan) -> None:
         if limit is None:
             continue
         done = [j for j in jobs if has_condition(j, kind) and "deletionTimestamp" not in j["metadata"]]
-        done.sort(key=lambda j: ((j.get("status") or {}).get("startTime") or "", j["metadata"]["name"]))
+        done.sort(key=_by_start)
         plan.forget.extend(done[: max(len(done) - int(limit), 0)])
+
+
+def _by_start(job: Obj) -> tuple[bool, str, str]:
+    """Those that never started are the youngest."""
+    started = (job.get("status") or {}).get("startTime") or ""
+    return (not started, started, job["metadata"]["name"])
 
 
 def _start(cj: Obj, jobs: Sequence[Obj], due: float, zone: tzinfo, now: float, plan: Plan) -> None:
     deadline = cj["spec"].get("startingDeadlineSeconds")
     if deadline is not None and due + float(deadline) < now:
-        text = f"Missed scheduled time to start a job: {rfc3339(due)}"
+        at = datetime.fromtimestamp(int(due), UTC).strftime("%a, %d %b %Y %H:%M:%S +0000")
+        text = f"Missed scheduled time to start a job: {at}"
         plan.notes.append(Note("Warning", "MissSchedule", text))
         return
     active = plan.status.get("active") or []

@@ -27,6 +27,7 @@ from cluster.machinery.client import Obj, clone
 
 FINALIZER = "batch.kubernetes.io/job-tracking"
 MAX_PODS_PER_SYNC = 500
+_TOO_MANY = "Too many succeeded pods running after completion count reached"
 _TARGETS = {"FailureTarget": "Failed", "SuccessCriteriaMet": "Complete"}
 
 
@@ -331,6 +332,8 @@ class _Work:
         self._condition(_TARGETS[target["type"]], "True", target["reason"], target["message"])
         if target["type"] == "SuccessCriteriaMet":
             self.status["completionTime"] = rfc3339(self.now)
+            if self.completions is not None and int(self.status.get("succeeded") or 0) > self.completions:
+                self.plan.notes.append(Note("Warning", "TooManySucceededPods", _TOO_MANY))
             self.plan.notes.append(Note("Normal", "Completed", "Job completed"))
         else:
             self.plan.notes.append(Note("Warning", target["reason"], target["message"]))

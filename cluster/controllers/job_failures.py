@@ -14,6 +14,7 @@ from cluster.machinery.client import Obj
 
 BACKOFF_BASE_S = 10.0
 BACKOFF_MAX_S = 600.0
+_ACTIONS = ("Count", "Ignore", "FailIndex", "FailJob")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,11 @@ class Judgement:
 
 
 def judge(job: Obj, pod: Obj) -> Judgement:
-    """The first rule of the pod failure policy that matches a failed pod; Count when none does."""
+    """The first rule of the pod failure policy that matches a failed pod; Count when none does. A rule of which this
+    controller does not know what to do, written by a newer one, matches nothing."""
     for i, rule in enumerate((job["spec"].get("podFailurePolicy") or {}).get("rules") or []):
+        if rule["action"] not in _ACTIONS:
+            continue
         why = _exit_code(rule, pod) if rule.get("onExitCodes") else _condition(rule, pod)
         if why:
             return Judgement(rule["action"], f"{why} matching {rule['action']} rule at index {i}")
@@ -43,7 +47,8 @@ def _exit_code(rule: Obj, pod: Obj) -> str:
         code = int((ended or {}).get("exitCode") or 0)
         if ended is None or code == 0:
             continue
-        if (code in (wanted.get("values") or [])) == (wanted.get("operator") == "In"):
+        among = code in (wanted.get("values") or [])
+        if wanted.get("operator") == ("In" if among else "NotIn"):
             meta = pod["metadata"]
             where = f"pod {meta['namespace']}/{meta['name']}"
             return f"Container {container.get('name')} for {where} failed with exit code {code}"
@@ -51,12 +56,11 @@ def _exit_code(rule: Obj, pod: Obj) -> str:
 
 
 def _condition(rule: Obj, pod: Obj) -> str:
-    for pattern in rule.get("onPodConditions") or []:
-        for condition in (pod.get("status") or {}).get("conditions") or []:
-            same = condition.get("type") == pattern["type"]
-            if same and condition.get("status") == (pattern.get("status") or "True"):
-                meta = pod["metadata"]
-                return f"Pod {meta['namespace']}/{meta['name']} has condition {pattern['type']}"
+    patterns = {(p["type"], p.get("status") or "True") for p in rule.get("onPodConditions") or []}
+    for condition in (pod.get("status") or {}).get("conditions") or []:
+        if (condition.get("type"), condition.get("status")) in patterns:
+            meta = pod["metadata"]
+            return f"Pod {meta['namespace']}/{meta['name']} has condition {condition['type']}"
     return ""
 
 

@@ -83,7 +83,7 @@ def _holds(rule: Mapping[str, object], done: Collection[int], completions: int) 
     text, count = rule.get("succeededIndexes"), rule.get("succeededCount")
     wanted = job_indexes.parse(str(text), completions) if text is not None else set(range(completions))
     reached = len(wanted.intersection(done))
-    return reached >= (int(str(count)) if count is not None else len(wanted))
+    return reached > 0 and reached >= (int(str(count)) if count is not None else len(wanted))
 
 
 def _tries(pod: Obj) -> int:

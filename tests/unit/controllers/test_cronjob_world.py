@@ -9,6 +9,7 @@ import pytest
 from cluster.api.errors import ApiError
 from cluster.api.meta import parse_time, rfc3339
 from cluster.controllers.cronjob import CronJobController
+from cluster.controllers.cronjob_core import decide
 from cluster.controllers.garbage_collector import GarbageCollector
 from cluster.controllers.job import JobController
 from cluster.machinery.client import Obj, clone
@@ -135,6 +136,51 @@ async def test_history_limits() -> None:
             await w.tick(300)
         names = await job_names(w)
         assert names == [at("2026-05-01T10:15:00Z"), at("2026-05-01T10:20:00Z"), at("2026-05-01T10:30:00Z")]
+
+
+async def test_what_never_started_is_the_last_to_be_forgotten() -> None:
+    def ended(name: str, started: str) -> Obj:
+        status: Obj = {"conditions": [{"type": "Failed", "status": "True"}]} | (
+            {"startTime": started} if started else {}
+        )
+        return {"metadata": {"name": name, "namespace": "default", "uid": name}, "status": status}
+
+    jobs = [ended("a", ""), ended("c", "2026-05-01T09:00:00Z"), ended("b", "2026-05-01T09:00:00Z"), ended("d", "")]
+    cj = cron_job(failedJobsHistoryLimit=1, suspend=True)
+    cj["metadata"]["creationTimestamp"] = "2026-05-01T08:00:00Z"
+    assert [j["metadata"]["name"] for j in decide(cj, jobs, BEGIN).forget] == ["b", "c", "a"]
+
+
+async def test_a_job_that_its_cache_does_not_show_yet_is_not_missing() -> None:
+    """Caches of two resources are not in step; taken for gone, it would get company in spite of Forbid."""
+    async with world() as w:
+        await w.namespace()
+        await w.create("cronjobs.batch", cron_job(concurrencyPolicy="Forbid"))
+        await w.settle()
+        await w.tick(271)
+        (job,) = await w.items("jobs.batch")
+        w.informers.of("jobs.batch")._remove(("default", job["metadata"]["name"]))
+        await w.tick(300)
+        assert [r["uid"] for r in (await get(w))["status"]["active"]] == [job["metadata"]["uid"]]
+        assert len(await w.items("jobs.batch")) == 1
+        assert "MissingJob" not in {e["reason"] for e in await w.items("events")}
+        await w.client.delete("jobs.batch", job["metadata"]["name"], "default", propagation="Background")
+        await w.tick(300)
+        assert "MissingJob" in {e["reason"] for e in await w.items("events")}
+
+
+async def test_a_job_of_the_name_that_is_somebody_elses_is_left_to_him() -> None:
+    async with world() as w:
+        await w.namespace()
+        made = await w.create("cronjobs.batch", cron_job())
+        await w.settle()
+        meta = {"name": at("2026-05-01T10:05:00Z"), "namespace": "default"}
+        spec = made["spec"]["jobTemplate"]["spec"]
+        await w.create("jobs.batch", {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": spec})
+        await w.tick(271)
+        assert "active" not in ((await get(w)).get("status") or {})
+        await w.tick(300)
+        assert [r["name"] for r in (await get(w))["status"]["active"]] == [at("2026-05-01T10:10:00Z")]
 
 
 async def test_the_time_zone_is_honoured_and_suspend_too() -> None:
