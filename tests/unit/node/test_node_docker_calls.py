@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,40 +17,40 @@ from cluster.node.docker_http import DockerHttp
 from cluster.node.runtime import UNANSWERED, RuntimeFailure
 
 
-@contextlib.asynccontextmanager
-async def engine(path: Path) -> AsyncIterator[str]:
-    """Knows any container, and says nothing about "stuck"."""
-    freed = asyncio.Event()
+class Engine:
+    """Knows any container, and says nothing about "stuck" until it is freed."""
 
-    async def answer(request: web.Request) -> web.Response:
+    def __init__(self, socket: str) -> None:
+        self.socket = socket
+        self.freed = asyncio.Event()
+
+    async def answer(self, request: web.Request) -> web.Response:
         if request.match_info["id"] == "stuck":
-            await freed.wait()
+            await self.freed.wait()
         return web.json_response({"Id": request.match_info["id"]})
-
-    app = web.Application()
-    app.router.add_route("*", "/v1.41/containers/{id}/{what}", answer)
-    runner = web.AppRunner(app, shutdown_timeout=1)
-    await runner.setup()
-    await web.UnixSite(runner, str(path)).start()
-    try:
-        yield str(path)
-    finally:
-        freed.set()
-        await runner.cleanup()
 
 
 @pytest.fixture
-async def socket(tmp_path: Path) -> AsyncIterator[str]:
-    async with engine(tmp_path / "engine.sock") as path:
-        yield path
+async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
+    made = Engine(str(tmp_path / "engine.sock"))
+    app = web.Application()
+    app.router.add_route("*", "/v1.41/containers/{id}/{what}", made.answer)
+    runner = web.AppRunner(app, shutdown_timeout=1)
+    await runner.setup()
+    await web.UnixSite(runner, made.socket).start()
+    try:
+        yield made
+    finally:
+        made.freed.set()
+        await runner.cleanup()
 
 
 def inspect(container: str) -> Any:
     return lambda api: api.inspect_container(container)
 
 
-async def test_a_call_without_an_answer_ends_in_time_and_says_so(socket: str) -> None:
-    calls = DockerCalls(socket, 8)
+async def test_a_call_without_an_answer_ends_in_time_and_says_so(engine: Engine) -> None:
+    calls = DockerCalls(engine.socket, 8)
     with pytest.raises(
         RuntimeFailure, match="context deadline exceeded: the container engine gave no answer"
     ) as caught:
@@ -60,10 +59,12 @@ async def test_a_call_without_an_answer_ends_in_time_and_says_so(socket: str) ->
     calls.close()
 
 
-async def test_one_stuck_container_takes_no_turn_from_the_others(socket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_stuck_container_takes_no_turn_from_the_others(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Regression: eight calls about one container took all the threads there were, for two minutes each."""
     monkeypatch.setattr(docker_calls, "_TURN_S", 0.05)
-    calls = DockerCalls(socket, 1)
+    calls = DockerCalls(engine.socket, 1)
     waiting = [asyncio.create_task(calls.call(inspect("stuck"), about="stuck", limit_s=3600)) for _ in range(2)]
     async with asyncio.timeout(60):
         assert (await calls.call(inspect("well"), about="well"))["Id"] == "well"
@@ -73,16 +74,16 @@ async def test_one_stuck_container_takes_no_turn_from_the_others(socket: str, mo
         await calls.call(inspect("stuck"), about="stuck")
     assert caught.value.reason == UNANSWERED
     assert (await calls.call(inspect("well"), about="well"))["Id"] == "well"
-    for task in waiting:
-        task.cancel()  # their threads go on until the engine answers
+    engine.freed.set()
+    assert [answer["Id"] for answer in await asyncio.gather(*waiting)] == ["stuck", "stuck"]
     calls.close()
 
 
-async def test_what_goes_past_the_package_is_bounded_too(socket: str) -> None:
-    http = DockerHttp(socket)
+async def test_what_goes_past_the_package_is_bounded_too(engine: Engine) -> None:
+    http = DockerHttp(engine.socket)
     for asking in (
         http.json("GET", "/containers/stuck/json", limit_s=0.2),
-        DockerExec(http, socket).result("stuck", ["true"], 0.2),
+        DockerExec(http, engine.socket).result("stuck", ["true"], 0.2),
     ):
         with pytest.raises((RuntimeFailure, TimeoutError)):
             await asking
@@ -90,9 +91,11 @@ async def test_what_goes_past_the_package_is_bounded_too(socket: str) -> None:
     await http.close()
 
 
-async def test_an_engine_that_is_not_there_is_no_missed_answer(tmp_path: Path) -> None:
-    calls = DockerCalls(str(tmp_path / "nobody.sock"), 8)
-    with pytest.raises(RuntimeFailure, match="does not answer at") as caught:
-        await calls.call(inspect("any"), about="any")
+async def test_an_engine_that_hangs_up_is_no_missed_answer(tmp_path: Path) -> None:
+    path = str(tmp_path / "engine.sock")
+    async with await asyncio.start_unix_server(lambda _, writer: writer.close(), path):
+        calls = DockerCalls(path, 8)
+        with pytest.raises(RuntimeFailure, match="does not answer at") as caught:
+            await calls.call(inspect("any"), about="any")
+        calls.close()
     assert caught.value.reason == ""
-    calls.close()

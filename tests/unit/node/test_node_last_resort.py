@@ -54,7 +54,8 @@ def told(events: list[tuple[str, ...]]) -> Callable[[str, str, str, str], None]:
 
 
 async def test_the_shim_is_spared_when_the_engine_hears_of_the_end() -> None:
-    runtime, events = StuckRuntime(), []
+    runtime = StuckRuntime()
+    events: list[tuple[str, ...]] = []
 
     def act(shim: bool) -> str:
         runtime.end()
@@ -67,7 +68,8 @@ async def test_the_shim_is_spared_when_the_engine_hears_of_the_end() -> None:
 
 
 async def test_a_removal_without_an_answer_ends_the_container_and_is_repeated() -> None:
-    runtime, events = StuckRuntime(), []
+    runtime = StuckRuntime()
+    events: list[tuple[str, ...]] = []
 
     def act(shim: bool) -> str:
         if not shim:
