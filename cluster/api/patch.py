@@ -7,6 +7,8 @@ $deleteFromPrimitiveList, $setElementOrder) say what merging cannot (k8s.io/apim
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Hashable
 from typing import Any
 
 import jsonpatch
@@ -26,6 +28,10 @@ CUSTOM_MEDIA_TYPES = (JSON_PATCH, MERGE_PATCH, APPLY_PATCH)
 _ORDER = "$setElementOrder/"
 _DELETE = "$deleteFromPrimitiveList/"
 _MAX_OPERATIONS = 10_000
+_MAX_COPIED_BYTES = 3 * 1024 * 1024
+_UNAPPLIED = (TypeError, KeyError, ValueError, IndexError, AttributeError, RecursionError)
+"""What the library lets through of operations on what is not there, or is of another type."""
+_GONE = object()
 _REJECTED = "the server rejected our request due to an error in our request"
 
 
@@ -38,13 +44,36 @@ def json_patch(obj: Any, operations: Any) -> Any:
             f"The allowed maximum operations in a JSON patch is {_MAX_OPERATIONS}, got {len(operations)}"
         )
     try:
-        return jsonpatch.JsonPatch(operations).apply(obj)
+        patch = jsonpatch.JsonPatch(operations)
+    except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException, *_UNAPPLIED) as e:
+        raise errors.bad_request(f"error decoding patch: {e}") from e
+    try:
+        out = _applied(patch, obj)
+        orjson.dumps(out)  # a value may be nested deeper where it is put than it was by itself
+        return out
     except jsonpatch.InvalidJsonPatch as e:
         raise errors.bad_request(f"error decoding patch: {e}") from e
     except jsonpatch.JsonPatchTestFailed as e:
         raise errors.ApiError(422, "Invalid", f"{_REJECTED}: testing the value failed") from e
-    except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException, TypeError, KeyError) as e:
+    except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException, *_UNAPPLIED) as e:
         raise errors.ApiError(422, "Invalid", _REJECTED, {"causes": [{"message": str(e)}]}) from e
+
+
+def _applied(patch: jsonpatch.JsonPatch, obj: Any) -> Any:
+    """Copies may add no more than a body could: each can double the object, so a few dozen would fill any memory."""
+    if not any(isinstance(op, dict) and op.get("op") == "copy" for op in patch.patch):
+        return patch.apply(obj)
+    out, copied = copy.deepcopy(obj), 0
+    for op in patch.patch:
+        if op["op"] == "copy" and isinstance(op.get("from"), str):
+            copied += len(orjson.dumps(jsonpatch.JsonPointer(op["from"]).resolve(out)))
+            if copied > _MAX_COPIED_BYTES:
+                raise jsonpatch.JsonPatchConflict(
+                    f"Unable to complete the copy, the accumulated size increase of copy is {copied}, "
+                    f"exceeding the limit {_MAX_COPIED_BYTES}"
+                )
+        out = jsonpatch.JsonPatch([op]).apply(out, in_place=True)
+    return out
 
 
 def merge_patch(obj: Any, patch: Any) -> Any:
@@ -84,7 +113,7 @@ def _merge_map(node: Node | None, obj: dict[str, Any], patch: dict[str, Any]) ->
         if k.startswith(_DELETE):
             field = k[len(_DELETE) :]
             if isinstance(out.get(field), list) and isinstance(v, list):
-                out[field] = [x for x in out[field] if x not in v]
+                out[field] = _without(out[field], v)
         elif k in ("$patch", "$retainKeys") or k.startswith(_ORDER):
             continue
         elif v is None:
@@ -119,38 +148,68 @@ def _merge_list(node: Node | None, have: list[Any], patch: list[Any]) -> list[An
         return [_merge_map(node.elem if node else None, {}, p) if isinstance(p, dict) else p for p in patch]
     elem = node.elem
     if elem is None or elem.kind not in (Kind.STRUCT, Kind.MAP) or not node.merge_key:
-        return [*have, *(p for p in dict.fromkeys(patch) if p not in have)]
+        return _added(have, patch)
     return _merge_items(node, have, patch)
 
 
+def _without(items: list[Any], gone: list[Any]) -> list[Any]:
+    members = set(map(_member, gone))
+    return [x for x in items if _member(x) not in members]
+
+
+def _added(items: list[Any], more: list[Any]) -> list[Any]:
+    """Those of `more` behind that are not there, each once."""
+    found = {_member(x) for x in items}
+    out = list(items)
+    for x in more:
+        member = _member(x)
+        if member not in found:
+            found.add(member)
+            out.append(x)
+    return out
+
+
+def _member(value: Any) -> Hashable:
+    """A value of JSON as a member of a set."""
+    return value if isinstance(value, str) else orjson.dumps(value)
+
+
 def _merge_items(node: Node, have: list[Any], patch: list[Any]) -> list[Any]:
+    """By merge key; the first of several items with one key is the one that is merged."""
     key = node.merge_key
-    out = list(have)
+    out: list[Any] = list(have)
+    places: dict[Hashable, list[int]] = {}
+    for i, item in enumerate(out):
+        if isinstance(item, dict):
+            places.setdefault(_member(item.get(key)), []).append(i)
     for p in patch:
         if not isinstance(p, dict) or key not in p:
             shown = orjson.dumps(p).decode()
             raise errors.bad_request(f"map: {shown} does not contain declared merge key: {key}")
-        value, directive = p[key], p.get("$patch")
-        at = next((i for i, x in enumerate(out) if isinstance(x, dict) and x.get(key) == value), None)
+        at, directive = places.setdefault(_member(p[key]), []), p.get("$patch")
         if directive == "delete":
-            out = [x for x in out if not (isinstance(x, dict) and x.get(key) == value)]
-        elif directive == "replace" or at is None:
+            for i in at:
+                out[i] = _GONE
+            at.clear()
+        elif directive == "replace" or not at:
             new = _merge_map(node.elem, {}, {k: v for k, v in p.items() if k != "$patch"})
-            out = [*out, new] if at is None else [*out[:at], new, *out[at + 1 :]]
+            if at:
+                out[at[0]] = new
+            else:
+                at.append(len(out))
+                out.append(new)
         else:
-            out[at] = _merge_map(node.elem, out[at], p)
-    return out
+            out[at[0]] = _merge_map(node.elem, out[at[0]], p)
+    return [item for item in out if item is not _GONE]
 
 
 def _ordered(node: Node | None, items: list[Any], order: list[Any]) -> list[Any]:
     """`items` in the order the client sees; those it does not know stay behind the one they followed."""
     key = node.merge_key if node is not None else ""
 
-    def of(v: Any) -> Any:
-        return v.get(key) if isinstance(v, dict) else v
+    def of(v: Any) -> Hashable:
+        return _member(v.get(key) if isinstance(v, dict) else v)
 
-    present = {of(v) for v in items}
-    wish = [v for v in items if of(v) in {of(o) for o in order}]
     rank = {of(o): i for i, o in enumerate(order)}
-    wish.sort(key=lambda v: rank[of(v)])
-    return merged_order(items, wish, of, lambda a, b: b) if present else items
+    wish = sorted((v for v in items if of(v) in rank), key=lambda v: rank[of(v)])
+    return merged_order(items, wish, of, lambda a, b: b)

@@ -21,11 +21,12 @@ _DECIMAL = {"n": -3, "u": -2, "m": -1, "": 0, "k": 1, "M": 2, "G": 3, "T": 4, "P
 _BINARY_OF = {v: k for k, v in _BINARY.items()} | {0: ""}
 _DECIMAL_OF = {v: k for k, v in _DECIMAL.items()}
 _MAX = Fraction(2**63 - 1)
+_MAX_CHARACTERS = 4096
 
 
 @lru_cache(maxsize=8192)
 def _parse_text(text: str) -> tuple[Fraction, Format]:
-    m = _RE.fullmatch(text.strip())
+    m = _RE.fullmatch(text.strip()) if len(text) <= _MAX_CHARACTERS else None
     if m is None:
         raise ValueError(PATTERN_MESSAGE)
     sign, number, suffix, exponent = m.groups()

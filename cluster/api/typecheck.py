@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from cluster.api.schema import Kind, Node
 Path = tuple[Any, Any] | None
 
 _JSON_NAMES = {str: "string", bool: "bool", int: "number", float: "number", list: "array", dict: "object"}
+_MAX_JUDGED = 100
 _INT32 = 2**31
 _INT64 = 2**63
 
@@ -237,11 +239,12 @@ def prune(node: Node, value: Any) -> tuple[Any, list[str]]:
 
 
 def judged(head: str, unknown: Sequence[str], repeated: Sequence[str], validation: str) -> list[str]:
-    """Warnings of unknown fields (paths) and of what was said twice (messages), as fieldValidation asks: Strict raises
-    400, Warn warns, Ignore and "" are silent."""
-    found = [*(f'unknown field "{u}"' for u in unknown), *repeated]
-    if not found or validation in ("", "Ignore"):
+    """Warnings of unknown fields (paths) and of what was said twice (messages), each once and a hundred at most, as
+    fieldValidation asks: Strict raises 400, Warn warns, Ignore and "" are silent."""
+    if validation in ("", "Ignore") or not (unknown or repeated):
         return []
+    every = dict.fromkeys(itertools.chain((f'unknown field "{u}"' for u in unknown), repeated))
+    found = list(itertools.islice(every, _MAX_JUDGED))
     if validation == "Strict":
         raise errors.bad_request(head + "strict decoding error: " + ", ".join(found))
     return found

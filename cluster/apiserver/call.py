@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from aiohttp import web
@@ -20,10 +20,13 @@ from cluster.api.bodies import read_at_most
 from cluster.api.scheme import ResourceInfo, subresource_kind
 from cluster.apiserver import negotiate, options, protobuf
 from cluster.apiserver.requestinfo import RequestInfo
-from cluster.registry import duplicates, yaml_input
+from cluster.registry import duplicates, json_input, yaml_input
 from cluster.registry.context import RequestContext, UserInfo
 
+T = TypeVar("T")
 _SHOWN_BYTES = 30
+_INLINE_BYTES = 16 * 1024
+_YAML_TYPES = (negotiate.YAML, "application/x-yaml", "text/yaml")
 _READ = (negotiate.JSON, negotiate.YAML, protobuf.CONTENT_TYPE)
 
 
@@ -132,10 +135,25 @@ class Call:
         if optional and not raw.strip():
             return {}
         kind = negotiate.content_type(self.headers.get("Content-Type", ""))
-        obj = decode_object(raw, kind, subresource_kind(self.kind, self.info.subresource)[2])
+        obj = await read_object(raw, kind, subresource_kind(self.kind, self.info.subresource)[2])
         if (self.params.get("fieldValidation") or "Warn") != "Ignore" and kind in ("", negotiate.JSON):
             self.repeated = tuple(f'duplicate field "{path}"' for path in duplicates.duplicate_fields(raw, obj))
         return obj
+
+
+async def parsed(raw: bytes, parse: Callable[..., T], *more: Any) -> T:
+    """`parse(raw, *more)` of what may be YAML: in a thread when it is long, for a megabyte takes seconds and others are
+    to be served meanwhile."""
+    if len(raw) <= _INLINE_BYTES:
+        return parse(raw, *more)
+    return await asyncio.to_thread(parse, raw, *more)
+
+
+async def read_object(raw: bytes, content_type: str, expected: str) -> dict[str, Any]:
+    """`decode_object`, which must not hold up others."""
+    if content_type in _YAML_TYPES:
+        return await parsed(raw, decode_object, content_type, expected)
+    return decode_object(raw, content_type, expected)
 
 
 def decode_object(raw: bytes, content_type: str, expected: str) -> dict[str, Any]:
@@ -143,8 +161,8 @@ def decode_object(raw: bytes, content_type: str, expected: str) -> dict[str, Any
     read."""
     load: Callable[[bytes], Any]
     if content_type in ("", negotiate.JSON):
-        load, fault = orjson.loads, "couldn't get version/kind; json parse error"
-    elif content_type in (negotiate.YAML, "application/x-yaml", "text/yaml"):
+        load, fault = json_input.load, "couldn't get version/kind; json parse error"
+    elif content_type in _YAML_TYPES:
         load, fault = yaml_input.load, "yaml"
     elif content_type == protobuf.CONTENT_TYPE:
         load, fault = protobuf.decode_object, "protobuf"
@@ -152,7 +170,7 @@ def decode_object(raw: bytes, content_type: str, expected: str) -> dict[str, Any
         raise errors.unsupported_media_type(_READ)
     try:
         obj = load(raw)
-    except (orjson.JSONDecodeError, yaml_input.BadYaml, protobuf.BadProtobuf) as e:
+    except (json_input.BadJson, yaml_input.BadYaml, protobuf.BadProtobuf) as e:
         raise _unrecognized(expected, f"{fault}: {e}", raw) from e
     if not isinstance(obj, dict):
         raise _unrecognized(expected, f"a JSON object is expected, not {type(obj).__name__}", raw)

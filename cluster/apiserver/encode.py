@@ -26,6 +26,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # Characters of all warnings of one answer, and of each when that is too many (k8s.io/apiserver pkg/endpoints/filters).
 _FOR_EYES = ("curl", "Wget", "Mozilla/5.0")
 _MAX_WARNINGS, _SHORT_WARNING = 4096, 256
+_SLICE_BYTES = 256 * 1024
 
 
 async def response_of(
@@ -38,7 +39,7 @@ async def response_of(
     warnings: list[str] | None = None,
     more_headers: Mapping[str, str] = MappingProxyType({}),
     gzip_min_bytes: int = 128 * 1024,
-) -> web.Response:
+) -> web.StreamResponse:
     headers: CIMultiDict[str] = CIMultiDict({"Audit-Id": audit_id, "Cache-Control": _NO_CACHE})
     headers.update(more_headers)
     headers.update(reply.headers)
@@ -59,7 +60,20 @@ async def response_of(
         headers["Content-Encoding"] = "gzip"
         headers.add("Vary", "Accept-Encoding")
     metrics.RESPONSE_BYTES.inc(len(body))
+    if len(body) > _SLICE_BYTES and request.method != "HEAD":
+        return await _in_slices(request, web.StreamResponse(status=reply.code, headers=headers), body)
     return web.Response(body=body, status=reply.code, headers=headers)
+
+
+async def _in_slices(request: web.BaseRequest, response: web.StreamResponse, body: bytes) -> web.StreamResponse:
+    """A large body, encrypted and sent piece by piece: its client reads the first while the next is made, copies stay
+    in the processor's cache, and others are served in between."""
+    response.content_length = len(body)
+    await response.prepare(request)
+    with memoryview(body) as view:
+        for at in range(0, len(body), _SLICE_BYTES):
+            await response.write(view[at : at + _SLICE_BYTES])
+    return response
 
 
 def _shortened(warnings: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ on. Source: apimachinery pkg/apis/meta/{v1,internalversion}/validation.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from cluster.api import errors
@@ -14,6 +15,8 @@ from cluster.apiserver.requestinfo import flag
 _KINDS = {"create": "CreateOptions", "update": "UpdateOptions", "patch": "PatchOptions"}
 _VALIDATIONS = ("Ignore", "Strict", "Warn")
 _MAX_MANAGER = 128
+_WHOLE = re.compile("[+-]?[0-9]+")
+_MAX_DIGITS = 32
 
 Params = Mapping[str, str]
 
@@ -56,10 +59,11 @@ def whole_number(params: Params, key: str) -> int:
     text = params.get(key, "")
     if not text:
         return 0
-    try:
-        return int(text)
-    except ValueError:
-        raise errors.bad_request(f'{key}: strconv.ParseInt: parsing "{text}": invalid syntax') from None
+    if not _WHOLE.fullmatch(text):
+        raise errors.bad_request(f'{key}: strconv.ParseInt: parsing "{text}": invalid syntax')
+    if len(text) > _MAX_DIGITS or not -(2**63) <= int(text) < 2**63:
+        raise errors.bad_request(f'{key}: strconv.ParseInt: parsing "{text}": value out of range')
+    return int(text)
 
 
 def check_list(params: Params) -> None:

@@ -164,7 +164,7 @@ class ApiServer:
         return Router(
             reader,
             watcher,
-            WriteServer(registry, self._cache, clock),
+            WriteServer(registry, clock),
             ReviewServer(authenticator, authorizer, RuleLister(self._cache)),
             TokenServer(signer, self._cache, self._feed, config.api_audiences, clock),
             StreamServer(self._kubelets, self._feed),
@@ -214,6 +214,7 @@ class ApiServer:
             self._pipeline.handle,
             unread_s=self._config.unread_timeout_s,
             access_log=None,
+            auto_decompress=False,  # nobody compresses bodies, and one that grows a thousandfold is not let in
             max_line_size=_HEAD_BYTES,
             max_field_size=_HEAD_BYTES,
             keepalive_timeout=180.0,

@@ -17,10 +17,10 @@ from cluster.api.patch import CUSTOM_MEDIA_TYPES
 from cluster.api.selectors import parse_field_selector, parse_label_selector
 from cluster.apiserver import negotiate, views
 from cluster.apiserver import options as request_options
-from cluster.apiserver.cache import Cache
-from cluster.apiserver.call import Call, Reply, decode_object
+from cluster.apiserver.call import Call, Reply, parsed, read_object
 from cluster.apiserver.requestinfo import flag
 from cluster.registry.context import RequestContext
+from cluster.registry.patching import parse_body
 from cluster.registry.registry import Registry
 from cluster.registry.types import DeleteOptions, Stored
 
@@ -37,9 +37,8 @@ PATCH_TYPES = (
 class WriteServer:
     """Serves the mutating verbs."""
 
-    def __init__(self, registry: Registry, cache: Cache, clock: Callable[[], float]) -> None:
+    def __init__(self, registry: Registry, clock: Callable[[], float]) -> None:
         self._registry = registry
-        self._cache = cache
         self._clock = clock
 
     async def create(self, call: Call) -> Reply:
@@ -65,7 +64,7 @@ class WriteServer:
         stored = await self._registry.update(
             call.context(), call.kind, call.namespace, info.name, body, subresource=info.subresource
         )
-        return self._object(call, stored, 200)
+        return self._object(call, stored, 201 if stored.created else 200)
 
     async def patch(self, call: Call) -> Reply:
         media = negotiate.content_type(call.headers.get("Content-Type", ""))
@@ -78,8 +77,9 @@ class WriteServer:
             cause = errors.Cause("FieldValueForbidden", "Forbidden: may not be specified for non-apply patch", "force")
             raise errors.invalid("PatchOptions", "meta.k8s.io", "", [cause])
         info = call.info
-        body = await call.body()
-        existed = not apply or self._cache.get(call.kind, call.namespace, info.name) is not None
+        body: Any = await call.body()
+        if apply:
+            body, call.repeated = await parsed(body, parse_body, media)
         stored = await self._registry.patch(
             call.context(default_manager=not apply),
             call.kind,
@@ -90,7 +90,7 @@ class WriteServer:
             subresource=info.subresource,
             force=force,
         )
-        return self._object(call, stored, 200 if existed else 201)
+        return self._object(call, stored, 201 if stored.created else 200)
 
     async def delete(self, call: Call) -> Reply:
         options, ctx = await self._delete_options(call)
@@ -128,7 +128,8 @@ class WriteServer:
         raw = await call.body()
         body: dict[str, Any] = {}
         if raw.strip():
-            body = decode_object(raw, negotiate.content_type(call.headers.get("Content-Type", "")), "DeleteOptions")
+            media = negotiate.content_type(call.headers.get("Content-Type", ""))
+            body = await read_object(raw, media, "DeleteOptions")
             if body.get("kind") not in (None, "", "DeleteOptions"):
                 raise errors.bad_request(f"the body of a delete must be DeleteOptions, not {body['kind']}")
         else:

@@ -21,8 +21,13 @@ class _Seen(dict[str, Any]):
 def _object(pairs: list[tuple[str, Any]]) -> _Seen:
     found = _Seen(pairs)
     if len(found) != len(pairs):
-        names = [k for k, _ in pairs]
-        found.again = tuple(dict.fromkeys(k for i, k in enumerate(names) if k in names[:i]))
+        seen: set[str] = set()
+        again: dict[str, None] = {}
+        for name, _ in pairs:
+            if name in seen:
+                again[name] = None
+            seen.add(name)
+        found.again = tuple(again)
     return found
 
 

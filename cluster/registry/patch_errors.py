@@ -8,6 +8,8 @@ apimachinery/pkg/runtime/converter.go.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -18,8 +20,18 @@ _GO_KINDS = {"string": "string", "bool": "bool", "array": "slice", "object": "ma
 _NUMBERS = ("int32", "int64", "float64")
 
 
-def unfit(failure: typecheck.DecodeError, media_type: str, wish: Any, patched: Any) -> errors.ApiError:
-    """`wish`: the patch; `patched`: what it made of the object."""
+@contextmanager
+def fitting(media_type: str, wish: Any, patched: Any) -> Iterator[None]:
+    """Around the decoding of what a patch made. `wish`: the patch; `patched`: what it made of the object."""
+    try:
+        yield
+    except errors.ApiError as e:
+        if isinstance(e.__cause__, typecheck.DecodeError):
+            raise _unfit(e.__cause__, media_type, wish, patched) from e
+        raise
+
+
+def _unfit(failure: typecheck.DecodeError, media_type: str, wish: Any, patched: Any) -> errors.ApiError:
     if media_type == patch.STRATEGIC_PATCH:
         value, why = go_text(wish), _converter_text(failure)
     else:

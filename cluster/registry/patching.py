@@ -10,11 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import orjson
-
 from cluster.api import errors, last_applied, managed, patch, schema, scheme, selectors, typecheck
 from cluster.api.scheme import ResourceInfo
-from cluster.registry import duplicates, patch_errors, scale, yaml_input
+from cluster.registry import duplicates, json_input, patch_errors, scale, yaml_input
 from cluster.registry.context import RequestContext
 from cluster.registry.core import Core
 from cluster.registry.strategies import strategy_for
@@ -44,16 +42,23 @@ class Patcher:
             return await self._rescale(ctx, info, namespace, name, lambda _: wish)
         self._check_target(info, namespace, name, body)
         if body["metadata"].get("resourceVersion") == "0":  # as good as none
-            body = {**body, "metadata": {k: v for k, v in body["metadata"].items() if k != "resourceVersion"}}
-        if info.custom is not None and not body["metadata"].get("resourceVersion"):
-            why = "Invalid value: 0: must be specified for an update"
-            cause = errors.Cause("FieldValueInvalid", why, "metadata.resourceVersion")
-            raise errors.invalid(info.kind, info.group, name, [cause])
+            body = _anew(body)
+        strategy = strategy_for(info)
 
         def make(current: Object) -> Object:
+            if not strategy.unconditional and not body["metadata"].get("resourceVersion"):
+                why = "Invalid value: 0: must be specified for an update"
+                cause = errors.Cause("FieldValueInvalid", why, "metadata.resourceVersion")
+                raise errors.invalid(info.plural, info.group, name, [cause])
             return self._clean(ctx, info, body)
 
-        return await self._writer.change(ctx, info, namespace, name, make, subresource=subresource)
+        try:
+            return await self._writer.change(ctx, info, namespace, name, make, subresource=subresource)
+        except errors.ApiError as e:
+            if subresource or not strategy.upsert or not _is_missing(e, info):
+                raise
+        await self._core.authorize(ctx, "create", info, namespace, name)
+        return await self._writer.create(ctx, info, namespace, _anew(body))
 
     async def modify(
         self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, fn: Make, subresource: str
@@ -89,12 +94,18 @@ class Patcher:
         if media_type not in accepted:
             raise errors.unsupported_media_type(accepted)
         wish, repeated = parse_body(body, media_type)
-        ctx = replace(ctx, repeated=repeated)
+        ctx = replace(ctx, repeated=repeated or ctx.repeated)
         if media_type == patch.APPLY_PATCH:
             return await self._apply(ctx, info, namespace, name, wish, subresource, force)
         apply = patch_function(info, media_type, wish, subresource)
         if scale.is_scale(info, subresource):
-            return await self._rescale(ctx, info, namespace, name, apply)
+
+            def rescaled(before: Object) -> Object:
+                patched = apply(before)
+                with patch_errors.fitting(media_type, wish, patched):
+                    return self._scale(ctx, patched)
+
+            return await self._rescale(ctx, info, namespace, name, rescaled)
 
         def make(current: Object) -> Object:
             revision = current["metadata"].get("resourceVersion")
@@ -102,12 +113,8 @@ class Patcher:
             if not isinstance(patched, dict) or not isinstance(patched.get("metadata"), dict):
                 raise errors.bad_request("error decoding patch: the result is not an object")
             self._check_target(info, namespace, name, patched)
-            try:
+            with patch_errors.fitting(media_type, wish, patched):
                 clean = self._clean(ctx, info, patched)
-            except errors.ApiError as e:
-                if isinstance(e.__cause__, typecheck.DecodeError):
-                    raise patch_errors.unfit(e.__cause__, media_type, wish, patched) from e
-                raise
             if clean["metadata"].get("resourceVersion") == revision and not _names_revision(wish, media_type):
                 clean["metadata"].pop("resourceVersion", None)
             return clean
@@ -138,7 +145,7 @@ class Patcher:
         try:
             return await self._apply_existing(ctx, info, namespace, name, clean, subresource, force)
         except errors.ApiError as e:
-            if e.reason != "NotFound" or subresource or (e.details or {}).get("kind") != info.plural:
+            if subresource or not _is_missing(e, info):
                 raise
         if clean["metadata"].get("resourceVersion") or clean["metadata"].get("uid"):
             raise errors.conflict(info, name, "uid mismatch: the object to apply does not exist")
@@ -267,6 +274,16 @@ class Patcher:
             )
 
 
+def _anew(body: Object) -> Object:
+    """`body` without the revision that it was read at."""
+    return {**body, "metadata": {k: v for k, v in body["metadata"].items() if k != "resourceVersion"}}
+
+
+def _is_missing(failure: errors.ApiError, info: ResourceInfo) -> bool:
+    """Whether the object itself is not there (and not, say, its namespace)."""
+    return failure.reason == "NotFound" and (failure.details or {}).get("kind") == info.plural
+
+
 def patch_function(info: ResourceInfo, media_type: str, wish: Any, subresource: str) -> Callable[[Object], Object]:
     """What a JSON, merge or strategic merge patch does to an object of `info`. Raises ApiError 400."""
     if media_type == patch.JSON_PATCH:
@@ -300,8 +317,8 @@ def parse_body(body: Any, media_type: str) -> tuple[Any, tuple[str, ...]]:
         return body, ()
     raw = body.encode() if isinstance(body, str) else bytes(body)
     try:
-        found = orjson.loads(raw)
-    except orjson.JSONDecodeError as e:
+        found = json_input.load(raw)
+    except json_input.BadJson as e:
         if media_type != patch.APPLY_PATCH:
             raise errors.bad_request(f"error decoding patch: {e}") from e
     else:

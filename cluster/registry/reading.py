@@ -23,6 +23,7 @@ from cluster.registry.store import EVERY_PREVIOUS, PREVIOUS_OF_DELETES, Event, R
 from cluster.registry.types import Stored, StoredList, WatchEvent
 
 _PAGE = 500
+_MAX_DIGITS = 32
 
 _FIELDS: dict[str, frozenset[str]] = {
     "pods": frozenset(
@@ -246,8 +247,12 @@ class Reader:
 
 def parse_resource_version(text: str) -> int:
     """Raises 400."""
-    if not text.isdigit():
-        raise errors.bad_request(
-            f'resourceVersion: Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax'
-        )
+    if not (text.isascii() and text.isdigit()):
+        raise _unparsed(text, "invalid syntax")
+    if len(text) > _MAX_DIGITS or int(text) >= 2**64:
+        raise _unparsed(text, "value out of range")
     return int(text)
+
+
+def _unparsed(text: str, why: str) -> errors.ApiError:
+    return errors.bad_request(f'resourceVersion: Invalid value: "{text}": strconv.ParseUint: parsing "{text}": {why}')

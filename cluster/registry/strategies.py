@@ -43,8 +43,9 @@ def _nobody(obj: Object, user: UserInfo) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """`has_status`: status is its own subresource. `generation`: counts changes of spec. `unconditional`: updates
-    without a resourceVersion are allowed. `status_labels`: a status write may change labels. `ttl_s`: objects
+    """`has_status`: status is its own subresource. `generation`: counts changes of spec. `unconditional`: replacing
+    without a resourceVersion is allowed (`AllowUnconditionalUpdate`). `upsert`: replacing what is not there creates it
+    (`AllowCreateOnUpdate`). `status_labels`: a status write may change labels. `ttl_s`: objects
     expire. `on_status` says what a write of status (or approval) may change in it; `asked_by` notes who creates.
     `custom`: a custom resource, whose status write touches nothing but status. `on_delete`: what the first
     deletion does to the object, which may make it wait. `orphans`: a deletion that names no propagation leaves the
@@ -54,6 +55,7 @@ class Strategy:
     has_status: bool = False
     generation: bool = False
     unconditional: bool = True
+    upsert: bool = False
     status_labels: bool = False
     ttl_s: int = 0
     graceful: bool = False
@@ -154,23 +156,27 @@ _CUSTOM = Strategy(generation=True, unconditional=False, custom=True)
 _CUSTOM_WITH_STATUS = Strategy(
     has_status=True, generation=True, unconditional=False, custom=True, on_create=_custom_create
 )
+_RBAC = ("roles", "rolebindings", "clusterroles", "clusterrolebindings")
+_STORAGE = ("csidrivers", "csinodes", "csistoragecapacities", "volumeattributesclasses")
 _BY_NAME = {
-    "mutatingwebhookconfigurations.admissionregistration.k8s.io": Strategy(generation=True),
-    "validatingwebhookconfigurations.admissionregistration.k8s.io": Strategy(generation=True),
-    "mutatingadmissionpolicies.admissionregistration.k8s.io": Strategy(generation=True),
-    "mutatingadmissionpolicybindings.admissionregistration.k8s.io": Strategy(generation=True),
+    "mutatingwebhookconfigurations.admissionregistration.k8s.io": Strategy(generation=True, unconditional=False),
+    "validatingwebhookconfigurations.admissionregistration.k8s.io": Strategy(generation=True, unconditional=False),
+    "mutatingadmissionpolicies.admissionregistration.k8s.io": Strategy(generation=True, unconditional=False),
+    "mutatingadmissionpolicybindings.admissionregistration.k8s.io": Strategy(generation=True, unconditional=False),
     "validatingadmissionpolicies.admissionregistration.k8s.io": Strategy(
-        has_status=True, generation=True, on_create=_empty_status_create
+        has_status=True, generation=True, unconditional=False, on_create=_empty_status_create
     ),
-    "validatingadmissionpolicybindings.admissionregistration.k8s.io": Strategy(generation=True),
+    "validatingadmissionpolicybindings.admissionregistration.k8s.io": Strategy(generation=True, unconditional=False),
     "pods": Strategy(has_status=True, generation=True, status_labels=True, graceful=True, on_create=_pod_create),
-    "services": Strategy(has_status=True, status_labels=True, on_create=_service_create, on_update=inherit),
+    "services": Strategy(
+        has_status=True, status_labels=True, upsert=True, on_create=_service_create, on_update=inherit
+    ),
     "nodes": Strategy(has_status=True, status_labels=True),
     "namespaces": Strategy(
         has_status=True, status_labels=True, on_create=_namespace_create, on_update=_namespace_update
     ),
     "secrets": Strategy(on_create=lambda obj, now: _secret_fold(obj), on_update=lambda new, old: _secret_fold(new)),
-    "events": Strategy(ttl_s=3600),
+    "events": Strategy(ttl_s=3600, upsert=True),
     "persistentvolumes": Strategy(has_status=True, status_labels=True, on_create=_pending_create),
     "persistentvolumeclaims": Strategy(has_status=True, status_labels=True, on_create=_pending_create),
     "resourcequotas": Strategy(has_status=True, on_create=_empty_status_create),
@@ -181,16 +187,21 @@ _BY_NAME = {
     "horizontalpodautoscalers.autoscaling": Strategy(has_status=True, on_create=_autoscaler_create),
     "jobs.batch": Strategy(has_status=True, generation=True, on_create=_job_create, orphans=True),
     "cronjobs.batch": Strategy(has_status=True, generation=True, on_create=_empty_status_create),
-    "poddisruptionbudgets.policy": Strategy(has_status=True, generation=True, on_create=_budget_create),
-    "volumeattachments.storage.k8s.io": Strategy(has_status=True, on_create=_attachment_create),
+    "poddisruptionbudgets.policy": Strategy(
+        has_status=True, generation=True, unconditional=False, on_create=_budget_create
+    ),
+    "volumeattachments.storage.k8s.io": Strategy(has_status=True, unconditional=False, on_create=_attachment_create),
     "customresourcedefinitions.apiextensions.k8s.io": Strategy(
         has_status=True,
         generation=True,
+        unconditional=False,
         on_create=definition.on_create,
         on_update=definition.on_update,
         on_delete=definition.on_delete,
     ),
-    "apiservices.apiregistration.k8s.io": Strategy(has_status=True, on_create=_empty_status_create),
+    "apiservices.apiregistration.k8s.io": Strategy(
+        has_status=True, unconditional=False, on_create=_empty_status_create
+    ),
     "endpointslices.discovery.k8s.io": Strategy(generation=True),
     "replicationcontrollers": Strategy(has_status=True, generation=True, on_create=_replica_set_create, orphans=True),
     "podtemplates": Strategy(generation=True),
@@ -208,6 +219,11 @@ _BY_NAME = {
         on_status=csr.merge_status,
         asked_by=csr.note_requester,
     ),
+    "leases.coordination.k8s.io": Strategy(unconditional=False, upsert=True),
+    **dict.fromkeys(("endpoints", "limitranges"), Strategy(upsert=True)),
+    **{f"{kind}.rbac.authorization.k8s.io": Strategy(upsert=True) for kind in _RBAC},
+    "runtimeclasses.node.k8s.io": Strategy(unconditional=False, upsert=True),
+    **{f"{kind}.storage.k8s.io": Strategy(unconditional=False) for kind in _STORAGE},
     "flowschemas.flowcontrol.apiserver.k8s.io": Strategy(
         has_status=True, generation=True, on_create=_empty_status_create
     ),

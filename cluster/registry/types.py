@@ -16,10 +16,11 @@ from cluster.registry.context import UserInfo
 
 
 class Stored:
-    """One object at one revision; `removed` on the answer to a delete that took effect at once. `cause`: the cause id
-    of the write that made it so, "" when it is not known. `key_id`: the key it is encrypted with, "" when in clear."""
+    """One object at one revision; `removed` on the answer to a delete that took effect at once, `created` on that to a
+    write that made the object. `cause`: the cause id of the write that made it so, "" when it is not known. `key_id`:
+    the key it is encrypted with, "" when in clear."""
 
-    __slots__ = ("_obj", "cause", "key", "key_id", "raw", "removed", "revision", "uid")
+    __slots__ = ("_obj", "cause", "created", "key", "key_id", "raw", "removed", "revision", "uid")
 
     def __init__(
         self,
@@ -31,6 +32,7 @@ class Stored:
         removed: bool = False,
         cause: str = "",
         key_id: str = "",
+        created: bool = False,
     ) -> None:
         self.key = key
         self.key_id = key_id
@@ -38,13 +40,23 @@ class Stored:
         self.revision = revision
         self.uid = uid
         self.removed = removed
+        self.created = created
         self.cause = cause
         self._obj = obj
 
     @classmethod
-    def of(cls, key: bytes, obj: dict[str, Any], revision: int, uid: str = "", *, removed: bool = False) -> Stored:
+    def of(
+        cls,
+        key: bytes,
+        obj: dict[str, Any],
+        revision: int,
+        uid: str = "",
+        *,
+        removed: bool = False,
+        created: bool = False,
+    ) -> Stored:
         """From an object that already carries its resourceVersion."""
-        return cls(key, orjson.dumps(obj), revision, uid, obj, removed)
+        return cls(key, orjson.dumps(obj), revision, uid, obj, removed, created=created)
 
     @property
     def obj(self) -> dict[str, Any]:

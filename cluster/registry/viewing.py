@@ -24,9 +24,9 @@ def shown(info: ResourceInfo, stored: Stored) -> Stored:
     """A stored object as `info` shows it; itself when `info` is its hub."""
     if not info.view_of:
         return stored
-    return Stored.of(
-        stored.key, conversion.to_view(info, stored.obj), stored.revision, stored.uid, removed=stored.removed
-    )
+    obj = conversion.to_view(info, stored.obj)
+    removed, created = stored.removed, stored.created
+    return Stored.of(stored.key, obj, stored.revision, stored.uid, removed=removed, created=created)
 
 
 def shown_list(info: ResourceInfo, found: StoredList) -> StoredList:
@@ -90,7 +90,7 @@ async def patched(
     if media_type not in patch.MEDIA_TYPES:
         raise errors.unsupported_media_type(patch.MEDIA_TYPES)
     wish, repeated = parse_body(body, media_type)
-    ctx = replace(ctx, repeated=repeated)
+    ctx = replace(ctx, repeated=repeated or ctx.repeated)
     if media_type == patch.APPLY_PATCH:
         clean = incoming(ctx, info, wish)
         return await patcher.patch(ctx, hub, namespace, name, media_type, clean, subresource, force)

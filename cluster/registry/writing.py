@@ -304,7 +304,7 @@ class Writer:
         """What is answered. Of a dry run it has the revision it had; a new object has none."""
         shown = revision if not ctx.dry_run else current.revision if current is not None else 0
         raw = splice(draft.body, draft.offset, shown) if shown else draft.body
-        return Stored(draft.key, raw, revision, draft.obj["metadata"].get("uid", ""))
+        return Stored(draft.key, raw, revision, draft.obj["metadata"].get("uid", ""), created=current is None)
 
     async def _stored_form(self, info: ResourceInfo, obj: Object) -> Object:
         """A custom object in its storage version."""

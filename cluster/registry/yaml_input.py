@@ -6,13 +6,13 @@ seen: libyaml takes quadratic time for it. Dates stay strings, as JSON has none.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
 import yaml
 
-_MAX_DEPTH = 254
-"""Of lists and mappings inside of one another: what orjson writes."""
+from cluster.registry.json_input import MAX_DEPTH
 
 
 class BadYaml(ValueError):
@@ -36,8 +36,18 @@ class _Loader(yaml.CSafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_TAG = "tag:yaml.org,2002:"
+
+
+def _resolver(tag: str, regexp: re.Pattern[str]) -> tuple[str, re.Pattern[str]]:
+    """`12:30` is no number to the base of sixty for Kubernetes' parser."""
+    if tag not in (_TAG + "int", _TAG + "float"):
+        return tag, regexp
+    return tag, re.compile(f"(?!.*:)(?:{regexp.pattern})", regexp.flags)
+
+
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    first: [_resolver(tag, regexp) for tag, regexp in resolvers if tag != _TAG + "timestamp"]
     for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
 }
 
@@ -57,7 +67,7 @@ def load_noting(raw: bytes | str) -> tuple[Any, list[str]]:
         finally:
             loader.dispose()
         return orjson.loads(orjson.dumps(found, option=orjson.OPT_NON_STR_KEYS)), loader.again
-    except (yaml.YAMLError, orjson.JSONEncodeError, RecursionError, UnicodeDecodeError) as e:
+    except (yaml.YAMLError, orjson.JSONEncodeError, RecursionError, ValueError) as e:  # ValueError: a number too long
         raise BadYaml(str(e)) from e
 
 
@@ -69,7 +79,7 @@ def _check(raw: bytes | str) -> None:
             raise BadYaml("YAML aliases are not accepted")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
-            if depth > _MAX_DEPTH:
-                raise BadYaml(f"exceeded max depth of {_MAX_DEPTH}")
+            if depth > MAX_DEPTH:
+                raise BadYaml(f"exceeded max depth of {MAX_DEPTH}")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1

@@ -79,3 +79,67 @@ def test_strategic_needs_the_merge_key() -> None:
 def test_order_keeps_strangers_behind_their_predecessor() -> None:
     assert merged_order([1, 9, 2, 3], [3, 2, 1], lambda v: v, lambda a, b: b) == [3, 2, 1, 9]
     assert merged_order([9, 1], [1, 5], lambda v: v, lambda a, b: b) == [9, 1, 5]
+
+
+def test_copies_add_no_more_than_a_body_could() -> None:
+    """Regression: forty copies of an object into itself took all memory there is."""
+    bomb = [{"op": "copy", "from": "/data", "path": f"/data/k{i}"} for i in range(40)]
+    with pytest.raises(ApiError, match="rejected our request") as e:
+        patch.json_patch({"data": {"a": "x" * 1000}}, bomb)
+    assert (e.value.code, e.value.reason) == (422, "Invalid")
+    assert "Unable to complete the copy" in (e.value.details or {})["causes"][0]["message"]
+    few = [{"op": "copy", "from": "/data", "path": "/data/b"}, {"op": "remove", "path": "/data/a"}]
+    before = {"data": {"a": "x"}}
+    assert patch.json_patch(before, few) == {"data": {"b": {"a": "x"}}}
+    assert before == {"data": {"a": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("operations", "code"),
+    [
+        ([{"op": "add", "path": "/data/~2", "value": ""}], 400),
+        ([5, None], 400),
+        ([{"op": "copy", "path": "/data/x"}], 400),
+        ([{"op": "add", "path": "/list/" + "9" * 5000, "value": {}}], 422),
+        ([{"op": "remove", "path": ""}], 422),
+        ([{"op": "move", "from": "/data", "path": "/data/x"}], 422),
+        ([{"op": "copy", "from": "/nowhere", "path": "/data/x"}], 422),
+    ],
+)
+def test_json_patches_that_make_no_sense(operations: Any, code: int) -> None:
+    with pytest.raises(ApiError) as e:
+        patch.json_patch({"data": {}, "list": []}, operations)
+    assert e.value.code == code
+
+
+def test_what_a_json_patch_nests_too_deeply_is_refused() -> None:
+    deep: Any = {}
+    for _ in range(200):
+        deep = {"a": deep}
+    with pytest.raises(ApiError) as e:
+        patch.json_patch({"x": deep}, [{"op": "add", "path": "/x" + "/a" * 150 + "/b", "value": deep}])
+    assert e.value.code == 422
+
+
+def test_many_items_are_merged_by_their_key() -> None:
+    """Regression: it took time quadratic in their number, minutes here."""
+    node, count = schema.node_for("", "v1", "Pod"), 20_000
+    have = {"spec": {"containers": [{"name": f"c{i}", "image": "a"} for i in range(count)]}}
+    items = [{"name": f"c{i}", "image": "b"} for i in range(count // 2, count)]
+    items += [{"name": "c0", "$patch": "delete"}, {"name": "new", "image": "b"}, {"name": "c1", "$patch": "replace"}]
+    order = [{"name": f"c{i}"} for i in reversed(range(count))]
+    change = {"spec": {"containers": items, "$setElementOrder/containers": order}}
+    merged = patch.strategic_merge_patch(node, have, change)["spec"]["containers"]
+    assert len(merged) == count
+    assert merged[:2] == [{"name": f"c{count - 1}", "image": "b"}, {"name": "new", "image": "b"}]
+    assert merged[-2:] == [{"name": "c2", "image": "a"}, {"name": "c1"}]
+
+
+def test_directives_about_what_has_no_order() -> None:
+    """Regression: values that cannot be keys of a dict were a fault of the server."""
+    odd = {"$setElementOrder/containers": [[1], {"name": ["x"]}, {}], "containers": [{"name": {"a": 1}, "image": "i"}]}
+    assert len(_smp({"spec": odd})["spec"]["containers"]) == 3
+    added = _smp(
+        {"metadata": {"finalizers": [{"a": 1}, "x/1", {"a": 1}], "$deleteFromPrimitiveList/finalizers": [[1]]}}
+    )
+    assert added["metadata"]["finalizers"] == ["x/1", "x/2", {"a": 1}]

@@ -94,3 +94,9 @@ def test_secret_bytes() -> None:
 def test_every_served_kind_has_a_shape() -> None:
     for info in SCHEME.all():
         assert "metadata" in schema.node_for(info.group, info.version, info.kind).fields
+
+
+def test_of_what_is_unknown_a_hundred_are_named_each_once() -> None:
+    unknown = [f"f{i % 150}" for i in range(100_000)]
+    named = typecheck.judged("", unknown, [], "Warn")
+    assert named == [f'unknown field "f{i}"' for i in range(100)]

@@ -1,12 +1,16 @@
 """The edge over HTTPS: verbs, options, forms, and what goes wrong."""
 
 import asyncio
+import gzip
 import io
+import threading
 
 import orjson
 import pytest
 import yaml
 from apiserver_harness import edge
+
+from cluster.apiserver.call import parsed
 
 CM = "/api/v1/namespaces/default/configmaps"
 TABLE = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"}
@@ -121,6 +125,36 @@ async def test_an_object_comes_in_the_form_that_is_asked_for(server):
     assert b"\n  " in got.body
 
 
+async def test_long_yaml_is_read_beside_the_loop() -> None:
+    """Regression: two megabytes of short lines held up everybody for seconds."""
+    answered = threading.Event()
+
+    def parse(raw: bytes) -> bytes:
+        assert answered.wait(60), "the loop is held up"
+        return raw
+
+    raw = b"a: b\n" * 10_000
+    reading = asyncio.create_task(parsed(raw, parse))
+    await asyncio.sleep(0)
+    answered.set()
+    assert await reading == raw
+
+
+async def test_a_large_answer_is_whole(server):
+    """It leaves in slices."""
+    path = "/api/v1/namespaces/default/configmaps"
+    for i in range(3):
+        await server.create(path, {"metadata": {"name": f"large-{i}"}, "data": {"x": f"{i}" * 300_000}})
+    plain = {"Accept-Encoding": "identity"}
+    got = await server.call("GET", path, headers=plain)
+    assert len(got.body) == int(got.headers["Content-Length"]) > 900_000
+    found = {o["metadata"]["name"]: o["data"]["x"] for o in got.json["items"] if "large" in o["metadata"]["name"]}
+    assert found == {f"large-{i}": f"{i}" * 300_000 for i in range(3)}
+    head = await server.call("HEAD", path, headers=plain)
+    assert (head.status, head.body, head.headers["Content-Length"]) == (200, b"", str(len(got.body)))
+    assert (await server.call("GET", path + "/large-1")).json["data"]["x"] == "1" * 300_000
+
+
 async def test_yaml_bodies_and_large_lists_are_compressed(pki):
     async with edge(pki, gzip_min_bytes=1000) as server:
         body = (
@@ -158,12 +192,22 @@ async def test_yaml_bodies_and_large_lists_are_compressed(pki):
         ("OPTIONS", CM, b"", "", 405, "MethodNotAllowed"),
         ("GET", "/api/v1/namespaces/default/nodes/x", b"", "", 404, "NotFound"),
         ("GET", CM + "/a/unknown", b"", "", 404, "NotFound"),
+        ("POST", CM, b'{"a":' * 400 + b"1" + b"}" * 400, "application/json", 400, "BadRequest"),
+        ("PATCH", CM + "/a", b'{"a":' * 400 + b"1" + b"}" * 400, "application/merge-patch+json", 400, "BadRequest"),
+        ("POST", CM, gzip.compress(b'{"metadata":{"name":"z"}}'), "application/json", 400, "BadRequest"),
+        ("GET", CM + "?resourceVersion=" + "9" * 5000, b"", "", 400, "BadRequest"),
+        ("GET", CM + "?resourceVersion=%D9%A1", b"", "", 400, "BadRequest"),
+        ("GET", CM + "?limit=" + "9" * 5000, b"", "", 400, "BadRequest"),
+        ("GET", CM + "?limit=1_0", b"", "", 400, "BadRequest"),
+        ("GET", CM + "?watch=1&timeoutSeconds=%D9%A1", b"", "", 400, "BadRequest"),
         ("GET", CM + "?limit=x", b"", "", 400, "BadRequest"),
         ("POST", CM + "?dryRun=Some", b"{}", "application/json", 422, "Invalid"),
     ],
 )
 async def test_what_is_wrong_has_a_status(server, method, path, data, content_type, code, reason):
     headers = {"Content-Type": content_type} if content_type else {}
+    if data.startswith(b"\x1f\x8b"):  # gzip, said to be: bodies are read as they are
+        headers["Content-Encoding"] = "gzip"
     body = io.BytesIO(data) if len(data) > 1_000_000 else data
     got = await server.call(method, path, data=body, headers=headers)
     assert (got.status, got.json["kind"], got.json["reason"]) == (code, "Status", reason)

@@ -33,6 +33,15 @@ def test_duplicates_are_named(raw: bytes, found: list[str]) -> None:
     assert duplicate_fields(raw, orjson.loads(raw)) == found
 
 
+def test_many_fields_of_which_one_is_said_twice() -> None:
+    """Regression: looking for it took time quadratic in their number, minutes here."""
+    import orjson
+
+    fields = ",".join(f'"k{i}":1' for i in range(100_000))
+    raw = f'{{{fields},"k99999":2}}'.encode()
+    assert duplicate_fields(raw, orjson.loads(raw)) == ["k99999"]
+
+
 @given(JSON, st.booleans())
 def test_what_repeats_nothing_has_no_duplicates(value: object, pretty: bool) -> None:
     import orjson

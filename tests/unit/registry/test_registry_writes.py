@@ -216,6 +216,44 @@ async def test_who_owns_nothing_is_no_manager(bench: Any) -> None:
     assert "managedFields" not in made.obj["metadata"]
 
 
+async def test_a_scale_patch_that_fits_no_type_is_invalid(bench: Any, make: Any) -> None:
+    await bench.create("deployments.apps", make.deployment())
+    media, patch = "application/merge-patch+json", {"spec": {"replicas": "x"}}
+    e = await _raises(bench.registry.patch(bench.ctx, DEPLOYMENTS, "default", "d", media, patch, subresource="scale"))
+    assert (e.code, e.reason) == (422, "Invalid")
+    assert "cannot unmarshal string into Go struct field ScaleSpec.spec.replicas of type int32" in e.message
+    assert (await bench.get("deployments.apps", "d")).obj["spec"]["replicas"] == 2
+
+
+LEASES = SCHEME.named("leases.coordination.k8s.io")
+
+
+@pytest.mark.parametrize("version", [{}, {"resourceVersion": "0"}, {"resourceVersion": ""}])
+async def test_some_kinds_are_replaced_at_a_revision_only(bench: Any, version: dict[str, str]) -> None:
+    made = (await bench.create(LEASES.name, {"metadata": {"name": "l"}})).obj
+    body = {"metadata": {"name": "l", **version}, "spec": {"holderIdentity": "me"}}
+    e = await _raises(bench.registry.update(bench.ctx, LEASES, "default", "l", body))
+    assert (e.code, e.message) == (
+        422,
+        'leases.coordination.k8s.io "l" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for '
+        "an update",
+    )
+    body["metadata"]["resourceVersion"] = made["metadata"]["resourceVersion"]
+    out = await bench.registry.update(bench.ctx, LEASES, "default", "l", body)
+    assert (out.obj["spec"], out.created) == ({"holderIdentity": "me"}, False)
+
+
+async def test_replacing_what_is_not_there_creates_some_kinds(bench: Any) -> None:
+    body = {"metadata": {"name": "l", "resourceVersion": "7"}, "spec": {"holderIdentity": "me"}}
+    out = await bench.registry.update(bench.ctx, LEASES, "default", "l", body)
+    assert (out.created, out.obj["spec"]) == (True, {"holderIdentity": "me"})
+    e = await _raises(bench.registry.update(bench.ctx, LEASES, "nowhere", "l", {"metadata": {"name": "l"}}))
+    assert (e.code, e.message) == (404, 'namespaces "nowhere" not found')
+    maps = SCHEME.named("configmaps")
+    e = await _raises(bench.registry.update(bench.ctx, maps, "default", "l", {"metadata": {"name": "l"}}))
+    assert (e.code, e.message) == (404, 'configmaps "l" not found')
+
+
 async def test_scale(bench: Any, make: Any) -> None:
     await bench.create("deployments.apps", make.deployment())
     scale = (await bench.get("deployments.apps", "d", subresource="scale")).fresh()

@@ -17,7 +17,15 @@ def test_as_json_has_it() -> None:
     assert yaml_input.load(text) == {"day": "2026-11-23", "number": 3, "fine": True, "nothing": None, "8080": "port"}
 
 
-@pytest.mark.parametrize("text", [BOMB, b"a: [", b"a: !!python/object:os.system x", b"\xff\xfe\xfd", b"[" * 5000])
+def test_times_are_no_numbers_to_the_base_of_sixty() -> None:
+    read = yaml_input.load(b"a: 12:30\nb: 1:30:45.5\nc: 0x10\nd: 1.5\ne: -7\n")
+    assert read == {"a": "12:30", "b": "1:30:45.5", "c": 16, "d": 1.5, "e": -7}
+
+
+HUGE = b"a: " + b"9" * 5000
+
+
+@pytest.mark.parametrize("text", [BOMB, HUGE, b"a: [", b"a: !!python/object:os.system x", b"\xff\xfe\xfd", b"[" * 5000])
 def test_what_is_refused(text: bytes) -> None:
     with pytest.raises(yaml_input.BadYaml):
         yaml_input.load(text)
