@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, cast
 
 from benchmarks._workloads import Obj, node, pod
-from cluster.machinery.client import Binding, BindOutcomes, Client, Created, ObjectList, WatchEvent
+from cluster.machinery.client import Binding, BindOutcomes, Client, Created, ObjectList, Turn, WatchEvent
 from cluster.scheduler.config import SchedulerConfig
 from cluster.scheduler.scheduler import Scheduler
 
@@ -43,7 +43,10 @@ class _Loopback:
         while True:
             yield await self._streams[resource].get()
 
-    async def bind(self, bindings: Sequence[Binding], *, together: bool = False) -> BindOutcomes:
+    async def take_turn(self, holder: str) -> Turn:
+        return Turn(1)
+
+    async def bind(self, bindings: Sequence[Binding], *, together: bool = False, turn: int = 0) -> BindOutcomes:
         for one in bindings:
             body = self._pods[one.name]
             self._send("MODIFIED", body | {"spec": body["spec"] | {"nodeName": one.node}})

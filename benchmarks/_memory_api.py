@@ -14,7 +14,7 @@ from typing import Any
 from cluster.api.errors import not_found
 from cluster.api.patch import merge_patch
 from cluster.api.scheme import SCHEME
-from cluster.machinery.client import Binding, BindOutcomes, Created, Obj, ObjectList, PatchKind, WatchEvent
+from cluster.machinery.client import Binding, BindOutcomes, Created, Obj, ObjectList, PatchKind, Turn, WatchEvent
 
 _READY = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
 
@@ -113,7 +113,10 @@ class MemoryApi:
         del self._objects[resource][namespace, name]
         self._tell("DELETED", resource, found)
 
-    async def bind(self, bindings: Sequence[Binding], *, together: bool = False) -> BindOutcomes:
+    async def take_turn(self, holder: str) -> Turn:
+        return Turn(0)
+
+    async def bind(self, bindings: Sequence[Binding], *, together: bool = False, turn: int = 0) -> BindOutcomes:
         return [None] * len(bindings)
 
     def _put(self, type_: str, resource: str, obj: Obj) -> Obj:

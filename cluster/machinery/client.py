@@ -58,6 +58,14 @@ class Binding:
     node: str
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Nobody binds under an older turn any more. All that was bound is below `revision`; `before` had the last turn."""
+
+    revision: int
+    before: str = ""
+
+
 class Client(Protocol):
     """A resource is named as `cluster.api.scheme.SCHEME.named` knows it: `pods`, `deployments.apps`."""
 
@@ -116,8 +124,13 @@ class Client(Protocol):
         propagation: str = "",
     ) -> None: ...
 
-    async def bind(self, bindings: Sequence[Binding], *, together: bool = False) -> BindOutcomes:
-        """One outcome per binding, in order. `together`: all of them are bound or none; HTTP cannot promise that."""
+    async def take_turn(self, holder: str) -> Turn:
+        """For who binds from a picture of the cluster: to be taken before deciding. Raises ApiError."""
+        ...
+
+    async def bind(self, bindings: Sequence[Binding], *, together: bool = False, turn: int = 0) -> BindOutcomes:
+        """One outcome per binding, in order. `together`: all of them are bound or none; HTTP cannot promise that.
+        `turn`: the revision of the caller's; raises FenceLost, and binds nothing, when another has taken one since."""
         ...
 
 

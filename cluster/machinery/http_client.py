@@ -29,6 +29,7 @@ from cluster.machinery.client import (
     Obj,
     ObjectList,
     PatchKind,
+    Turn,
     WatchEvent,
 )
 
@@ -208,7 +209,12 @@ class HttpClient:
             options["propagationPolicy"] = propagation
         await self._write("DELETE", object_path(SCHEME.named(resource), namespace, name), options)
 
-    async def bind(self, bindings: Sequence[Binding], *, together: bool = False) -> BindOutcomes:
+    async def take_turn(self, holder: str) -> Turn:
+        raise errors.method_not_supported("pods/binding", "take a turn at")  # HTTP knows no turns
+
+    async def bind(self, bindings: Sequence[Binding], *, together: bool = False, turn: int = 0) -> BindOutcomes:
+        if turn:
+            raise errors.method_not_supported("pods/binding", "create within a turn")
         if together and len(bindings) > 1:
             raise errors.method_not_supported("pods/binding", "create together")  # HTTP binds one pod at a time
         return list(await asyncio.gather(*(self._bind(binding) for binding in bindings)))

@@ -69,6 +69,7 @@ class Informer:
         self._synced = asyncio.Event()
         self._reached = 0
         self._complete = 0
+        self._awaited: list[tuple[int, asyncio.Future[None]]] = []
 
     # ---- reading
 
@@ -83,6 +84,14 @@ class Informer:
 
     async def wait_synced(self) -> None:
         await self._synced.wait()
+
+    async def wait_reached(self, revision: int) -> None:
+        """Until all that was written before `revision` has been seen. A quiet watch hears how far it is within seconds,
+        or when its store's client is asked for the present revision."""
+        if self._reached < revision:
+            reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._awaited.append((revision, reached))
+            await reached
 
     def get(self, namespace: str, name: str) -> Obj | None:
         return self._objects.get((namespace, name))
@@ -164,6 +173,7 @@ class Informer:
             if current is None or revision_of(obj) > revision_of(current):
                 self._store(key, obj)
         self._synced.set()
+        self._tell_awaited()
 
     async def _watch(self) -> None:
         stream = self._client.watch(
@@ -193,6 +203,15 @@ class Informer:
         elif revision > self._reached:
             self._complete = self._reached
         self._reached = max(self._reached, revision)
+        if self._awaited:
+            self._tell_awaited()
+
+    def _tell_awaited(self) -> None:
+        """Those who gave up waiting are forgotten."""
+        for revision, reached in self._awaited:
+            if revision <= self._reached and not reached.done():
+                reached.set_result(None)
+        self._awaited = [one for one in self._awaited if not one[1].done()]
 
     def _store(self, key: _Key, obj: Obj) -> None:
         obj = obj if self._view is None else self._view(obj)

@@ -24,6 +24,7 @@ from cluster.machinery.client import (
     Obj,
     ObjectList,
     PatchKind,
+    Turn,
     WatchEvent,
 )
 from cluster.registry import types
@@ -163,9 +164,12 @@ class RegistryClient:
         """QuotaCounter of the controllers: a ResourceQuota's status, from what is stored."""
         await self._registry.recount_quota(self._ctx(), namespace, name)
 
-    async def bind(self, bindings: Sequence[Binding], *, together: bool = False) -> BindOutcomes:
+    async def take_turn(self, holder: str) -> Turn:
+        return Turn(*await self._registry.take_turn(self._ctx(), holder))
+
+    async def bind(self, bindings: Sequence[Binding], *, together: bool = False, turn: int = 0) -> BindOutcomes:
         batch = [types.Binding(b.namespace, b.name, b.uid, b.node) for b in bindings]
-        return await self._registry.bind(self._ctx(), batch, self._unbound, together=together)
+        return await self._registry.bind(self._ctx(), batch, self._unbound, together=together, turn=turn)
 
 
 def _labels(text: str) -> LabelSelector | None:

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.machinery.client import Binding, BindOutcomes, Client, Created, Obj, PatchKind, Reads
+from cluster.machinery.client import Binding, BindOutcomes, Client, Created, Obj, PatchKind, Reads, Turn
 from cluster.machinery.clock import Clock, monotonic
 
 
@@ -93,11 +93,15 @@ class Throttled(Reads):
             resource, name, namespace, uid=uid, grace_period_s=grace_period_s, propagation=propagation
         )
 
-    async def bind(self, bindings: Sequence[Binding], *, together: bool = False) -> BindOutcomes:
+    async def take_turn(self, holder: str) -> Turn:
+        await self._wait()
+        return await self._client.take_turn(holder)
+
+    async def bind(self, bindings: Sequence[Binding], *, together: bool = False, turn: int = 0) -> BindOutcomes:
         step = len(bindings) if together else self._burst
         outcomes: BindOutcomes = []
         for start in range(0, len(bindings), max(step, 1)):
             some = bindings[start : start + step]
             await self._wait(len(some))
-            outcomes += await self._client.bind(some, together=together)
+            outcomes += await self._client.bind(some, together=together, turn=turn)
         return outcomes

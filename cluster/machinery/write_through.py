@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster.api.errors import ApiError
-from cluster.machinery.client import Binding, BindOutcomes, Client, Created, Obj, PatchKind, Reads
+from cluster.machinery.client import Binding, BindOutcomes, Client, Created, Obj, PatchKind, Reads, Turn
 from cluster.machinery.informer import Informers
 
 # These subresources answer with another kind than the object's own.
@@ -66,8 +66,11 @@ class WriteThrough(Reads):
             resource, name, namespace, uid=uid, grace_period_s=grace_period_s, propagation=propagation
         )
 
-    async def bind(self, bindings: Sequence[Binding], *, together: bool = False) -> BindOutcomes:
-        return await self._client.bind(bindings, together=together)
+    async def take_turn(self, holder: str) -> Turn:
+        return await self._client.take_turn(holder)
+
+    async def bind(self, bindings: Sequence[Binding], *, together: bool = False, turn: int = 0) -> BindOutcomes:
+        return await self._client.bind(bindings, together=together, turn=turn)
 
     def _seen(self, resource: str, subresource: str, result: Obj) -> Obj:
         meta = result.get("metadata", {})

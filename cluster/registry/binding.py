@@ -4,6 +4,11 @@ IO only through Core. A batch is written in one transaction, guarded by each pod
 It is made from what the caller's watch showed of the pods (`known`); only pods it does not know are read. When one pod
 has changed meanwhile, the rest are not held up: the batch falls back to a fresh read and one transaction each. Pods
 that belong together are bound all or none.
+
+Whoever decides from a picture of the cluster takes a turn first: a write of one key, `TURN`, whose revision every bind
+of that turn compares. Invariant: between a turn and each of its binds nobody else has bound with a turn. So who takes
+one, and waits until its picture has come so far, knows of all that was bound, by whomever and under whichever lease;
+and as long as there is one scheduler, that costs a compare.
 """
 
 from __future__ import annotations
@@ -12,13 +17,15 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import orjson
+
 from cluster.api import errors, meta
 from cluster.api.errors import ApiError, FenceLost
 from cluster.api.scheme import SCHEME
 from cluster.registry import keys
 from cluster.registry.context import RequestContext
 from cluster.registry.core import Core, Guard, Plan, Stale
-from cluster.registry.store import Op, put, unchanged
+from cluster.registry.store import Compare, Op, put, unchanged
 from cluster.registry.types import Binding, Stored
 
 PodKey = tuple[str, str]
@@ -26,6 +33,7 @@ PodKey = tuple[str, str]
 
 _PODS = SCHEME.named("pods")
 _ATTEMPTS = 5
+TURN = b"/sk8/bind-turn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,14 @@ class _Write:
 class Binder:
     def __init__(self, core: Core) -> None:
         self._core = core
+
+    async def take_turn(self, ctx: RequestContext, holder: str) -> tuple[int, str]:
+        """(its revision, who had the last one). Watches of this process are told how far they are, which they would
+        hear a while later. Raises FenceLost."""
+        before = await self._core.range(TURN)
+        revision = await self._core.commit(ctx, Plan([], [put(TURN, orjson.dumps({"holder": holder}))]))
+        await self._core.read_index()
+        return revision, orjson.loads(before.kvs[0].value)["holder"] if before.kvs else ""
 
     async def bind(
         self,
@@ -56,7 +72,7 @@ class Binder:
                 await self._commit(ctx, ready, explain=False)
                 return [w if isinstance(w, ApiError) else None for w in writes]
             except Stale:
-                pass
+                await self._check_fence(ctx)
         return await asyncio.gather(*(self._again(ctx, b, w) for b, w in zip(bindings, writes, strict=True)))
 
     async def _all(
@@ -108,6 +124,11 @@ class Binder:
                 continue
         return errors.conflict(_PODS, binding.name)
 
+    async def _check_fence(self, ctx: RequestContext) -> None:
+        """Raises FenceLost: then none of the batch can be bound, and none needs to be tried by itself."""
+        if ctx.fence:
+            await self._core.commit(ctx, Plan())
+
     async def _commit(self, ctx: RequestContext, writes: Sequence[_Write], *, explain: bool = True) -> None:
         ops = [] if ctx.dry_run else [w.op for w in writes]
         await self._core.commit(ctx, Plan([w.guard for w in writes], ops), explain=explain)
@@ -156,6 +177,11 @@ class Binder:
         if pod["spec"].get("schedulingGates"):
             return errors.conflict("pods/binding", b.name, f"pod {b.name} has non-empty .spec.schedulingGates")
         return None
+
+
+def within(turn: int) -> tuple[Compare, ...]:
+    """What a bind of this turn compares; nothing for 0, who has none."""
+    return (unchanged(TURN, turn),) if turn else ()
 
 
 def held_back(bindings: Sequence[Binding], refused: Sequence[ApiError | None]) -> list[ApiError | None]:

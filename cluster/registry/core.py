@@ -132,6 +132,15 @@ class Core:
                 raise
             raise mapped from e
 
+    async def read_index(self) -> int:
+        try:
+            return await self.store.read_index()
+        except Exception as e:
+            mapped = from_store_error(e)
+            if mapped is None:
+                raise
+            raise mapped from e
+
     async def read(self, key: bytes, *, serializable: bool = False, deadline: float | None = None) -> Stored | None:
         result = await self.range(key, serializable=serializable, deadline=deadline)
         if not result.kvs:

@@ -28,7 +28,7 @@ from cluster.registry import keys, patching, scale, viewing
 from cluster.registry.admission import Admission, Request
 from cluster.registry.admission.webhooks import WebhookDispatcher
 from cluster.registry.batches import BatchCreator, Created
-from cluster.registry.binding import Binder, PodKey, held_back
+from cluster.registry.binding import Binder, PodKey, held_back, within
 from cluster.registry.catalog import Catalog
 from cluster.registry.context import RequestContext
 from cluster.registry.conversion import Converter
@@ -299,6 +299,12 @@ class Registry:
 
     # --- pods
 
+    async def take_turn(self, ctx: RequestContext, holder: str) -> tuple[int, str]:
+        """From now on nobody binds under an older turn. Its revision, which the caller's picture of the pods has to
+        reach before it decides, and who had the last turn."""
+        await self._core.authorize(ctx, "create", scheme.SCHEME.named("pods"), "", subresource="binding")
+        return await self._binder.take_turn(ctx, holder)
+
     async def bind(
         self,
         ctx: RequestContext,
@@ -306,11 +312,13 @@ class Registry:
         known: Mapping[PodKey, Stored] | None = None,
         *,
         together: bool = False,
+        turn: int = 0,
     ) -> Outcomes:
         """Assign pods to nodes; one outcome each, in order. `together`: all of them or none. Raises FenceLost when the
-        caller no longer leads. `known`: pods as the caller's watch showed them, which spares reading them; they may be
-        out of date."""
+        caller no longer leads, or another has taken a turn since `turn` (0: whoever's it is). `known`: pods as the
+        caller's watch showed them, which spares reading them; they may be out of date."""
         known = known or {}
+        ctx = ctx.with_fence(*ctx.fence, *within(turn))
         pods = scheme.SCHEME.named("pods")
         for namespace in dict.fromkeys(b.namespace for b in bindings):
             await self._core.authorize(ctx, "create", pods, namespace, subresource="binding")

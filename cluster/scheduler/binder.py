@@ -1,16 +1,16 @@
 """Binding what was decided, in batches. IO through the injected Client only.
 
-Invariants: an assumed pod stays accounted until the watch shows it bound or its bind is known to have failed. A bind
-whose outcome is unknown is read back before anything else is done with it.
+Invariants: an assumed pod stays accounted until the watch shows it bound or its bind is known to have failed. What is
+bound was decided within the turn that the bind compares (`turn.py`). A bind whose outcome is unknown ends its turn:
+in the next it cannot happen any more, and the picture shows whether it did.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 
-from cluster.api.errors import ApiError, not_found
+from cluster.api.errors import ApiError, FenceLost, not_found
 from cluster.machinery.client import Binding, BindOutcomes, Client, Obj, clone, is_not_found
 from cluster.machinery.clock import Clock
 from cluster.machinery.events import EventRecorder
@@ -18,19 +18,20 @@ from cluster.scheduler import metrics
 from cluster.scheduler.config import Profile
 from cluster.scheduler.decide import Placement
 from cluster.scheduler.queue import Key, SchedulingQueue
+from cluster.scheduler.turn import Turns
 from cluster.scheduler.volumes import BOUND_BY_CONTROLLER, SELECTED_NODE
 from cluster.scheduler.world import World
 
 log = logging.getLogger(__name__)
 
 VOLUMES = frozenset(("VolumeBinding",))
-_READ_BACK_S = 0.2
 
 
 class Binder:
     def __init__(
         self,
         client: Client,
+        turns: Turns,
         world: World,
         queue: SchedulingQueue,
         events: EventRecorder,
@@ -40,6 +41,7 @@ class Binder:
         self.assumed: dict[str, Key] = {}
         self.queued_at: dict[Key, float] = {}
         self._client = client
+        self._turns = turns
         self._world = world
         self._queue = queue
         self._events = events
@@ -47,16 +49,20 @@ class Binder:
         self._wake = wake
 
     async def bind(
-        self, placements: list[Placement], profile: Profile, started: float, *, together: bool = False
+        self, placements: list[Placement], profile: Profile, started: float, turn: int, *, together: bool = False
     ) -> None:
-        """Write them; `together`: all of them or none."""
+        """Write what was decided within `turn`; `together`: all of them or none."""
         if not placements:
             return
         wanted = [Binding(*p.pod.key, p.pod.uid, p.node) for p in placements]
         begun = self._clock()
         outcomes: BindOutcomes
         try:
-            outcomes = await self._client.bind(wanted, together=together)
+            outcomes = await self._client.bind(wanted, together=together, turn=turn)
+        except FenceLost as error:
+            self._turns.lost(turn)
+            self._decide_again(placements, profile, error)
+            return
         except ApiError as error:
             outcomes = [error] * len(wanted)
         took = self._clock() - begun
@@ -64,9 +70,10 @@ class Binder:
         metrics.EXTENSION_POINT_SECONDS.labels("Bind", status, profile.scheduler_name).observe(took)
         for placement, outcome in zip(placements, outcomes, strict=True):
             if outcome is None:
+                self._turns.kept()
                 self._bound(placement, profile, started)
             else:
-                await self._failed(placement, outcome, profile, started)
+                await self._failed(placement, outcome, profile, started, turn)
 
     def _bound(self, placement: Placement, profile: Profile, started: float) -> None:
         namespace, name = key = placement.pod.key
@@ -83,27 +90,31 @@ class Binder:
                 pod, "Normal", "Scheduled", f"Successfully assigned {namespace}/{name} to {placement.node}"
             )
 
-    async def _failed(self, placement: Placement, error: ApiError, profile: Profile, started: float) -> None:
-        """Gone or already bound: the watch tells. Unknown outcome: read it back. Anything else: try again."""
+    def _decide_again(self, placements: list[Placement], profile: Profile, error: FenceLost) -> None:
+        """They were decided without knowing what another has bound meanwhile."""
+        log.info("%d pods are decided again: %s", len(placements), error.message)
+        metrics.ATTEMPTS.labels("error", profile.scheduler_name).inc(len(placements))
+        for placement in placements:
+            self.undo(placement.pod.uid, placement.pod.key)
+            self._queue.again(placement.pod.key)
+
+    async def _failed(self, placement: Placement, error: ApiError, profile: Profile, started: float, turn: int) -> None:
+        """Gone or already bound: the watch tells. Unknown outcome: so does the next turn. Anything else: try again."""
         uid, key = placement.pod.uid, placement.pod.key
-        if error.code == 504 and await self._was_bound(placement):
+        if error.code == 504 and await self._was_bound(placement, turn):
             self._bound(placement, profile, started)
             return
         metrics.ATTEMPTS.labels("error", profile.scheduler_name).inc()
         log.info("binding %s/%s to %s: %s", *key, placement.node, error.message)
         self.undo(uid, key, requeue=not is_not_found(error))
 
-    async def _was_bound(self, placement: Placement) -> bool:
-        namespace, name = placement.pod.key
-        while True:
-            try:
-                pod = await self._client.get("pods", name, namespace)
-            except ApiError as error:
-                if is_not_found(error):
-                    return False
-                await asyncio.sleep(_READ_BACK_S)
-                continue
-            return bool(pod["metadata"]["uid"] == placement.pod.uid and pod["spec"].get("nodeName") == placement.node)
+    async def _was_bound(self, placement: Placement, turn: int) -> bool:
+        self._turns.doubt(turn)
+        await self._turns.hold()
+        pod = self._world.pods.get(*placement.pod.key)
+        if pod is None or pod["metadata"]["uid"] != placement.pod.uid:
+            return False
+        return bool(pod["spec"].get("nodeName") == placement.node)
 
     def undo(self, uid: str, key: Key, *, requeue: bool = True) -> None:
         """Take an assumed pod back, unless the watch has confirmed it meanwhile."""

@@ -45,6 +45,7 @@ UNSCHEDULABLE_PODS = Gauge(
     "scheduler_unschedulable_pods", "Pods that a plugin refused when they were last tried.", ["plugin", "profile"]
 )
 CACHE_SIZE = Gauge("scheduler_scheduler_cache_size", "Nodes, pods and assumed pods that are known.", ["type"])
+TURNS_LOST = Counter("sk8_scheduler_turns_lost", "Times that another scheduler was found to bind pods as well.")
 PREEMPTION_ATTEMPTS = Counter("scheduler_preemption_attempts", "Pods for which victims were looked for.")
 PREEMPTION_VICTIMS = Histogram(
     "scheduler_preemption_victims", "Victims per preemption.", buckets=(1, 2, 4, 8, 16, 32, 64)

@@ -182,6 +182,13 @@ class SchedulingQueue:
             entry.since = now
             self._to_backoff(entry, now)
 
+    def again(self, key: Key) -> None:
+        """What was decided came to nothing, for a reason that is not the pod's: active at once, not an attempt."""
+        entry = self._entries.get(key)
+        if entry is not None and entry.place in ("deciding", "backoff"):
+            entry.attempts -= 1
+            self._activate(entry)
+
     def cluster_changed(self, now: float, plugins: frozenset[str] = frozenset((ANY,))) -> None:
         """Something that may satisfy these plugins: a node, a claim, or room set free. O(1)."""
         self._moves += 1

@@ -10,7 +10,8 @@
               fits nowhere        ------> `preempt` (pure): victims evicted, the pod nominated; or it waits for a change
 
 Invariants: a pod is decided by one batch at a time; the pods of a group all come into the batch of the first of them.
-That no two schedulers overcommit is the store's doing: binds compare the pod's revision and the writer's fence.
+That no two schedulers overcommit is the store's doing: binds compare the pod's revision, the writer's fence, and the
+turn within which they were decided (`turn.py`).
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from cluster.scheduler.gangs import gang_of, group_of
 from cluster.scheduler.postfilter import PostFilter
 from cluster.scheduler.queue import Key, SchedulingQueue
 from cluster.scheduler.shape import PodShape
+from cluster.scheduler.turn import Turns
 from cluster.scheduler.world import World
 
 log = logging.getLogger(__name__)
@@ -104,7 +106,9 @@ class Scheduler:
             hard_pod_affinity_weight=config.hard_pod_affinity_weight,
         )
         self._events = EventRecorder(client, config.scheduler_name, config.identity, clock=wall)
-        self._binder = Binder(client, self._world, self._queue, self._events, clock, self._wake.set)
+        rng = rng or random.Random()
+        self._turns = Turns(client, self._world.pods, config.identity, rng)
+        self._binder = Binder(client, self._turns, self._world, self._queue, self._events, clock, self._wake.set)
         self._decider = Decider(self._world, self._binder.assumed, clock, wall, rng)
         evictor = Evictor(client, self._events, self._world.pods)
         self._post_filter = PostFilter(self._world, evictor, clock, self._decider.tie_order)
@@ -169,13 +173,16 @@ class Scheduler:
     async def _schedule_forever(self) -> None:
         self._leading = True
         try:
+            await self._turns.hold()  # now, so that the first pod need not wait for it
             async with asyncio.TaskGroup() as binders:
                 while True:
                     await self._binds.acquire()
                     keys = await self._next_batch()
-                    binders.create_task(self._traced_batch(keys), name="bind")
+                    turn = await self._turns.hold()
+                    binders.create_task(self._traced_batch(keys, turn), name="bind")
         finally:
             self._leading = False
+            self._turns.give_up()
             self._binds = asyncio.Semaphore(self._config.parallel_binds)
             self._binder.undo_all()
             self._queue.release_deciding()
@@ -204,14 +211,14 @@ class Scheduler:
         for plugin, pods in self._queue.refused_by().items():
             metrics.UNSCHEDULABLE_PODS.labels(plugin, self._config.scheduler_name).set(pods)
 
-    async def _traced_batch(self, keys: list[Key]) -> None:
+    async def _traced_batch(self, keys: list[Key], turn: int) -> None:
         if self._tracer is None:
-            return await self._schedule_batch(keys)
+            return await self._schedule_batch(keys, turn)
         of: Attributes = {"namespace": keys[0][0], "name": keys[0][1], "pods": len(keys)}
         with self._tracer.span("Scheduling", attributes=of):
-            await self._schedule_batch(keys)
+            await self._schedule_batch(keys, turn)
 
-    async def _schedule_batch(self, keys: list[Key]) -> None:
+    async def _schedule_batch(self, keys: list[Key], turn: int) -> None:
         """Decide, bind; then, no longer counted among the binding, tell those that fit nowhere."""
         started = self._clock()
         cycle = self._queue.cycle()
@@ -225,7 +232,7 @@ class Scheduler:
                 early = placements if early and part.group else early
                 await self._binder.ask_for_volumes(early, part.undecided, cycle)
                 ready = [] if early and part.group else [p for p in placements if p.pod.uid not in part.undecided]
-                await self._binder.bind(ready, part.profile, started, together=part.group is not None)
+                await self._binder.bind(ready, part.profile, started, turn, together=part.group is not None)
                 waiting.append((part.profile, refused))
                 for outcome in refused:
                     self._set_aside(outcome, part, cycle, started)

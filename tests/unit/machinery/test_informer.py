@@ -124,6 +124,24 @@ def test_observed_writes_are_seen_at_once_and_never_resurrect() -> None:
     assert len(informer.items()) == 1, "the delete of an older one of the same name"
 
 
+async def test_one_can_wait_until_a_revision_was_reached() -> None:
+    informer, _ = make(None)
+    informer.apply(WatchEvent("ADDED", obj("a", 5)))
+    await asyncio.wait_for(informer.wait_reached(5), 30)
+    waiting = [asyncio.create_task(informer.wait_reached(revision)) for revision in (7, 7, 9)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    await asyncio.sleep(0)
+    informer.apply(WatchEvent("ADDED", obj("b", 6)))
+    await asyncio.sleep(0)
+    assert not any(one.done() for one in waiting[1:])
+    informer.apply(WatchEvent("BOOKMARK", {"metadata": {"resourceVersion": "8"}}))
+    await asyncio.wait_for(waiting[1], 30)
+    assert not waiting[2].done()
+    informer.apply(WatchEvent("ADDED", obj("c", 9)))
+    await asyncio.wait_for(waiting[2], 30)
+
+
 def test_indexes_follow() -> None:
     informer, _ = make(None)
     informer.add_index("node", lambda o: [o["spec"]["node"]] if o["spec"].get("node") else [])

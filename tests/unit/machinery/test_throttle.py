@@ -25,7 +25,7 @@ class Recorder:
         self.time = time
         self.calls: list[tuple[float, str, int]] = []
 
-    async def bind(self, bindings: list[Binding], *, together: bool = False) -> list[None]:
+    async def bind(self, bindings: list[Binding], *, together: bool = False, turn: int = 0) -> list[None]:
         self.calls.append((self.time.now, "bind", len(bindings)))
         return [None] * len(bindings)
 
@@ -71,9 +71,10 @@ async def test_all_writes_share_the_bound(time: Time) -> None:
         await client.patch("pods", "p", {})
         await client.update("pods", {})
         await client.delete("pods", "p")
+        await client.take_turn("m1")
         await client.get("pods", "p")
-    assert len([c for c in inner.calls if c[1] != "get"]) == 20
-    assert time.now == pytest.approx((20 - 2) / 10)
+    assert len([c for c in inner.calls if c[1] != "get"]) == 25
+    assert time.now == pytest.approx((25 - 2) / 10)
 
 
 async def test_batches_of_bindings_count_each_and_are_cut(time: Time) -> None:

@@ -3,23 +3,15 @@ overcommitted, and the others unhurt."""
 
 from __future__ import annotations
 
-import asyncio
-import random
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from cluster.api.errors import service_unavailable, timeout
 from cluster.machinery.client import Binding
-from cluster.machinery.registry_client import RegistryClient
-from cluster.registry.context import MASTERS, RequestContext
 from cluster.scheduler import metrics
-from cluster.scheduler.config import SchedulerConfig
-from cluster.scheduler.scheduler import Scheduler
-from tests.unit.scheduler.shell import Cluster, Office
+from tests.unit.scheduler.shell import Cluster
 
 Bind = Callable[..., Awaitable[Any]]
 
@@ -126,59 +118,6 @@ async def test_a_store_that_is_away_is_tried_again(cluster: Cluster, before_bind
     before_bind(away)
     await cluster.pod("p1", cpu="1")
     assert await cluster.bound("p1") == "a"
-
-
-# ---- two schedulers
-
-
-@asynccontextmanager
-async def second(cluster: Cluster, fence: Any = ()) -> AsyncIterator[tuple[Scheduler, Office]]:
-    """Another instance on the same store, with an office of its own; `fence` goes into all its writes."""
-
-    def context() -> RequestContext:
-        return RequestContext(user=MASTERS, field_manager="second", fence=fence)
-
-    office = Office()
-    office.held.clear()
-    client = RegistryClient(cluster.client._registry, context)
-    scheduler = Scheduler(SchedulerConfig(), client, office.lead, rng=random.Random(2))
-    task = asyncio.create_task(scheduler.run())
-    try:
-        yield scheduler, office
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def test_the_standby_goes_on_in_mid_burst(cluster: Cluster) -> None:
-    for name in "abc":
-        await cluster.node(name, cpu="20")
-    async with second(cluster) as (_, office):
-        for i in range(60):
-            await cluster.pod(f"p{i}", cpu="1")
-            if i == 30:
-                await cluster.office.lose()
-                office.held.set()
-        nodes = Counter([await cluster.bound(f"p{i}") for i in range(60)])
-    assert nodes == {"a": 20, "b": 20, "c": 20}, "warm: it knew what the first had placed"
-
-
-async def test_an_instance_that_only_believes_it_leads_binds_nothing(cluster: Cluster) -> None:
-    """Both run at once; the second's fence does not hold. Room is for exactly all pods, so a pod bound by both, or by
-    the second against its own picture, would leave another without."""
-    await cluster.office.lose()
-    for name in "ab":
-        await cluster.node(name, cpu="10")
-    async with second(cluster, ((b"/sk8/leader/kube-scheduler", "create", "=", 1),)) as (impostor, office):
-        office.held.set()
-        for i in range(20):
-            await cluster.pod(f"p{i}", cpu="1")
-        for _ in range(50):
-            await cluster.pause()
-        assert not any(p["spec"].get("nodeName") for p in await cluster.pods())
-        assert impostor.health()["leading"]
-        cluster.office.held.set()
-        assert Counter([await cluster.bound(f"p{i}") for i in range(20)]) == {"a": 10, "b": 10}
 
 
 # ---- crowds and contradictions

@@ -31,6 +31,19 @@ def test_unschedulable_waits_for_change_then_backs_off() -> None:
     assert queue.pop_batch(1, 3.0) == [A]
 
 
+def test_what_came_to_nothing_without_its_doing_is_decided_again_at_once() -> None:
+    queue = SchedulingQueue()
+    queue.add(A, 0, 0.0)
+    queue.pop_batch(1, 0.0)
+    queue.retry(A, 0.0)
+    queue.again(A)
+    assert queue.pop_batch(1, 0.0) == [A]
+    assert queue.attempts(A) == 1
+    queue.remove(A)
+    queue.again(A)
+    assert queue.pop_batch(1, 100.0) == []
+
+
 def test_a_change_while_deciding_is_not_slept_through() -> None:
     queue = SchedulingQueue()
     queue.add(A, 0, 0.0)
