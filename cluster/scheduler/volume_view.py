@@ -12,11 +12,13 @@ from typing import Any
 from cluster.machinery.client import Obj
 from cluster.machinery.informer import Informers
 from cluster.scheduler.attachments import Volume
+from cluster.scheduler.capacity import Room
 from cluster.scheduler.columns import NodeColumns
 from cluster.scheduler.shape import PodShape
 from cluster.scheduler.volumes import Storage, VolumeVerdict, attachable, check_claims, take
 
 _CLAIMED = frozenset(("VolumeBinding", "VolumeZone", "NodeVolumeLimits"))
+_ROOM = frozenset(("VolumeBinding",))
 _LIMITS = frozenset(("NodeVolumeLimits",))
 Changed = Callable[[Iterable[str], frozenset[str]], None]
 
@@ -30,15 +32,21 @@ class VolumeView:
         self._classes = informers.of("storageclasses.storage.k8s.io")
         self._nodes = informers.of("csinodes.storage.k8s.io")
         self._attachments = informers.of("volumeattachments.storage.k8s.io")
-        self._storage = Storage(self._claims.get, self._volumes.get, self._classes.get, self._volumes.items)
+        self._drivers = informers.of("csidrivers.storage.k8s.io")
+        self._capacities = informers.of("csistoragecapacities.storage.k8s.io")
+        self._rooms: dict[str, Room] = {}
+        self._storage = Storage(self._claims.get, self._volumes.get, self._classes.get, self._volumes.items, self._room)
 
     def listen(self) -> None:
         self._attachments.add_index("volume", lambda one: [one["spec"]["source"].get("persistentVolumeName") or ""])
+        self._capacities.add_index("class", lambda one: [one["storageClassName"]])
         self._claims.add_handler(self._on_claim)
         self._volumes.add_handler(self._on_volume)
         self._classes.add_handler(lambda _old, _new: self._changed((), _CLAIMED))
         self._nodes.add_handler(self._on_csi_node)
         self._attachments.add_handler(self._on_attachment)
+        self._drivers.add_handler(lambda _old, _new: self._changed((), _ROOM))
+        self._capacities.add_handler(self._on_capacity)
 
     # ---- what decisions ask
 
@@ -61,6 +69,15 @@ class VolumeView:
         """We wrote it: nobody else is to count on it, before the watch says so."""
         self._volumes.observe(volume)
 
+    def _room(self, storage_class: Obj) -> Room | None:
+        driver = self._drivers.get("", storage_class.get("provisioner", ""))
+        if driver is None or not driver["spec"].get("storageCapacity"):
+            return None
+        name = storage_class["metadata"]["name"]
+        if name not in self._rooms:
+            self._rooms[name] = Room(self._capacities.by_index("class", name))
+        return self._rooms[name]
+
     # ---- events
 
     def _on_claim(self, old: Obj | None, new: Obj | None) -> None:
@@ -73,6 +90,11 @@ class VolumeView:
         for attachment in self._attachments.by_index("volume", (new or old or {})["metadata"]["name"]):
             self._on_attachment(None, attachment)
         self._changed((f"{ref.get('namespace', '')}/{ref['name']}",) if ref.get("name") else (), _CLAIMED)
+
+    def _on_capacity(self, old: Obj | None, new: Obj | None) -> None:
+        self._rooms.pop((new or old or {})["storageClassName"], None)
+        if new is not None:
+            self._changed((), _ROOM)
 
     def _on_csi_node(self, old: Obj | None, new: Obj | None) -> None:
         if self._columns.set_volume_limits((new or old or {})["metadata"]["name"], limits_of(new)):

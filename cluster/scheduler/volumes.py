@@ -3,7 +3,8 @@
 Source: kube-scheduler plugins VolumeBinding, VolumeZone, VolumeRestrictions (ReadWriteOncePod), NodeVolumeLimits. A
 claim bound to a volume narrows the nodes by the volume's node affinity and zone labels. An unbound claim of a class
 with WaitForFirstConsumer waits for us: where a volume that exists would do, we reserve one that the chosen node
-reaches; else we write the node on the claim, and a volume is made for it. Other unbound claims keep the pod waiting.
+reaches; else we write the node on the claim, and a volume is made for it, where its driver has room (`capacity.py`).
+Other unbound claims keep the pod waiting.
 
 Claims of one pod never count on the same volume: from the smallest claim on, each takes the smallest volume that will
 do, on every row at once (`_servable`), and in the same order on the row that was chosen (`take`).
@@ -20,6 +21,7 @@ import numpy as np
 from cluster.api.pods import amount
 from cluster.api.selectors import from_label_selector
 from cluster.scheduler.attachments import Volume
+from cluster.scheduler.capacity import Room
 from cluster.scheduler.columns import NodeColumns
 from cluster.scheduler.filters import Mask, match_term
 from cluster.scheduler.shape import canonical
@@ -35,6 +37,7 @@ _ZONE_LABELS = (
 )
 _CONFLICT = "node(s) had volume node affinity conflict"
 _NOTHING_TO_BIND = "node(s) didn't find available persistent volumes to bind"
+_NO_SPACE = "node(s) did not have enough free storage"
 _GONE = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"
 _NO_ZONE = "node(s) had no available volume zone"
 _IN_USE = "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
@@ -54,12 +57,14 @@ class Confined(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Where claims, volumes and classes are looked up."""
+    """Where claims, volumes and classes are looked up; `room`, by a class: None when its driver does not say what is
+    left."""
 
     claims: Lookup
     volumes: Lookup
     classes: Lookup
     all_volumes: Callable[[], Sequence[PersistentVolume]] = tuple
+    room: Callable[[dict[str, Any]], Room | None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +177,12 @@ def _in_order(claims: Sequence[Claim], storage: Storage) -> tuple[list[Claim], l
     return sorted(claims, key=_size), free
 
 
-def _servable(claims: Sequence[Claim], columns: NodeColumns, storage: Storage) -> Mask:
-    """The rows where each of the claims finds a volume of its own, or one can be made for it."""
+def _unserved(claims: Sequence[Claim], columns: NodeColumns, storage: Storage) -> tuple[Mask, Mask]:
+    """The rows where one of the claims finds no volume of its own and none may be made for it; and those of the others
+    where there is no room to make one."""
     wanting, free = _in_order(claims, storage)
     used: dict[str, Mask] = {}
-    served = columns.alive.copy()
+    unserved, full = np.zeros((2, columns.size), dtype=np.bool_)
     for claim in wanting:
         storage_class = _class_of(claim, storage)
         found = np.zeros(columns.size, dtype=np.bool_)
@@ -189,8 +195,12 @@ def _servable(claims: Sequence[Claim], columns: NodeColumns, storage: Storage) -
             if len(wanting) > 1:
                 used[name] = used[name] | takes if name in used else takes
             found |= takes
-        served &= found if _made_by_hand(storage_class) else found | _in_topologies(storage_class, columns)
-    return served
+        made = _in_topologies(storage_class, columns)
+        room = storage.room(storage_class)
+        unserved |= ~(full | found) if _made_by_hand(storage_class) else ~(full | found | made)
+        if room is not None:
+            full |= ~(unserved | found | room.holds(_size(claim), columns))
+    return unserved & columns.alive, full & columns.alive
 
 
 def take(
@@ -256,9 +266,9 @@ def check_claims(namespace: str, names: Sequence[str], columns: NodeColumns, sto
             return VolumeVerdict("pod has unbound immediate PersistentVolumeClaims")
     if not unbound:
         return VolumeVerdict("", tuple(confined))
-    there = _servable(unbound, columns, storage)
-    if not np.array_equal(there, columns.alive):
-        confined.append(Confined("VolumeBinding", _NOTHING_TO_BIND, _names(columns, there)))
+    for reason, lacking in zip((_NOTHING_TO_BIND, _NO_SPACE), _unserved(unbound, columns, storage), strict=True):
+        if lacking.any():
+            confined.append(Confined("VolumeBinding", reason, _names(columns, columns.alive & ~lacking)))
     waits = any(_on_its_way(claim, columns, storage.all_volumes()) for claim in unbound)
     return VolumeVerdict("", tuple(confined), tuple(c["metadata"]["name"] for c in unbound), waits)
 

@@ -96,7 +96,7 @@ async def test_a_pod_that_waits_for_its_volume_keeps_its_room(cluster: Cluster) 
     await claim(cluster, "data", "made")
     await pod(cluster, "p1", "data", cpu="4", nodeSelector={HOST: "a"})
     async with asyncio.timeout(10):
-        while "volume.kubernetes.io/selected-node" not in str(await cluster.client.get(CLAIMS, "data", "default")):
+        while await selected_node(cluster, "data") != "a":
             await asyncio.sleep(0.01)
     await cluster.pod("p2", cpu="3", nodeSelector={HOST: "a"})
     assert "1 Insufficient cpu" in await cluster.refused("p2")
@@ -123,3 +123,23 @@ async def test_csinodes_limit_how_many_volumes_a_node_takes(cluster: Cluster) ->
     assert "2 node(s) exceed max volume count" in await cluster.refused("p2")
     await cluster.client.delete("pods", "p1", "default", grace_period_s=0)
     assert await cluster.bound("p2") == "a"
+
+
+async def test_a_driver_that_tells_its_capacity_gets_no_volume_that_it_has_no_room_for(cluster: Cluster) -> None:
+    driver = {"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": {"name": "x"}}
+    await cluster.client.create("csidrivers.storage.k8s.io", driver | {"spec": {"storageCapacity": True}})
+    await claim(cluster, "data", "made")
+    await pod(cluster, "p1", "data")
+    assert "2 node(s) did not have enough free storage" in await cluster.refused("p1")
+    room = {"apiVersion": "storage.k8s.io/v1", "kind": "CSIStorageCapacity", "metadata": {"name": "c1"}}
+    room |= {"storageClassName": "made", "nodeTopology": {"matchLabels": {HOST: "b"}}, "capacity": "100Mi"}
+    made = await cluster.client.create("csistoragecapacities.storage.k8s.io", room, "default")
+    await cluster.client.update("csistoragecapacities.storage.k8s.io", made | {"capacity": "10Gi"})
+    async with asyncio.timeout(10):
+        while (await selected_node(cluster, "data")) != "b":
+            await asyncio.sleep(0.01)
+
+
+async def selected_node(cluster: Cluster, claim_name: str) -> str:
+    found = await cluster.client.get(CLAIMS, claim_name, "default")
+    return str((found["metadata"].get("annotations") or {}).get("volume.kubernetes.io/selected-node"))
