@@ -16,16 +16,16 @@ import binascii
 import csv
 import hmac
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.api import errors
+from cluster.api import errors, forgotten
 from cluster.api.scheme import SCHEME
 from cluster.apiserver import metrics
 from cluster.apiserver.bootstraptokens import BootstrapTokens, is_bootstrap_token
-from cluster.apiserver.cache import Cache
+from cluster.apiserver.cache import Cache, Entry
 from cluster.apiserver.feed import CacheFeed
 from cluster.apiserver.oidc import OidcVerifier
 from cluster.apiserver.tokens import Claims, InvalidToken, Ref, TokenVerifier
@@ -39,10 +39,15 @@ _BEARER_PROTOCOL = "base64url.bearer.authorization.k8s.io."
 
 @dataclass(frozen=True, slots=True)
 class CertIdentity:
-    """The user of a TLS client certificate, and when the certificate ends (seconds since the epoch)."""
+    """The user of a TLS client certificate, and from when to when it is valid (seconds since the epoch).
+
+    `machine`: whose it is, if a machine's: a kubelet's by its user, a proxy's by its alternative name.
+    """
 
     user: UserInfo
     not_after: float
+    not_before: float = 0.0
+    machine: str = ""
 
 
 def identity_of(peer_cert: Mapping[str, Any] | None) -> CertIdentity | None:
@@ -60,8 +65,15 @@ def identity_of(peer_cert: Mapping[str, Any] | None) -> CertIdentity | None:
         return None
     if _AUTHENTICATED not in groups:
         groups.append(_AUTHENTICATED)
-    not_after = float(ssl.cert_time_to_seconds(peer_cert["notAfter"]))
-    return CertIdentity(UserInfo(name, groups=tuple(groups)), not_after)
+    begin, end = (float(ssl.cert_time_to_seconds(peer_cert[key])) for key in ("notBefore", "notAfter"))
+    return CertIdentity(UserInfo(name, groups=tuple(groups)), end, begin, _machine_of(name, groups, peer_cert))
+
+
+def _machine_of(user: str, groups: Sequence[str], peer_cert: Mapping[str, Any]) -> str:
+    if "system:nodes" in groups:
+        return user.removeprefix("system:node:")
+    names = [value for kind, value in peer_cert.get("subjectAltName", ()) if kind == "DNS"]
+    return names[0] if "system:node-proxier" in groups and names else ""
 
 
 def credentials(headers: Mapping[str, str]) -> str:
@@ -141,6 +153,8 @@ class Authenticator:
         self._bootstrap = bootstrap
         self._oidc = oidc
         self._users: dict[Claims, UserInfo] = {}
+        self._marks_entry: Entry | None = None
+        self._marks: Mapping[str, Any] = {}
 
     @property
     def verifier(self) -> TokenVerifier:
@@ -148,6 +162,8 @@ class Authenticator:
 
     async def authenticate(self, identity: CertIdentity | None, authorization: str) -> UserInfo:
         """ANONYMOUS when no credentials were given. Raises ApiError 401 for bad ones."""
+        if identity is not None and identity.machine and self._is_forgotten(identity):
+            self._refuse("forgotten machine")
         if identity is not None and self._clock() < identity.not_after:
             return identity.user
         if authorization:
@@ -162,6 +178,19 @@ class Authenticator:
         if identity is not None:
             self._refuse("expired certificate")
         return ANONYMOUS
+
+    def _is_forgotten(self, identity: CertIdentity) -> bool:
+        """One who changes what the ConfigMap says to something that is no time takes nobody's access away."""
+        entry = self._cache.get(SCHEME.named("configmaps"), forgotten.NAMESPACE, forgotten.NAME)
+        if entry is None:
+            return False
+        if entry is not self._marks_entry:
+            self._marks_entry, self._marks = entry, entry.decode()
+        try:
+            when = forgotten.forgotten_at(self._marks, identity.machine)
+        except ValueError:
+            return False
+        return not forgotten.counts(identity.not_before, when)
 
     @staticmethod
     def _refuse(why: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.api import forgotten
 from cluster.api.duration import parse_duration
 from cluster.api.meta import rfc3339
 from cluster.cli import units
@@ -19,7 +20,6 @@ from cluster.cli.output import CommandError, Output
 from cluster.cli.vm import need_root, write_ticket
 from cluster.cloud import cleanup
 from cluster.cloud.engine import Engine
-from cluster.machine.api_nodes import FORGOTTEN
 from cluster.machine.config import ClusterConfig, ConfigError, load_cluster
 from cluster.machine.join_ledger import JoinLedger
 
@@ -120,10 +120,10 @@ async def _forget(args: argparse.Namespace, out: Output) -> int:
 
 
 async def _mark(api: AdminApi, names: Sequence[str]) -> None:
-    """No control plane renews the certificates that they have now, though their kubelets may make their Nodes again."""
-    maps = "/api/v1/namespaces/kube-system/configmaps"
-    await api.create(maps, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": FORGOTTEN}})
-    await api.merge(f"{maps}/{FORGOTTEN}", {"data": dict.fromkeys(names, rfc3339(time.time()))})
+    """The certificates that they have now open no API server any more, and no control plane renews them."""
+    maps = f"/api/v1/namespaces/{forgotten.NAMESPACE}/configmaps"
+    await api.create(maps, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": forgotten.NAME}})
+    await api.merge(f"{maps}/{forgotten.NAME}", {"data": dict.fromkeys(names, rfc3339(time.time()))})
 
 
 def _addresses(node: dict[str, Any]) -> list[str]:

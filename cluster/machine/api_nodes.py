@@ -11,11 +11,8 @@ from urllib.parse import quote
 
 import orjson
 
-from cluster.api.meta import parse_time
+from cluster.api import forgotten
 from cluster.machine.config import ClusterConfig, MachineConfig
-
-FORGOTTEN = "sk8-forgotten-machines"
-"""A ConfigMap in kube-system, so that every control plane sees it: when a machine was last forgotten, by its name."""
 
 _WITHIN_S = 10.0
 
@@ -32,11 +29,10 @@ class Known:
 async def known(config: ClusterConfig, machine: MachineConfig, name: str) -> Known:
     """Raises OSError, TimeoutError and ValueError when it cannot be told."""
     async with asyncio.timeout(_WITHIN_S):
-        marks = await _get(config, machine, f"/api/v1/namespaces/kube-system/configmaps/{FORGOTTEN}")
+        marks = await _get(config, machine, f"/api/v1/namespaces/{forgotten.NAMESPACE}/configmaps/{forgotten.NAME}")
         node = await _get(config, machine, f"/api/v1/nodes/{quote(name, safe='')}")
-    when = (marks.get("data") or {}).get(name)
     found = (node.get("status") or {}).get("addresses") or ()
-    return Known(tuple(str(each["address"]) for each in found), parse_time(when) if when else 0.0)
+    return Known(tuple(str(each["address"]) for each in found), forgotten.forgotten_at(marks, name))
 
 
 async def _get(config: ClusterConfig, machine: MachineConfig, path: str) -> dict[str, Any]:

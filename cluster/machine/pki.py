@@ -23,11 +23,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from cluster.api.forgotten import BACKDATE_S
 from cluster.machine.config import ClusterConfig, MachineSpec
 
 CA_DAYS = 3650
 LEAF_DAYS = 365
-BACKDATE = dt.timedelta(minutes=5)  # clocks of machines differ a little
+BACKDATE = dt.timedelta(seconds=BACKDATE_S)
 
 MACHINE_CERTS = ("node", "proxy")
 CONTROL_PLANE_CERTS = ("apiserver", "kubelet-client", "front-proxy", "store-peer", "store-client")
@@ -73,7 +74,9 @@ def requirement(name: str, machine: MachineSpec, config: ClusterConfig) -> Subje
         case "node":
             return Subject(f"system:node:{machine.name}", ("system:nodes",), dns, ips, server=True)
         case "proxy":
-            return Subject("system:kube-proxy", ("system:node-proxier",))
+            return Subject(
+                "system:kube-proxy", ("system:node-proxier",), (machine.name,)
+            )  # whose it is: it may be forgotten
         case "apiserver":
             return _apiserver(machine, config)
         case "kubelet-client":

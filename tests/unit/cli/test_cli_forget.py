@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from cluster.api.forgotten import NAME as FORGOTTEN
 from cluster.api.meta import parse_time
 from cluster.cli import vm_members
 from cluster.cli.output import CommandError, Output
-from cluster.machine.api_nodes import FORGOTTEN
 from cluster.machine.config import ClusterConfig, MachineSpec
 from cluster.machine.join_ledger import JoinLedger
 

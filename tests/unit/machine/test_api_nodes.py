@@ -12,8 +12,9 @@ from typing import Any
 import orjson
 import pytest
 
+from cluster.api.forgotten import NAME as FORGOTTEN
 from cluster.machine import api_nodes
-from cluster.machine.api_nodes import FORGOTTEN, Known
+from cluster.machine.api_nodes import Known
 from cluster.machine.config import ClusterConfig, MachineSpec
 from cluster.machine.identity import Authority
 
