@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 GROUPS = {
-    "Clusters": ("up", "down", "upgrade", "configure", "kubeconfig", "machine", "link", "image", "hollow"),
+    "Clusters": ("up", "down", "upgrade", "configure", "kubeconfig", "machine", "node", "link", "image", "hollow"),
     "Clusters of VMs": ("init", "join", "reset", "token"),
     "Seeing": ("status", "top", "events", "trace", "explain", "dashboard", "doctor", "dump"),
     "The store": ("snapshot", "member", "store"),

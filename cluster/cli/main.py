@@ -27,6 +27,7 @@ from cluster.cli import (
     hollow,
     image,
     kubeconfig,
+    node,
     store_commands,
     top,
     trace,
@@ -100,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
     vm.add_commands(commands, acting)
     vm_members.add_commands(commands, acting)
     image.add_commands(commands, acting)
+    node.add_commands(commands, acting)
     doctor.add_commands(commands, common, listing)
     dashboard.add_command(commands, common)
     upgrade.add_command(commands, acting)

@@ -96,10 +96,17 @@ class HttpClient:
         return await self._read(object_path(SCHEME.named(resource), namespace, name), {})
 
     async def list(
-        self, resource: str, namespace: str = "", *, label_selector: str = "", field_selector: str = ""
+        self,
+        resource: str,
+        namespace: str = "",
+        *,
+        label_selector: str = "",
+        field_selector: str = "",
+        chunk_size: int = _PAGE,
     ) -> ObjectList:
+        """`chunk_size`: so many objects with each request; 0 for all at once."""
         info = SCHEME.named(resource)
-        params = _selectors(label_selector, field_selector) | {"limit": str(_PAGE)}
+        params = _selectors(label_selector, field_selector) | {"limit": str(chunk_size)}
         items: list[Obj] = []
         while True:
             page = await self._read(object_path(info, namespace), params)

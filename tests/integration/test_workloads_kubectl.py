@@ -1,40 +1,16 @@
-"""Workloads as users meet them: stock kubectl, the API server and all controllers; machines are played.
+"""Workloads as users meet them: stock kubectl, the API server and all controllers; machines are played."""
 
-The played kubelet binds pods where their affinity says, runs what restarts and completes what does not.
-"""
-
-import asyncio
 import base64
-import contextlib
 import json
-import os
-import shutil
-import time
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from apiserver_harness import Pki, edge
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from kubeconfig import write_kubeconfig
-from memory_store import MemoryStore
+from kubectl_world import NEEDS_KUBECTL, kubectl_cluster
 
-from cluster.api.errors import ApiError
-from cluster.api.meta import rfc3339
-from cluster.controllers.config import ControllerConfig
-from cluster.controllers.daemonset_pods import target_node
-from cluster.controllers.manager import ControllerManager
-from cluster.machine.pki import KeyPair
-from cluster.machinery.client import clone
-from cluster.machinery.registry_client import RegistryClient
-from cluster.registry.context import MASTERS, RequestContext
-from tests.support.signing_requests import Issuer, request_pem, signing_request
+from tests.support.signing_requests import request_pem, signing_request
 
-_VERSIONED = Path("/usr/lib/google-cloud-sdk/bin/kubectl.1.32")
-KUBECTL = str(_VERSIONED) if _VERSIONED.exists() else shutil.which("kubectl.1.32") or shutil.which("kubectl")
-
-pytestmark = pytest.mark.skipif(KUBECTL is None, reason="kubectl is not on PATH")
+pytestmark = NEEDS_KUBECTL
 
 STATEFUL_SET = """
 apiVersion: apps/v1
@@ -60,82 +36,10 @@ spec:
 """
 
 
-class Cluster:
-    """kubectl and the played kubelet over one server."""
-
-    def __init__(self, server, root: Path) -> None:
-        path = write_kubeconfig(server, root / "kubeconfig")
-        self.root = root
-        self._env = {"PATH": os.environ["PATH"], "HOME": str(root), "KUBECONFIG": str(path)}
-        self.client = RegistryClient(server.registry, lambda: RequestContext(MASTERS, field_manager="kubelet"))
-        self._ip = 1
-
-    async def kubectl(self, *args: str, stdin: str = "", fails: bool = False) -> str:
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(
-            str(KUBECTL), *args, stdin=pipe, stdout=pipe, stderr=pipe, env=self._env
-        )
-        out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 60)
-        assert fails == (process.returncode != 0), (args, out, err)
-        return (err if fails else out).decode()
-
-    async def columns(self, *args: str) -> list[list[str]]:
-        return [line.split() for line in (await self.kubectl("get", *args, "--no-headers")).splitlines()]
-
-    async def machines(self) -> None:
-        """Nodes n1 and n2, and what their kubelets do, until cancelled."""
-        for name in ("n1", "n2"):
-            await self.client.create("nodes", {"metadata": {"name": name}})
-            node = clone(await self.client.get("nodes", name))
-            stamp = rfc3339(time.time())
-            node["status"] = {"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": stamp}]}
-            await self.client.update("nodes", node, subresource="status")
-        while True:
-            for pod in (await self.client.list("pods")).items:
-                with contextlib.suppress(ApiError):
-                    await self._run(pod)
-            await asyncio.sleep(0.1)
-
-    async def _run(self, pod) -> None:
-        meta, spec, status = pod["metadata"], pod["spec"], pod.get("status") or {}
-        if "deletionTimestamp" in meta:
-            await self.client.delete("pods", meta["name"], meta["namespace"], grace_period_s=0)
-        elif not spec.get("nodeName"):
-            target = {"kind": "Node", "name": target_node(pod) or "n1"}
-            body = {"metadata": {"name": meta["name"]}, "target": target}
-            await self.client.create("pods", body, meta["namespace"], subresource="binding", name=meta["name"])
-        elif status.get("phase") == "Pending":
-            await self._status(pod, "Running", ready=True)
-        elif status.get("phase") == "Running" and spec["restartPolicy"] != "Always" and "sleep" not in str(spec):
-            await self._status(pod, "Succeeded", ready=False)
-
-    async def _status(self, pod, phase: str, *, ready: bool) -> None:
-        changed = clone(pod)
-        self._ip += 1
-        stamp = "2026-01-01T00:00:00Z"
-        condition = {"type": "Ready", "status": "True" if ready else "False", "lastTransitionTime": stamp}
-        others = [c for c in changed["status"].get("conditions") or [] if c["type"] != "Ready"]
-        changed["status"] = {**changed["status"], "phase": phase, "conditions": [*others, condition]}
-        changed["status"]["podIP"] = f"10.244.0.{self._ip % 250 + 2}"
-        await self.client.update("pods", changed, subresource="status")
-
-
 @pytest.fixture
 async def cluster(tmp_path):
-    store = MemoryStore()
-    async with edge(Pki(tmp_path), store=store) as server:
-        played = Cluster(server, tmp_path)
-        config = ControllerConfig(root_ca_file=server.pki.path("ca.crt"), node_startup_grace_period_s=3600.0)
-        config = replace(config, node_monitor_grace_period_s=3600.0)
-        ca = KeyPair((tmp_path / "ca.crt").read_bytes(), (tmp_path / "ca.key").read_bytes())
-        manager = ControllerManager(store, server.registry, None, config, "m1", issuer=Issuer(time.time, ca))
-        tasks = [asyncio.create_task(manager.run()), asyncio.create_task(played.machines())]
-        try:
-            yield played
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    async with kubectl_cluster(tmp_path) as made:
+        yield made
 
 
 async def test_stateful_set(cluster) -> None:
