@@ -127,9 +127,8 @@ class _World:
 
     def steps(self) -> None:
         """Fills `actions`; each part says whether the next may act too."""
-        for i, pod in enumerate(self.wanted):
-            if not self._keep(start(self.set) + i, pod):
-                return
+        if not self._keep_all():
+            return
         for pod in self.condemned:
             self._own_claims(pod)
         for i in range(len(self.condemned)):
@@ -140,8 +139,17 @@ class _World:
 
     # ---- the pods that are wanted
 
+    def _keep_all(self) -> bool:
+        """In order, one that has to be waited for ends the round at once; otherwise when all have been looked at."""
+        complete = True
+        for i, pod in enumerate(self.wanted):
+            complete &= self._keep(start(self.set) + i, pod)
+            if self.ordered and not complete:
+                return False
+        return complete
+
     def _keep(self, index: int, pod: Obj | None) -> bool:
-        """One ordinal: False ends this round."""
+        """One ordinal: False when nothing may be scaled down or updated in this round."""
         if pod is None:
             return self._create(index)
         if is_terminal(pod):
@@ -212,10 +220,10 @@ class _World:
         return not self.ordered
 
     def _first_unhealthy(self) -> Obj | None:
-        """Of all pods the unhealthy one with the lowest ordinal: it may go although it is not ready."""
-        everyone = [p for p in self.wanted if p is not None] + self.condemned
-        unhealthy = [p for p in everyone if _terminating(p) or not self._available(p)]
-        return min(unhealthy, key=ordinal, default=None)
+        """The unhealthy pod with the lowest ordinal, of those that are wanted before the others: it may go although it
+        is not ready."""
+        everyone = [*(p for p in self.wanted if p is not None), *reversed(self.condemned)]
+        return next((p for p in everyone if _terminating(p) or not self._available(p)), None)
 
     # ---- the pods of another template
 

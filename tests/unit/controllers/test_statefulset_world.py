@@ -110,6 +110,23 @@ async def test_parallel_makes_and_removes_all_at_once() -> None:
         assert all("deletionTimestamp" in p["metadata"] for p in await w.items("pods"))
 
 
+async def test_parallel_pods_do_not_wait_for_one_that_cannot_be_made_anew_yet() -> None:
+    """It ended on a machine that does not say so: its object stays, and the others have nothing to do with that."""
+    async with World(StatefulSetController) as w:
+        await start(w)
+        await w.create("statefulsets.apps", stateful_set(podManagementPolicy="Parallel"))
+        await w.settle_with_kubelet()
+        await w.pod_status(await w.client.get("pods", "db-0", "default"), ready=False, phase="Failed")
+        await w.client.patch("pods", "db-0", {"metadata": {"finalizers": ["example.com/held"]}}, "default")
+        await w.client.delete("pods", "db-2", "default", grace_period_s=0)
+        await w.settle()
+        assert await names(w) == ["db-0", "db-1", "db-2"]
+        await patch(w, replicas=1)
+        await w.settle()
+        standing = [p["metadata"]["name"] for p in await w.items("pods") if "deletionTimestamp" not in p["metadata"]]
+        assert standing == ["db-1", "db-2"], "nothing is scaled down in a round that is not complete"
+
+
 async def test_scaling_down_goes_from_the_top_one_by_one() -> None:
     async with World(StatefulSetController) as w:
         await start(w)
