@@ -2,7 +2,8 @@
 
 Each story is played once undisturbed, and then again and again, each time with all controllers killed after their
 first, second, third, ... write. Whatever a write leaves half done, those who come after have to finish: no orphan, no
-pod too many, no status that stays behind.
+pod too many, no status that stays behind. No story has those who write only with the help of somebody outside: the
+autoscalers (metrics, machines), the signers (an authority), the clouds'.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def deleted(resource: str, name: str, namespace: str = "default", propagation: s
 
 
 async def _cluster(w: World) -> None:
-    await w.namespace()
+    for namespace in ("default", "kube-node-lease"):
+        await w.namespace(namespace)
     for name in ("n1", "n2"):
         await w.node(name)
 
@@ -53,6 +55,49 @@ async def _ended(w: World) -> None:
         changed = clone(pod)
         changed["status"] = {**status, "phase": "Failed" if failed else "Succeeded", "conditions": []}
         await w.client.update("pods", changed, subresource="status")
+
+
+def later(seconds: float) -> Step:
+    """The machines live on meanwhile."""
+
+    async def step(w: World) -> None:
+        for name in ("n1", "n2"):
+            await w.heartbeat(name, lasts_s=86_400)
+        await w.tick(seconds)
+
+    return step
+
+
+def unusable(node: str) -> Step:
+    """A taint that nobody tolerates: its pods have to go."""
+
+    async def step(w: World) -> None:
+        taint = {"key": "example.com/broken", "effect": "NoExecute"}
+        await w.client.patch("nodes", node, {"spec": {"taints": [taint]}})
+
+    return step
+
+
+def off(node: str) -> Step:
+    """The provider says so."""
+
+    async def step(w: World) -> None:
+        w.provider.set_state(node, "off")
+
+    return step
+
+
+def uses(pod: str, **volume: Any) -> Obj:
+    spec: Obj = template()["spec"] | {"volumes": [{"name": "v", **volume}], "nodeName": "n1"}
+    return {"metadata": {"name": pod, "namespace": "default"}, "spec": spec}
+
+
+def role(name: str, label: str, gathers: str = "") -> Obj:
+    rules = [{"apiGroups": [""], "resources": [name], "verbs": ["get"]}]
+    body: Obj = {"metadata": {"name": name, "labels": {label: "yes"}}, "rules": [] if gathers else rules}
+    if gathers:
+        body["aggregationRule"] = {"clusterRoleSelectors": [{"matchLabels": {gathers: "yes"}}]}
+    return body
 
 
 def workload(kind: str, **spec: Any) -> Obj:
@@ -93,6 +138,26 @@ BUDGET: Obj = {
 }
 QUOTA: Obj = {"metadata": {"name": "few", "namespace": "default"}, "spec": {"hard": {"pods": "20"}}}
 RC: Obj = {"metadata": {"name": "web", "namespace": "default"}, "spec": {"replicas": 2, "template": template()}}
+
+TICKS: Obj = {
+    "metadata": {"name": "tick", "namespace": "default"},
+    "spec": {
+        "schedule": "*/5 * * * *",
+        "concurrencyPolicy": "Replace",
+        "successfulJobsHistoryLimit": 1,
+        "jobTemplate": {"spec": {"template": template("tick", restartPolicy="Never")}},
+    },
+}
+BLOCK: Obj = {
+    "metadata": {"name": "block"},
+    "provisioner": "block.sk8.io",
+    "reclaimPolicy": "Delete",
+    "allowVolumeExpansion": True,
+    "volumeBindingMode": "Immediate",
+}
+DATA: Obj = {"metadata": {"name": "data", "namespace": "default"}, "spec": CLAIM | {"storageClassName": "block"}}
+ROLES = "clusterroles.rbac.authorization.k8s.io"
+CIDRS = "servicecidrs.networking.k8s.io"
 
 STORIES: dict[str, list[Step]] = {
     "a Deployment is rolled, scaled meanwhile, and rolled back": [
@@ -138,6 +203,41 @@ STORIES: dict[str, list[Step]] = {
         deleted("endpoints", "web"),
         made("endpoints", HAND_MADE),
         deleted("services", "web"),
+    ],
+    "a CronJob's runs: replaced, ended, forgotten": [
+        made("cronjobs.batch", TICKS),
+        later(300),
+        later(300),
+        _ended,
+        later(300),
+        _ended,
+        deleted("cronjobs.batch", "tick", propagation="Background"),
+    ],
+    "a machine loses its pods to a taint, then the other one is off": [
+        made("replicasets.apps", workload("ReplicaSet", replicas=3)),
+        unusable("n2"),
+        off("n2"),
+        later(30),
+    ],
+    "a volume is made, attached, grows, and goes with its claim": [
+        made("storageclasses.storage.k8s.io", BLOCK),
+        made("persistentvolumeclaims", DATA),
+        made("pods", uses("user", persistentVolumeClaim={"claimName": "data"})),
+        patched("persistentvolumeclaims", "data", resources={"requests": {"storage": "2Gi"}}),
+        made("pods", uses("passing", ephemeral={"volumeClaimTemplate": {"spec": DATA["spec"]}})),
+        deleted("pods", "user"),
+        deleted("pods", "passing"),
+        deleted("persistentvolumeclaims", "data"),
+    ],
+    "roles are gathered, a range of addresses comes and goes, a Job expires": [
+        made(ROLES, role("outer", "any", gathers="inner")),
+        made(ROLES, role("pods", "inner")),
+        deleted(ROLES, "pods", ""),
+        made(CIDRS, {"metadata": {"name": "more"}, "spec": {"cidrs": ["10.200.0.0/24"]}}),
+        deleted(CIDRS, "more", ""),
+        made("jobs.batch", {**INDEXED, "spec": {**INDEXED["spec"], "ttlSecondsAfterFinished": 60}}),
+        _ended,
+        later(61),
     ],
     "a namespace goes with all that is in it": [
         made("namespaces", {"metadata": {"name": "team"}}),

@@ -18,14 +18,17 @@ from cluster.machinery.client import Client, Obj
 from tests.support.controller_world import World
 
 _WRITES = ("create", "create_all", "update", "patch", "delete", "bind")
-_RANDOM = re.compile(r"-[bcdfghjklmnpqrstvwxz2456789]{5}$")
+_RANDOM = re.compile(r"-(?:[bcdfghjklmnpqrstvwxz2456789]{5}|[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-f]{64})$")
+"""Of a pod of a template, a volume of a claim, an attachment."""
 _COUNTS = ("replicas", "readyReplicas", "availableReplicas", "updatedReplicas", "succeeded", "failed", "active",
            "numberReady", "updatedNumberScheduled", "desiredNumberScheduled", "completedIndexes", "failedIndexes",
            "disruptionsAllowed", "phase", "loadBalancer", "used")  # fmt: skip
 _SHOWN = ("pods", "replicasets.apps", "deployments.apps", "statefulsets.apps", "daemonsets.apps", "jobs.batch",
           "controllerrevisions.apps", "persistentvolumeclaims", "services", "endpoints", "namespaces", "configmaps",
           "endpointslices.discovery.k8s.io", "serviceaccounts", "poddisruptionbudgets.policy",
-          "resourcequotas", "replicationcontrollers")  # fmt: skip
+          "resourcequotas", "replicationcontrollers", "cronjobs.batch", "persistentvolumes", "nodes",
+          "volumeattachments.storage.k8s.io", "clusterroles.rbac.authorization.k8s.io",
+          "servicecidrs.networking.k8s.io")  # fmt: skip
 
 Step = Callable[[World], Awaitable[None]]
 
@@ -90,7 +93,9 @@ async def play(steps: list[Step], last: int = 0) -> tuple[list[Counter[str]], in
 
 
 async def _settled(w: World) -> Counter[str]:
-    await w.settle_with_kubelet(nodes=("n1", "n2"))
+    nodes = await w.items("nodes")
+    free = [n["metadata"]["name"] for n in nodes if not (n.get("spec") or {}).get("taints")]
+    await w.settle_with_kubelet(nodes=sorted(free) or ("n1", "n2"))
     return await _at_rest(w)
 
 
@@ -116,8 +121,10 @@ def _shape(resource: str, obj: Obj) -> str:
     containers = (spec.get("template") or {}).get("spec", spec).get("containers") or ()
     owners = [f"{r['kind']}/{_RANDOM.sub('', r['name'])}" for r in meta.get("ownerReferences") or ()]
     ends = sorted(f"{c['type']}={c['status']}" for c in status.get("conditions") or ())
-    counts = {k: status[k] for k in _COUNTS if status.get(k)}
+    counts = {k: v if isinstance(v := status[k], (int, str, dict)) else len(v) for k in _COUNTS if status.get(k)}
     endpoints = len(obj.get("endpoints") or obj.get("subsets") or ())
     parts: list[Any] = [resource, meta.get("namespace", ""), _RANDOM.sub("", meta["name"]), owners, ends, counts]
     parts += [spec.get("replicas"), [c["image"] for c in containers], meta.get("finalizers"), endpoints]
+    parts += [[t["key"] for t in spec.get("taints") or ()], status.get("capacity"), obj.get("rules")]
+    parts += [status.get("lastScheduleTime")]
     return repr([*parts, "deletionTimestamp" in meta])
