@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from cluster.cli import (
     hollow,
     image,
     kubeconfig,
+    machine,
     node,
     store_commands,
     top,
@@ -34,7 +35,6 @@ from cluster.cli import (
     upgrade,
     vm,
     vm_members,
-    workers,
 )
 from cluster.cli.api import AdminApi, ApiUnavailable
 from cluster.cli.clusters import existing
@@ -43,9 +43,8 @@ from cluster.cli.down import down
 from cluster.cli.help import GroupedParser
 from cluster.cli.live import add_watch
 from cluster.cli.output import CommandError, Output
-from cluster.cli.status import show_machines, show_status
+from cluster.cli.status import show_status
 from cluster.cli.up import READY_TIMEOUT_S, UpOptions, up
-from cluster.cloud.local import LocalProvider
 from cluster.machine.config import ConfigError
 from cluster.machine.files import Locked
 from cluster.machinery.provider import ProviderError
@@ -54,11 +53,29 @@ BASE = Path("/var/lib/sk8")
 Command = Callable[[argparse.Namespace, Output], Coroutine[Any, Any, int]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """Options that many commands have: where the cluster is; how a listing is printed; how what was done is told."""
+
+    common: argparse.ArgumentParser
+    listing: argparse.ArgumentParser
+    acting: argparse.ArgumentParser
+
+
 def parser() -> argparse.ArgumentParser:
     root = GroupedParser(
         prog="sk8", description="sk8 runs containers across machines, the Kubernetes way, on Ray.", allow_abbrev=False
     )
     root.add_argument("--version", action="version", version=_version_text())
+    commands = root.add_subparsers(required=False, metavar="COMMAND", parser_class=argparse.ArgumentParser)
+    shared = _shared()
+    _up_and_down(commands, shared)
+    _rooms(commands, shared)
+    _others(commands, shared)
+    return root
+
+
+def _shared() -> _Shared:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--base", type=Path, default=BASE, metavar="DIR", help=f"the cluster's directory ({BASE})")
     common.add_argument("-q", "--quiet", action="store_true", help="no progress, results and errors only")
@@ -68,9 +85,12 @@ def parser() -> argparse.ArgumentParser:
     acting.add_argument(
         "-o", "--output", choices=("text", "json"), default="text", help="how to say what was done (text)"
     )
-    commands = root.add_subparsers(required=False, metavar="COMMAND", parser_class=argparse.ArgumentParser)
+    return _Shared(common, listing, acting)
 
-    add = commands.add_parser("up", parents=[acting], help="start a cluster on this machine, or start it again")
+
+def _up_and_down(commands: Any, shared: _Shared) -> None:
+    text = "start a cluster on this machine, or start it again"
+    add = commands.add_parser("up", parents=[shared.acting], help=text)
     add.add_argument("--machines", type=int, metavar="N", help="how many machines to make (3)")
     add.add_argument("--control-planes", type=int, metavar="N", help="how many of them vote: 1, 3 or 5 (3)")
     add.add_argument("--cni", metavar="NAME", help="the pod network: routes (default), vxlan, or conflist for plugins")
@@ -82,26 +102,23 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--timeout", type=float, default=READY_TIMEOUT_S, metavar="S", help="how long to wait (180)")
     text = "sk8 up goes on where it was; sk8 down removes what there is"
     add.set_defaults(run=_up, interrupted=text)
-
-    add = commands.add_parser("down", parents=[acting], help="stop it and remove everything that was made")
+    text = "stop it and remove everything that was made"
+    add = commands.add_parser("down", parents=[shared.acting], help=text)
     add.add_argument("--keep-data", action="store_true", help="keep objects, volumes and keys for the next `sk8 up`")
     add.set_defaults(run=_down, interrupted="sk8 down goes on where it was")
 
-    add = commands.add_parser(
-        "status", parents=[common, listing], help="machines, leaders, the store's members, pods, alarms"
-    )
-    add_watch(add)
-    add.set_defaults(run=_status)
-    _machine_commands(commands, acting, common, listing)
-    _explain_command(commands, common, listing)
-    _bench_command(commands)
+
+def _rooms(commands: Any, shared: _Shared) -> None:
+    """Commands that have a module of their own."""
+    common, listing, acting = shared.common, shared.listing, shared.acting
+    machine.add_commands(commands, acting, common, listing)
+    node.add_commands(commands, acting)
     store_commands.add_commands(commands, [common, listing])
     chaos.add_commands(commands, common, listing)
     hollow.add_command(commands, acting)
     vm.add_commands(commands, acting)
     vm_members.add_commands(commands, acting)
     image.add_commands(commands, acting)
-    node.add_commands(commands, acting)
     doctor.add_commands(commands, common, listing)
     dashboard.add_command(commands, common)
     upgrade.add_command(commands, acting)
@@ -109,6 +126,16 @@ def parser() -> argparse.ArgumentParser:
     trace.add_command(commands, common, listing)
     top.add_command(commands, common, listing)
     events.add_command(commands, common, listing)
+
+
+def _others(commands: Any, shared: _Shared) -> None:
+    common, listing = shared.common, shared.listing
+    text = "machines, leaders, the store's members, pods, alarms"
+    add = commands.add_parser("status", parents=[common, listing], help=text)
+    add_watch(add)
+    add.set_defaults(run=_status)
+    _explain_command(commands, common, listing)
+    _bench_command(commands)
     add = commands.add_parser("kubeconfig", parents=[common, listing], help="print a kubeconfig for the administrator")
     add.add_argument("--server", default="", metavar="URL", help="where the API is for its user (this machine)")
     add.set_defaults(run=_kubeconfig)
@@ -120,53 +147,6 @@ def parser() -> argparse.ArgumentParser:
     add = commands.add_parser("host-agent", help="serve the local machines in the foreground (started by `sk8 up`)")
     add.add_argument("--base", type=Path, default=BASE, metavar="DIR", help="the cluster's directory")
     add.set_defaults(serve=True)
-    return root
-
-
-def _machine_commands(
-    commands: Any,
-    acting: argparse.ArgumentParser,
-    common: argparse.ArgumentParser,
-    listing: argparse.ArgumentParser,
-) -> None:
-    machine = commands.add_parser("machine", help="list, add, remove, kill, start or stop machines")
-    verbs = machine.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    add = verbs.add_parser("list", parents=[common, listing], help="all machines and their power")
-    add.set_defaults(run=_machine_list)
-    described = {
-        "kill": "cut its power: processes, containers and network go at once",
-        "stop": "shut it down in good order",
-        "start": "switch it on; it boots from its disk",
-        "restart": "begin anew with sk8's own processes there; its pods run on",
-        "renew": "give it new keys and certificates now; it does so by itself before they end",
-    }
-    for verb, text in described.items():
-        add = verbs.add_parser(verb, parents=[acting], help=text, description=text)
-        add.add_argument("name", metavar="NAME", help="such as m1")
-        if verb == "start":
-            add.add_argument("--wipe", action="store_true", help="empty its disk first, as if it was replaced")
-        add.set_defaults(run=_machine_power, verb=verb, wipe=False)
-    workers.add_commands(verbs, acting)
-    vm_members.add_forget(verbs, acting)
-    _link_command(commands, acting)
-
-
-def _link_command(commands: Any, common: argparse.ArgumentParser) -> None:
-    link = commands.add_parser("link", help="cut, spoil or mend a machine's network cable")
-    ways = link.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    described = {
-        "down": "cut it: the machine runs on, alone",
-        "slow": "delay what passes it, in both directions, or lose some of it",
-        "up": "mend it, whatever was done to it",
-    }
-    for way, text in described.items():
-        add = ways.add_parser(way, parents=[common], help=text, description=text)
-        add.add_argument("name", metavar="NAME", help="such as m1")
-        if way == "slow":
-            add.add_argument("--delay-ms", type=float, default=0.0, metavar="MS", help="each packet comes so late")
-            add.add_argument("--jitter-ms", type=float, default=0.0, metavar="MS", help="give or take so much")
-            add.add_argument("--loss-percent", type=float, default=0.0, metavar="P", help="of each hundred, P are lost")
-        add.set_defaults(run=_link, way=way)
 
 
 def _explain_command(commands: Any, common: argparse.ArgumentParser, listing: argparse.ArgumentParser) -> None:
@@ -210,43 +190,6 @@ async def _down(args: argparse.Namespace, out: Output) -> int:
 
 async def _status(args: argparse.Namespace, out: Output) -> int:
     return await show_status(existing(args.base), out, args)
-
-
-async def _machine_list(args: argparse.Namespace, out: Output) -> int:
-    await show_machines(existing(args.base), out, as_json=args.output == "json")
-    return 0
-
-
-async def _machine_power(args: argparse.Namespace, out: Output) -> int:
-    config = existing(args.base)
-    config.spec(args.name)
-    provider = LocalProvider(config.host_socket)
-    said = {"kill": "lost power", "stop": "is off", "start": "is on", "renew": "renews its certificates"}
-    with out.step(f"machine {args.name} {said.get(args.verb, 'begins anew')}"):
-        if args.verb == "start":
-            await provider.start(args.name, wipe=args.wipe)
-        else:
-            verbs = {"stop": provider.stop, "kill": provider.kill, "renew": provider.renew}
-            await verbs.get(args.verb, provider.restart_agent)(args.name)
-    return 0
-
-
-async def _link(args: argparse.Namespace, out: Output) -> int:
-    config = existing(args.base)
-    config.spec(args.name)
-    provider = LocalProvider(config.host_socket)
-    if args.way == "slow":
-        if not (args.delay_ms or args.loss_percent):
-            raise CommandError("a slow link needs --delay-ms or --loss-percent", "such as --delay-ms 50", code=2)
-        await provider.set_netem(
-            args.name, delay_ms=args.delay_ms, jitter_ms=args.jitter_ms, loss_percent=args.loss_percent
-        )
-    else:
-        await provider.set_link(args.name, up=args.way == "up")
-    if args.way == "up":
-        await provider.set_netem(args.name)
-    out.say(f"  the link of {args.name} is {args.way}")
-    return 0
 
 
 async def _bench(args: argparse.Namespace, _: Output) -> int:
