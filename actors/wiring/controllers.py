@@ -17,6 +17,7 @@ from cluster.cloud.providers import open_cloud
 from cluster.cloud.vms import OwnAuthority
 from cluster.controllers import config as settings
 from cluster.controllers.autoscaler_core import ScaleDownRules
+from cluster.controllers.env import Outside
 from cluster.controllers.flags import with_flags
 from cluster.controllers.manager import USER, ControllerManager
 from cluster.machine.config import ClusterConfig, MachineConfig
@@ -70,13 +71,8 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
     local = LocalProvider(cluster.host_socket)
     cloud = open_cloud(cluster, local, lambda name: manager.node(name))
     provider, issuer = _owners(cluster, local)
-    manager = ControllerManager(
-        store,
-        registry,
-        provider,
-        config,
-        machine.name,
-        rng=random.Random(),
+    outside = Outside(
+        provider=provider,
         metrics=KubeletPodMetrics(access),
         issuer=issuer,
         authorizer=authorizer,
@@ -90,5 +86,6 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
         balancers=cloud.balancers,
         tokens=TokenSigner(str(pki / "sa.key"), LEGACY_ISSUER, time.time),
     )
+    manager = ControllerManager(store, registry, config, machine.name, outside, rng=random.Random())
     REGISTRY.register(manager.state_metrics)
     return common.Together(manager, authorizer, registry, health=manager.health)

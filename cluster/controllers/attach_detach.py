@@ -209,7 +209,7 @@ class AttachDetachController:
         source = disk_source(volume) if volume is not None else None
         handle = source.handle if source is not None else self._handle_of(attachment)
         try:
-            if driver in self._env.disks or (attachment.get("status") or {}).get("attached"):
+            if driver in self._env.outside.disks or (attachment.get("status") or {}).get("attached"):
                 await self._disks_of(attachment).detach_disk(handle, node)
         except ProviderError as err:
             await self._failed(attachment, "detachError", str(err))
@@ -228,7 +228,7 @@ class AttachDetachController:
     def _disks_of(self, attachment: Obj) -> Disks:
         """Raises ProviderError when the driver's provider is not configured."""
         driver = attachment["spec"]["attacher"]
-        disks = self._env.disks.get(driver)
+        disks = self._env.outside.disks.get(driver)
         if disks is None:
             raise ProviderError(f"no provider of {driver} is configured: its settings are missing", retriable=False)
         return disks

@@ -50,7 +50,7 @@ class AutoscalerController:
         await self.reconciler.run()
 
     def resync(self) -> None:
-        if self._env.groups is not None:
+        if self._env.outside.groups is not None:
             self.reconciler.queue.add(_ALL)
 
     def _on_pod(self, old: Obj | None, new: Obj | None) -> None:
@@ -62,7 +62,7 @@ class AutoscalerController:
             self.resync()
 
     async def _reconcile(self, key: str) -> Result | None:
-        groups = self._env.groups
+        groups = self._env.outside.groups
         if groups is None:
             return None
         types, members = await groups.types(), await groups.nodes()

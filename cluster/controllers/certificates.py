@@ -56,7 +56,7 @@ class CsrApprover:
 
     async def _reconcile(self, name: str) -> Result | None:
         csr = self._requests.get(name)
-        authorizer = self._env.authorizer
+        authorizer = self._env.outside.authorizer
         if csr is None or authorizer is None:
             return None
         for grant in core.grants(csr):
@@ -92,7 +92,7 @@ class CsrSigner:
 
     async def _reconcile(self, name: str) -> Result | None:
         csr = self._requests.get(name)
-        issuer = self._env.issuer
+        issuer = self._env.outside.issuer
         if csr is None or issuer is None or not core.wants_certificate(csr):
             return None
         why = self._fault(csr["spec"], core.pem_of(csr))

@@ -37,13 +37,13 @@ class CloudNodeController:
             self._on_node(None, node)
 
     def _on_node(self, old: Obj | None, new: Obj | None) -> None:
-        if self._env.instances is None or new is None:
+        if self._env.outside.instances is None or new is None:
             return
         if old is None or core.is_uninitialized(new) or _ready(old) != _ready(new):
             self.reconciler.queue.add(new["metadata"]["name"])
 
     async def _reconcile(self, name: str) -> Result | None:
-        node, instances = self._nodes.get("", name), self._env.instances
+        node, instances = self._nodes.get("", name), self._env.outside.instances
         if node is None or instances is None:
             return None
         try:

@@ -56,7 +56,7 @@ class CloudRouteController:
         await self.reconciler.run()
 
     def resync(self) -> None:
-        if self._env.routes is not None:
+        if self._env.outside.routes is not None:
             self.reconciler.queue.add(_ALL)
 
     def _on_node(self, old: Obj | None, new: Obj | None) -> None:
@@ -64,7 +64,7 @@ class CloudRouteController:
             self.resync()
 
     async def _reconcile(self, key: str) -> Result | None:
-        routes = self._env.routes
+        routes = self._env.outside.routes
         if routes is None:
             return None
         nodes = self._nodes.items()

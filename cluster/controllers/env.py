@@ -75,26 +75,15 @@ class BuiltIn:
 
 
 @dataclass(frozen=True, slots=True)
-class Env:
-    """`client` writes through to `informers`; `resources` says what there is; `recorder(component)` makes the
-    sources of Events.
-
-    `clock` is wall time, for what users read; durations and silences are measured by `monotonic`, which no step of the
-    wall clock moves. `disks` are those whose volumes are made and attached here, by CSI driver. Without an `issuer` no
-    certificate is signed, without an `authorizer` none approved by itself; without `instances` no cloud knows the
-    Nodes, without `routes` its network need not know their pods,
-    without `groups` the cluster has the machines it has.
+class Outside:
+    """Whom controllers ask beyond the API. `disks` are those whose volumes are made and attached here, by CSI driver.
+    Without an `issuer` no certificate is signed, without an `authorizer` none approved by itself, without `metrics`
+    autoscalers say that they get none; without `instances` no cloud knows the Nodes, without `routes` its network need
+    not know their pods, without `groups` the cluster has the machines it has.
     """
 
-    client: Client
-    informers: Informers
-    config: ControllerConfig
-    clock: Clock
-    rng: random.Random
     provider: Provider | None = None
-    monotonic: Clock = monotonic
     metrics: PodMetrics | None = None
-    quotas: QuotaCounter | None = None
     issuer: CertificateIssuer | None = None
     authorizer: Authorizer | None = None
     tokens: SecretTokens | None = None
@@ -106,6 +95,28 @@ class Env:
     instances: Instances | None = None
     routes: Routes | None = None
     groups: NodeGroups | None = None
+
+
+NOBODY = Outside()
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """`client` writes through to `informers`; `resources` says what there is; `recorder(component)` makes the
+    sources of Events.
+
+    `clock` is wall time, for what users read; durations and silences are measured by `monotonic`, which no step of the
+    wall clock moves.
+    """
+
+    client: Client
+    informers: Informers
+    config: ControllerConfig
+    clock: Clock
+    rng: random.Random
+    outside: Outside = NOBODY
+    monotonic: Clock = monotonic
+    quotas: QuotaCounter | None = None
     resources: Resources = field(default_factory=BuiltIn)
 
     def informer(self, resource: str) -> Informer:

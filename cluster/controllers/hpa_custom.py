@@ -28,7 +28,7 @@ class CustomMetrics:
 
     def __init__(self, env: Env) -> None:
         self._env = env
-        self._prometheus = None if env.series is None else PrometheusMetrics(env.series)
+        self._prometheus = None if env.outside.series is None else PrometheusMetrics(env.outside.series)
         self._services = env.informer("apiservices.apiregistration.k8s.io")
 
     async def of_pods(self, namespace: str, metric: Obj, pods: LabelSelector) -> dict[str, Sample]:
@@ -73,9 +73,9 @@ class CustomMetrics:
     async def _items(self, group: str, path: str, query: dict[str, str]) -> Sequence[Obj]:
         for version in _VERSIONS[group]:
             service = self._services.get("", f"{version}.{group}")
-            if service is None or not service["spec"].get("service") or self._env.aggregated is None:
+            if service is None or not service["spec"].get("service") or self._env.outside.aggregated is None:
                 continue
-            answer = await self._env.aggregated.get(service, f"/apis/{group}/{version}{path}", query)
+            answer = await self._env.outside.aggregated.get(service, f"/apis/{group}/{version}{path}", query)
             items: list[Any] = answer.get("items") or []
             if not items:
                 raise ApiError(404, "NotFound", f"no metrics returned from {group} for {path.rpartition('/')[2]}")

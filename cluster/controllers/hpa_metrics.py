@@ -105,11 +105,11 @@ class Metrics:
 
     async def _usage(self, target: Target, resource: str) -> Mapping[str, PodUsage]:
         why = f"failed to get {resource} utilization: unable to get metrics for resource {resource}: "
-        if self._env.metrics is None:
+        if self._env.outside.metrics is None:
             why += "unable to fetch metrics from resource metrics API: no source of pod metrics is configured"
             raise Unable("FailedGetResourceMetric", why)
         try:
-            found = await self._env.metrics.of_pods(target.namespace, target.pods)
+            found = await self._env.outside.metrics.of_pods(target.namespace, target.pods)
         except ApiError as err:
             raise Unable("FailedGetResourceMetric", why + err.message) from err
         if not found:

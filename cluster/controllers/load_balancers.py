@@ -49,7 +49,7 @@ class LoadBalancerController:
             self.resync()
 
     async def _reconcile(self, key: str) -> Result | None:
-        service, balancers = self._services.get(*split_key(key)), self._env.balancers
+        service, balancers = self._services.get(*split_key(key)), self._env.outside.balancers
         if service is None or balancers is None:
             return None
         try:

@@ -12,8 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 
 from prometheus_client import Gauge
 
@@ -32,11 +31,10 @@ from cluster.controllers.deployment import DeploymentController
 from cluster.controllers.disruption import DisruptionController
 from cluster.controllers.endpoints import EndpointsController, EndpointSliceController
 from cluster.controllers.endpoints_mirroring import EndpointSliceMirroringController
-from cluster.controllers.env import Aggregated, Controller, Env, Machines, SecretTokens
+from cluster.controllers.env import NOBODY, Controller, Env, Outside
 from cluster.controllers.ephemeral_volumes import EphemeralVolumeController
 from cluster.controllers.garbage_collector import GarbageCollector
 from cluster.controllers.hpa import HpaController
-from cluster.controllers.hpa_prometheus import Series
 from cluster.controllers.job import JobController
 from cluster.controllers.job_ttl import JobTtlController
 from cluster.controllers.load_balancers import LoadBalancerController
@@ -55,27 +53,16 @@ from cluster.controllers.statefulset import StatefulSetController
 from cluster.controllers.taint_eviction import TaintEvictionController
 from cluster.controllers.volume_expand import ExpandController
 from cluster.controllers.volume_protection import VolumeProtectionController
-from cluster.machinery.client import Client, Obj
+from cluster.machinery.client import Obj
 from cluster.machinery.clock import Clock, monotonic
 from cluster.machinery.election import Elector
 from cluster.machinery.informer import Informers
-from cluster.machinery.pod_metrics import PodMetrics
-from cluster.machinery.provider import (
-    CertificateIssuer,
-    Disks,
-    Instances,
-    LoadBalancers,
-    NodeGroups,
-    Provider,
-    Routes,
-)
 from cluster.machinery.registry_client import RegistryClient
 from cluster.machinery.state_metrics import StateCollector
 from cluster.machinery.write_through import WriteThrough
 from cluster.registry.context import CAUSE, RequestContext, UserInfo
 from cluster.registry.registry import Registry
 from cluster.registry.store import Store
-from cluster.registry.types import Authorizer
 
 COMPONENT = "kube-controller-manager"
 USER = UserInfo("system:kube-controller-manager", groups=("system:authenticated",))
@@ -133,65 +120,30 @@ def build(env: Env) -> list[Controller]:
 
 
 class ControllerManager:
-    """`identity` names this instance in the lease, e.g. `m1_<uuid>`; `clock` is wall time; without `metrics`
-    autoscalers say that they get none."""
+    """`identity` names this instance in the lease, e.g. `m1_<uuid>`; `clock` is wall time."""
 
     def __init__(
         self,
         store: Store,
         registry: Registry,
-        provider: Provider | None,
         config: ControllerConfig,
         identity: str,
+        outside: Outside = NOBODY,
         *,
         clock: Clock = time.time,
         monotonic: Clock = monotonic,
         rng: random.Random | None = None,
-        metrics: PodMetrics | None = None,
-        issuer: CertificateIssuer | None = None,
-        authorizer: Authorizer | None = None,
-        tokens: SecretTokens | None = None,
-        balancers: LoadBalancers | None = None,
-        aggregated: Aggregated | None = None,
-        machines: Machines | None = None,
-        series: Series | None = None,
-        disks: Mapping[str, Disks] = MappingProxyType({}),
-        instances: Instances | None = None,
-        routes: Routes | None = None,
-        groups: NodeGroups | None = None,
     ) -> None:
         config.validate()
         rng = rng or random.Random(identity)
         self._elector = Elector(store, COMPONENT, identity, config.leader_elect_lease_duration_s, clock=monotonic)
-        counter = RegistryClient(registry, self._context)
-        self._client: Client = counter
-        self._informers = Informers(self._client, rng=rng)
-        client = WriteThrough(self._client, self._informers)
-        self._env = Env(
-            client,
-            self._informers,
-            config,
-            clock,
-            rng,
-            provider,
-            monotonic,
-            metrics=metrics,
-            quotas=counter,
-            issuer=issuer,
-            authorizer=authorizer,
-            tokens=tokens,
-            balancers=balancers,
-            aggregated=aggregated,
-            machines=machines,
-            series=series,
-            disks=disks,
-            instances=instances,
-            routes=routes,
-            groups=groups,
-            resources=registry.catalog,
-        )
-        self._controllers = build(self._env)
-        self.state_metrics = StateCollector(self._informers, lambda: self._elector.leading)
+        self._client = client = RegistryClient(registry, self._context)
+        self._informers = informers = Informers(client, rng=rng)
+        through = WriteThrough(client, informers)
+        resources = registry.catalog
+        env = Env(through, informers, config, clock, rng, outside, monotonic, quotas=client, resources=resources)
+        self._controllers = build(env)
+        self.state_metrics = StateCollector(informers, lambda: self._elector.leading)
 
     async def run(self) -> None:
         """Until cancelled. Raises when a controller or the election cannot go on."""

@@ -59,7 +59,7 @@ class NodeLifecycleController:
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.reconciler.run())
-            if self._env.provider is not None:
+            if self._env.outside.provider is not None:
                 group.create_task(self._watch_machines())
 
     def resync(self) -> None:
@@ -123,7 +123,7 @@ class NodeLifecycleController:
     # ---- proof
 
     async def _watch_machines(self) -> None:
-        provider = self._env.provider
+        provider = self._env.outside.provider
         if provider is None:
             return
         while True:
@@ -171,9 +171,9 @@ class NodeLifecycleController:
 
     async def _asked(self, node: Obj, judgement: core.Judgement) -> core.Judgement:
         """Whether the machine of a silent kubelet answers; again and again, as both may change without another sign."""
-        if judgement.verdict is not Verdict.UNREACHABLE or self._env.machines is None:
+        if judgement.verdict is not Verdict.UNREACHABLE or self._env.outside.machines is None:
             return judgement
-        answers = await self._env.machines.answers(node["metadata"]["name"], core.internal_ip(node))
+        answers = await self._env.outside.machines.answers(node["metadata"]["name"], core.internal_ip(node))
         return core.Judgement(Verdict.AGENT_DOWN if answers else Verdict.UNREACHABLE, _ASK_AGAIN_S)
 
     def _judge(self, name: str, node: Obj) -> core.Judgement:

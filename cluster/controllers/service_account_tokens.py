@@ -51,7 +51,7 @@ class ServiceAccountTokenController:
 
     async def _reconcile(self, key: str) -> Result | None:
         secret = self._secrets.get(*split_key(key))
-        if secret is None or self._env.tokens is None or not _account_key(secret):
+        if secret is None or self._env.outside.tokens is None or not _account_key(secret):
             return None
         if "deletionTimestamp" in secret["metadata"]:
             return None
@@ -86,9 +86,9 @@ class ServiceAccountTokenController:
         data["namespace"] = _b64(meta["namespace"].encode())
         if self._ca:
             data["ca.crt"] = _b64(self._ca)
-        if not data.get("token") and self._env.tokens is not None:
+        if not data.get("token") and self._env.outside.tokens is not None:
             owner = account["metadata"]
-            token = self._env.tokens.sign_secret(owner["namespace"], owner["name"], owner["uid"], meta["name"])
+            token = self._env.outside.tokens.sign_secret(owner["namespace"], owner["name"], owner["uid"], meta["name"])
             data["token"] = _b64(token.encode())
         return filled
 

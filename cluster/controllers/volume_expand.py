@@ -56,7 +56,7 @@ class ExpandController:
             return None
         source = csi_source(volume)
         driver = source.driver if source is not None else self._provisioner(claim)
-        disks = self._env.disks.get(driver)
+        disks = self._env.outside.disks.get(driver)
         step = core.next_step(claim, volume, on_node=source is not None)
         if not step:
             return None

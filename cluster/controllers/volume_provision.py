@@ -36,7 +36,7 @@ class Provisioner:
 
     def disks_for(self, storage_class: Obj) -> Disks | None:
         """None: the class is somebody else's to provision."""
-        return self._env.disks.get(driver_of(storage_class.get("provisioner", "")))
+        return self._env.outside.disks.get(driver_of(storage_class.get("provisioner", "")))
 
     async def provision(self, claim: Obj, storage_class: Obj, disks: Disks) -> Obj:
         """The PersistentVolume, reserved for the claim. Raises CannotProvision, ApiError."""

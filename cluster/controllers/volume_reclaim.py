@@ -64,7 +64,7 @@ class Reclaimer:
         provisioner = (volume["metadata"].get("annotations") or {}).get(core.PROVISIONED_BY, "")
         source = csi_source(volume)
         if source is not None:
-            disks = self._env.disks.get(source.driver)
+            disks = self._env.outside.disks.get(source.driver)
             if disks is None or not (provisioner or "awsElasticBlockStore" in volume["spec"]):
                 return "waiting"  # for whoever made it
             try:

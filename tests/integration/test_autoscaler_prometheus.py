@@ -137,7 +137,7 @@ async def test_a_deployment_is_scaled_by_it(url: str) -> None:
     prometheus = Prometheus(url, _unresolved)
 
     def controller(env: Env) -> Controller:
-        return HpaController(replace(env, series=prometheus))
+        return HpaController(replace(env, outside=replace(env.outside, series=prometheus)))
 
     selector = {"matchLabels": {"queue": "work"}}
     target = {"type": "AverageValue", "averageValue": "10"}

@@ -18,6 +18,7 @@ from cluster_store import Line, SharedStore, Weather
 
 from cluster.cloud.local_balancers import AddressPool
 from cluster.controllers.config import profile
+from cluster.controllers.env import Outside
 from cluster.controllers.manager import ControllerManager
 from cluster.machinery.election import Elector
 from cluster.machinery.registry_client import RegistryClient
@@ -219,16 +220,16 @@ class Sim:
             machine.kubelet.start()
 
     async def _controllers(self, process: Process) -> None:
+        pool = AddressPool([f"10.9.0.{i}" for i in range(1, 30)])
         manager = ControllerManager(
             process.line,
             process.registry,
-            self.provider,
             CONTROLLERS,
             process.name,
+            Outside(self.provider, balancers=pool),
             clock=self.wall,
             monotonic=self.loop.time,
             rng=process.rng,
-            balancers=AddressPool([f"10.9.0.{i}" for i in range(1, 30)]),
         )
         await manager.run()
 

@@ -16,30 +16,18 @@ from cluster.api.volumes import BLOCK, LOCAL_PATH
 from cluster.cloud.local_paths import LocalPathDisks
 from cluster.controllers.config import ControllerConfig
 from cluster.controllers.daemonset_pods import target_node
-from cluster.controllers.env import Controller, Env, SecretTokens
+from cluster.controllers.env import NOBODY, Controller, Env, Outside
 from cluster.machinery.client import Client, Obj, clone
 from cluster.machinery.clock import FakeClock
 from cluster.machinery.informer import Informers
-from cluster.machinery.provider import (
-    CertificateIssuer,
-    Disks,
-    DiskStatus,
-    DiskWish,
-    Instances,
-    LoadBalancers,
-    MachineStatus,
-    MadeDisk,
-    NodeGroups,
-    ProviderError,
-    Routes,
-)
+from cluster.machinery.provider import Disks, DiskStatus, DiskWish, MachineStatus, MadeDisk, ProviderError
 from cluster.machinery.reconciler import Reconciler
 from cluster.machinery.registry_client import RegistryClient
 from cluster.machinery.write_through import WriteThrough
 from cluster.registry.admissionconfig import AdmissionConfig
 from cluster.registry.context import CAUSE, MASTERS, RequestContext
 from cluster.registry.registry import Registry
-from cluster.registry.types import Authorizer, RegistryConfig
+from cluster.registry.types import RegistryConfig
 from tests.support.memory_store import MemoryStore
 
 NODES_AS_THEY_ARE = RegistryConfig(admission=AdmissionConfig(disable=("TaintNodesByCondition",)))
@@ -106,7 +94,7 @@ class FakeProvider:
 
 
 class World:
-    """Use as `async with World(Controller, ...) as w`."""
+    """Use as `async with World(Controller, ...) as w`. `outside` without provider and disks: those are the world's."""
 
     def __init__(
         self,
@@ -117,13 +105,7 @@ class World:
         provider: FakeProvider | None = None,
         wrap: Callable[[Client], Client] = lambda c: c,
         admission: RegistryConfig = NODES_AS_THEY_ARE,
-        issuer: CertificateIssuer | None = None,
-        authorizer: Authorizer | None = None,
-        tokens: SecretTokens | None = None,
-        balancers: LoadBalancers | None = None,
-        instances: Instances | None = None,
-        routes: Routes | None = None,
-        groups: NodeGroups | None = None,
+        outside: Outside = NOBODY,
     ) -> None:
         self.clock = clock or FakeClock()
         self.store = store or MemoryStore(self.clock)
@@ -136,8 +118,7 @@ class World:
         self._makers = makers
         self._config = config or ControllerConfig()
         self._wrap = wrap
-        self.issuer, self._authorizer, self._tokens = issuer, authorizer, tokens
-        self._balancers, self._instances, self._routes, self._groups = balancers, instances, routes, groups
+        self._outside = outside
         self._serial = 0
 
     async def __aenter__(self) -> World:
@@ -149,17 +130,9 @@ class World:
             self._config,
             self.clock,
             random.Random(1),
-            self.provider,
+            dataclasses.replace(self._outside, provider=self.provider, disks=self.disks),
             self.clock,
             quotas=self.client,
-            issuer=self.issuer,
-            authorizer=self._authorizer,
-            tokens=self._tokens,
-            balancers=self._balancers,
-            disks=self.disks,
-            instances=self._instances,
-            routes=self._routes,
-            groups=self._groups,
             resources=self.registry.catalog,
         )
         self.controllers = [make(self.env) for make in self._makers]

@@ -21,6 +21,7 @@ from cluster.api.errors import ApiError
 from cluster.api.meta import rfc3339
 from cluster.controllers.config import ControllerConfig
 from cluster.controllers.daemonset_pods import target_node
+from cluster.controllers.env import Outside
 from cluster.controllers.manager import ControllerManager
 from cluster.machine.pki import KeyPair
 from cluster.machinery.client import clone
@@ -106,7 +107,7 @@ async def kubectl_cluster(root: Path) -> AsyncIterator[Cluster]:
         config = ControllerConfig(root_ca_file=server.pki.path("ca.crt"), node_startup_grace_period_s=3600.0)
         config = replace(config, node_monitor_grace_period_s=3600.0)
         ca = KeyPair((root / "ca.crt").read_bytes(), (root / "ca.key").read_bytes())
-        manager = ControllerManager(store, server.registry, None, config, "m1", issuer=Issuer(time.time, ca))
+        manager = ControllerManager(store, server.registry, config, "m1", Outside(issuer=Issuer(time.time, ca)))
         tasks = [asyncio.create_task(manager.run()), asyncio.create_task(played.machines())]
         try:
             yield played

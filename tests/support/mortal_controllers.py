@@ -13,6 +13,7 @@ from typing import Any
 
 from cluster.api.errors import internal
 from cluster.cloud.local_balancers import AddressPool
+from cluster.controllers.env import Outside
 from cluster.controllers.manager import CONTROLLERS
 from cluster.machinery.client import Client, Obj
 from tests.support.controller_world import World
@@ -102,9 +103,10 @@ async def _settled(w: World) -> Counter[str]:
 def _world(life: Life, before: World | None = None) -> World:
     pool = AddressPool(["10.9.0.1", "10.9.0.2"])
     if before is None:
-        return World(*CONTROLLERS, wrap=life.wrap, balancers=pool)
+        return World(*CONTROLLERS, wrap=life.wrap, outside=Outside(balancers=pool))
+    outside, provider = Outside(balancers=pool), before.provider
     return World(
-        *CONTROLLERS, wrap=life.wrap, balancers=pool, store=before.store, clock=before.clock, provider=before.provider
+        *CONTROLLERS, wrap=life.wrap, outside=outside, store=before.store, clock=before.clock, provider=provider
     )
 
 

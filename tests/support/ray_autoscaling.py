@@ -25,6 +25,7 @@ from actors.ray_groups import RayNodeGroups, type_of
 from cluster.controllers.autoscaler import AutoscalerController
 from cluster.controllers.autoscaler_core import ScaleDownRules
 from cluster.controllers.config import ControllerConfig
+from cluster.controllers.env import Outside
 from tests.support.controller_world import World
 from tests.unit.controllers.test_autoscaler_world import GIB, SMALL, machine, pending, running
 
@@ -101,7 +102,7 @@ class Groups(RayNodeGroups):
 
 async def story(groups: RayNodeGroups) -> None:
     config = replace(ControllerConfig(), scale_down=ScaleDownRules(unneeded_s=60))
-    async with World(AutoscalerController, groups=groups, config=config) as w:
+    async with World(AutoscalerController, outside=Outside(groups=groups), config=config) as w:
         await w.namespace()
         for i in range(3):
             await pending(w, f"p{i}")

@@ -10,6 +10,7 @@ from cluster.controllers.autoscaler import AutoscalerController
 from cluster.controllers.autoscaler_core import DISABLED, GOING, SAFE, Room, ScaleDownRules, scale_up
 from cluster.controllers.config import ControllerConfig
 from cluster.controllers.disruption import DisruptionController
+from cluster.controllers.env import Outside
 from cluster.machinery.client import Obj, clone
 from cluster.machinery.provider import NodeType
 from tests.support.controller_world import World
@@ -44,7 +45,7 @@ class FakeGroups:
 
 def world(groups: FakeGroups) -> World:
     config = replace(ControllerConfig(), scale_down=ScaleDownRules(unneeded_s=60))
-    return World(AutoscalerController, DisruptionController, groups=groups, config=config)
+    return World(AutoscalerController, DisruptionController, outside=Outside(groups=groups), config=config)
 
 
 def pod(name: str, cpu: str = "1", **spec: Any) -> Obj:

@@ -11,6 +11,7 @@ from cryptography import x509
 
 from cluster.api import signers
 from cluster.controllers.certificates import CsrApprover, CsrCleaner, CsrSigner
+from cluster.controllers.env import Outside
 from cluster.machine import pki
 from cluster.machinery.client import Obj, clone
 from cluster.machinery.clock import FakeClock
@@ -37,12 +38,8 @@ class Allows:
 
 def world(*makers: Any, allows: Sequence[str] = ()) -> World:
     clock = FakeClock()
-    return World(
-        *makers,
-        clock=clock,
-        authorizer=Allows(*allows),
-        issuer=Issuer(clock, pki.new_ca("sk8-ca", dt.datetime.fromtimestamp(clock(), dt.UTC))),
-    )
+    ca = pki.new_ca("sk8-ca", dt.datetime.fromtimestamp(clock(), dt.UTC))
+    return World(*makers, clock=clock, outside=Outside(authorizer=Allows(*allows), issuer=Issuer(clock, ca)))
 
 
 async def approve(w: World, name: str = "jane", kind: str = "Approved") -> None:
@@ -100,13 +97,13 @@ async def test_what_the_signer_refuses_fails_with_its_reason() -> None:
 
 async def test_a_silent_issuer_is_asked_again() -> None:
     async with world(CsrSigner) as w:
-        assert isinstance(w.issuer, Issuer)
-        w.issuer.down = True
+        assert isinstance(w.env.outside.issuer, Issuer)
+        w.env.outside.issuer.down = True
         await w.create(CSRS, signing_request("jane", signers.API_CLIENT, request_pem("jane"), CLIENT))
         await approve(w)
         await w.churn()
         assert set(conditions(await w.client.get(CSRS, "jane"))) == {"Approved"}
-        w.issuer.down = False
+        w.env.outside.issuer.down = False
         await w.settle()
         assert certificate(await w.client.get(CSRS, "jane"))
 

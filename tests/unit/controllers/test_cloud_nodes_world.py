@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from cluster.controllers.cloud_nodes import CloudNodeController
 from cluster.controllers.cloud_nodes_core import UNINITIALIZED
 from cluster.controllers.cloud_routes import CloudRouteController, plan
+from cluster.controllers.env import Outside
 from cluster.controllers.node_lifecycle_core import SHUTDOWN
 from cluster.machinery.client import Obj, clone
 from cluster.machinery.provider import Instance, ProviderError, Route
@@ -46,7 +47,7 @@ class FakeCloud:
 
 
 def world(cloud: FakeCloud) -> World:
-    return World(CloudNodeController, CloudRouteController, instances=cloud, routes=cloud)
+    return World(CloudNodeController, CloudRouteController, outside=Outside(instances=cloud, routes=cloud))
 
 
 async def register(w: World, name: str, **spec: object) -> None:

@@ -32,7 +32,7 @@ class Adapter:
 
 
 def reading(adapter: Adapter | None) -> Callable[[Env], Controller]:
-    return lambda env: HpaController(replace(env, aggregated=adapter))
+    return lambda env: HpaController(replace(env, outside=replace(env.outside, aggregated=adapter)))
 
 
 async def serve(w: World) -> None:

@@ -35,7 +35,7 @@ async def scaled_by(metric: Obj, server: Server) -> tuple[int, Obj]:
     """Replicas of a Deployment of 3 ready pods after one period, and the autoscaler."""
 
     def controller(env: Env) -> Controller:
-        return HpaController(replace(env, series=server))
+        return HpaController(replace(env, outside=replace(env.outside, series=server)))
 
     async with World(controller) as w:
         await start(w, metrics=[metric])

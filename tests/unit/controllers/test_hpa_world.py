@@ -34,7 +34,7 @@ class Load:
 
 
 def metered(load: Load | None) -> Callable[[Env], Controller]:
-    return lambda env: HpaController(replace(env, metrics=load))
+    return lambda env: HpaController(replace(env, outside=replace(env.outside, metrics=load)))
 
 
 async def start(w: World, **spec: Any) -> None:

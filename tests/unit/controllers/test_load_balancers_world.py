@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.cloud.local_balancers import AddressPool
+from cluster.controllers.env import Outside
 from cluster.controllers.load_balancers import FINALIZER, LoadBalancerController
 from cluster.machinery.client import Obj
 from tests.support.controller_world import World
@@ -16,7 +17,7 @@ def service(name: str, **spec: Any) -> Obj:
 
 
 def world() -> World:
-    return World(LoadBalancerController, balancers=AddressPool(["10.9.0.1", "10.9.0.2"]))
+    return World(LoadBalancerController, outside=Outside(balancers=AddressPool(["10.9.0.1", "10.9.0.2"])))
 
 
 async def address(w: World, name: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from cluster.controllers.config import ControllerConfig, profile
+from cluster.controllers.env import Outside
 from cluster.controllers.manager import ControllerManager, build
 from cluster.registry.registry import Registry
 from cluster.registry.types import RegistryConfig
@@ -20,7 +21,7 @@ from tests.support.memory_store import MemoryStore
 def manager(store: MemoryStore, name: str) -> ControllerManager:
     registry = Registry(store, RegistryConfig(), clock=time.time, rng=random.Random(name))
     config = ControllerConfig(leader_elect_lease_duration_s=3)
-    return ControllerManager(store, registry, FakeProvider(), config, name)
+    return ControllerManager(store, registry, config, name, Outside(FakeProvider()))
 
 
 async def until(condition: Callable[[], bool], seconds: float = 60) -> None:

@@ -93,7 +93,7 @@ async def test_a_silent_kubelet_on_a_machine_that_answers_keeps_its_endpoints() 
     machines = Answering("n1")
 
     def lifecycle(env: Env) -> Controller:
-        return NodeLifecycleController(replace(env, machines=machines))
+        return NodeLifecycleController(replace(env, outside=replace(env.outside, machines=machines)))
 
     async with World(lifecycle, EndpointSliceController) as w:
         await start(w)

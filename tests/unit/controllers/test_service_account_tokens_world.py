@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.apiserver.tokens import InvalidToken, TokenSigner, TokenVerifier
+from cluster.controllers.env import Outside
 from cluster.controllers.service_account_tokens import ServiceAccountTokenController
 from cluster.machine import pki
 from cluster.machinery.client import Obj
@@ -35,7 +36,7 @@ def keys(tmp_path: Path) -> Path:
 async def test_a_secret_gets_the_token_of_its_account(keys: Path) -> None:
     clock = FakeClock()
     signer = TokenSigner(str(keys / "sa.key"), ISSUER, clock)
-    async with World(ServiceAccountTokenController, clock=clock, tokens=signer) as w:
+    async with World(ServiceAccountTokenController, clock=clock, outside=Outside(tokens=signer)) as w:
         await w.namespace()
         account = await w.create("serviceaccounts", {"metadata": {"name": "robot", "namespace": "default"}})
         await w.create("secrets", token_secret("robot"))
@@ -55,7 +56,7 @@ async def test_a_secret_gets_the_token_of_its_account(keys: Path) -> None:
 
 async def test_a_secret_of_no_account_or_of_an_earlier_one_is_deleted(keys: Path) -> None:
     signer = TokenSigner(str(keys / "sa.key"), ISSUER, FakeClock())
-    async with World(ServiceAccountTokenController, tokens=signer) as w:
+    async with World(ServiceAccountTokenController, outside=Outside(tokens=signer)) as w:
         await w.namespace()
         await w.create("secrets", token_secret("nobody"))
         earlier = token_secret("default", "earlier")
