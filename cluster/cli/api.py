@@ -90,7 +90,7 @@ class AdminApi:
     async def nodes(self) -> dict[str, bool]:
         """Ready by node name."""
         items = (await self.get("/api/v1/nodes")).get("items", [])
-        return {item["metadata"]["name"]: _is_ready(item) for item in items}
+        return {item["metadata"]["name"]: is_ready(item) for item in items}
 
     async def renewals(self) -> dict[str, float]:
         """When each node's kubelet renewed its lease, in seconds since the epoch. Raises ApiUnavailable."""
@@ -122,6 +122,6 @@ class AdminApi:
         return context
 
 
-def _is_ready(node: dict[str, Any]) -> bool:
+def is_ready(node: dict[str, Any]) -> bool:
     conditions = node.get("status", {}).get("conditions", [])
     return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)

@@ -1,4 +1,8 @@
-"""`sk8 status` and `sk8 machine list`: machines, nodes and leaders as they are now. IO."""
+"""`sk8 status` and `sk8 machine list`: machines, nodes and leaders as they are now. IO.
+
+The host agent knows the local machines. Of a cluster of VMs the API's Nodes are the machines: whether one is on that is
+silent, nobody can tell here. It is looked at from a control plane.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from collections.abc import Collection
 from typing import Any
 
 from cluster.cli import agent
-from cluster.cli.api import AdminApi, ApiUnavailable
+from cluster.cli.api import AdminApi, ApiUnavailable, is_ready
 from cluster.cli.live import show
 from cluster.cli.output import CommandError, Output, table
 from cluster.cli.store import NO_STORE, store_status
@@ -31,7 +35,10 @@ def _way_out(alive: list[str]) -> str:
 
 
 async def show_machines(config: ClusterConfig, out: Output, *, as_json: bool) -> None:
-    rows = [_row(config, m) for m in await machines(config)]
+    if config.provider == "local":
+        rows = [_row(config, m) for m in await machines(config)]
+    else:
+        rows = [vm_row(config, node) for node in (await AdminApi(config).get("/api/v1/nodes"))["items"]]
     if as_json:
         out.result(json.dumps(rows, indent=2))
         return
@@ -49,21 +56,39 @@ def _row(config: ClusterConfig, machine: LocalMachine) -> dict[str, Any]:
     }
 
 
+def vm_row(config: ClusterConfig, node: dict[str, Any]) -> dict[str, Any]:
+    """As `_row`, by its Node and the configuration of a control plane. Pure but for the head's name on this disk."""
+    name = node["metadata"]["name"]
+    plane = name in [m.name for m in config.control_planes]
+    head = ",ray-head" if name == newest(config).machine else ""
+    addresses = [a["address"] for a in node.get("status", {}).get("addresses", []) if a["type"] == "InternalIP"]
+    return {
+        "name": name,
+        "state": "running" if is_ready(node) else "unknown",
+        "address": ",".join(addresses),
+        "role": f"{'control-plane' if plane else 'worker'}{head}",
+        "pid": "",
+    }
+
+
 async def look(config: ClusterConfig) -> dict[str, Any]:
     """Machines, leaders, store and pods as they are now; "healthy" when every machine is on, every node Ready, and the
     store has a leader and all its members."""
-    agent_answers = await agent.answers(config)
+    local = config.provider == "local"
+    agent_answers = local and await agent.answers(config)
     found = await machines(config) if agent_answers else []
     api = AdminApi(config)
     try:
-        nodes, leaders = await api.nodes(), await api.leaders()
+        nodes, leaders = (await api.get("/api/v1/nodes"))["items"], await api.leaders()
         pods = pods_by_node((await api.get("/api/v1/pods"))["items"])
         answers = True
     except (ApiUnavailable, FileNotFoundError):
-        nodes, leaders, pods, answers = {}, {}, {}, False
-    rows = [_row(config, m) | {"node": _node(nodes, m.status.name)} for m in found]
+        nodes, leaders, pods, answers = [], {}, {}, False
+    ready = {node["metadata"]["name"]: is_ready(node) for node in nodes}
+    rows = [_row(config, m) for m in found] if local else [vm_row(config, node) for node in nodes]
+    rows = [row | {"node": _node(ready, row["name"])} for row in rows]
     rows = [row | {"pods": pods.get(row["name"], {"running": 0, "all": 0})} for row in rows]
-    store = await store_status(config) if rows else dict(NO_STORE)
+    store = await store_status(config) if rows or not local else dict(NO_STORE)
     seen = {
         "api": answers,
         "machines": rows,
@@ -71,7 +96,7 @@ async def look(config: ClusterConfig) -> dict[str, Any]:
         "store": store,
         "pods_waiting": pods.get("", {}).get("all", 0),
         "host_agent": agent_answers,
-        "unwatched": [] if agent_answers else living(config),
+        "unwatched": living(config) if local and not agent_answers else [],
     }
     return {"healthy": is_healthy(seen)} | seen
 
@@ -114,7 +139,7 @@ async def show_status(config: ClusterConfig, out: Output, args: argparse.Namespa
 
 
 def render(config: ClusterConfig, seen: dict[str, Any]) -> str:
-    if not seen["machines"]:
+    if not seen["machines"] and config.provider == "local":
         alive = seen["unwatched"]
         how = f"{', '.join(alive)} may well be running" if alive else "no machine runs"
         return f"the host agent does not answer; {how} ({_way_out(alive)})"
@@ -126,6 +151,8 @@ def render(config: ClusterConfig, seen: dict[str, Any]) -> str:
     lines = [table(columns, rows), ""]
     if seen["pods_waiting"]:
         lines.append(f"{seen['pods_waiting']} pods wait for a machine (sk8 explain POD says why)")
+    if not seen["machines"]:
+        lines = ["the API knows the machines, and it does not answer: journalctl -u sk8-machine", ""]
     lines.append(f"API at https://127.0.0.1:{config.api_port}: {'answers' if seen['api'] else 'does not answer'}")
     lines += [f"leader of {name}: {holder}" for name, holder in sorted(seen["leaders"].items())]
     store = seen["store"]
