@@ -26,21 +26,37 @@ async def down(base: Path, out: Output, *, keep_data: bool, environment: Mapping
     if await agent.answers(config):
         await _stop_machines(config, out)
     await agent.stop(config)
+    stayed = await _remove(config, out)
+    if await PrivateEngine(config).stop(keep_data=keep_data):
+        out.say("  the private container engine is stopped")
+        if not keep_data:
+            stayed.containers.clear()  # they went with its data
+    await asyncio.to_thread(_forget, config, keep_data, out, environment, stayed)
+    if words := stayed.words():
+        raise CommandError(f"all is gone but {', '.join(words)}", _advice(config, stayed))
+    kept = f"; objects and volumes are kept in {config.base_dir}" if keep_data and config.base.exists() else ""
+    out.say(f"The cluster is down{kept}.")
+
+
+async def _remove(config: ClusterConfig, out: Output) -> cleanup.Stayed:
     found = await asyncio.to_thread(cleanup.find, config)
     engine = Engine(config.engine_socket)
     if found.any and not await engine.answers():
         out.warn("no container engine answers: containers that it kept running stay.", "sk8 down again once it runs")
     with out.step("containers, links, mounts and devices removed") as step:
-        await cleanup.remove(config, engine)
+        stayed = await cleanup.remove(config, engine)
         left = await asyncio.to_thread(cleanup.find, config)
         if left.any:
-            raise CommandError(f"something is left: {left.summary()}", "sk8 down again; a busy mount names its user")
-        step.update(found.summary() if found.any else "")
-    if await PrivateEngine(config).stop(keep_data=keep_data):
-        out.say("  the private container engine is stopped")
-    await asyncio.to_thread(_forget, config, keep_data, out, environment)
-    kept = f"; objects and volumes are kept in {config.base_dir}" if keep_data and config.base.exists() else ""
-    out.say(f"The cluster is down{kept}.")
+            stayed.other.append(left.summary())
+        step.update(", ".join(f"all but {words}" for words in stayed.words()) or (found.summary() if found.any else ""))
+    return stayed
+
+
+def _advice(config: ClusterConfig, stayed: cleanup.Stayed) -> str:
+    if stayed.containers:
+        named = " ".join(i[:12] for i in stayed.containers)
+        return f"restart the container engine at {config.engine_socket}, then: docker rm --force {named}"
+    return "sk8 down again; ps -o pid,stat,wchan:30,args shows what a process waits for, fuser -vm who uses a mount"
 
 
 def _config(base: Path) -> ClusterConfig:
@@ -75,9 +91,11 @@ async def _stop_machines(config: ClusterConfig, out: Output) -> None:
         out.warn(f"{e.message}; going on without order.")
 
 
-def _forget(config: ClusterConfig, keep_data: bool, out: Output, environment: Mapping[str, str]) -> None:
+def _forget(
+    config: ClusterConfig, keep_data: bool, out: Output, environment: Mapping[str, str], stayed: cleanup.Stayed
+) -> None:
     try:
         kubeconfig.uninstall(kubeconfig.target(environment))
     except (kubeconfig.KubeconfigError, OSError) as e:
         out.warn(f"the kubeconfig was left as it is: {e}.")
-    cleanup.remove_files(config, keep_data=keep_data)
+    stayed.attempt(f"files in {config.base}", lambda: cleanup.remove_files(config, keep_data=keep_data))

@@ -254,7 +254,13 @@ async def _clear_remains(config: ClusterConfig, out: Output) -> None:
     if alive := await asyncio.to_thread(living, config):
         raise CommandError(f"{', '.join(alive)} run, and the host agent does not answer", "sk8 up again")
     with out.step(f"cleared the remains of an earlier run ({found.summary()})"):
-        await cleanup.remove(config, Engine(config.engine_socket))
+        stayed = await cleanup.remove(config, Engine(config.engine_socket))
+    if stayed.other:
+        raise CommandError(
+            f"of an earlier run there is still {', '.join(stayed.other)}", "sk8 down removes the cluster"
+        )
+    if stayed.containers:
+        out.warn(f"an earlier run left {', '.join(stayed.words())}; it is ended.", "Restart the container engine.")
 
 
 # -- doing -----------------------------------------------------------------------------------------------------------

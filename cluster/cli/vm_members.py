@@ -58,9 +58,11 @@ async def _reset(args: argparse.Namespace, out: Output) -> int:
     if not await engine.answers():
         out.warn("no container engine answers: containers that it kept running stay.", "sk8 reset again once it runs")
     with out.step("containers, links, mounts and tables removed"):
-        await cleanup.remove(config, engine)
+        stayed = await cleanup.remove(config, engine)
         await asyncio.to_thread(_remove_network, config)
     await asyncio.to_thread(cleanup.remove_files, config, keep_data=False)
+    if words := stayed.words():
+        raise CommandError(f"all is gone but {', '.join(words)}", "restart the container engine, then sk8 reset again")
     out.say("This machine belongs to no cluster any more.")
     return 0
 

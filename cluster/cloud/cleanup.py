@@ -2,7 +2,7 @@
 
 IO; blocking but for the engine. Everything sk8 makes is recognisable (docs/contracts.md, "Containers and names"), so
 nothing here depends on a record that a crash may have lost. Idempotent; other people's namespaces, links, containers,
-mounts and tables are not touched.
+mounts and tables are not touched. What does not go holds up nothing else.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ import re
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+
+from pyroute2.netlink.exceptions import NetlinkError
 
 from cluster.cloud import mounts, network
 from cluster.cloud.disks import loop_devices
-from cluster.cloud.engine import Engine
+from cluster.cloud.engine import Engine, EngineError
 from cluster.machine.config import ClusterConfig, container_label
 from cluster.machine.processes import ProcessId, all_processes, command_line, wait_gone
 from cluster.machinery.pod_logs import remove_machine_logs
@@ -76,22 +80,52 @@ def find(config: ClusterConfig) -> Leftovers:
     )
 
 
-async def remove(config: ClusterConfig, engine: Engine | None) -> None:
+@dataclass(slots=True)
+class Stayed:
+    """What did not go: containers by id with the engine's reason, all else in words."""
+
+    containers: dict[str, str] = field(default_factory=dict)
+    other: list[str] = field(default_factory=list)
+
+    def words(self) -> list[str]:
+        return [f"container {i[:12]} ({why})" for i, why in self.containers.items()] + self.other
+
+    def attempt(self, what: str, step: Callable[[], object]) -> None:
+        """One of several steps that do not need each other."""
+        try:
+            step()
+        except (OSError, RuntimeError, NetlinkError, subprocess.SubprocessError) as e:
+            self.other.append(f"{what} ({e})")
+
+
+async def remove(config: ClusterConfig, engine: Engine | None) -> Stayed:
     """Removes all of it, in the order of a power failure: cables, processes, containers, mounts, devices, names."""
-    found = find(config)
+    found, stayed = find(config), Stayed()
     switch = network.Switch(config)
     for name in _machines(switch, found):
-        await asyncio.to_thread(switch.set_link, name, up=False)
+        cut = partial(switch.set_link, name, up=False)
+        await asyncio.to_thread(stayed.attempt, f"the cable of {name}", cut)
     for process in (*found.agents, *found.processes):
         process.signal(signal.SIGKILL)
     left = await wait_gone([*found.agents, *found.processes], 10)
-    if left:
-        raise RuntimeError(f"processes that do not die: {', '.join(str(p.pid) for p in left)}")
+    stayed.other += [f"process {p.pid} (it does not die)" for p in left]
     if engine is not None and await engine.answers():
+        await _remove_containers(config, engine, stayed)
+    await asyncio.to_thread(_remove_rest, config, found, stayed)
+    return stayed
+
+
+async def _remove_containers(config: ClusterConfig, engine: Engine, stayed: Stayed) -> None:
+    try:
         ids = await _containers(config, engine)
+    except EngineError as e:
+        stayed.other.append(f"containers ({e})")
+        return
+    try:
         await engine.kill(ids)
-        await engine.remove(ids)
-    await asyncio.to_thread(_remove_rest, config, found)
+    except EngineError as e:
+        stayed.other.append(str(e))
+    stayed.containers = await engine.remove(ids)
 
 
 def foreign(base: Path) -> list[str]:
@@ -102,10 +136,15 @@ def foreign(base: Path) -> list[str]:
 
 
 def remove_files(config: ClusterConfig, *, keep_data: bool) -> None:
-    """The run directory, and of the cluster's own what sk8 made; it goes itself when nothing else is in it."""
+    """The run directory, and of the cluster's own what sk8 made; it goes itself when nothing else is in it.
+
+    Raises OSError while something is mounted below: what is there may be somebody else's (a hostPath volume).
+    """
     shutil.rmtree(config.run, ignore_errors=True)
     if keep_data or not config.base.is_dir():
         return
+    if below := mounts.mounts_below(config.base, mounts.mounts()):
+        raise OSError(f"{below[0].path} is still mounted")
     for name in sorted(set(os.listdir(config.base)) - {*foreign(config.base), "lost+found"}):
         path = config.base / name
         if path.is_dir() and not path.is_symlink():
@@ -120,24 +159,30 @@ def _is_ours(mount: mounts.Mount, table: list[mounts.Mount], base: Path) -> bool
     return base in mount.path.parents or (mount.path == base and mounts.is_self_bind(mount, table))
 
 
-def _remove_rest(config: ClusterConfig, found: Leftovers) -> None:
+def _remove_rest(config: ClusterConfig, found: Leftovers, stayed: Stayed) -> None:
     for machine in config.machines:
-        remove_machine_logs(config.machine(machine.name).kubelet_dir)
+        kubelet = config.machine(machine.name).kubelet_dir
+        stayed.attempt(f"logs of pods of {machine.name}", partial(remove_machine_logs, kubelet))
     if config.base.exists():
-        mounts.unmount_below(config.base)
+        stayed.attempt("mounts", partial(mounts.unmount_below, config.base))
     for image, device in loop_devices().items():
         if config.base in image.parents:
-            subprocess.run(["losetup", "--detach", device], check=False, capture_output=True, timeout=30)
+            stayed.attempt(f"device {device}", partial(_run, "losetup", "--detach", device))
     switch = network.Switch(config)
     for name in _machines(switch, found):
-        switch.remove_machine(name)
-    switch.remove()
+        stayed.attempt(f"the network of {name}", partial(switch.remove_machine, name))
+    stayed.attempt("the switch", switch.remove)
     for family, table in found.tables:
-        subprocess.run(["nft", "delete", "table", family, table], check=False, capture_output=True, timeout=30)
+        stayed.attempt(f"table {table}", partial(_run, "nft", "delete", "table", family, table))
     needed = _shared_by_others(config)
     for path in _shared(config):
         if path.exists() and path not in needed:
-            mounts.unshare(path)
+            stayed.attempt(f"the mount on {path}", partial(mounts.unshare, path))
+
+
+def _run(*command: str) -> None:
+    """Its failure shows in what `find` finds afterwards."""
+    subprocess.run(command, check=False, capture_output=True, timeout=30)
 
 
 def mark_shared(config: ClusterConfig, path: Path) -> None:

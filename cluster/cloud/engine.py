@@ -1,7 +1,8 @@
 """The container engine as the owner of machines sees it: which containers a machine had, and their end.
 
 IO (the engine's HTTP API over its unix socket). Used when a machine loses power: its containers must go at once, though
-they belong to the engine and not to the machine's processes.
+they belong to the engine and not to the machine's processes. An engine can hang on a single container while it answers
+for all others, so each call has an end of its own, and killing does without the engine where it must.
 """
 
 from __future__ import annotations
@@ -9,26 +10,25 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
 
+from cluster.cloud import container_processes
 from cluster.machine.config import OTHER_CLUSTER
-from cluster.machinery.container_kill import kill_here
 
 log = logging.getLogger(__name__)
 
 LABEL = "sk8.machine"
-_KILL_S = 15.0
+_CALL_S = 20.0
+"""How long the engine has for one container; dockerd itself takes up to 12 s to give up on killing one."""
+_PROCESSES_S = 10.0
+"""How long processes that got SIGKILL have to go: longer only in an uninterruptible wait, for a disk mostly."""
 
 
 class EngineError(RuntimeError):
     """The engine does not answer, or refuses."""
-
-
-class Unanswered(EngineError):
-    """Within the time that there was."""
 
 
 class Engine:
@@ -65,43 +65,77 @@ class Engine:
             raise EngineError(f"the container engine at {self._socket} does not answer: {e}") from e
 
     async def kill(self, ids: Sequence[str]) -> None:
-        """SIGKILL to all at once, as a power cut would. Those that the engine does not end are ended past it."""
-        left = await self._kill(ids)
-        for shim in (False, True):
-            for container_id in left:
-                done = await asyncio.to_thread(kill_here, container_id, shim=shim)
-                log.warning("the engine does not end container %s: %s", container_id[:12], done or "it has no process")
-            left = await self._kill(left)
-        if left:
-            raise EngineError(f"containers that do not end: {', '.join(i[:12] for i in left)}")
+        """SIGKILL to all at once, as a power cut would; by process id where the engine does not do it.
 
-    async def _kill(self, ids: Sequence[str]) -> list[str]:
-        """Those about which it gave no answer."""
-        calls = [self._call("POST", f"/containers/{i}/kill", {"signal": "KILL"}, _KILL_S) for i in ids]
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException) and not isinstance(answer, Unanswered):
-                raise answer
-        return [i for i, answer in zip(ids, answers, strict=True) if answer is not None]
+        Raises EngineError when it cannot be said of one that it runs no more.
+        """
+        refused = await self._each(ids, lambda i: self._told_to(i, "kill", {"signal": "KILL"}, _CALL_S))
+        if not refused:
+            return
+        log.warning("the engine does not kill: %s", _words(refused))
+        ended = await container_processes.end(refused, _PROCESSES_S)
+        unsure = {i: why for i, why in refused.items() if i not in ended}
+        if unsure and not await self._sees_processes():
+            raise EngineError(f"not known to have ended: {_words(unsure)}")
+        if living := {i: f"process {pids[0]} does not die" for i, pids in ended.items() if pids}:
+            raise EngineError(_words(living))
 
     async def stop(self, ids: Sequence[str], grace_s: int) -> None:
-        """SIGTERM to all, SIGKILL to those still there after the grace."""
-        await asyncio.gather(*(self._call("POST", f"/containers/{i}/stop", {"t": str(grace_s)}) for i in ids))
+        """SIGTERM to all, SIGKILL to those still there after the grace. Raises EngineError once all were told."""
+        refused = await self._each(ids, lambda i: self._told_to(i, "stop", {"t": str(grace_s)}, grace_s + _CALL_S))
+        if refused:
+            raise EngineError(f"not stopped: {_words(refused)}")
 
-    async def remove(self, ids: Sequence[str]) -> None:
-        """Kills and removes with their anonymous volumes; what is gone already is fine."""
-        await asyncio.gather(*(self._call("DELETE", f"/containers/{i}", {"force": "true", "v": "true"}) for i in ids))
+    async def remove(self, ids: Sequence[str]) -> dict[str, str]:
+        """Kills and removes with their anonymous volumes; what is gone already is fine. By id: what stayed, and why."""
+        stayed = await self._each(ids, self._removed)
+        if stayed:
+            await container_processes.end(stayed, _PROCESSES_S)
+            await container_processes.end_shims(stayed, _PROCESSES_S)
+            stayed = await self._each(list(stayed), self._removed)
+        if stayed:
+            log.error("the engine does not remove: %s", _words(stayed))
+        return stayed
 
-    async def _call(self, method: str, path: str, params: dict[str, str], limit_s: float = 30) -> None:
+    @staticmethod
+    async def _each(ids: Sequence[str], call: Callable[[str], Awaitable[str]]) -> dict[str, str]:
+        """All at once; by id: those whose call failed, and why."""
+        whys = await asyncio.gather(*map(call, ids))
+        return {i: why for i, why in zip(ids, whys, strict=True) if why}
+
+    async def _told_to(self, container: str, verb: str, params: dict[str, str], timeout_s: float) -> str:
+        status, why = await self._call("POST", f"/containers/{container}/{verb}", params, timeout_s)
+        return "" if status in (404, 409) else why  # gone; not running: the wanted end
+
+    async def _removed(self, container: str) -> str:
+        """Also by a removal that was under way already (409)."""
+        deadline = asyncio.get_running_loop().time() + _CALL_S
+        while True:
+            status, why = await self._call(
+                "DELETE", f"/containers/{container}", {"force": "true", "v": "true"}, _CALL_S
+            )
+            if status == 404:
+                return ""
+            if status != 409 or asyncio.get_running_loop().time() > deadline:
+                return why
+            await asyncio.sleep(0.2)
+
+    async def _sees_processes(self) -> bool:
         try:
-            async with self._session(limit_s) as session, session.request(method, path, params=params) as response:
-                # 404 gone, 409 not running or a removal under way: all of them the wanted end.
-                if response.status >= 400 and response.status not in (304, 404, 409):
-                    raise EngineError(f"{method} {path}: {response.status} {await response.text()}")
-        except TimeoutError as e:
-            raise Unanswered(f"{method} {path}: no answer within {limit_s:g} s") from e
+            return await asyncio.to_thread(container_processes.sees_processes_of, self._socket)
+        except OSError:
+            return False
+
+    async def _call(self, method: str, path: str, params: dict[str, str], timeout_s: float) -> tuple[int, str]:
+        """The answer's status, 0 when there was none, and why it failed, if it did."""
+        try:
+            async with self._session(timeout_s) as session, session.request(method, path, params=params) as response:
+                said = f"{response.status} {(await response.text()).strip()}" if response.status >= 400 else ""
+                return response.status, said
+        except TimeoutError:
+            return 0, f"no answer within {timeout_s:g} s"
         except (OSError, aiohttp.ClientError) as e:
-            raise EngineError(f"{method} {path}: {e}") from e
+            return 0, str(e)
 
     def _session(self, timeout_s: float) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -109,3 +143,7 @@ class Engine:
             connector=aiohttp.UnixConnector(path=self._socket),
             timeout=aiohttp.ClientTimeout(total=timeout_s),
         )
+
+
+def _words(containers: Mapping[str, str]) -> str:
+    return ", ".join(f"container {i[:12]}: {why}" for i, why in containers.items())

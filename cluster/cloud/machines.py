@@ -318,7 +318,7 @@ class Machines:
         slot.record, slot.power = None, "off"
         self._record_file(name).unlink(missing_ok=True)
         self._changed()
-        await self._engine.remove(ids)
+        await self._engine.remove(ids)  # what stays does not run; the kubelet clears it when the machine is back
         await asyncio.to_thread(cgroups.remove_empty, self._config.machine(name).netns)
 
     async def _containers(self, name: str) -> list[str]:

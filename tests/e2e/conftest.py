@@ -175,7 +175,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield Cluster(kubeconfig, time.monotonic() - started)
     finally:
         if not reuse:
-            _run([SK8, "down"], env, 120)
+            _run([SK8, "down"], env, 300)
 
 
 def _run(argv: list[str], env: dict[str, str], timeout_s: float) -> None:

@@ -16,7 +16,7 @@ from cluster.cli.engine import PrivateEngine
 from cluster.cli.main import main
 from cluster.cli.output import CommandError, Output
 from cluster.cli.preflight import Facts
-from cluster.cloud.cleanup import Leftovers
+from cluster.cloud.cleanup import Leftovers, Stayed
 from cluster.cloud.engine import Engine
 from cluster.machine.config import ClusterConfig
 
@@ -68,8 +68,9 @@ async def test_what_a_crash_left_is_cleared_and_said(tmp_path: Path, monkeypatch
     config = replace(ClusterConfig.local(), base_dir=str(tmp_path / "sk8"), run_dir=str(tmp_path / "run"))
     cleared: list[ClusterConfig] = []  # the box itself is neither looked at nor touched
 
-    async def remove(config: ClusterConfig, _: Engine | None) -> None:
+    async def remove(config: ClusterConfig, _: Engine | None) -> Stayed:
         cleared.append(config)
+        return Stayed()
 
     monkeypatch.setattr(up_module.cleanup, "find", lambda _: Leftovers(namespaces=["sk8-m1"], mounts=["/a", "/b"]))
     monkeypatch.setattr(up_module.cleanup, "remove", remove)

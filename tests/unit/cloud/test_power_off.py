@@ -40,8 +40,9 @@ class FailingEngine(Engine):
     async def kill(self, ids: Sequence[str]) -> None:
         self.killed += ids
 
-    async def remove(self, ids: Sequence[str]) -> None:
+    async def remove(self, ids: Sequence[str]) -> dict[str, str]:
         assert list(ids) == self.killed
+        return dict.fromkeys(ids, "the engine hangs")
 
 
 @pytest.fixture
