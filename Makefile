@@ -9,8 +9,11 @@ UV = $(or $(shell command -v uv),build/tools/bin/uv)
 SEEDS ?= 300
 MINUTES ?= 10
 FAULTS ?= 30
+EACH ?= 0
+RATE ?= 50
+MOST ?= 60
 
-.PHONY: help up down demo monitoring test test-slow check bench fmt bootstrap lint unit sim fuzz walkthrough scenarios autoscaler-test scheduler-cases ray-up-test leaks safety chaos chaos-store integration e2e lock audit
+.PHONY: help up down demo monitoring test test-slow check bench fmt bootstrap lint unit sim fuzz walkthrough scenarios autoscaler-test scheduler-cases ray-up-test leaks safety chaos chaos-long chaos-store integration e2e lock audit
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,11 +88,14 @@ scenarios: ## The reference's scenario A in its own times, pod-eviction-timeout 
 autoscaler-test: ## Pending pods become nodes of Ray's own AutoscalingCluster, and an idle one goes (root, 1 min on a quiet box)
 	@SK8_RAY_AUTOSCALER=1 $(PYTEST) -q -s tests/integration/test_ray_autoscaler.py
 
-chaos: ## A cluster of its own under faults of every kind, judged; FAULTS=30 (root)
+chaos: ## A cluster of its own under faults of every kind, judged; FAULTS=30 EACH=0 RATE=50 MOST=60 (minutes) (root)
 	@$(BIN)/sk8 up
 	@python3 infra/images/build.py
 	@python3 infra/demo.py
-	@$(BIN)/sk8 chaos run soup --faults $(FAULTS) --report build/chaos && code=0 || code=$$?; $(BIN)/sk8 down; exit $$code
+	@$(BIN)/sk8 chaos run soup --faults $(FAULTS) --each $(EACH) --minutes $(MOST) --writes-per-s $(RATE) --requests-per-s $(RATE) --report build/chaos && code=0 || code=$$?; $(BIN)/sk8 down; exit $$code
+
+chaos-long: ## The long run: 200 faults and more, 10 of each kind, 200 writes and 200 requests a second; hours (root)
+	@$(MAKE) --no-print-directory chaos FAULTS=200 EACH=10 RATE=200 MOST=240
 
 integration: ## Real processes, disks, containers and network namespaces (root)
 	@$(PYTEST) -q tests/integration

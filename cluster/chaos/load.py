@@ -34,18 +34,30 @@ NODE_PORT = 30080
 
 
 class Load:
-    """What all have: records of every request, paced workers, one clock."""
+    """What all have: records of requests, paced workers, one clock. `calls` are those since the last `forget`."""
 
     def __init__(self, name: str, began: float) -> None:
         self.name = name
         self.calls: list[Call] = []
         self._began = began
+        self._by_second: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
 
     def now(self) -> float:
         return time.monotonic() - self._began
 
     def record(self, began: float, ok: bool) -> None:
-        self.calls.append(Call(began, self.now(), ok))
+        call = Call(began, self.now(), ok)
+        self.calls.append(call)
+        self._by_second[int(call.ended)][0 if ok else 1] += 1
+
+    def forget(self) -> None:
+        """Single requests count while one fault is measured; those of hours would be hundreds of megabytes."""
+        self.calls.clear()
+
+    @property
+    def series(self) -> list[tuple[int, int, int]]:
+        """(second, answered well, failed), for every second in which a request ended."""
+        return [(second, good, bad) for second, (good, bad) in sorted(self._by_second.items())]
 
     async def pace(self, rate: float, stop: asyncio.Event, once: Callable[[int], Any]) -> None:
         """`rate` times a second, one after another; behind, it goes on at once and forgets what was missed."""
@@ -59,12 +71,13 @@ class Load:
 
 
 class ApiLoad(Load):
-    """`servers`: URLs to try in turn (any API server will do, as for kubectl behind a balancer)."""
+    """`server`: any API server will do, as for kubectl behind a balancer. A writer waits for its answer, so that there
+    are eight, or one for each ten writes a second."""
 
-    def __init__(self, server: str, tls: ssl.SSLContext, began: float, writers: int = 8) -> None:
+    def __init__(self, server: str, tls: ssl.SSLContext, began: float, rate: float) -> None:
         super().__init__("api", began)
         self._server, self._tls = server, tls
-        self.registers: dict[str, Register] = {f"register-{n}": Register() for n in range(writers)}
+        self.registers: dict[str, Register] = {f"register-{n}": Register() for n in range(max(8, round(rate / 10)))}
         self.relists = 0
 
     async def run(self, rate: float, stop: asyncio.Event) -> None:
@@ -271,11 +284,3 @@ class BankLoad(Load):
                 said = repr(e)
             await asyncio.sleep(0.5)
         raise TimeoutError(f"the bank does not answer: {said}")
-
-
-def by_second(calls: list[Call]) -> list[tuple[int, int, int]]:
-    """(second, answered well, failed), for every second in which a request ended."""
-    counts: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
-    for call in calls:
-        counts[int(call.ended)][0 if call.ok else 1] += 1
-    return [(second, good, bad) for second, (good, bad) in sorted(counts.items())]

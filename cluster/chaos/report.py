@@ -5,10 +5,13 @@ from __future__ import annotations
 import html
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
-from cluster.chaos.plan import KINDS
+from cluster.chaos.plan import ACTORS, KINDS
+
+NOT_MADE = "not made"
+_POWER = ("kill-machine", "kill-leader", "kill-head")
 
 
 @dataclass(slots=True)
@@ -36,7 +39,8 @@ class Happened:
 
 @dataclass(slots=True)
 class Report:
-    """`problems` are broken promises: empty means that everything held."""
+    """`problems` are broken promises: empty means that everything held. `lost` and `stuck` are those of them that are
+    acknowledged writes, and what does not come to rest."""
 
     scenario: str
     seed: int
@@ -47,7 +51,14 @@ class Report:
     requests: dict[str, dict[str, int]] = field(default_factory=dict)
     watch_relists: int = 0
     problems: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    stuck: list[str] = field(default_factory=list)
     series: dict[str, list[tuple[int, int, int]]] = field(default_factory=dict)
+
+    @property
+    def made(self) -> Counter[str]:
+        """How often each kind of fault was really there."""
+        return Counter(f.kind for f in self.faults if not f.note.startswith(NOT_MADE))
 
     @property
     def held(self) -> bool:
@@ -75,14 +86,27 @@ COLUMNS = ("at (s)", "fault", "where", "lasted", "whole after", "web failing", "
 
 
 def verdict(report: Report) -> str:
-    counts = Counter(f.kind for f in report.faults)
-    lines = [f"{sum(counts.values())} faults of {len(counts)} kinds in {report.seconds:.0f} s, seed {report.seed}"]
+    made = report.made
+    lines = [f"{made.total()} faults of {len(made)} kinds in {report.seconds:.0f} s, seed {report.seed}"]
+    lines.append(", ".join(f"{kind} {made[kind]}" for kind in KINDS if kind in made))
     for name, n in report.requests.items():
-        lines.append(f"{name}: {n['answered']} answered, {n['failed']} failed")
+        rate = n["answered"] / max(report.seconds, 1.0)
+        lines.append(f"{name}: {n['answered']} answered ({rate:.0f}/s), {n['failed']} failed")
+    lines += list(_service_times(report))
     lines += [f"not tried: {kind} ({why})" for kind, why in report.left_out.items()]
+    lines.append(f"acknowledged writes lost: {len(report.lost)}; stuck at the end: {len(report.stuck)}")
     lines += [f"BROKEN: {problem}" for problem in report.problems]
     lines.append("everything held" if report.held else f"{len(report.problems)} promises did not hold")
     return "\n".join(lines)
+
+
+def _service_times(report: Report) -> Iterator[str]:
+    """How long a Service failed, from its first to its last failed request, for what has a goal."""
+    for what, kinds in (("a machine lost power", _POWER), ("an actor was killed", [f"kill-{a}" for a in ACTORS])):
+        times = sorted(f.web_error_s for f in report.faults if f.kind in kinds and not f.note.startswith(NOT_MADE))
+        if times:
+            most, middle = times[-1], times[len(times) // 2]
+            yield f"web failing when {what} ({len(times)} times): {most:.1f} s at most, {middle:.1f} s in the middle"
 
 
 # -- one page --------------------------------------------------------------------------------------------------------

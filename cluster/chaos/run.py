@@ -19,9 +19,9 @@ from typing import Any, Protocol
 
 from cluster.chaos import judge
 from cluster.chaos.faults import Breaker, FaultError
-from cluster.chaos.load import ApiLoad, BankLoad, Load, WebLoad, by_second
+from cluster.chaos.load import ApiLoad, BankLoad, Load, WebLoad
 from cluster.chaos.plan import Fault, Place, excluded, faults, kinds_of
-from cluster.chaos.report import Happened, Report
+from cluster.chaos.report import NOT_MADE, Happened, Report
 from cluster.machinery.provider import ProviderError
 
 _LOOK_S = 0.5
@@ -46,11 +46,13 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`faults` and `minutes` end a soup, whichever comes first; rates are requests/s, 0 for none of that client."""
+    """A soup ends after `faults`, once each kind came `each` times, or after `minutes` in any case. Rates are
+    requests/s, 0 for none of that client."""
 
     scenario: str
     seed: int
     faults: int = 20
+    each: int = 0
     minutes: float = 60.0
     without: tuple[str, ...] = ()
     writes_per_s: float = 50.0
@@ -103,7 +105,7 @@ class Chaos:
         self, server: str, tls: ssl.SSLContext
     ) -> tuple[list[Load], list[asyncio.Task[None]], asyncio.Event]:
         stop, o, cut_off = asyncio.Event(), self._options, lambda: self._cut_off
-        api, web = ApiLoad(server, tls, self._began), WebLoad(self._addresses, cut_off, self._began)
+        api, web = ApiLoad(server, tls, self._began, o.writes_per_s), WebLoad(self._addresses, cut_off, self._began)
         bank = BankLoad(self._addresses, cut_off, self._began, o.seed)
         offered = ((api, o.writes_per_s), (web, o.requests_per_s), (bank, o.transfers_per_s))
         loads: list[Load] = [load for load, rate in offered if rate]
@@ -118,9 +120,11 @@ class Chaos:
 
     async def _break(self, sequence: Iterator[Fault], loads: list[Load], tasks: list[asyncio.Task[None]]) -> None:
         until = self._began + self._options.minutes * 60
-        for number, drawn in enumerate(sequence):
-            if number >= self._options.faults or time.monotonic() > until:
+        for drawn in sequence:
+            if self._enough() or time.monotonic() > until:
                 return
+            for load in loads:
+                load.forget()
             happened = await self._one(await self._breaker.aim(drawn))
             await self._settle(tasks, 1)
             self._measure(happened, loads)
@@ -132,6 +136,12 @@ class Chaos:
                 self._report.problems.append(f"{happened.kind} {'+'.join(happened.targets)}: {happened.note}")
                 return
 
+    def _enough(self) -> bool:
+        """A fault that could not be made is none of its kind."""
+        made = self._report.made
+        kinds = set(kinds_of(self._options.scenario)) - set(self._report.left_out)
+        return len(self._report.faults) >= self._options.faults and all(made[k] >= self._options.each for k in kinds)
+
     async def _one(self, fault: Fault) -> Happened:
         happened = Happened(fault.kind, fault.targets, self._now())
         self._cut_off = self._breaker.cut_off(fault)
@@ -139,7 +149,7 @@ class Chaos:
             await self._breaker.begin(fault)
             await asyncio.sleep(fault.lasts_s)
         except (FaultError, ProviderError) as e:
-            happened.note = f"not made: {e}"
+            happened.note = f"{NOT_MADE}: {e}"
         happened.ended_s = self._now()
         try:
             await self._breaker.end(fault)
@@ -190,18 +200,26 @@ class Chaos:
 
     # -- verdict -------------------------------------------------------------------------------------------------
     async def _judge(self, loads: list[Load]) -> None:
-        problems = self._report.problems
+        found, problems = self._report, self._report.problems
+        if short := self._too_rare():
+            problems.append(short)
         for load in loads:
-            failed = sum(not call.ok for call in load.calls)
-            self._report.requests[load.name] = {"answered": len(load.calls) - failed, "failed": failed}
-            self._report.series[load.name] = by_second(load.calls)
-            if len(load.calls) - failed < self._report.seconds:
-                problems.append(f"too little load to mean anything: {len(load.calls) - failed} answers to {load.name}")
-            problems += _promises(load)
-            self._report.watch_relists += load.relists if isinstance(load, ApiLoad) else 0
+            found.series[load.name] = load.series
+            answered, failed = sum(good for _, good, _ in load.series), sum(bad for _, _, bad in load.series)
+            found.requests[load.name] = {"answered": answered, "failed": failed}
+            if answered < found.seconds:
+                problems.append(f"too little load to mean anything: {answered} answers to {load.name}")
+            found.lost += _promises(load)
+            found.watch_relists += load.relists if isinstance(load, ApiLoad) else 0
         problems += judge.two_leaders(self._leaders) if self._leaders else ["no leader of the store was ever seen"]
-        problems += await self._at_rest(self._look_at_pods)
-        problems += await self._at_rest(self._look_for_stuck)
+        found.stuck = await self._at_rest(self._look_at_pods) + await self._at_rest(self._look_for_stuck)
+        problems += found.lost + found.stuck
+
+    def _too_rare(self) -> str:
+        """Only of a run that was to have each kind so often: its time was over before."""
+        kinds = set(kinds_of(self._options.scenario)) - set(self._report.left_out)
+        rare = [f"{self._report.made[k]} of {k}" for k in sorted(kinds) if self._report.made[k] < self._options.each]
+        return f"fewer than {self._options.each} faults of each kind: {', '.join(rare)}" if rare else ""
 
     @staticmethod
     async def _at_rest(look: Callable[[], Awaitable[list[str]]], within_s: float = 60.0) -> list[str]:

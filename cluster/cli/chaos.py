@@ -45,7 +45,15 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, listing: argpar
     add.add_argument("scenario", metavar="SCENARIO", help="one of `sk8 chaos list`")
     add.add_argument("--seed", type=int, metavar="N", help="the same seed draws the same faults (random)")
     add.add_argument("--faults", type=int, default=defaults.faults, metavar="N", help="end after so many (%(default)s)")
-    add.add_argument("--minutes", type=float, default=defaults.minutes, metavar="M", help="or so long (%(default)s)")
+    text = "and once each kind came so often; a soup draws every kind in turn (%(default)s)"
+    add.add_argument("--each", type=int, default=defaults.each, metavar="N", help=text)
+    add.add_argument(
+        "--minutes",
+        type=float,
+        default=defaults.minutes,
+        metavar="M",
+        help="but after so long in any case (%(default)s)",
+    )
     add.add_argument("--without", default="", metavar="KINDS", help="kinds of faults to leave out, by commas")
     for name in ("writes", "requests", "transfers"):
         rate = getattr(defaults, f"{name}_per_s")
@@ -67,7 +75,7 @@ async def _run(args: argparse.Namespace, out: Output) -> int:
     seed = args.seed if args.seed is not None else random.randrange(1 << 31)
     without = tuple(filter(None, args.without.split(",")))
     options = Options(
-        args.scenario, seed, args.faults, args.minutes, without, args.writes_per_s, args.requests_per_s,
+        args.scenario, seed, args.faults, args.each, args.minutes, without, args.writes_per_s, args.requests_per_s,
         args.transfers_per_s,
     )  # fmt: skip
     watcher = ClusterWatcher(config)

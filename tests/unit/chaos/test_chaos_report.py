@@ -25,6 +25,17 @@ def test_the_verdict_names_what_broke() -> None:
     assert "2 faults of 2 kinds in 200 s, seed 7" in said and "not tried: slow-link (no netem)" in said
 
 
+def test_the_verdict_has_the_figures_that_goals_are_about() -> None:
+    found = report()
+    found.faults.append(Happened("kill-leader", ("m3",), 60.0, 65.0, 70.0, 3.4, note="not made: nobody leads"))
+    found.lost, found.stuck = ["register-1: 7 was acknowledged last, 6 is stored"], []
+    said = verdict(found)
+    assert "kill-machine 1, kill-state 1" in said and "kill-leader" not in said
+    assert "api: 900 answered (4/s), 2 failed" in said
+    assert "web failing when a machine lost power (1 times): 1.2 s at most, 1.2 s in the middle" in said
+    assert "acknowledged writes lost: 1; stuck at the end: 0" in said
+
+
 def test_rows_show_recovery_and_a_cluster_that_never_came_back() -> None:
     first, second = rows(report())
     assert first[:5] == ("3.0", "kill-machine", "m1", "7.0", "12.5")

@@ -12,7 +12,7 @@ import pytest
 
 from cluster.chaos import run
 from cluster.chaos.faults import FaultError, _listener
-from cluster.chaos.plan import Fault, Place
+from cluster.chaos.plan import KINDS, Fault, Place
 from cluster.chaos.run import Chaos, Options
 
 PLACE = Place(("m1", "m2", "m3"), ("m1", "m2", "m3"), {})
@@ -88,6 +88,20 @@ async def test_a_run_breaks_waits_mends_and_holds() -> None:
 async def test_a_group_has_a_fault_of_each_kind() -> None:
     report = await carried_out(Breaker(), Watcher(), "kill-actor")
     assert len(report.faults) == 7 and report.held
+
+
+async def test_a_soup_goes_on_until_each_kind_came_so_often() -> None:
+    without = tuple(set(KINDS) - {"kill-proxy", "kill-state"})
+    report = await carried_out(Breaker(), Watcher(), "soup", faults=3, each=2, without=without)
+    assert report.made == {"kill-proxy": 2, "kill-state": 2} and report.held
+
+
+async def test_what_could_not_be_made_counts_for_none_and_time_that_is_over_is_said() -> None:
+    without = tuple(set(KINDS) - {"kill-proxy"})
+    refusing = Breaker(begin="no proxy runs on m1")
+    report = await carried_out(refusing, Watcher(), "soup", faults=1, each=2, minutes=0.05, without=without)
+    assert len(report.faults) > 1 and not report.made
+    assert report.problems == ["fewer than 2 faults of each kind: 0 of kill-proxy"]
 
 
 async def test_nothing_is_broken_of_a_cluster_that_is_not_whole(monkeypatch: pytest.MonkeyPatch) -> None:
