@@ -18,7 +18,7 @@ from cluster.node.docker_runtime import DockerRuntime
 from cluster.node.image_gc import OFF
 from cluster.node.kubelet import Kubelet
 from cluster.node.last_resort import PastEngine, on_this_box
-from cluster.node.machine_netns import machine_netns
+from cluster.node.machine_netns import engine_proc, machine_netns
 from cluster.node.runtime import Runtime, RuntimeFailure
 from cluster.node.seams import MachineNetwork
 from cluster.node.settings import with_settings
@@ -110,10 +110,12 @@ def _runtime(config: KubeletConfig, cluster: ClusterConfig, machine: MachineConf
         from cluster.node.cri.runtime import CriRuntime  # gRPC takes memory that a kubelet on Docker need not
 
         return CriRuntime(machine.container_label, config.container_runtime_endpoint, netns=machine_netns())
+    netns = machine_netns()
     return DockerRuntime(
         machine.container_label,
         socket_path=cluster.engine_socket,
-        netns=machine_netns(),
+        netns=netns,
+        proc=engine_proc(netns, cluster.box_proc),
         pods_cgroup=pods_root(config.cgroup_root),
     )
 

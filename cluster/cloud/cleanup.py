@@ -140,6 +140,7 @@ def remove_files(config: ClusterConfig, *, keep_data: bool) -> None:
 
     Raises OSError while something is mounted below: what is there may be somebody else's (a hostPath volume).
     """
+    mounts.unmount_below(config.run)
     shutil.rmtree(config.run, ignore_errors=True)
     if keep_data or not config.base.is_dir():
         return

@@ -222,6 +222,7 @@ class Machines:
             self._authority.provision(machine)
         make_private_dir(machine.log_dir)
         write_atomic(machine.disk / "resolv.conf", self._resolv_conf().encode(), 0o644)
+        mounts.keep_proc(self._config.box_proc)
         self._switch.make()
         self._switch.make_machine(spec)
         self._disks.attach_again(name)

@@ -14,8 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+_MS_RDONLY = 0x1
+_MS_REMOUNT = 0x20
 _MS_BIND = 0x1000
 _MS_REC = 0x4000
+_MS_PRIVATE = 1 << 18
 _MS_SHARED = 1 << 20
 _MNT_DETACH = 2
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -132,6 +135,16 @@ def unshare(path: Path) -> None:
         finally:
             for _, fd in kept:
                 os.close(fd)
+
+
+def keep_proc(path: Path) -> None:
+    """The box's /proc at `path` as well, read-only: machines cover /proc with their own. Idempotent."""
+    path.mkdir(parents=True, exist_ok=True)
+    if any(m.path == path for m in mounts()):
+        return
+    _mount("/proc", str(path), _MS_BIND)
+    _mount("none", str(path), _MS_PRIVATE)
+    _mount("none", str(path), _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
 
 
 def unmount_below(path: Path) -> list[Path]:

@@ -288,6 +288,11 @@ class ClusterConfig:
         return Path(self.run_dir)
 
     @property
+    def box_proc(self) -> Path:
+        """The box's /proc as its local machines see it, read-only: the container engine's processes are in it."""
+        return self.run / "proc"
+
+    @property
     def pki(self) -> Path:
         """The host's side: the CA and the service account key."""
         return self.base / "pki"

@@ -1,7 +1,7 @@
 """Pod networking on one machine: ADD, DEL and CHECK, as CNI has them.
 
 IO: netlink and sysctls in the machine's own network namespace (the process runs inside it), and in pods' namespaces,
-which short-lived threads enter by the opened SandboxKey. Routed, without a bridge (no bridge-netfilter surprises, every
+which short-lived threads enter by the opened file. Routed, without a bridge (no bridge-netfilter surprises, every
 packet between pods passes the machine's FORWARD hook):
 
     pod eth0 IP/32, default via .1 (on link)  ==veth==  vethXXXXXXXX, route IP/32 dev vethXXXXXXXX src .1
@@ -158,6 +158,7 @@ class PodNetwork:
             raise NetworkFailure(f"the sandbox's network namespace {netns} cannot be opened: {err}") from err
         name = link_name(sandbox_id)
         try:
+            _refuse_own(fd, netns)
             address, *ipv6 = (b.allocate(sandbox_id) for b in (book, *others))
             with IPRoute() as ipr:
                 if _index(ipr, name) is None:
@@ -247,6 +248,27 @@ def _sysctl(path: str, value: str, *, optional: bool = False) -> None:
         return
     if target.read_text().strip() != value:
         target.write_text(value)
+
+
+def _refuse_own(fd: int, netns: str) -> None:
+    """A sandbox that has ended leaves its process id to others, perhaps to one of the machine's own."""
+    found, own = os.fstat(fd), os.stat("/proc/thread-self/ns/net")
+    if (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino):
+        raise OSError(errno.ESTALE, f"{netns} is the machine's own network namespace: the sandbox has ended")
+
+
+def raise_loopback(netns: str) -> None:
+    """Blocking. Raises NetworkFailure."""
+    try:
+        with open(netns, "rb") as file:
+            in_namespace(file.fileno(), _raise_loopback)
+    except (NetlinkError, OSError) as err:
+        raise NetworkFailure(f"raising lo in {netns}: {err}") from err
+
+
+def _raise_loopback() -> None:
+    with IPRoute() as ipr:
+        ipr.link("set", index=_index(ipr, "lo"), state="up")
 
 
 def in_namespace(fd: int, work: Callable[[], None]) -> None:

@@ -23,12 +23,12 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.node.cni import NetworkFailure
+from cluster.node.cni import NetworkFailure, raise_loopback
 from cluster.node.host_port_rules import PortMapping
 from cluster.node.runtime import PodRef
 
@@ -39,6 +39,7 @@ PLACEHOLDER = "{{.PodCIDR}}"
 VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 _SUFFIXES = (".conflist", ".conf", ".json")
 _NETNS = "sk8.netns"
+_INODE = "sk8.netnsInode"
 _CALL_S = 120.0
 """The longest that a plugin may take: as long as a kubelet waits for its runtime (runtimeRequestTimeout)."""
 
@@ -106,20 +107,36 @@ def address_of(result: Obj) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """A sandbox that plugins know. `result`: of its ADD; None while that has not ended well."""
+    """A sandbox that plugins know. `result`: of its ADD; None while that has not ended well. `inode`: of the namespace:
+    what is at `netns` may be another's once the sandbox has ended; 0 where it is not known."""
 
     netns: str
+    inode: int = 0
     result: Obj | None = None
+
+    def namespace(self) -> str:
+        """`netns`, or "" when that is gone. Blocking."""
+        found = _inode_of(self.netns)
+        return self.netns if found and self.inode in (0, found) else ""
 
 
 class PluginNetwork:
     """One machine's pod network. Verbs about one sandbox run one at a time, those about others beside them."""
 
-    def __init__(self, state_dir: str, conf_dir: str, bin_dirs: Sequence[str], call_s: float = _CALL_S) -> None:
+    def __init__(
+        self,
+        state_dir: str,
+        conf_dir: str,
+        bin_dirs: Sequence[str],
+        call_s: float = _CALL_S,
+        loopback: Callable[[str], None] = raise_loopback,
+    ) -> None:
+        """`loopback` raises that of the namespace it is given, which is the caller's part by CNI's conventions."""
         self._results = Path(state_dir) / "cni-results"
         self._conf_dir = Path(conf_dir)
         self._bin_dirs = tuple(bin_dirs)
         self._call_s = call_s
+        self._loopback = loopback
         self._conflist: Conflist | None = None
         self._cidr = ""
         self._locks: dict[str, asyncio.Lock] = {}
@@ -161,7 +178,9 @@ class PluginNetwork:
             conflist = self._known()
             if kept is not None:  # an earlier ADD broke off: plugins may take an address only once
                 await self._undo(conflist, sandbox_id, netns, None)
-            self._keep(sandbox_id, _Record(netns))
+            await asyncio.to_thread(self._loopback, netns)
+            inode = await asyncio.to_thread(_inode_of, netns)
+            self._keep(sandbox_id, _Record(netns, inode))
             result: Obj | None = None
             try:
                 for plugin in conflist.plugins:
@@ -172,7 +191,7 @@ class PluginNetwork:
                 if await self._undo(conflist, sandbox_id, netns, result):
                     self._path(sandbox_id).unlink(missing_ok=True)
                 raise
-            self._keep(sandbox_id, _Record(netns, result))
+            self._keep(sandbox_id, _Record(netns, inode, result))
             return (address,)
 
     async def delete(self, sandbox_id: str) -> None:
@@ -182,7 +201,7 @@ class PluginNetwork:
             if kept is None:
                 return
             # without its namespace, which goes with the processes, plugins clean up what is on the machine's side
-            netns = kept.netns if await asyncio.to_thread(os.path.exists, kept.netns) else ""
+            netns = await asyncio.to_thread(kept.namespace)
             await self._remove(self._known(), sandbox_id, netns, kept.result)
             self._path(sandbox_id).unlink(missing_ok=True)
         self._locks.pop(sandbox_id, None)
@@ -195,7 +214,7 @@ class PluginNetwork:
         conflist = self._known()
         if not conflist.checks or conflist.version < "0.4.0":  # CHECK came with that version
             return True
-        environment = self._environment("CHECK", sandbox_id, kept.netns)
+        environment = self._environment("CHECK", sandbox_id, await asyncio.to_thread(kept.namespace))
         try:
             for plugin in conflist.plugins:
                 await self._call(plugin, conflist.input_of(plugin, kept.result), environment)
@@ -305,12 +324,20 @@ class PluginNetwork:
             return None
         except ValueError:  # the machine lost power: that there was one is all that is known
             return _Record("")
-        return _Record(str(kept.pop(_NETNS, "")), kept or None)
+        return _Record(str(kept.pop(_NETNS, "")), int(kept.pop(_INODE, 0)), kept or None)
 
     def _keep(self, sandbox_id: str, record: _Record) -> None:
         new = self._path(sandbox_id).with_suffix(".new")
-        new.write_text(json.dumps({**(record.result or {}), _NETNS: record.netns}))
+        new.write_text(json.dumps({**(record.result or {}), _NETNS: record.netns, _INODE: record.inode}))
         new.replace(self._path(sandbox_id))
+
+
+def _inode_of(path: str) -> int:
+    """0 where there is nothing. Blocking."""
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0
 
 
 async def _run(binary: str, given: bytes, environment: Mapping[str, str]) -> tuple[int, bytes, bytes]:

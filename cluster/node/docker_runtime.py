@@ -58,7 +58,7 @@ _REMOVE_S = 30
 class DockerRuntime:
     """`machine` marks what belongs to us. Belongs to the loop it is first used on.
 
-    `netns` is the file of the machine's network namespace, "" where that is the engine's own (machine_netns.py);
+    `netns` and `proc` are docker_spec.Box's (machine_netns.py finds them);
     `pods_cgroup` the control group that holds those of the pods (cgroup_plan.py), "" where there is none.
     """
 
@@ -70,13 +70,13 @@ class DockerRuntime:
         *,
         socket_path: str = "/var/run/docker.sock",
         netns: str = "",
+        proc: str = "/proc",
         pods_cgroup: str = "",
         workers: int = 8,
     ) -> None:
         self._machine = machine
-        self._netns = netns
+        self._box = spec.Box(lowest_oom_score(), netns, proc, os.path.exists("/proc/sys/net/ipv6"))
         self._cgroups = Cgroups(time.time, pods=pods_cgroup)
-        self._oom_floor = lowest_oom_score()
         self._places: dict[str, tuple[str, str]] = {}  # container id -> its writable layer, its log
         self._calls = DockerCalls(socket_path, workers)
         self._http = DockerHttp(socket_path)
@@ -103,7 +103,8 @@ class DockerRuntime:
 
     async def inspect(self, container_id: str) -> ContainerInfo | None:
         try:
-            return spec.from_inspect(await self._of(container_id, lambda api: api.inspect_container(container_id)))
+            answer = await self._of(container_id, lambda api: api.inspect_container(container_id))
+            return spec.from_inspect(answer, self._box.proc)
         except RuntimeFailure as err:
             if err.reason == "NotFound":
                 return None
@@ -138,11 +139,10 @@ class DockerRuntime:
         ):
             raise RuntimeFailure(f'failed to get sandbox runtime: no runtime for "{config.handler}" is configured')
         name = spec.container_name(config.pod, SANDBOX_CONTAINER, config.attempt)
-        body = spec.sandbox_body(self._machine, config, self._oom_floor, self._netns)
-        sandbox = await self._create(name, body)
+        sandbox = await self._create(name, spec.sandbox_body(self._machine, config, self._box))
         try:
             await self.start_container(sandbox)
-            if config.host_network and self._netns:
+            if config.host_network and self._box.netns:
                 await self._entered(sandbox)
             info = await self.inspect(sandbox)
             if info is None or not info.netns:
@@ -161,7 +161,7 @@ class DockerRuntime:
 
     async def _entered(self, sandbox: str) -> None:
         """Wait until the sandbox's process is in the machine's network namespace."""
-        wanted = f"net:[{os.stat(self._netns).st_ino}]"
+        wanted = f"net:[{os.stat(self._box.netns).st_ino}]"
         look = [
             "/bin/busybox",
             "readlink",
@@ -175,7 +175,7 @@ class DockerRuntime:
 
     async def create_container(self, config: ContainerConfig) -> str:
         name = spec.container_name(config.pod, config.name, config.attempt)
-        made = await self._create(name, spec.container_body(self._machine, config, self._oom_floor))
+        made = await self._create(name, spec.container_body(self._machine, config, self._box.oom_floor))
         self._log_paths[made] = config.log_path
         return made
 

@@ -1,7 +1,11 @@
 """Docker's words for the kubelet's values: create bodies, names, labels, and back from inspect answers.
 
-Pure. Source: Docker Engine API v1.41. A sandbox is a pause container without a network of its own; containers join its
-network and IPC namespaces. Names and labels: docs/contracts.md.
+Pure. Source: Docker Engine API v1.41. A sandbox is a pause container; containers join its network and IPC namespaces.
+Names and labels: docs/contracts.md.
+
+A sandbox's network namespace is made by the OCI runtime, not by the engine's network code (libnetwork): that keeps a
+record on disk and starts two processes for each, a third of a sandbox's start, and Docker 20.10 was seen to hang in it
+for good, for every sandbox of the box. The namespace is found by the sandbox's process id then (`Box.proc`).
 
 hostNetwork: the engine's own network namespace is that of the box, not of a local machine on it. `container:<sandbox>`
 means /proc/<pid of its first process>/ns/net, looked up when a container starts. So the sandbox's first process goes
@@ -12,6 +16,7 @@ containers follow it there. This asks nothing of the engine's configuration.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from cluster.api.meta import parse_time
@@ -39,6 +44,7 @@ from cluster.node.runtime import (
 Obj = dict[str, Any]
 _LOG = {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
 _SANDBOX_OOM_SCORE = -998
+_IPV6_OFF = {f"net.ipv6.conf.{scope}.disable_ipv6": "1" for scope in ("all", "default")}
 NETNS_MOUNT = "/run/machine-netns"
 _SLEEP = 'trap "exit 0" TERM INT; while :; do sleep 2147483647 & wait; done'
 _ENTER = ["/bin/busybox", "nsenter", f"--net={NETNS_MOUNT}", "/bin/sh", "-c", _SLEEP]
@@ -59,23 +65,38 @@ def labels(machine: str, pod: PodRef, container: str, attempt: int) -> dict[str,
     }
 
 
-def sandbox_body(machine: str, config: SandboxConfig, oom_floor: int = -1000, machine_netns: str = "") -> Obj:
-    """`oom_floor`: the lowest OOM score the engine may set on this box. `machine_netns`: the file of the machine's
-    network namespace, "" where it is the engine's own."""
+@dataclass(frozen=True, slots=True)
+class Box:
+    """What matters of the box that the engine runs on.
+
+    `oom_floor`: the lowest OOM score that the engine may set. `netns`: the file of the machine's network namespace, ""
+    where it is the engine's own. `proc`: the procfs that shows the engine's processes, "" where none does: the engine's
+    network code then makes the sandboxes' namespaces. `ipv6`: whether the kernel has it.
+    """
+
+    oom_floor: int = -1000
+    netns: str = ""
+    proc: str = "/proc"
+    ipv6: bool = True
+
+
+def sandbox_body(machine: str, config: SandboxConfig, box: Box) -> Obj:
+    """A namespace that the OCI runtime makes has IPv6 off, as the engine's have it, until the pod network wants it."""
+    own_network = bool(box.proc) and (not config.host_network or bool(box.netns))
     body: Obj = {
         "Image": config.image,
         "Hostname": config.hostname,
         "Labels": labels(machine, config.pod, SANDBOX_CONTAINER, config.attempt),
-        "NetworkDisabled": False,
+        "NetworkDisabled": own_network,
         "HostConfig": {
             "NetworkMode": "none",
             "IpcMode": "shareable",
             "LogConfig": {"Type": "none", "Config": {}},
-            "OomScoreAdj": max(_SANDBOX_OOM_SCORE, oom_floor),
+            "OomScoreAdj": max(_SANDBOX_OOM_SCORE, box.oom_floor),
             "CpuShares": 2,
             "ReadonlyRootfs": True,
             "SecurityOpt": ["no-new-privileges"],
-            "Sysctls": dict(config.sysctls),
+            "Sysctls": {**(_IPV6_OFF if own_network and box.ipv6 else {}), **config.sysctls},
         },
     }
     if config.cgroup_parent:
@@ -86,10 +107,10 @@ def sandbox_body(machine: str, config: SandboxConfig, oom_floor: int = -1000, ma
         body["HostConfig"]["PidMode"] = "host"
     if config.host_ipc:
         body["HostConfig"]["IpcMode"] = "host"
-    if config.host_network and machine_netns:
+    if config.host_network and box.netns:
         body["Entrypoint"] = _ENTER
         body["HostConfig"]["CapAdd"] = ["SYS_ADMIN"]  # setns(2) asks for it
-        body["HostConfig"]["Mounts"] = [_mount(machine_netns, NETNS_MOUNT, False, "rprivate")]
+        body["HostConfig"]["Mounts"] = [_mount(box.netns, NETNS_MOUNT, False, "rprivate")]
     elif config.host_network:
         body["HostConfig"]["NetworkMode"] = "host"
         del body["Hostname"]
@@ -211,7 +232,8 @@ def from_list(entry: Mapping[str, Any]) -> ContainerInfo:
     )
 
 
-def from_inspect(answer: Mapping[str, Any]) -> ContainerInfo:
+def from_inspect(answer: Mapping[str, Any], proc: str = "/proc") -> ContainerInfo:
+    """`proc`: as Box has it."""
     marks = (answer.get("Config") or {}).get("Labels") or {}
     state = answer.get("State") or {}
     return ContainerInfo(
@@ -228,11 +250,18 @@ def from_inspect(answer: Mapping[str, Any]) -> ContainerInfo:
         exit_code=int(state.get("ExitCode") or 0),
         oom_killed=bool(state.get("OOMKilled")),
         error=str(state.get("Error") or ""),
-        netns=str((answer.get("NetworkSettings") or {}).get("SandboxKey") or ""),
+        netns=_netns(answer, proc),
         message_path=marks.get(LABEL_MESSAGE_PATH, ""),
         message_policy=marks.get(LABEL_MESSAGE_POLICY, "File"),
         log_path=marks.get(LABEL_LOG_PATH, ""),
     )
+
+
+def _netns(answer: Mapping[str, Any], proc: str) -> str:
+    """The engine's name for the network namespace, or where the runtime made that, the one of the running process."""
+    named = str((answer.get("NetworkSettings") or {}).get("SandboxKey") or "")
+    pid = int((answer.get("State") or {}).get("Pid") or 0)
+    return named or (f"{proc}/{pid}/ns/net" if proc and pid else "")
 
 
 def _attempt(marks: Mapping[str, str]) -> int:

@@ -1,4 +1,4 @@
-"""Which file names this machine's network namespace for the container engine.
+"""Which file names this machine's network namespace for the container engine, and where it sees the engine's processes.
 
 IO: /proc and /run/netns, once. A local machine lives in a named namespace of its box (`ip netns`); where no name fits,
 the machine is the box itself, and the engine's own namespace is the machine's.
@@ -23,3 +23,11 @@ def machine_netns(own: str = "/proc/self/ns/net", named: Path = _NAMED) -> str:
         if (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino):
             return str(path)
     return ""
+
+
+def engine_proc(netns: str, kept: Path) -> str:
+    """The procfs where the engine's process ids are true: the usual one, or on a local machine (it has a `netns`, and
+    process ids of its own) the box's that was `kept` for it; "" where it was started without."""
+    if not netns:
+        return "/proc"
+    return str(kept) if (kept / "1").exists() else ""

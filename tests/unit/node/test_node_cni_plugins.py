@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ _PLUGIN = """#!/bin/sh
 cd {root}
 cat > /dev/null
 echo "$CNI_COMMAND {name}" >> calls
+echo "$CNI_NETNS" >> namespaces
 if [ -e fail-$CNI_COMMAND-{name} ]; then echo '{{"code": 7, "msg": "out of order"}}'; exit 1; fi
 [ $CNI_COMMAND = ADD ] || exit 0
 if [ -e hang-{name} ]; then sleep 100000 & echo $! > child.new; mv child.new child; wait; fi
@@ -29,6 +31,7 @@ class Machine:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.raised: list[str] = []
         plugins = [{"type": "main"}, {"type": "tuning"}]
         for plugin in plugins:
             binary = root / plugin["type"]
@@ -40,7 +43,8 @@ class Machine:
 
     async def start(self, **given: float) -> PluginNetwork:
         """As a kubelet does; what it had before is as after a crash."""
-        network = PluginNetwork(str(self.root), str(self.root / "net.d"), [str(self.root)], **given)
+        directories = (str(self.root), str(self.root / "net.d"), [str(self.root)])
+        network = PluginNetwork(*directories, loopback=self.raised.append, **given)
         await network.setup("10.0.0.0/24")
         return network
 
@@ -134,6 +138,26 @@ async def test_a_failed_add_that_was_undone_is_forgotten(machine: Machine) -> No
     with pytest.raises(NetworkFailure):
         await network.add("box", "/netns")
     assert machine.calls() == [*ADDED, *REMOVED] and await network.reconcile([]) == []
+
+
+async def test_the_loopback_is_raised_before_the_plugins_run(machine: Machine) -> None:
+    network = await machine.start()
+    machine.switch("fail-ADD-main")
+    with pytest.raises(NetworkFailure):
+        await network.add("box", "/netns")
+    assert machine.raised == ["/netns"]
+
+
+async def test_another_namespace_at_the_same_path_is_not_given_to_plugins(machine: Machine) -> None:
+    """The path is that of a process, whose id another may have by now."""
+    path = machine.root / "namespace"
+    path.touch()
+    network = await machine.start()
+    await network.add("box", str(path))
+    (machine.root / "other").touch()
+    os.replace(machine.root / "other", path)
+    await network.delete("box")
+    assert (machine.root / "namespaces").read_text().splitlines()[-2:] == ["", ""]
 
 
 async def test_a_record_that_was_torn_is_still_one(machine: Machine) -> None:
