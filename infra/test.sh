@@ -101,5 +101,6 @@ python3 infra/images/build.py
 say "unit tests, fuzzing, simulation"
 "$bin/pytest" -q -n 2 --durations=15 tests/unit tests/fuzz tests/sim tests/safety
 
+# A dozen failures are one cause (an engine that hangs, a cluster that is gone): the rest would only wait for it.
 say "real parts, and a cluster"
-"$bin/pytest" -q -m "not slow" --durations=40 tests/integration tests/chaos tests/e2e
+"$bin/pytest" -q -m "not slow" --durations=40 --maxfail=12 tests/integration tests/chaos tests/e2e
