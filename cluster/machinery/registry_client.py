@@ -158,7 +158,7 @@ class RegistryClient:
         propagation: str = "",
     ) -> None:
         options = types.DeleteOptions(uid=uid, grace_period_s=grace_period_s, propagation=propagation)
-        await self._registry.delete(self._ctx(), self._info(resource), namespace, name, options)
+        await self._registry.delete(self._ctx(), self._info(resource), namespace, name, options, grouped=True)
 
     async def recount(self, namespace: str, name: str) -> None:
         """QuotaCounter of the controllers: a ResourceQuota's status, from what is stored."""

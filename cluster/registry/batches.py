@@ -22,11 +22,15 @@ from cluster.api.scheme import ResourceInfo
 from cluster.registry.admission import Admission
 from cluster.registry.context import RequestContext
 from cluster.registry.core import Plan, Stale
+from cluster.registry.quota import QuotaLedger
+from cluster.registry.quota_book import Charge
 from cluster.registry.types import Stored
 from cluster.registry.writing import Draft, Writer
 
 Object = dict[str, Any]
 Created = list[Stored | ApiError]
+
+Write = tuple[Plan, Charge | None]
 
 _AT_ONCE = 64
 _BYTES = 1 << 19
@@ -45,6 +49,20 @@ class _Item:
     @property
     def size(self) -> int:
         return len(self.draft.body) if isinstance(self.draft, Draft) else 0
+
+
+async def joined(ledger: QuotaLedger, ctx: RequestContext, writes: Sequence[Write]) -> int | ApiError | None:
+    """One transaction of many writes that touch no key of each other's: the revision of all, or what is wrong for all.
+    None: none was written, and what is wrong may be one's own."""
+    guards = {g.compare: g for plan, _ in writes for g in plan.guards}
+    ops = [] if ctx.dry_run else [op for plan, _ in writes for op in plan.ops]
+    charges = [charge for _, charge in writes if charge is not None]
+    try:
+        return await ledger.commit_uncounted(ctx, Plan(list(guards.values()), ops), charges)
+    except Stale:
+        return None
+    except ApiError as e:
+        return e if isinstance(e, FenceLost) or e.code in _ALL_ALIKE else None
 
 
 class BatchCreator:
@@ -114,15 +132,7 @@ class BatchCreator:
         is wrong may be one's own."""
         if not drafts:
             return 0
-        guards = {g.compare: g for d in drafts for g in d.plan.guards}
-        ops = [] if ctx.dry_run else [op for d in drafts for op in d.plan.ops]
-        charges = [d.charge for d in drafts if d.charge is not None]
-        try:
-            return await self._writer.ledger.commit_uncounted(ctx, Plan(list(guards.values()), ops), charges)
-        except Stale:
-            return None
-        except ApiError as e:
-            return e if isinstance(e, FenceLost) or e.code in _ALL_ALIKE else None
+        return await joined(self._writer.ledger, ctx, [(d.plan, d.charge) for d in drafts])
 
     async def _alone(self, ctx: RequestContext, info: ResourceInfo, item: _Item) -> Stored | ApiError:
         if isinstance(item.draft, ApiError):

@@ -10,6 +10,8 @@ controller (spec.finalizers). The removal is one transaction guarded by the revi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from cluster.api import errors, meta, pods
@@ -19,6 +21,7 @@ from cluster.registry.admission import Admission, Request
 from cluster.registry.codec import splice
 from cluster.registry.context import RequestContext
 from cluster.registry.core import Core, Guard, Plan, Stale
+from cluster.registry.quota_book import Charge
 from cluster.registry.store import delete, put, unchanged
 from cluster.registry.strategies import Strategy, strategy_for
 from cluster.registry.types import DeleteOptions, Stored
@@ -37,6 +40,15 @@ _PODS_STAY = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an object goes: its transaction, what its quotas get back, and what is answered of the revision written."""
+
+    plan: Plan
+    charge: Charge | None
+    answer: Callable[[int], Stored]
+
+
 class Deleter:
     def __init__(self, core: Core, writer: Writer, admission: Admission) -> None:
         self._core = core
@@ -47,6 +59,24 @@ class Deleter:
         self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, options: DeleteOptions
     ) -> Stored:
         """The object as it now is, or as it last was, with `removed` set."""
+        self.check(ctx, info, name, options)
+        key = keys.object_key(info, namespace, name)
+        for _ in range(_ATTEMPTS):
+            current = await self._core.read(key, deadline=ctx.deadline)
+            if current is None:
+                raise errors.not_found(info, name)
+            try:
+                ending = await self.ending(ctx, info, current, options)
+                if ending is None:
+                    return current
+                return ending.answer(await self._writer.finish(ctx, ending.plan, ending.charge))
+            except Stale:
+                continue
+        raise errors.conflict(info, name)
+
+    @staticmethod
+    def check(ctx: RequestContext, info: ResourceInfo, name: str, options: DeleteOptions) -> None:
+        """What is wrong with the request, whatever is stored; and what is to be said of it."""
         if options.propagation not in ("", "Background", *_PROPAGATION):
             supported = '"Background", "Foreground", "Orphan"'
             cause = errors.Cause(
@@ -59,22 +89,15 @@ class Deleter:
             raise errors.forbidden(info, name, "this is a system priority class and cannot be deleted")
         if info is _JOBS and not options.propagation and _PODS_STAY not in ctx.warnings:
             ctx.warnings.append(_PODS_STAY)
-        key = keys.object_key(info, namespace, name)
-        for _ in range(_ATTEMPTS):
-            current = await self._core.read(key, deadline=ctx.deadline)
-            if current is None:
-                raise errors.not_found(info, name)
-            self._preconditions(info, name, current, options)
-            try:
-                return await self._once(ctx, info, current, options)
-            except Stale:
-                continue
-        raise errors.conflict(info, name)
 
-    async def _once(self, ctx: RequestContext, info: ResourceInfo, current: Stored, options: DeleteOptions) -> Stored:
+    async def ending(
+        self, ctx: RequestContext, info: ResourceInfo, current: Stored, options: DeleteOptions
+    ) -> Ending | None:
+        """None: it is marked for it already."""
         strategy, plan = strategy_for(info), Plan()
         metadata = current.obj["metadata"]
         name, namespace = metadata["name"], metadata.get("namespace", "")
+        self._preconditions(info, name, current, options)
         request = Request(ctx, info, "DELETE", namespace, name, None, current.obj, plan)
         await self._admission.mutate(request)
         await self._admission.validate(request)
@@ -82,24 +105,21 @@ class Deleter:
         plan.guards.append(Guard(unchanged(current.key, current.revision)))
         if marked is None:
             plan.ops.append(delete(current.key))
-            charge = await self._writer.release(ctx, info, current.obj, plan)
-            revision = await self._writer.finish(ctx, plan, charge)
-            gone = current.fresh()
-            gone["metadata"]["resourceVersion"] = str(revision)
-            return Stored.of(current.key, gone, revision, current.uid, removed=True)
-        if marked == current.obj:
-            return current
-        return await self._put(ctx, info, current, marked, plan)
+            return Ending(plan, await self._writer.release(ctx, info, current.obj, plan), _removed(current))
+        return None if marked == current.obj else self._put(ctx, info, current, marked, plan)
 
-    async def _put(self, ctx: RequestContext, info: ResourceInfo, current: Stored, obj: Object, plan: Plan) -> Stored:
+    def _put(self, ctx: RequestContext, info: ResourceInfo, current: Stored, obj: Object, plan: Plan) -> Ending:
         if info.name == "namespaces":
             obj.setdefault("status", {})["phase"] = "Terminating"
             plan.ops.append(put(keys.namespace_phase(obj["metadata"]["name"]), keys.TERMINATING))
         encrypt = self._core.encrypts(info)
         value, body, offset = self._core.codec.encode(current.key, obj, encrypt=encrypt, cause=ctx.cause_id)
         plan.ops.append(put(current.key, value))
-        revision = await self._writer.finish(ctx, plan, None)
-        return Stored(current.key, splice(body, offset, revision), revision, current.uid)
+
+        def answer(revision: int) -> Stored:
+            return Stored(current.key, splice(body, offset, revision), revision, current.uid)
+
+        return Ending(plan, None, answer)
 
     def _preconditions(self, info: ResourceInfo, name: str, current: Stored, options: DeleteOptions) -> None:
         if options.uid and options.uid != current.uid:
@@ -160,3 +180,12 @@ class Deleter:
         grace = 1 if grace < 0 else grace
         already = obj["metadata"].get("deletionGracePeriodSeconds")
         return int(grace if already is None else min(grace, already))
+
+
+def _removed(current: Stored) -> Callable[[int], Stored]:
+    def answer(revision: int) -> Stored:
+        gone = current.fresh()
+        gone["metadata"]["resourceVersion"] = str(revision)
+        return Stored.of(current.key, gone, revision, current.uid, removed=True)
+
+    return answer

@@ -6,7 +6,8 @@ managed fields are inside, so a controller in process passes the same rules as a
     Registry ─┬─ Reader   get, list, watch
               ├─ Writer   create, update, modify, patch      (admission, validation, allocation, managed fields)
               ├─ BatchCreator  create_all                    (the same way each, few transactions for all)
-             ├─ Deleter  delete, delete_collection          (grace, finalizers, propagation)
+              ├─ Deleter  delete                             (grace, finalizers, propagation)
+              ├─ GroupDeleter  delete_collection, controllers' (the same way each, few transactions for all)
               ├─ Binder   bind                               (one transaction for a batch of pods)
              └─ Evictor  create pods/eviction               (a deletion that a disruption budget may refuse)
 """
@@ -35,6 +36,7 @@ from cluster.registry.conversion import Converter
 from cluster.registry.core import Core, Plan
 from cluster.registry.deletion import Deleter
 from cluster.registry.eviction import Evictor
+from cluster.registry.group_deletes import GroupDeleter
 from cluster.registry.quota_count import QUOTAS
 from cluster.registry.reading import Filter, Reader, check_fields
 from cluster.registry.store import Store
@@ -43,6 +45,7 @@ from cluster.registry.writing import Writer
 
 Object = dict[str, Any]
 Outcomes = list[ApiError | None]
+_DELETED_AT_ONCE = 256
 
 
 class Registry:
@@ -68,6 +71,7 @@ class Registry:
         self._writer = Writer(self._core, admission, self.catalog)
         self._batches = BatchCreator(self._writer, admission)
         self._deleter = Deleter(self._core, self._writer, admission)
+        self._group_deleter = GroupDeleter(self._core, self._writer, self._deleter)
         self._binder = Binder(self._core)
         self._patcher = patching.Patcher(self._core, self._writer)
         self._evictor = Evictor(self._core, self._reader, self._patcher, self._deleter)
@@ -261,11 +265,20 @@ class Registry:
     # --- deletion
 
     async def delete(
-        self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, options: DeleteOptions
+        self,
+        ctx: RequestContext,
+        info: ResourceInfo,
+        namespace: str,
+        name: str,
+        options: DeleteOptions,
+        *,
+        grouped: bool = False,
     ) -> Stored:
-        """The object as it now is; with `.removed` set, as it last was."""
+        """The object as it now is; with `.removed` set, as it last was. `grouped`: it may share a transaction, and so
+        a resourceVersion, with others that are deleted at the same time."""
         await self._core.authorize(ctx, "delete", info, namespace, name)
-        stored = await self._deleter.delete(ctx, scheme.SCHEME.hub(info), namespace, name, options)
+        deleter = self._group_deleter if grouped else self._deleter
+        stored = await deleter.delete(ctx, scheme.SCHEME.hub(info), namespace, name, options)
         return await self._core.served(info, viewing.shown(info, stored))
 
     async def delete_collection(
@@ -286,15 +299,14 @@ class Registry:
         check_fields(hub, field_selector)
         found = await self._reader.list(hub, namespace, Filter(label_selector, field_selector), 0, "", "", "")
         out = StoredList([], found.revision)
-        for stored in found.items:
-            metadata = stored.obj["metadata"]
-            try:
-                gone = await self._deleter.delete(ctx, hub, metadata.get("namespace", ""), metadata["name"], options)
-            except ApiError as e:
-                if e.reason != "NotFound":
-                    raise
-                continue
-            out.items.append(await self._core.served(info, viewing.shown(info, gone)))
+        for start in range(0, len(found.items), _DELETED_AT_ONCE):
+            some = found.items[start : start + _DELETED_AT_ONCE]
+            asked = (self._group_deleter.delete(ctx, hub, *_named(one), options) for one in some)
+            for gone in await asyncio.gather(*asked, return_exceptions=True):
+                if isinstance(gone, Stored):
+                    out.items.append(await self._core.served(info, viewing.shown(info, gone)))
+                elif not (isinstance(gone, ApiError) and gone.reason == "NotFound"):
+                    raise gone
         return out
 
     # --- pods
@@ -389,3 +401,8 @@ class Registry:
 
 def scaled(info: ResourceInfo, stored: Stored) -> Stored:
     return Stored.of(stored.key, scale.of(info, stored.obj), stored.revision, stored.uid)
+
+
+def _named(stored: Stored) -> tuple[str, str]:
+    metadata = stored.obj["metadata"]
+    return metadata.get("namespace", ""), metadata["name"]

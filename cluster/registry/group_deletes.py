@@ -1,0 +1,157 @@
+"""Deletes that are asked for at once, or while others are under way, in few transactions (group commit).
+
+IO only through Core. Who deletes alone is served at once and as ever. Of many who ask, each is judged by itself
+(preconditions, admission, grace, finalizers); only their transactions are joined. What is not as it was read, and all
+that keys besides an object's own depend on, is deleted by itself, which also says what is wrong.
+
+    ask -> waiting -> groups of 64 -> read, judge -> one transaction ──holds──> all answered
+                                                          └── does not ──> one each
+
+Reads of a group may be of the past (serializable): what is written is compared with them, and what is refused is judged
+again by the way alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cluster.api.errors import ApiError
+from cluster.api.scheme import ResourceInfo
+from cluster.registry import keys
+from cluster.registry.batches import joined
+from cluster.registry.context import RequestContext, last_deadline
+from cluster.registry.core import Core, Stale
+from cluster.registry.deletion import Deleter, Ending
+from cluster.registry.types import DeleteOptions, Stored
+from cluster.registry.writing import Writer
+
+_AT_ONCE = 64
+_ABREAST = 2
+"""Groups: one is made ready while the other's transaction is under way."""
+_ALONE = frozenset({"namespaces", "resourcequotas", "services", "ipaddresses.networking.k8s.io"})
+"""What they hold besides their own key may be what another of the group holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    ctx: RequestContext
+    info: ResourceInfo
+    namespace: str
+    name: str
+    options: DeleteOptions
+    outcome: asyncio.Future[Stored]
+
+    @property
+    def key(self) -> bytes:
+        return keys.object_key(self.info, self.namespace, self.name)
+
+    def settle(self, outcome: Stored | Exception) -> None:
+        if self.outcome.done():
+            return  # who asked has gone
+        if isinstance(outcome, Exception):
+            self.outcome.set_exception(outcome)
+        else:
+            self.outcome.set_result(outcome)
+
+
+_Joint = tuple[_Ask, Ending]
+
+
+class GroupDeleter:
+    def __init__(self, core: Core, writer: Writer, deleter: Deleter) -> None:
+        self._core = core
+        self._writer = writer
+        self._deleter = deleter
+        self._waiting: deque[_Ask] = deque()
+        self._tasks: set[asyncio.Task[Any] | None] = set()
+
+    async def delete(
+        self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, options: DeleteOptions
+    ) -> Stored:
+        """As `Deleter.delete`."""
+        if info.name in _ALONE or ctx.dry_run:
+            return await self._deleter.delete(ctx, info, namespace, name, options)
+        self._deleter.check(ctx, info, name, options)
+        ask = _Ask(ctx, info, namespace, name, options, asyncio.get_running_loop().create_future())
+        self._waiting.append(ask)
+        if not self._tasks or (len(self._waiting) >= _AT_ONCE and len(self._tasks) < _ABREAST):
+            self._tasks.add(asyncio.create_task(self._work(), name="group-deletes"))
+        return await ask.outcome
+
+    async def _work(self) -> None:
+        """Until nobody waits. What goes wrong with one group is told to it alone. NB: it is off the list in the very
+        turn in which it saw that nobody waits; who asks a moment later starts another."""
+        try:
+            while self._waiting:
+                await self._serve(self._next())
+        finally:
+            self._tasks.discard(asyncio.current_task())
+
+    async def _serve(self, group: Sequence[_Ask]) -> None:
+        try:
+            await self._end(group)
+        except Exception as e:  # noqa: BLE001 - theirs to raise: the others are served on
+            for ask in group:
+                ask.settle(e)
+        except BaseException:
+            for ask in (*group, *self._waiting):
+                ask.outcome.cancel()
+            raise
+
+    def _next(self) -> list[_Ask]:
+        """Those in front that one leader asks, none of them twice."""
+        group: dict[bytes, _Ask] = {}
+        fence = self._waiting[0].ctx.fence
+        while self._waiting and len(group) < _AT_ONCE:
+            ask = self._waiting[0]
+            if ask.ctx.fence != fence or ask.key in group:
+                break
+            group[ask.key] = self._waiting.popleft()
+        return list(group.values())
+
+    async def _end(self, group: Sequence[_Ask]) -> None:
+        endings = await asyncio.gather(*(self._ending(ask) for ask in group)) if len(group) > 1 else [None]
+        joint = [(ask, ending) for ask, ending in zip(group, endings, strict=True) if ending is not None]
+        done = await self._together(joint)
+        if isinstance(done, int):
+            for ask, ending in joint:
+                ask.settle(ending.answer(done))
+        elif done is not None:
+            for ask, _ in joint:
+                ask.settle(done)
+        rest = zip(group, endings, strict=True)
+        await asyncio.gather(*(self._alone(ask, ending) for ask, ending in rest if ending is None or done is None))
+
+    async def _ending(self, ask: _Ask) -> Ending | None:
+        """None: the way alone says what is to be done."""
+        try:
+            current = await self._core.read(ask.key, serializable=True, deadline=ask.ctx.deadline)
+            return None if current is None else await self._deleter.ending(ask.ctx, ask.info, current, ask.options)
+        except (ApiError, Stale):
+            return None
+
+    async def _together(self, joint: Sequence[_Joint]) -> int | ApiError | None:
+        if len(joint) < 2:
+            return None
+        callers = [ask.ctx for ask, _ in joint]
+        ctx = replace(callers[0], deadline=last_deadline(callers))
+        return await joined(self._writer.ledger, ctx, [(e.plan, e.charge) for _, e in joint])
+
+    async def _alone(self, ask: _Ask, ending: Ending | None) -> None:
+        try:
+            ask.settle(await self._once(ask, ending))
+        except ApiError as e:
+            ask.settle(e)
+
+    async def _once(self, ask: _Ask, ending: Ending | None) -> Stored:
+        """What was made ready is tried first: in a namespace with quotas, writes are joined where they are charged."""
+        if ending is not None:
+            try:
+                return ending.answer(await self._writer.finish(ask.ctx, ending.plan, ending.charge))
+            except Stale:
+                pass
+        return await self._deleter.delete(ask.ctx, ask.info, ask.namespace, ask.name, ask.options)
