@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 
 from cluster.cloud import container_processes
-from cluster.machine.config import OTHER_CLUSTER
+from cluster.machine.checks import OTHER_CLUSTER
 
 log = logging.getLogger(__name__)
 
