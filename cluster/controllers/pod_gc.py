@@ -53,10 +53,9 @@ class PodGcController:
             self.reconciler.queue.add_after(key_of(new), self._env.config.pod_gc_quarantine_s)
         if not node and "deletionTimestamp" in new["metadata"]:
             self.reconciler.queue.add(key_of(new))
-        if is_terminal(new) and (old is None or not is_terminal(old)):
-            finished = len(self._pods.by_index("finished", "yes"))
-            if finished > self._env.config.terminated_pod_gc_threshold:
-                self.reconciler.queue.add(_TERMINATED)
+        ended = is_terminal(new) and (old is None or not is_terminal(old))
+        if ended and self._pods.count_by_index("finished", "yes") > self._env.config.terminated_pod_gc_threshold:
+            self.reconciler.queue.add(_TERMINATED)
 
     async def _reconcile(self, key: str) -> Result | None:
         if key == _TERMINATED:

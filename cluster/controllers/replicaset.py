@@ -103,8 +103,8 @@ class ReplicaSetController:
         steps = plan(rs, active, lambda: self._related(rs, active), now, self._env.config.replica_set_burst)
         failure, error = "", None
         if steps.create:
-            pods = [pod_from_template(rs["spec"]["template"], rs) for _ in range(steps.create)]
-            made, error = await self._control.create(rs, pods)
+            wanted = [pod_from_template(rs["spec"]["template"], rs) for _ in range(steps.create)]
+            made, error = await self._control.create(rs, wanted)
             active += made
             failure = "FailedCreate" if error else ""
         elif steps.delete:
@@ -114,7 +114,8 @@ class ReplicaSetController:
         await self._report(rs, active, now, error.message if error else "", failure)
         if error is not None:
             raise error
-        return Result(steps.recheck_after_s, rest_s(steps, len(active), self._env.config.replica_set_burst))
+        looked_at = max(len(pods), len(active))
+        return Result(steps.recheck_after_s, rest_s(steps, looked_at, self._env.config.replica_set_burst))
 
     def _related(self, rs: Obj, active: Sequence[Obj]) -> list[Obj]:
         ref = controller_of(rs)

@@ -33,14 +33,14 @@ class Plan:
     recheck_after_s: float | None = None
 
 
-def rest_s(plan: Plan, active: int, burst: int) -> float:
-    """How long what happens to `active` pods gathers before it is looked at: some ten times as long as a look takes, so
-    that a crowd that starts costs a share of a core and not all of it; and so long that many pods have changed by then,
-    for each look ends in a status to write, and that in one of the Deployment. Not while there is more to make or to
-    delete."""
-    if active < _CROWD or max(plan.create, len(plan.delete)) == burst:
+def rest_s(plan: Plan, pods: int, burst: int) -> float:
+    """How long what happens to `pods` (those that end, too: each look goes through them) gathers before it is looked
+    at: some ten times as long as a look takes, so that a crowd that starts or ends costs a share of a core and not all
+    of it; and so long that many pods have changed by then, for each look ends in a status to write, and that in one of
+    the Deployment. Not while there is more to make or to delete."""
+    if pods < _CROWD or max(plan.create, len(plan.delete)) == burst:
         return 0.0
-    return max(active * _REST_PER_POD_S, _REST_S)
+    return max(pods * _REST_PER_POD_S, _REST_S)
 
 
 def active_pods(pods: Sequence[Obj], deleted_uids: Collection[str] = ()) -> list[Obj]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from cluster.api.errors import ApiError
 from cluster.machinery.client import Client, Obj, WatchEvent
@@ -104,6 +104,9 @@ class Informer:
 
     def by_index(self, name: str, value: str) -> list[Obj]:
         return [self._objects[key] for key in self._indexes[name].keys_of(value)]
+
+    def count_by_index(self, name: str, value: str) -> int:
+        return len(self._indexes[name].keys_of(value))
 
     # ---- wiring
 
@@ -244,7 +247,7 @@ class _Index:
         self._values: dict[_Key, list[str]] = {}
         self._keys: dict[str, dict[_Key, None]] = {}
 
-    def keys_of(self, value: str) -> Iterable[_Key]:
+    def keys_of(self, value: str) -> Collection[_Key]:
         return self._keys.get(value, ())
 
     def put(self, key: _Key, obj: Obj) -> None:

@@ -142,6 +142,24 @@ async def test_scaling_up_and_down() -> None:
         assert await w.items("pods") == []
 
 
+async def test_what_happens_to_a_crowd_that_ends_gathers() -> None:
+    """Each look goes through all that are still ending."""
+    async with World(ReplicaSetController) as w:
+        await start(w)
+        crowd = {**deployment(replicas=120), "kind": "ReplicaSet"}
+        await w.create("replicasets.apps", crowd)
+        (controller,) = w.controllers
+        assert isinstance(controller, ReplicaSetController)
+        await w.churn()
+        await w.kubelet()
+        await w.client.patch("replicasets.apps", "web", {"spec": {"replicas": 0}}, "default")
+        await w.churn()
+        await controller._reconcile("default/web")
+        again = await controller._reconcile("default/web")
+        assert ["deletionTimestamp" in p["metadata"] for p in await w.items("pods")] == [True] * 120
+        assert again is not None and again.rest_s > 0
+
+
 async def test_a_deleted_or_failed_pod_is_replaced() -> None:
     async with World(*BOTH) as w:
         await start(w)
