@@ -74,7 +74,7 @@ def find(config: ClusterConfig) -> Leftovers:
         agents=_host_agents(config),
         namespaces=names,
         links=[n for n in sorted(os.listdir("/sys/class/net")) if n == switch.host_link],
-        mounts=[str(m.path) for m in table if _is_ours(m, table, config.base)],
+        mounts=[str(m.path) for m in table if m.path == config.box_proc or _is_ours(m, table, config.base)],
         loops=[device for image, device in loop_devices().items() if str(image).startswith(base + "/")],
         tables=_tables() if config.prefix == ClusterConfig.local().prefix else [],
     )
@@ -140,7 +140,6 @@ def remove_files(config: ClusterConfig, *, keep_data: bool) -> None:
 
     Raises OSError while something is mounted below: what is there may be somebody else's (a hostPath volume).
     """
-    mounts.unmount_below(config.run)
     shutil.rmtree(config.run, ignore_errors=True)
     if keep_data or not config.base.is_dir():
         return
@@ -164,6 +163,7 @@ def _remove_rest(config: ClusterConfig, found: Leftovers, stayed: Stayed) -> Non
     for machine in config.machines:
         kubelet = config.machine(machine.name).kubelet_dir
         stayed.attempt(f"logs of pods of {machine.name}", partial(remove_machine_logs, kubelet))
+    stayed.attempt(f"{config.box_proc}", partial(mounts.drop_proc, config.box_proc))
     if config.base.exists():
         stayed.attempt("mounts", partial(mounts.unmount_below, config.base))
     for image, device in loop_devices().items():

@@ -147,6 +147,14 @@ def keep_proc(path: Path) -> None:
     _mount("none", str(path), _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
 
 
+def drop_proc(path: Path) -> None:
+    """Undoes `keep_proc`, if it was done."""
+    if any(m.path == path for m in mounts()):
+        _unmount(str(path), _MNT_DETACH)
+    if path.is_dir():
+        path.rmdir()
+
+
 def unmount_below(path: Path) -> list[Path]:
     """Unmounts everything inside `path`, deepest first; says what. Lazily: a dead machine's files may still be open."""
     done = []

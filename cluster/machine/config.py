@@ -272,8 +272,11 @@ class ClusterConfig:
 
     @property
     def box_proc(self) -> Path:
-        """The box's /proc as its local machines see it, read-only: the container engine's processes are in it."""
-        return self.run / "proc"
+        """The box's /proc as its local machines see it, read-only: the container engine's processes are in it.
+
+        Beside the run directory: what walks through that does not go into it.
+        """
+        return self.run.with_name(f"{self.run.name}.proc")
 
     @property
     def pki(self) -> Path:

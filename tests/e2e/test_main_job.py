@@ -430,7 +430,7 @@ def _leftovers() -> list[str]:
             continue
         if any(mark in command for mark in ("cluster.machine", "host-agent", "gcs_server", "raylet", "ray::PartActor")):
             found.append(f"process {command[:100]}")
-    found += [f"path {p}" for p in ("/var/lib/sk8", "/run/sk8") if Path(p).exists()]
+    found += [f"path {p}" for p in ("/var/lib/sk8", "/run/sk8", "/run/sk8.proc") if Path(p).exists()]
     return found
 
 
