@@ -20,6 +20,7 @@ from cluster.machinery.reconciler import Reconciler, Result
 
 _HPAS = "horizontalpodautoscalers.autoscaling"
 _MEMORY_S = 3600.0
+_ALL_BELOW = "All metrics below target"
 
 
 @dataclass(slots=True)
@@ -86,33 +87,44 @@ class HpaController:
         history = self._history.setdefault(key, _History([core.Past(now, current)]))
         history.trim(now)
         scaled = self._scaled(hpa["metadata"]["namespace"], target, current, status)
-        best = await self._proposal(hpa, scaled, status, now)
-        proposal = best.proposal
-        past = history.recommendations, history.scalings
-        desired = core.bounded(hpa["spec"], current, proposal, *past, now, self._metrics.tuning)
-        history.recommendations.append(core.Past(now, proposal))
+        forced = core.out_of_range(hpa["spec"], current)
+        if forced is not None:
+            desired, why = forced
+        else:
+            desired, why = await self._recommended(hpa, scaled, status, history, now)
         status["desiredReplicas"] = desired
-        _limited(status, proposal, desired, now)
-        if desired == current:
-            _set(status, "AbleToScale", "True", "ReadyForNewScale", "recommended size matches current size", now)
-            return
-        meta = target["metadata"]
+        if desired != current:
+            await self._rescale(hpa, (resource, target["metadata"]), desired, why, status, now)
+            history.scalings.append(core.Past(now, desired - current))
+
+    async def _recommended(
+        self, hpa: Obj, target: Target, status: Obj, history: _History, now: float
+    ) -> tuple[int, str]:
+        """What metrics, windows and limits come to, and why."""
+        best = await self._proposal(hpa, target, status, now)
+        past = history.recommendations, history.scalings
+        found = core.bounded(hpa["spec"], target.current, best.proposal, *past, now, self._metrics.tuning)
+        history.recommendations.append(core.Past(now, best.proposal))
+        _set(status, "AbleToScale", "True", found.held.name, found.held.text, now)
+        _set(status, "ScalingLimited", str(found.limited), found.limit.name, found.limit.text, now)
+        return found.desired, f"{best.name} above target" if found.desired > target.current else _ALL_BELOW
+
+    async def _rescale(
+        self, hpa: Obj, whom: tuple[str, Obj], desired: int, reason: str, status: Obj, now: float
+    ) -> None:
+        resource, meta = whom
         body = {"spec": {"replicas": desired}}
         try:
             await self._env.client.patch(resource, meta["name"], body, meta["namespace"], subresource="scale")
         except ApiError as err:
             why = f"the HPA controller was unable to update the target scale: {err.message}"
             _set(status, "AbleToScale", "False", "FailedUpdateScale", why, now)
-            raise Unable("FailedRescale", f"New size: {desired}; error: {err.message}") from err
-        history.scalings.append(core.Past(now, desired - current))
+            text = f"New size: {desired}; reason: {reason}; error: {err.message}"
+            raise Unable("FailedRescale", text) from err
         status["lastScaleTime"] = rfc3339(now)
         why = f"the HPA controller was able to update the target scale to {desired}"
         _set(status, "AbleToScale", "True", "SucceededRescale", why, now)
-        way = "above" if desired > current else "below"
-        text = f"New size: {desired}; reason: All metrics below target"
-        if way == "above":
-            text = f"New size: {desired}; reason: {best.name} above target"
-        self._events.event(hpa, "Normal", "SuccessfulRescale", text)
+        self._events.event(hpa, "Normal", "SuccessfulRescale", f"New size: {desired}; reason: {reason}")
 
     async def _target(self, hpa: Obj, status: Obj, now: float) -> tuple[str, Obj]:
         ref, namespace = hpa["spec"]["scaleTargetRef"], hpa["metadata"]["namespace"]
@@ -138,18 +150,20 @@ class HpaController:
         """The largest proposal. One metric that fails does not keep the others from scaling up, only from scaling
         down."""
         measured: list[Measured] = []
-        failure: Unable | None = None
+        failures: list[Unable] = []
         for metric in hpa["spec"].get("metrics") or ():
             try:
                 measured.append(await self._metrics.measure(metric, target, now))
             except Unable as err:
-                failure = failure or err
+                failures.append(err)
+                self._events.event(hpa, "Warning", err.reason, str(err))
         status["currentMetrics"] = [m.shown for m in measured]
         best = max(measured, key=lambda m: m.proposal, default=None)
-        if failure is not None and (best is None or best.proposal < target.current):
-            text = f"the HPA was unable to compute the replica count: {failure}"
-            _set(status, "ScalingActive", "False", failure.reason, text, now)
-            raise failure
+        if failures and (best is None or best.proposal < target.current):
+            first, count = failures[0], f"{len(failures)} invalid out of {len(failures) + len(measured)}"
+            text = f"the HPA was unable to compute the replica count: {first}"
+            _set(status, "ScalingActive", "False", first.reason, text, now)
+            raise Unable("FailedComputeMetricsReplicas", f"invalid metrics ({count}), first error is: {first}")
         if best is None:
             raise Unable("InvalidMetricSourceType", "the autoscaler names no metrics")
         text = f"the HPA was able to successfully calculate a replica count from {best.name}"
@@ -172,18 +186,6 @@ class HpaController:
         changed["status"] = status
         with ignore_not_found():
             await self._env.client.update(_HPAS, changed, subresource="status")
-
-
-def _limited(status: Obj, proposal: int, desired: int, now: float) -> None:
-    if desired == proposal:
-        text = "the desired count is within the acceptable range"
-        _set(status, "ScalingLimited", "False", "DesiredWithinRange", text, now)
-    elif proposal > desired:
-        text = "the desired replica count is more than the maximum replica count"
-        _set(status, "ScalingLimited", "True", "TooManyReplicas", text, now)
-    else:
-        text = "the desired replica count is less than the minimum replica count"
-        _set(status, "ScalingLimited", "True", "TooFewReplicas", text, now)
 
 
 def selector_of(target: Obj) -> LabelSelector:

@@ -8,6 +8,9 @@ pkg/controller/podautoscaler/{replica_calculator,horizontal}.go.
     not ready    pods that just started do not count when scaling down, and use nothing when scaling up
     all metrics  the largest proposal; then stabilization windows; then the limits of the scaling policies
 
+Use is taken in whole percents, and averages in whole units, as Kubernetes does: 55.9 % is 55 %, which a target of 50 %
+still tolerates.
+
 Invariant: what is assumed of pods without samples may weaken a proposal, never turn its direction.
 """
 
@@ -121,7 +124,7 @@ def by_utilization(
         total = sum(wanted[name] for name in used)
         if total == 0:
             raise NoMetrics("no metrics returned matched known pods")
-        return Fraction(sum(used.values()) * 100, total) / target_percent
+        return Fraction(sum(used.values()) * 100 // total, target_percent)
 
     fallback = {name: wanted[name] * max(100, target_percent) // 100 for name in groups.missing}
     return _proposal(current, samples, groups, ratio, fallback, tuning)
@@ -131,7 +134,7 @@ def by_average(current: int, samples: Mapping[str, Sample], groups: Groups, targ
     """Target type AverageValue of a pod's own metric. Raises NoMetrics."""
 
     def ratio(used: Mapping[str, int]) -> Fraction:
-        return Fraction(sum(used.values()), len(used) * target)
+        return Fraction(sum(used.values()) // len(used), target)
 
     return _proposal(current, samples, groups, ratio, dict.fromkeys(groups.missing, target), tuning)
 
@@ -181,6 +184,55 @@ def _proposal(
 # ---- all metrics: windows and limits
 
 
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Of a condition, with its message."""
+
+    name: str
+    text: str
+
+
+_READY = Reason("ReadyForNewScale", "recommended size matches current size")
+_HELD_UP = Reason(
+    "ScaleUpStabilized", "recent recommendations were lower than current one, applying the lowest recent recommendation"
+)
+_HELD_DOWN = Reason(
+    "ScaleDownStabilized",
+    "recent recommendations were higher than current one, applying the highest recent recommendation",
+)
+_WITHIN = Reason("DesiredWithinRange", "the desired count is within the acceptable range")
+_UP_RATE = Reason("ScaleUpLimit", "the desired replica count is increasing faster than the maximum scale rate")
+_DOWN_RATE = Reason("ScaleDownLimit", "the desired replica count is decreasing faster than the maximum scale rate")
+_MOST = Reason("TooManyReplicas", "the desired replica count is more than the maximum replica count")
+_LEAST = Reason("TooFewReplicas", "the desired replica count is less than the minimum replica count")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """What to scale to; why it was held or not (condition AbleToScale), and what limited it (ScalingLimited)."""
+
+    desired: int
+    held: Reason = _READY
+    limit: Reason = _WITHIN
+
+    @property
+    def limited(self) -> bool:
+        return self.limit is not _WITHIN
+
+
+def _range(spec: Obj) -> tuple[int, int]:
+    low = spec.get("minReplicas")
+    return 1 if low is None else int(low), int(spec["maxReplicas"])
+
+
+def out_of_range(spec: Obj, current: int) -> tuple[int, str] | None:
+    """The size to go to whatever metrics say, and why; None within minReplicas and maxReplicas."""
+    low, high = _range(spec)
+    if current > high:
+        return high, "Current number of replicas above Spec.MaxReplicas"
+    return (low, "Current number of replicas below Spec.MinReplicas") if current < low else None
+
+
 def bounded(
     spec: Obj,
     current: int,
@@ -189,25 +241,24 @@ def bounded(
     scalings: Sequence[Past],
     now: float,
     tuning: Tuning = USUAL,
-) -> int:
-    """What to scale to: the proposal within windows, policies, minReplicas and maxReplicas of the autoscaler's spec.
+) -> Bounded:
+    """What to scale to from a size within range: the proposal within windows, policies, minReplicas and maxReplicas.
 
     The caller adds `proposal` to the recommendations, and what it did to the scalings.
     """
-    low, high = int(spec.get("minReplicas") or 1), int(spec["maxReplicas"])
-    if current > high:
-        return high
-    if current < low:
-        return low
+    low, high = _range(spec)
     behavior = spec.get("behavior") or {}
     steady = _stabilized(behavior, current, proposal, recommendations, now, tuning.downscale_window_s)
+    held = _READY if steady == proposal else _HELD_UP if proposal >= current else _HELD_DOWN
     if steady > current:
-        limit = _up_limit(behavior.get("scaleUp"), current, scalings, now)
-        return min(steady, high, max(limit, current))
+        rate = max(_up_limit(behavior.get("scaleUp"), current, scalings, now), current)
+        end, why = (rate, _UP_RATE) if rate < high else (high, _MOST)
+        return Bounded(min(steady, end), held, why if steady > end else _WITHIN)
     if steady < current:
-        limit = _down_limit(behavior.get("scaleDown"), current, scalings, now)
-        return max(steady, low, min(limit, current))
-    return current
+        rate = min(_down_limit(behavior.get("scaleDown"), current, scalings, now), current)
+        end, why = (rate, _DOWN_RATE) if rate > low else (low, _LEAST)
+        return Bounded(max(steady, end), held, why if steady < end else _WITHIN)
+    return Bounded(steady, held)
 
 
 def _stabilized(

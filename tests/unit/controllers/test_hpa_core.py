@@ -80,14 +80,17 @@ def test_other_targets() -> None:
 
 def bounded(current: int, proposal: int, past: list[Past] | None = None, **spec: Any) -> int:
     scalings = spec.pop("scalings", [])
-    return core.bounded({"minReplicas": 1, "maxReplicas": 100, **spec}, current, proposal, past or [], scalings, NOW)
+    found = core.bounded({"minReplicas": 1, "maxReplicas": 100, **spec}, current, proposal, past or [], scalings, NOW)
+    return found.desired
 
 
 def test_minimum_and_maximum_win() -> None:
     assert bounded(3, 50, maxReplicas=10) == 6  # no behavior: at most double, or four
     assert bounded(1, 50) == 4
-    assert bounded(20, 5, maxReplicas=10) == 10
-    assert bounded(1, 1, minReplicas=3) == 3
+    assert core.out_of_range({"maxReplicas": 10}, 20) == (10, "Current number of replicas above Spec.MaxReplicas")
+    below = core.out_of_range({"minReplicas": 3, "maxReplicas": 10}, 1)
+    assert below == (3, "Current number of replicas below Spec.MinReplicas")
+    assert core.out_of_range({"minReplicas": 3, "maxReplicas": 10}, 3) is None
     assert bounded(5, 0) == 1
 
 
@@ -99,6 +102,46 @@ def test_scaling_down_waits_for_the_highest_recommendation_of_five_minutes() -> 
 def rules(*policies: tuple[str, int, int], select: str = "Max", window: int = 0) -> Obj:
     listed = [{"type": t, "value": v, "periodSeconds": p} for t, v, p in policies]
     return {"policies": listed, "selectPolicy": select, "stabilizationWindowSeconds": window}
+
+
+@pytest.mark.parametrize(
+    ("current", "proposal", "behavior", "desired", "held", "limit"),
+    [
+        (3, 5, None, 5, "ReadyForNewScale", "DesiredWithinRange"),
+        (3, 50, None, 6, "ReadyForNewScale", "ScaleUpLimit"),
+        (8, 50, None, 10, "ReadyForNewScale", "TooManyReplicas"),
+        (8, 1, None, 2, "ReadyForNewScale", "TooFewReplicas"),
+        (8, 3, None, 3, "ReadyForNewScale", "DesiredWithinRange"),
+        (8, 8, None, 8, "ReadyForNewScale", "DesiredWithinRange"),
+        (8, 3, {"scaleDown": rules(("Pods", 1, 60))}, 7, "ReadyForNewScale", "ScaleDownLimit"),
+        (4, 9, {"scaleUp": rules(("Pods", 2, 60))}, 6, "ReadyForNewScale", "ScaleUpLimit"),
+        (4, 9, {"scaleUp": rules(("Pods", 2, 60), select="Disabled")}, 4, "ReadyForNewScale", "ScaleUpLimit"),
+    ],
+)
+def test_conditions_say_what_limits(
+    current: int, proposal: int, behavior: Obj | None, desired: int, held: str, limit: str
+) -> None:
+    spec: Obj = {"minReplicas": 2, "maxReplicas": 10} | ({"behavior": behavior} if behavior else {})
+    found = core.bounded(spec, current, proposal, [], [], NOW)
+    assert (found.desired, found.held.name, found.limit.name) == (desired, held, limit)
+    assert found.limited == (limit != "DesiredWithinRange")
+
+
+def test_conditions_say_what_holds_back() -> None:
+    """A count that waits for its window is not one that is out of range."""
+    down = core.bounded({"maxReplicas": 10}, 8, 3, [Past(NOW - 60, 8)], [], NOW)
+    assert (down.desired, down.held.name, down.limited) == (8, "ScaleDownStabilized", False)
+    slow = {"scaleUp": rules(("Pods", 100, 15), window=60)}
+    up = core.bounded({"maxReplicas": 10, "behavior": slow}, 3, 9, [Past(NOW - 30, 5)], [], NOW)
+    assert (up.desired, up.held.name, up.limited) == (5, "ScaleUpStabilized", False)
+
+
+def test_use_is_taken_in_whole_percents() -> None:
+    pods = [pod(name) for name in "abcdefghij"]
+    assert utilization(pods, dict.fromkeys("abcdefghij", 559), target=50, request=1000) == 10, (
+        "55 % is within a tenth of 50 %"
+    )
+    assert utilization(pods, dict.fromkeys("abcdefghij", 560), target=50, request=1000) == 12
 
 
 def test_policies_limit_the_speed() -> None:

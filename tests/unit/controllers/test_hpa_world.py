@@ -83,6 +83,10 @@ async def test_checkout_goes_from_3_to_10_and_back() -> None:
             await w.tick(15)
             await w.settle_with_kubelet()
             quiet += 15
+            if await replicas(w) == 10:
+                held = conditions(await get(w))
+                assert held["AbleToScale"] == ("True", "ScaleDownStabilized")
+                assert held["ScalingLimited"] == ("False", "DesiredWithinRange")
         assert 285 <= quiet <= 330
         for _ in range(30):
             await w.tick(15)
@@ -103,6 +107,20 @@ async def test_without_metrics_it_says_so_and_does_nothing() -> None:
             "AbleToScale": ("True", "SucceededGetScale"),
             "ScalingActive": ("False", "FailedGetResourceMetric"),
         }
+        why = "failed to get cpu utilization: unable to get metrics for resource cpu: unable to fetch metrics from "
+        why += "resource metrics API: no source of pod metrics is configured"
+        told = {e["message"] for e in await w.items("events") if e["reason"] == "FailedComputeMetricsReplicas"}
+        assert told == {f"invalid metrics (1 invalid out of 1), first error is: {why}"}
+
+
+async def test_a_size_out_of_range_is_mended_whatever_metrics_say() -> None:
+    async with World(DeploymentController, ReplicaSetController, metered(None)) as w:
+        await start(w)
+        await w.client.patch("deployments.apps", "checkout", {"spec": {"replicas": 15}}, "default")
+        await w.tick(15)
+        assert await replicas(w) == 10
+        told = {e["message"] for e in await w.items("events") if e["reason"] == "SuccessfulRescale"}
+        assert told == {"New size: 10; reason: Current number of replicas above Spec.MaxReplicas"}
 
 
 async def test_a_target_that_is_not_there() -> None:
