@@ -10,13 +10,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from vm_lab import CHECKOUT, Lab, eventually, run
+from vm_lab import CHECKOUT, Lab, Vm, eventually, run
 
 pytestmark = [
     pytest.mark.root,
@@ -43,12 +43,17 @@ def lab() -> Iterator[Lab]:
         made.close()
 
 
-def written(lab: Lab, path: Path, workers: list[str]) -> Path:
-    """The file as its user fills it in."""
+def written(lab: Lab, path: Path, workers: list[str], planes: Sequence[str] = ()) -> Path:
+    """The file as its user fills it in; `planes`: control planes beside the head, which is one."""
     config = yaml.safe_load((CHECKOUT / "infra/ray/onprem.yaml").read_text())
     config["cluster_name"] = f"test-{os.getpid()}"
     config["auth"]["ssh_private_key"] = str(lab.key)
-    config["provider"]["machines"] |= {"head": [lab.vms["v1"].ip], "worker": workers}
+    head = lab.vms["v1"].ip
+    config["provider"]["machines"] |= {"head": [head], "control-plane": [*planes], "worker": workers}
+    if planes:
+        named = ",".join(f"cp{n}={ip}" for n, ip in enumerate((head, *planes), 1))
+        init, *rest = config["head_start_ray_commands"]
+        config["head_start_ray_commands"] = [f"{init} --control-planes {named}", *rest]
     path.write_text(yaml.safe_dump(config))
     return path
 
@@ -62,9 +67,9 @@ def ray(*arguments: str | Path, timeout_s: float = PATIENCE_S) -> str:
 
 
 class Kubectl:
-    def __init__(self, lab: Lab, file: Path) -> None:
-        head = lab.vms["v1"]
-        file.write_text(lab.ssh(head, f"sudo sk8 kubeconfig --server https://{head.ip}:6443").stdout)
+    def __init__(self, lab: Lab, file: Path, at: str = "v1") -> None:
+        plane = lab.vms[at]
+        file.write_text(lab.ssh(plane, f"sudo sk8 kubeconfig --server https://{plane.ip}:6443").stdout)
         self._file = file
 
     def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -106,6 +111,43 @@ def test_from_three_machines_to_a_cluster_and_back(lab: Lab, tmp_path: Path) -> 
     ray("down", config, "-y")
     for name in ("v1", "v2"):
         assert nothing_left(lab, name)
+
+
+def test_three_control_planes_of_which_any_may_reboot(lab: Lab, tmp_path: Path) -> None:
+    v1, v2, v3 = lab.vms.values()
+    config = written(lab, tmp_path / "onprem.yaml", [], [v2.ip, v3.ip])
+    ray("up", config, "-y", "--no-config-cache")
+    eventually(lambda: healthy(lab, v1, "cp1", "cp2", "cp3"), PATIENCE_S, "three control planes are well")
+    kubectl = Kubectl(lab, tmp_path / "kubeconfig", "v2")
+    for number, vm in enumerate((v3, v1)):  # v1 is Ray's head
+        lab.power_off(vm)
+        eventually(lambda n=number: writes(kubectl, f"without-{n}"), PATIENCE_S, f"writes are taken without {vm.name}")
+        lab.boot(vm)
+        eventually(lambda: healthy(lab, v2, "cp1", "cp2", "cp3"), PATIENCE_S, f"{vm.name} is back by itself")
+    kept = kubectl("get", "configmap", "without-0", "without-1")
+    assert kept.returncode == 0, kept.stderr
+
+    v4 = lab.add("v4", 14)
+    written(lab, config, [v4.ip], [v2.ip, v3.ip])
+    ray("up", config, "-y", "--no-config-cache")
+    eventually(lambda: healthy(lab, v1, "cp1", "cp2", "cp3", "v4"), PATIENCE_S, "a worker that came later is Ready")
+    ray("down", config, "-y")
+    for name in lab.vms:
+        assert nothing_left(lab, name)
+
+
+def healthy(lab: Lab, at: Vm, *names: str) -> bool:
+    """By `sk8 status` on a control plane: those machines and no others, and the members of the store."""
+    done = lab.ssh(at, "sudo sk8 status -o json", check=False)
+    if done.returncode not in (0, 3):
+        return False
+    seen = json.loads(done.stdout)
+    return bool(seen["healthy"]) and sorted(row["name"] for row in seen["machines"]) == sorted(names)
+
+
+def writes(kubectl: Kubectl, name: str) -> bool:
+    done = kubectl("create", "configmap", name)
+    return done.returncode == 0 or "AlreadyExists" in done.stderr
 
 
 def nothing_left(lab: Lab, name: str) -> bool:

@@ -61,7 +61,8 @@ def test_what_it_carries_and_runs_is_here(path: Path) -> None:
                 shlex.split(re.sub(r"\$\([^)]*\)", "x", found[1]))
             )  # exits with 2 when the command line is wrong
         else:
-            unit = re.search(r"enable --now (sk8-\w+@)", command)
+            # `enable --now` alone leaves one that runs with what an earlier `ray up` said
+            unit = re.fullmatch(r"sudo systemctl enable (sk8-\w+@)(\S+ \S+) && sudo systemctl restart \1\2", command)
             assert unit and (CHECKOUT / "infra" / "systemd" / f"{unit[1]}.service").exists()
 
 
