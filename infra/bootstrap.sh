@@ -55,7 +55,7 @@ needs=(
     "/etc/ssl/certs/ca-certificates.crt ca-certificates"
 )
 [ "${1:-}" != --vm ] || needs+=("sudo sudo")
-[ "${1:-}" != --tests ] || needs+=("git git" "ps procps" "ping iputils-ping" "ssh openssh-client" "rsync rsync" "docker-registry docker-registry" "/usr/lib/cni/bridge containernetworking-plugins" "chromium chromium" "fish fish" "node nodejs" "npm npm")
+[ "${1:-}" != --tests ] || needs+=("git git" "ps procps" "ping iputils-ping" "ssh openssh-client" "rsync rsync" "docker-registry docker-registry" "/usr/lib/cni/bridge containernetworking-plugins" "bird bird2" "chromium chromium" "fish fish" "node nodejs" "npm npm")
 missing=()
 for need in "${needs[@]}"; do
     read -r proof package <<<"$need"

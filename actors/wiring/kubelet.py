@@ -23,7 +23,7 @@ from cluster.node.runtime import Runtime, RuntimeFailure
 from cluster.node.seams import MachineNetwork
 from cluster.node.settings import with_settings
 
-POD_OVERHEAD_BYTES = {"routes": 0, "vxlan": 50}
+POD_OVERHEAD_BYTES = {"routes": 0, "bgp": 0, "vxlan": 50}
 """What the way to other machines adds to a pod's packet; with routes, a pod learns of a smaller way by path MTU."""
 LEASE = {"fast": (4, 1.0), "kubernetes": (40, 10.0)}
 """Seconds a heartbeat lasts, and between two, by profile."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from actors.host import Part
 from actors.wiring import basics, http
+from cluster.api.bgp import PORT as BGP_PORT
 from cluster.machine.config import ClusterConfig, MachineConfig
 from cluster.machine.dns import dns_config
 from cluster.network.agent import NetworkAgent
@@ -25,7 +26,10 @@ def network_config(cluster: ClusterConfig, machine: MachineConfig) -> NetworkCon
         routes=RouteConfig(
             node_name=machine.name,
             node_ip=machine.ip,
-            backend="vxlan" if cluster.cni == "vxlan" else "routes",
+            backend=cluster.cni if cluster.cni in ("vxlan", "bgp") else "routes",
+            bgp_asn=cluster.bgp_asn,
+            bgp_routers=cluster.bgp_routers,
+            bird_dir=str(machine.disk / "bird"),
             cluster_cidr=cluster.pod_cidr,
         ),
         dns=dns_config(cluster, machine),
@@ -36,6 +40,7 @@ def network_config(cluster: ClusterConfig, machine: MachineConfig) -> NetworkCon
                 *(str(port) for port in cluster.guarded_ports),
                 f"{ray.worker_min}-{ray.worker_max}",
                 str(OVERLAY_PORT),
+                str(BGP_PORT),
             ),
             refused_to_pods=(str(cluster.proxy_health_port),),
         ),

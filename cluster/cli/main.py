@@ -93,7 +93,9 @@ def _up_and_down(commands: Any, shared: _Shared) -> None:
     add = commands.add_parser("up", parents=[shared.acting], help=text)
     add.add_argument("--machines", type=int, metavar="N", help="how many machines to make (3)")
     add.add_argument("--control-planes", type=int, metavar="N", help="how many of them vote: 1, 3 or 5 (3)")
-    add.add_argument("--cni", metavar="NAME", help="the pod network: routes (default), vxlan, or conflist for plugins")
+    add.add_argument(
+        "--cni", metavar="NAME", help="the pod network: routes (default), vxlan, bgp, or conflist for plugins"
+    )
     text = "fast (default): a silent machine is noticed in 4 s; kubernetes: a stock cluster's times (40 s)"
     add.add_argument("--profile", choices=("fast", "kubernetes"), help=text)
     text = "pods, machines and Services have IPv6 addresses beside those of IPv4"

@@ -70,7 +70,7 @@ def gather(config: ClusterConfig) -> Facts:
     return Facts(
         platform=sys.platform,
         root=os.geteuid() == 0,
-        missing=tuple(p for p in (*_PROGRAMS, "kubectl") if shutil.which(p, path=path) is None),
+        missing=tuple(p for p in (*_programs_of(config), "kubectl") if shutil.which(p, path=path) is None),
         port_owner=_listener(config.api_port) if linux else "",
         disk_free_bytes=shutil.disk_usage(place).free,
         memory_free_bytes=psutil.virtual_memory().available,
@@ -82,6 +82,10 @@ def gather(config: ClusterConfig) -> Facts:
         kubectl_minor=_kubectl_minor(kubectl) if kubectl else None,
         elsewhere=_elsewhere(config) if linux else "",
     )
+
+
+def _programs_of(config: ClusterConfig) -> tuple[str, ...]:
+    return (*_PROGRAMS, "bird") if config.cni == "bgp" else _PROGRAMS
 
 
 def judge(facts: Facts, config: ClusterConfig) -> list[Finding]:

@@ -53,7 +53,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     add.add_argument("--config", type=Path, metavar="FILE", help="YAML of settings, such as `profile: kubernetes`")
     add.add_argument("--node-cidr", default="", metavar="CIDR", help="the network of all machines (this one's link)")
     add.add_argument(
-        "--cni", default="vxlan", metavar="NAME", help="the pod network: vxlan (default), routes, conflist"
+        "--cni", default="vxlan", metavar="NAME", help="the pod network: vxlan (default), routes, bgp, conflist"
     )
     add.add_argument("--join-file", type=Path, metavar="FILE", help="write there what others join with; a secret")
     add.add_argument("--owner", default="", metavar="USER", help="whose the file is")

@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.api import bgp
 from cluster.api.duration import parse_duration
 from cluster.machine import cloud_choice, dual_stack, store_settings, tracing_settings
 
@@ -22,6 +23,7 @@ DEFAULT_PREFIX = "sk8"
 CNIS = {
     "routes": "directly where machines share a link, through VXLAN elsewhere",
     "vxlan": "always through VXLAN",
+    "bgp": "as bird2 learns the ways from machines and routers, without a tunnel",
     "conflist": "as the CNI plugins of cni_conf_dir do it",
 }
 PROVIDERS = {
@@ -176,6 +178,7 @@ def _other_problems(config: ClusterConfig) -> list[str]:
     if config.cni not in CNIS:
         known = ", ".join(f"{name} ({what})" for name, what in CNIS.items())
         found.append(f"cni: {config.cni!r} is not built; use one of {known}")
+    found += bgp.problems(config.bgp_asn, config.bgp_routers)
     for upstream in config.dns_upstreams:
         host, _, port = upstream.partition(":")
         if not _is_ipv4(host) or (port and not port.isdigit()):

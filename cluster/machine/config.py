@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import orjson
 
+from cluster.api import bgp
 from cluster.machine import address_pool, checks, dual_stack
 from cluster.machine.checks import DEFAULT_PREFIX
 from cluster.machine.files import write_atomic
@@ -177,6 +178,10 @@ class ClusterConfig:
     domain: str = "cluster.local"
     cni: str = "routes"
     """How pods reach pods of other machines: CNIS says."""
+    bgp_asn: int = bgp.DEFAULT_ASN
+    """With `cni: bgp`: the AS of the cluster's machines."""
+    bgp_routers: tuple[str, ...] = ()
+    """Routers that are told of pods besides, "ADDRESS:ASN"."""
     cni_conf_dir: str = "/etc/cni/net.d"
     cni_bin_dirs: tuple[str, ...] = ("/opt/cni/bin", "/usr/lib/cni")
     dns_upstreams: tuple[str, ...] = ()

@@ -60,6 +60,8 @@ def problems(config: Settings) -> Iterator[str]:
         )
     if config.cni == "conflist":
         yield "dual_stack: plugins (cni: conflist) are asked for an IPv4 address alone; use cni: routes or vxlan"
+    if config.cni == "bgp":
+        yield "dual_stack: BGP announces IPv4 alone; use cni: routes or vxlan"
     nets: dict[str, ipaddress.IPv6Network] = {}
     for key, example in _NEEDED.items():
         text = getattr(config, key)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field, replace
 
+from cluster.api import bgp
 from cluster.network.families import V6
 from cluster.network.policy_table import PolicyTableConfig
 
@@ -17,7 +18,7 @@ SERVICE_LINK = "sk8-dns"
 OVERLAY_LINK = "sk8-vxlan"
 OVERLAY_PORT = 8472
 """UDP. Linux' own default; 4789 of RFC 7348 is often filtered between a cloud's machines, or in use by its network."""
-BACKENDS = ("routes", "vxlan")
+BACKENDS = ("routes", "vxlan", "bgp")
 ROUTE_PROTOCOL = 88
 """rtm_protocol of every route made here: only routes that carry it are ever changed or removed."""
 
@@ -71,12 +72,17 @@ class RouteConfig:
     node_ip: str = ""
     """The tunnel's own address; "": there is no tunnel."""
     backend: str = "routes"
-    """"routes": directly where machines share a link, through a VXLAN tunnel elsewhere; "vxlan": always the tunnel."""
+    """"routes": directly where machines share a link, through a VXLAN tunnel elsewhere; "vxlan": always the tunnel;
+    "bgp": as bird2 learns them from machines and routers."""
     cluster_cidr: str = "10.244.0.0/16"
     cluster_cidr_ipv6: str = ""
     """"": no routes of that family."""
     protocol: int = ROUTE_PROTOCOL
     retry_delay_s: float = 1.0
+    bgp_asn: int = bgp.DEFAULT_ASN
+    bgp_routers: tuple[str, ...] = ()
+    """Routers that are told of pods, "ADDRESS:ASN"; machines tell each other in any case."""
+    bird_dir: str = "/run/sk8-bird"
 
     def validate(self) -> None:
         _name("node_name", self.node_name)
@@ -85,8 +91,12 @@ class RouteConfig:
             _network("cluster_cidr_ipv6", self.cluster_cidr_ipv6)
         if self.backend not in BACKENDS:
             raise ConfigError(f"backend: {self.backend!r} is not built; must be one of {', '.join(BACKENDS)}")
-        if self.backend == "vxlan" and not self.node_ip:
-            raise ConfigError("node_ip: empty; the VXLAN tunnel needs the machine's InternalIP")
+        if self.backend != "routes" and not self.node_ip:
+            raise ConfigError(f"node_ip: empty; {self.backend} needs the machine's InternalIP")
+        if self.backend == "bgp" and self.cluster_cidr_ipv6:
+            raise ConfigError("backend: bgp announces IPv4 alone; use routes or vxlan for a dual-stack cluster")
+        if why := next(bgp.problems(self.bgp_asn, self.bgp_routers), ""):
+            raise ConfigError(why)
         if not 16 <= self.protocol <= 255:
             raise ConfigError(f"protocol: {self.protocol} is the kernel's or a routing daemon's own; must be 16 to 255")
 

@@ -1,5 +1,5 @@
 """Routes to the pods of all other machines: podCIDR of a Node via its InternalIP on the machines' common link, or,
-where there is none, through a tunnel (`overlay.py`).
+where there is none, through a tunnel (`overlay.py`). With backend "bgp" they are bird's to learn and make (`bgp.py`).
 
 `wanted_routes` and `route_changes` are pure; `RouteManager` is the shell: it wakes for Node events and for netlink
 events (a link that went down takes its routes with it), never by polling, and touches only routes that carry our
@@ -17,14 +17,18 @@ import ipaddress
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from cluster.api.bgp import parse_router
 from cluster.machinery.client import Client
 from cluster.machinery.informer import Informers
 from cluster.network import links
+from cluster.network.bgp import Speaker, bird_config, not_established, sessions
+from cluster.network.bird import Bird
 from cluster.network.config import RouteConfig
 from cluster.network.families import V4, V6, Family, family_of
 from cluster.network.netlink import LinkWatch
@@ -164,6 +168,8 @@ class RouteManager:
 def apply(config: RouteConfig, nodes: Sequence[Obj]) -> dict[str, str]:
     """Make the kernel's routes and tunnel what `nodes` ask for; returns destination -> why for what it refused."""
     wanted = wanted_routes(nodes, config.node_name, config.cluster_cidr)
+    if config.backend == "bgp":
+        return _apply_bgp(config, nodes, wanted)
     far: Routes = {}
     failed: dict[str, str] = {}
     own = next((node for node in nodes if node["metadata"]["name"] == config.node_name), {})
@@ -178,6 +184,21 @@ def apply(config: RouteConfig, nodes: Sequence[Obj]) -> dict[str, str]:
     if config.cluster_cidr_ipv6:
         failed |= _apply_ipv6(config, nodes, set(far.values()))
     return failed
+
+
+def _apply_bgp(config: RouteConfig, nodes: Sequence[Obj], wanted: Routes) -> dict[str, str]:
+    """Routes are bird's to make; what another backend had made goes once bird has been told."""
+    own = next((node for node in nodes if node["metadata"]["name"] == config.node_name), {})
+    routers = tuple(map(parse_router, config.bgp_routers))
+    speaker = Speaker(config.node_ip, config.bgp_asn, tuple(pod_cidrs(own)), config.cluster_cidr, routers)
+    machines = set(wanted.values())
+    bird = Bird(Path(config.bird_dir))
+    bird.run(bird_config(speaker, machines, f"{config.bird_dir}/bird.log"))
+    sync_overlay({}, Tunnel(config.node_ip, speaker.cidrs, config.protocol))
+    failed = sync_routes({}, config.protocol)
+    missing = not_established(sessions(bird.ask("show protocols")), [*machines, *(r.address for r in routers)])
+    failed |= {cidr: missing[machine] for cidr, machine in wanted.items() if machine in missing}
+    return failed | {router.address: missing[router.address] for router in routers if router.address in missing}
 
 
 def _apply_ipv6(config: RouteConfig, nodes: Sequence[Obj], far_machines: Collection[str]) -> dict[str, str]:
