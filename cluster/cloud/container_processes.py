@@ -1,11 +1,12 @@
-"""The processes of containers, found and ended without their engine: for when it does not answer for one of them.
+"""The processes of containers, found and seen to end without their engine: for when it does not answer for one of them.
 
 IO (proc(5), cgroups(7)). A container's processes are in control groups whose path has the container's id, whatever the
-driver and the version; its shim, which the engine talks to, has the id on its command line.
+driver and the version. They are killed as a kubelet kills them (cluster/machinery/container_kill.py).
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 import socket
@@ -13,27 +14,21 @@ import struct
 from collections.abc import Collection
 from pathlib import Path
 
-from cluster.machine.processes import ProcessId, all_processes, command_line, wait_gone
+from cluster.machine.processes import ProcessId, all_processes, wait_gone
+from cluster.machinery.container_kill import kill_processes
 
 _ID = re.compile(r"[0-9a-f]{64}")
-_SHIM = "containerd-shim"
 
 
 async def end(ids: Collection[str], timeout_s: float) -> dict[str, list[int]]:
     """SIGKILL to all processes of these containers. For each that had any: what still lives after the time, by pid."""
     found = processes_of(ids)
+    for container in found:
+        await asyncio.to_thread(kill_processes, container)
     for process in (p for processes in found.values() for p in processes):
         process.signal(signal.SIGKILL)
     left = await wait_gone([p for processes in found.values() for p in processes], timeout_s)
     return {i: [p.pid for p in processes if p in left] for i, processes in found.items()}
-
-
-async def end_shims(ids: Collection[str], timeout_s: float) -> None:
-    """An engine that waits for a shim which no longer speaks learns by its death that the container is over."""
-    shims = [ProcessId(p.pid, p.start) for p in all_processes() if _shim_of(command_line(p.pid)) in ids]
-    for shim in shims:
-        shim.signal(signal.SIGKILL)
-    await wait_gone(shims, timeout_s)
 
 
 def processes_of(ids: Collection[str]) -> dict[str, list[ProcessId]]:
@@ -52,13 +47,6 @@ def _groups(pid: int) -> str:
         return Path(f"/proc/{pid}/cgroup").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return ""
-
-
-def _shim_of(line: list[str]) -> str:
-    """The id of the container whose shim has this command line, or nothing."""
-    if not Path(line[0] if line else "").name.startswith(_SHIM) or "-id" not in line[:-1]:
-        return ""
-    return line[line.index("-id") + 1]
 
 
 def sees_processes_of(unix_socket: str) -> bool:

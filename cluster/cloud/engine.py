@@ -17,6 +17,7 @@ import aiohttp
 
 from cluster.cloud import container_processes
 from cluster.machine.checks import OTHER_CLUSTER
+from cluster.machinery.container_kill import kill_shim
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,8 @@ class Engine:
         stayed = await self._each(ids, self._removed)
         if stayed:
             await container_processes.end(stayed, _PROCESSES_S)
-            await container_processes.end_shims(stayed, _PROCESSES_S)
+            for container in stayed:  # the engine learns by a shim's death that the container is over
+                await asyncio.to_thread(kill_shim, container)
             stayed = await self._each(list(stayed), self._removed)
         if stayed:
             log.error("the engine does not remove: %s", _words(stayed))

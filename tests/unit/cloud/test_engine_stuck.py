@@ -116,12 +116,11 @@ async def test_what_is_not_removed_is_told_and_the_rest_is_gone(tmp_path: Path, 
 
 
 async def test_an_engine_that_waited_for_a_dead_shim_goes_on_once_it_is_gone(
-    tmp_path: Path, groups: dict[int, str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, groups: dict[int, str]
 ) -> None:
     served = HangingEngine(until_shim_dies=True)
-    line = ["/usr/bin/containerd-shim-runc-v2", "-namespace", "moby", "-id", STUCK, "-address", "/x"]
-    with subprocess.Popen(["sleep", "600"]) as shim:
-        monkeypatch.setattr(container_processes, "command_line", lambda pid: line if pid == shim.pid else ["x"])
+    line = ["containerd-shim-of-a-test", "-c", "read line", "-id", STUCK]
+    with subprocess.Popen(line, executable="/bin/sh", stdin=subprocess.PIPE) as shim:
 
         async def waits_for_it() -> None:
             while shim.poll() is None:
