@@ -15,7 +15,7 @@ import orjson
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
-from cluster.api import errors
+from cluster.api import errors, schema, typecheck
 from cluster.api.bodies import read_at_most
 from cluster.api.scheme import ResourceInfo, subresource_kind
 from cluster.apiserver import negotiate, options, protobuf
@@ -139,6 +139,20 @@ class Call:
         if (self.params.get("fieldValidation") or "Warn") != "Ignore" and kind in ("", negotiate.JSON):
             self.repeated = tuple(f'duplicate field "{path}"' for path in duplicates.duplicate_fields(raw, obj))
         return obj
+
+    async def review(self, *, optional: bool = False) -> dict[str, Any]:
+        """The body of what is answered here and stored nowhere, judged by its types as what is stored is when it is
+        written. Raises ApiError 400, 413, 415."""
+        return self.typed(await self.object(optional=optional))
+
+    def typed(self, body: dict[str, Any]) -> dict[str, Any]:
+        """`body` as the types of the kind have it that this resource or subresource speaks. Raises ApiError 400."""
+        group, version, kind = subresource_kind(self.kind, self.info.subresource)
+        validation = options.write_options(self.params, self.info.verb)[1]
+        node = schema.node_for(group, version, kind)
+        clean, warnings = typecheck.decode(node, body, version, kind, validation, self.repeated)
+        self.warnings.extend(warnings)
+        return clean
 
 
 async def parsed(raw: bytes, parse: Callable[..., T], *more: Any) -> T:

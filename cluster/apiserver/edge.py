@@ -25,9 +25,9 @@ _ASK_S = 2.0
 
 async def bind(registry: Registry, call: Call) -> Reply:
     """POST bindings: assigns the pod that the Binding is named after."""
-    body = await call.object()
+    body = await call.review()
     name = (body.get("metadata") or {}).get("name")
-    if not isinstance(name, str) or not name:
+    if not name:
         cause = errors.Cause("FieldValueRequired", "Required value: name or generateName is required", "metadata.name")
         raise errors.invalid("Binding", "", "", [cause])
     pods = SCHEME.named("pods")

@@ -79,9 +79,9 @@ class ReviewServer:
         body = await call.object(optional=info.kind == "SelfSubjectReview")
         if body.get("kind", info.kind) != info.kind:
             raise errors.bad_request(f"the object provided is a {body['kind']}, not a {info.kind}")
+        if info.kind != "SelfSubjectReview":  # which has nothing but metadata
+            body = call.typed(body)
         spec = body.get("spec") or {}
-        if not isinstance(spec, dict):
-            raise errors.bad_request("spec: must be an object")
         status = await self._handlers[info.kind](call, spec)
         meta = body.get("metadata") or {"creationTimestamp": None}
         out = {"kind": info.kind, "apiVersion": info.api_version, "metadata": meta, "spec": spec, "status": status}
@@ -145,8 +145,7 @@ class TokenServer:
         self._clock = clock
 
     async def create(self, call: Call) -> Reply:
-        body = await call.object(optional=True)
-        spec = body.get("spec") or {}
+        spec = (await call.review(optional=True)).get("spec") or {}
         namespace, name = call.namespace, call.info.name
         await self._feed.barrier()
         account = self._cache.get(call.kind, namespace, name)

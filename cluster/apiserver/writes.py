@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from cluster.api import errors
+from cluster.api import errors, schema, typecheck
 from cluster.api.patch import CUSTOM_MEDIA_TYPES
 from cluster.api.selectors import parse_field_selector, parse_label_selector
 from cluster.apiserver import negotiate, views
@@ -42,7 +42,7 @@ class WriteServer:
         self._clock = clock
 
     async def create(self, call: Call) -> Reply:
-        body = await call.object()
+        body = await (call.review() if call.info.subresource else call.object())
         ctx = _with_dry_run(call.context(), body if call.info.subresource == "eviction" else {})
         stored = await self._registry.create(
             ctx, call.kind, call.namespace, body, subresource=call.info.subresource, name=call.info.name
@@ -56,7 +56,8 @@ class WriteServer:
     async def update(self, call: Call) -> Reply:
         info = call.info
         body = await call.object()
-        named = (body.get("metadata") or {}).get("name")
+        metadata = body.get("metadata")
+        named = metadata.get("name") if isinstance(metadata, dict) else None
         if named and named != info.name:
             raise errors.bad_request(
                 f"the name of the object ({named}) does not match the name on the URL ({info.name})"
@@ -132,6 +133,8 @@ class WriteServer:
             body = await read_object(raw, media, "DeleteOptions")
             if body.get("kind") not in (None, "", "DeleteOptions"):
                 raise errors.bad_request(f"the body of a delete must be DeleteOptions, not {body['kind']}")
+            node = schema.node_for("policy", "v1", "Eviction").fields["deleteOptions"]
+            body = typecheck.decode(node, body, "v1", "DeleteOptions")[0]
         else:
             for key in ("propagationPolicy", "orphanDependents", "gracePeriodSeconds"):
                 if key in call.params:
