@@ -13,7 +13,7 @@ EACH ?= 0
 RATE ?= 50
 MOST ?= 60
 
-.PHONY: help up down demo monitoring test test-slow check bench fmt bootstrap lint unit sim fuzz walkthrough scenarios autoscaler-test scheduler-cases ray-up-test leaks safety chaos chaos-long chaos-store integration e2e lock audit
+.PHONY: help up down demo monitoring test test-slow check bench fmt bootstrap lint unit sim fuzz walkthrough scenarios autoscaler-test scheduler-cases ray-up-test server-07 leaks safety chaos chaos-long chaos-store integration e2e lock audit
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -108,6 +108,10 @@ ray-up-test: bootstrap ## `ray up` over SSH to machines with systemd on this box
 
 scheduler-cases: ## The scheduler against its oracles on many generated clusters; more with SEEDS=10000
 	@$(BIN)/python -m tests.unit.scheduler.sweep $(or $(SEEDS),3000)
+
+server-07: bootstrap ## Fill a machine's disk on a cluster of its own and time its evacuation (root)
+	@[ ! -e /var/lib/sk8/cluster.json ] || [ "$${SK8_E2E_REUSE:-}" = 1 ] || { echo "error: there is a cluster on this machine, and this test makes and removes one"; echo "  try: make down first, or SK8_E2E_REUSE=1 make server-07"; exit 1; }
+	@SK8_E2E_DEMO=no $(PYTEST) -q -s -m slow tests/e2e/test_server_07.py
 
 leaks: ## Make and delete many pods on a kubelet and count what is left; PODS=1000 (root)
 	@SK8_LEAK_PODS=$(or $(PODS),1000) $(PYTEST) -q -s tests/integration/test_node_leaks.py
