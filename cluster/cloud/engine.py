@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 LABEL = "sk8.machine"
 _CALL_S = 20.0
 """How long the engine has for one container; dockerd itself takes up to 12 s to give up on killing one."""
+_HEARD_S = 3.0
+"""How long it has to hear of an end that it did not bring about."""
 _PROCESSES_S = 10.0
 """How long processes that got SIGKILL have to go: longer only in an uninterruptible wait, for a disk mostly."""
 
@@ -70,11 +72,14 @@ class Engine:
 
         Raises EngineError when it cannot be said of one that it runs no more.
         """
-        refused = await self._each(ids, lambda i: self._told_to(i, "kill", {"signal": "KILL"}, _CALL_S))
+        refused = await self._each(ids, lambda i: self._killed(i, _CALL_S))
         if not refused:
             return
         log.warning("the engine does not kill: %s", _words(refused))
         ended = await container_processes.end(refused, _PROCESSES_S)
+        if unheard := await self._each(list(refused), lambda i: self._killed(i, min(_CALL_S, _HEARD_S))):
+            await self._kill_shims(unheard)
+            await self._each(list(unheard), lambda i: self._killed(i, _CALL_S))  # answered once it has heard
         unsure = {i: why for i, why in refused.items() if i not in ended}
         if unsure and not await self._sees_processes():
             raise EngineError(f"not known to have ended: {_words(unsure)}")
@@ -92,8 +97,7 @@ class Engine:
         stayed = await self._each(ids, self._removed)
         if stayed:
             await container_processes.end(stayed, _PROCESSES_S)
-            for container in stayed:  # the engine learns by a shim's death that the container is over
-                await asyncio.to_thread(kill_shim, container)
+            await self._kill_shims(stayed)
             stayed = await self._each(list(stayed), self._removed)
         if stayed:
             log.error("the engine does not remove: %s", _words(stayed))
@@ -104,6 +108,15 @@ class Engine:
         """All at once; by id: those whose call failed, and why."""
         whys = await asyncio.gather(*map(call, ids))
         return {i: why for i, why in zip(ids, whys, strict=True) if why}
+
+    @staticmethod
+    async def _kill_shims(ids: Collection[str]) -> None:
+        """By their death an engine that heard nothing learns that the containers are over."""
+        for container in ids:
+            await asyncio.to_thread(kill_shim, container)
+
+    async def _killed(self, container: str, timeout_s: float) -> str:
+        return await self._told_to(container, "kill", {"signal": "KILL"}, timeout_s)
 
     async def _told_to(self, container: str, verb: str, params: dict[str, str], timeout_s: float) -> str:
         status, why = await self._call("POST", f"/containers/{container}/{verb}", params, timeout_s)

@@ -53,8 +53,8 @@ class HangingEngine:
 
     async def _act(self, request: web.Request) -> web.Response:
         container = request.match_info["id"]
-        if container == STUCK and not (self.until_shim_dies and self.shim_died):
-            await asyncio.sleep(3600)
+        while container == STUCK and not (self.until_shim_dies and self.shim_died):
+            await asyncio.sleep(0.01)
         if request.method == "DELETE":
             self.removed.append(container)
             raise web.HTTPNotFound
