@@ -18,7 +18,6 @@ Source: Kubernetes' pod lifecycle and the kubelet's behaviour; see the modules i
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from typing import Any, Literal
 from cluster.api.meta import parse_time
 from cluster.api.pods import qos_class
 from cluster.node import core_events as ev
+from cluster.node.core_adopt import adopt_container, known_statuses, remember_lost
 from cluster.node.core_container import ContainerState, Retry, containers_of
 from cluster.node.core_events import Action, Event, ExitInfo
 from cluster.node.core_probe import describe
@@ -35,19 +35,17 @@ from cluster.node.core_resize import (
     allocated_pod,
     conditions,
     needs_restart,
-    recall,
     resizable,
     same,
     wanted_of,
     wants_resize,
 )
 from cluster.node.core_status import PodView, final_phase, pod_status
+from cluster.node.core_story import Step, Story
 
 Mode = Literal["run", "finish", "terminate", "done"]
 MIN_GRACE_S = 2.0
 SHOW_ERROR_S = 1.0  # how long ErrImagePull is shown before it turns into ImagePullBackOff
-_BEGINNING = 40  # kept for good: how the pod came to run
-_STORY = 200
 
 
 @dataclass(slots=True)
@@ -98,8 +96,7 @@ class PodCore:
         self._reported: dict[str, Any] | None = None
         self._out: list[Action] = []
         self._seq = 0
-        self._beginning: list[tuple[int, float, Event, tuple[Action, ...]]] = []
-        self._story: deque[tuple[int, float, Event, tuple[Action, ...]]] = deque(maxlen=_STORY)
+        self._story = Story()
         self._look_at(pod)
 
     # ------------------------------------------------------------ the outside
@@ -111,8 +108,7 @@ class PodCore:
         self._reconcile(now)
         self._report()
         out, self._out = self._out, []
-        kept = self._beginning if len(self._beginning) < _BEGINNING else self._story
-        kept.append((self._seq, now, _brief_event(event), tuple(map(_brief_action, out))))
+        self._story.add(self._seq, now, event, out)
         return out
 
     def next_wake(self) -> float | None:
@@ -135,11 +131,8 @@ class PodCore:
         """The pod with what the machine has granted it, which a resize that waits does not change."""
         return allocated_pod(self.pod, self.containers)
 
-    def story(self) -> list[tuple[int, float, Event, tuple[Action, ...]]]:
-        """The first events and the last, with what each of them caused: (number, time, event, actions). Of pods and
-        statuses only what tells them apart is kept: 200 whole objects would be megabytes.
-        """
-        return [*self._beginning, *self._story]
+    def story(self) -> list[Step]:
+        return self._story.steps()
 
     def validate(self) -> None:
         """Raise when an invariant is broken (called by tests after every event)."""
@@ -193,11 +186,7 @@ class PodCore:
             self._decide("Failed", event.reason, event.message)
 
     def _on_adopt(self, event: ev.Adopt, now: float) -> None:
-        known = {
-            s["name"]: s
-            for key in ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses")
-            for s in (self.pod.get("status") or {}).get(key) or ()
-        }
+        known = known_statuses(self.pod)
         if event.sandbox is not None:
             self.sandbox.id, self.sandbox.ip = event.sandbox.id, event.sandbox.ip
             self.sandbox.second_ip = event.sandbox.second_ip
@@ -207,9 +196,9 @@ class PodCore:
         seen = {c.name: c for c in event.containers}
         for state in self.containers.values():
             if state.name in seen:
-                _adopt_container(state, seen[state.name], known.get(state.name, {}), now)
+                adopt_container(state, seen[state.name], known.get(state.name, {}), now)
             elif state.name in known:
-                _remember_lost(state, known[state.name], now)
+                remember_lost(state, known[state.name], now)
         in_sandbox = [c for c in event.containers if c.sandbox_id == self.sandbox.id]
         mains = {c.name for c in self.containers.values() if c.kind == "main"}
         self.initialized = any(c.name in mains for c in in_sandbox)
@@ -614,51 +603,6 @@ class PodCore:
             resize=conditions(self.resize, self.containers.values()),
         )
         return pod_status(view, list(self.containers.values()))
-
-
-def _adopt_container(state: ContainerState, seen: ev.SeenContainer, known: dict[str, Any], now: float) -> None:
-    recall(state, known)
-    state.attempt = max(seen.attempt, int(known.get("restartCount") or 0))
-    state.last = seen.previous
-    if seen.running:
-        state.begin_run(seen.id, seen.image_id, seen.started_at, min(seen.started_at, now))
-        same = str(known.get("containerID")).partition("://")[2] == seen.id
-        state.probes.adopt(same and bool(known.get("started")), same and bool(known.get("ready")), now)
-    elif seen.exit is not None:
-        state.id, state.image_id = seen.id, seen.image_id
-        state.end_run(seen.exit, min(seen.exit.finished_at or now, now))
-
-
-def _remember_lost(state: ContainerState, known: dict[str, Any], now: float) -> None:
-    """The API knows runs of a container that the engine no longer has."""
-    state.attempt = int(known.get("restartCount") or 0)
-    if not known.get("containerID"):
-        return
-    ended = (known.get("state") or {}).get("terminated")
-    if ended:
-        state.end_run(
-            ExitInfo(
-                "", int(ended.get("exitCode") or 0), str(ended.get("reason") or ""), str(ended.get("message") or "")
-            ),
-            now,
-        )
-    elif "running" in (known.get("state") or {}):
-        gone = "The container could not be located when the pod was started again"
-        state.end_run(ExitInfo("", 137, "ContainerStatusUnknown", gone), now)
-
-
-def _brief_event(event: Event) -> Event:
-    if not isinstance(event, ev.PodSeen):
-        return event
-    meta = event.pod["metadata"]
-    kept = {k: meta[k] for k in ("name", "resourceVersion", "generation", "deletionTimestamp") if k in meta}
-    return ev.PodSeen({"metadata": kept})
-
-
-def _brief_action(action: Action) -> Action:
-    if not isinstance(action, ev.Report):
-        return action
-    return ev.Report({k: action.status[k] for k in ("phase", "reason") if k in action.status}, action.cause)
 
 
 def _go_duration(seconds: float) -> str:

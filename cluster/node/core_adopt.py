@@ -1,0 +1,52 @@
+"""What a core makes of containers that ran before its kubelet did: those the engine has, and those it lost.
+
+Pure; changes the ContainerState it is given.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.node import core_events as ev
+from cluster.node.core_container import ContainerState
+from cluster.node.core_events import ExitInfo
+from cluster.node.core_resize import recall
+
+
+def known_statuses(pod: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The API's container statuses by name, of all kinds of containers."""
+    status = pod.get("status") or {}
+    kinds = ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses")
+    return {s["name"]: s for kind in kinds for s in status.get(kind) or ()}
+
+
+def adopt_container(state: ContainerState, seen: ev.SeenContainer, known: dict[str, Any], now: float) -> None:
+    """The engine has a run of it; `known` is what the API's status says of the container."""
+    recall(state, known)
+    state.attempt = max(seen.attempt, int(known.get("restartCount") or 0))
+    state.last = seen.previous
+    if seen.running:
+        state.begin_run(seen.id, seen.image_id, seen.started_at, min(seen.started_at, now))
+        same = str(known.get("containerID")).partition("://")[2] == seen.id
+        state.probes.adopt(same and bool(known.get("started")), same and bool(known.get("ready")), now)
+    elif seen.exit is not None:
+        state.id, state.image_id = seen.id, seen.image_id
+        state.end_run(seen.exit, min(seen.exit.finished_at or now, now))
+
+
+def remember_lost(state: ContainerState, known: dict[str, Any], now: float) -> None:
+    """The API knows runs of a container that the engine no longer has."""
+    state.attempt = int(known.get("restartCount") or 0)
+    if not known.get("containerID"):
+        return
+    ended = (known.get("state") or {}).get("terminated")
+    if ended:
+        state.end_run(
+            ExitInfo(
+                "", int(ended.get("exitCode") or 0), str(ended.get("reason") or ""), str(ended.get("message") or "")
+            ),
+            now,
+        )
+    elif "running" in (known.get("state") or {}):
+        gone = "The container could not be located when the pod was started again"
+        state.end_run(ExitInfo("", 137, "ContainerStatusUnknown", gone), now)
