@@ -42,7 +42,8 @@ async def _remove(config: ClusterConfig, out: Output) -> cleanup.Stayed:
     found = await asyncio.to_thread(cleanup.find, config)
     engine = Engine(config.engine_socket)
     if found.any and not await engine.answers():
-        out.warn("no container engine answers: containers that it kept running stay.", "sk8 down again once it runs")
+        text = "no container engine answers: what ran in containers is ended; they stay in its list."
+        out.warn(text, "sk8 down again once it runs")
     with out.step("containers, links, mounts and devices removed") as step:
         stayed = await cleanup.remove(config, engine)
         left = await asyncio.to_thread(cleanup.find, config)

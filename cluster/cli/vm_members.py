@@ -56,7 +56,8 @@ async def _reset(args: argparse.Namespace, out: Output) -> int:
             await asyncio.to_thread(units.stop, unit)
     engine = Engine(config.engine_socket)
     if not await engine.answers():
-        out.warn("no container engine answers: containers that it kept running stay.", "sk8 reset again once it runs")
+        text = "no container engine answers: what ran in containers is ended; they stay in its list."
+        out.warn(text, "sk8 reset again once it runs")
     with out.step("containers, links, mounts and tables removed"):
         stayed = await cleanup.remove(config, engine)
         await asyncio.to_thread(_remove_network, config)

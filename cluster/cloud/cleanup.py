@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from cluster.cloud import mounts, network
+from cluster.cloud import container_processes, mounts, network
 from cluster.cloud.disks import loop_devices
 from cluster.cloud.engine import Engine, EngineError
 from cluster.machine.config import ClusterConfig, container_label
@@ -111,6 +111,8 @@ async def remove(config: ClusterConfig, engine: Engine | None) -> Stayed:
     stayed.other += [f"process {p.pid} (it does not die)" for p in left]
     if engine is not None and await engine.answers():
         await _remove_containers(config, engine, stayed)
+    else:
+        await _end_without_engine(config, stayed)
     await asyncio.to_thread(_remove_rest, config, found, stayed)
     return stayed
 
@@ -120,12 +122,21 @@ async def _remove_containers(config: ClusterConfig, engine: Engine, stayed: Stay
         ids = await _containers(config, engine)
     except EngineError as e:
         stayed.other.append(f"containers ({e})")
+        await _end_without_engine(config, stayed)
         return
     try:
         await engine.kill(ids)
     except EngineError as e:
         stayed.other.append(str(e))
     stayed.containers = await engine.remove(ids)
+
+
+async def _end_without_engine(config: ClusterConfig, stayed: Stayed) -> None:
+    """An engine that is gone, or hangs as a whole, leaves containers running for good; its list of them stays."""
+    local = config.provider == "local"  # elsewhere the box is the machine, and pods are right below its root
+    groups = [config.machine(machine.name).netns for machine in config.machines] if local else ["kubepods"]
+    left = await container_processes.end_groups(groups, 10)
+    stayed.other += [f"process {pid} of a container (it does not die)" for pid in left]
 
 
 def foreign(base: Path) -> list[str]:

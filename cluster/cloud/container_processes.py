@@ -31,6 +31,19 @@ async def end(ids: Collection[str], timeout_s: float) -> dict[str, list[int]]:
     return {i: [p.pid for p in processes if p in left] for i, processes in found.items()}
 
 
+async def end_groups(names: Collection[str], timeout_s: float) -> list[int]:
+    """SIGKILL to all processes in the control groups of these names and below them; what still lives after the time.
+
+    For an engine that answers nothing at all: pods' containers are below their machine's group (`cgroupsPerQOS`).
+    """
+    wanted = [re.compile(rf"/{re.escape(name)}(?:/|$)", re.MULTILINE) for name in names if name]
+    alive = [(ProcessId(p.pid, p.start), _groups(p.pid)) for p in all_processes() if p.alive]
+    found = [process for process, groups in alive if any(each.search(groups) for each in wanted)]
+    for process in found:
+        process.signal(signal.SIGKILL)
+    return [p.pid for p in await wait_gone(found, timeout_s)]
+
+
 def processes_of(ids: Collection[str]) -> dict[str, list[ProcessId]]:
     """By the container's whole id; those without a process are left out."""
     found: dict[str, list[ProcessId]] = {}

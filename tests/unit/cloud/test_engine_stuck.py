@@ -63,7 +63,7 @@ class HangingEngine:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_CALL_S", 0.2)
+    monkeypatch.setattr(engine, "_CALL_S", 1.0)
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ async def test_a_process_that_does_not_die_is_named(
 async def test_what_is_not_removed_is_told_and_the_rest_is_gone(tmp_path: Path, groups: dict[int, str]) -> None:
     served = HangingEngine()
     async with served.serving(tmp_path / "s") as made:
-        assert await made.remove([WELL, STUCK]) == {STUCK: "no answer within 0.2 s"}
+        assert await made.remove([WELL, STUCK]) == {STUCK: "no answer within 1 s"}
     assert served.removed == [WELL]
 
 
@@ -130,6 +130,20 @@ async def test_an_engine_that_waited_for_a_dead_shim_goes_on_once_it_is_gone(
         async with served.serving(tmp_path / "s") as made, asyncio.TaskGroup() as group:
             group.create_task(waits_for_it())
             assert await made.remove([WELL, STUCK]) == {}
+
+
+async def test_without_any_engine_a_machines_containers_end_by_their_control_groups(groups: dict[int, str]) -> None:
+    def sleeper() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["sleep", "600"])
+
+    with sleeper() as inside, sleeper() as beside, sleeper() as root:
+        groups[inside.pid] = f"9:pids:/sk8-m1/kubepods/poduid/{WELL}\n0::/\n"
+        groups[root.pid] = "9:pids:/sk8-m1\n"
+        groups[beside.pid] = f"9:pids:/sk8-m11/kubepods/poduid/{STUCK}\n"
+        assert await container_processes.end_groups([], 30) == [] and inside.poll() is None
+        assert await container_processes.end_groups(["sk8-m1", "sk8-m2"], 30) == []
+        assert inside.wait(30) == root.wait(30) == -9 and beside.poll() is None
+        beside.kill()
 
 
 async def test_down_takes_all_else_away(
@@ -151,4 +165,4 @@ async def test_down_takes_all_else_away(
         stayed = await cleanup.remove(config, made)
     assert served.removed == [WELL]
     assert ran == [("losetup", "--detach", "/dev/loop77")]
-    assert stayed.words() == ["container bbbbbbbbbbbb (no answer within 0.2 s)"]
+    assert stayed.words() == ["container bbbbbbbbbbbb (no answer within 1 s)"]
