@@ -14,6 +14,7 @@ import logging
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import uvloop
@@ -24,6 +25,8 @@ AGAIN_S = 0.2
 
 
 async def run(role: str, machine: str, base_dir: str) -> None:
+    if (task := asyncio.current_task()) is not None:  # not by an exception out of a handler, which uvloop may swallow
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     cluster = replace(load_cluster(base_dir), state_metrics_port=0, supervisor_port=0, scheduler_port=0)
     part = await importlib.import_module(f"actors.wiring.{role}").build(cluster, load_machine(base_dir, machine))
     await part.run()
@@ -31,13 +34,13 @@ async def run(role: str, machine: str, base_dir: str) -> None:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    while True:
-        try:
-            uvloop.run(run(*sys.argv[1:4]))
-        except Exception:
-            logging.exception("the part failed; it is started again")
-        time.sleep(AGAIN_S)
+    with suppress(asyncio.CancelledError):
+        while True:
+            try:
+                uvloop.run(run(*sys.argv[1:4]))
+            except Exception:
+                logging.exception("the part failed; it is started again")
+            time.sleep(AGAIN_S)
 
 
 if __name__ == "__main__":
