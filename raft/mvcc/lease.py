@@ -165,6 +165,10 @@ class Leases:
             heapq.heappush(self._due, (now_s + 1.0, lease_id))
         return over
 
+    def due_in_s(self, now_s: float) -> float:
+        """No lease's time is over sooner; it may be later, of one that was renewed. Infinite when there is none."""
+        return max(0.0, self._due[0][0] - now_s) if self._due else float("inf")
+
     def remaining_s(self, lease_id: int, now_s: float) -> float:
         """Seconds left by the leader's clock (the ttl on other members, which do not know)."""
         lease = self.get(lease_id)

@@ -53,6 +53,18 @@ def test_the_leaders_clock_alone_expires() -> None:
     assert leases.expired(115.0, 9) == [1]
 
 
+def test_nobody_has_to_look_before_a_lease_can_be_over() -> None:
+    leases = Leases(DictBackend())
+    leases.grant(1, 10, 0.0)
+    assert leases.due_in_s(0.0) == float("inf"), "not the leader's clock"
+    leases.promote(100.0, 1.0)
+    leases.grant(2, 5, 100.0)
+    assert leases.due_in_s(102.0) == 3.0
+    leases.renew(2, 104.0)
+    assert leases.due_in_s(105.5) == 0.0 and leases.expired(105.5, 9) == []
+    assert leases.due_in_s(105.5) == 3.5, "moved once it was looked at"
+
+
 def test_a_lease_that_is_being_revoked_cannot_be_renewed() -> None:
     leases = Leases(DictBackend())
     leases.promote(0.0, 0.0)
