@@ -144,25 +144,25 @@ def start(
     target = Target("sk8", last.ip, cluster.api_port, tls)
     try:
         for spec in cluster.machines:
-            _spawn(target, cluster, "state", spec.name)
+            spawn(target, cluster, "state", spec.name)
         for spec in cluster.machines:
             wait_port(target, spec.ip, cluster.state_client_port)
-        _spawn(target, cluster, "apiserver", last.name)
+        spawn(target, cluster, "apiserver", last.name)
         wait_port(target, last.ip, cluster.api_port)
         if scheduler:
-            _spawn(target, cluster, "scheduler", last.name)
+            spawn(target, cluster, "scheduler", last.name)
         if controllers:
-            _spawn(target, cluster, "controllers", last.name)
+            spawn(target, cluster, "controllers", last.name)
         if kubelet:
-            _spawn(target, cluster, "forwarder", last.name)
-            _spawn(target, cluster, "kubelet", last.name)
+            spawn(target, cluster, "forwarder", last.name)
+            spawn(target, cluster, "kubelet", last.name)
     except BaseException:
         target.stop()
         raise
     return target
 
 
-def _spawn(target: Target, cluster: ClusterConfig, role: str, machine: str) -> None:
+def spawn(target: Target, cluster: ClusterConfig, role: str, machine: str) -> None:
     log = cluster.base / f"{role}-{machine}.log"
     command = [sys.executable, "-m", "benchmarks._stack", role, "--machine", machine, "--base", cluster.base_dir]
     with log.open("wb") as out:
@@ -207,17 +207,19 @@ async def _part(role: str, cluster: ClusterConfig, machine: MachineConfig) -> An
     return await importlib.import_module(f"actors.wiring.{role}").build(cluster, machine)
 
 
+def on_machine(cluster: ClusterConfig, name: str) -> ClusterConfig:
+    """With the ports of that machine: every machine's loopback is its own, but here they share one."""
+    index = [m.name for m in cluster.machines].index(name)
+    return replace(cluster, **{port: getattr(cluster, port) + 1000 * (index + 1) for port in LOCAL_PORTS})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("role", choices=ROLES)
     parser.add_argument("--machine", required=True)
     parser.add_argument("--base", type=Path, required=True)
     args = parser.parse_args()
-    cluster = load_cluster(args.base)
-    index = [m.name for m in cluster.machines].index(args.machine)
-    # Every machine's loopback is its own, but here they share one.
-    cluster = replace(cluster, **{name: getattr(cluster, name) + 1000 * (index + 1) for name in LOCAL_PORTS})
-    uvloop.run(_run(args.role, cluster, args.machine))
+    uvloop.run(_run(args.role, on_machine(load_cluster(args.base), args.machine), args.machine))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The whole system: pods created over HTTPS, stored by the quorum, scheduled, bound, and seen bound by a watch.
 
     python -m benchmarks.schedule --json FILE [--smoke] [--peer kubernetes] [--heartbeats] [--fill [PODS]]
+        [--takeover [TIMES]]
     python -m benchmarks.schedule --workload NAME...      kube-scheduler's own workloads: benchmarks.schedule_workloads
 
 Simulated: nodes are plain Node objects, Ready, with 4 CPU, 32 GiB, 110 pods; no kubelet runs and nobody sends
@@ -9,8 +10,9 @@ Scheduler under its lease, managedFields, the shipped code in every process; pro
 drives kube-apiserver, kube-scheduler and one etcd, where they are on PATH, with the same client in the same run.
 `--heartbeats` takes our side once more with as many live hollow nodes (kubelet cores with leases and statuses, in a
 process of their own), which also run the pods they get. `--fill` fills the nodes to 150,000 pods, as far as 15 minutes
-go. CPU per pod is what the servers used until all pods were bound; and until they were at rest, with all Events
-written, which either side does behind the binding.
+go. `--takeover` kills the leading scheduler again and again, and says how soon the standby binds. CPU per pod is what
+the servers used until all pods were bound; and until they were at rest, with all Events written, which either side does
+behind the binding.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ CONNECTIONS = 32
 TIMEOUT_S = 300.0
 REST_S, REST_LOOKS, IDLE_CORES = 0.5, 20, 0.15
 PODS, FILL_S = 150_000, 900.0
+TAKEOVERS = 10
 _NAMED = re.compile(rb'"metadata":\{[^{}]*?"name":"bench-(\d+)"')
 Obj = dict[str, Any]
 
@@ -200,10 +203,11 @@ async def measure(target: Target, nodes: int, pods: int, offered: int) -> Measur
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`fill`: to how many pods; 0 for not at all."""
+    """`fill`: to how many pods; `takeovers`: how many; 0 for not at all."""
 
     heartbeats: bool = False
     fill: int = 0
+    takeovers: int = 0
 
 
 def run(bench: Bench, options: Options = Options()) -> None:
@@ -224,6 +228,10 @@ def run(bench: Bench, options: Options = Options()) -> None:
             _with_heartbeats(bench, base / "live", nodes, pods, offered)
         if options.fill:
             _fill(bench, base / "full", nodes, options.fill)
+        if options.takeovers:
+            from benchmarks import _takeover
+
+            _takeover.run(bench, base / "takeover", nodes, options.takeovers)
 
 
 def _with_heartbeats(bench: Bench, base: Path, nodes: int, pods: int, offered: int) -> None:
@@ -302,6 +310,7 @@ def _main() -> None:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--heartbeats", action="store_true")
     parser.add_argument("--fill", type=int, nargs="?", const=PODS, default=0)
+    parser.add_argument("--takeover", type=int, nargs="?", const=TAKEOVERS, default=0)
     parser.add_argument("--workload", action="append", default=[])
     parser.add_argument("--nodes", type=int, default=500)
     own, sys.argv[1:] = parser.parse_known_args()
@@ -309,7 +318,7 @@ def _main() -> None:
         from benchmarks.schedule_workloads import runner
 
         main(runner(own.workload, own.nodes), __doc__)
-    main(lambda bench: run(bench, Options(own.heartbeats, own.fill)), __doc__)
+    main(lambda bench: run(bench, Options(own.heartbeats, own.fill, own.takeover)), __doc__)
 
 
 if __name__ == "__main__":
