@@ -7,6 +7,7 @@ whose is told by the uids of the pods.
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -19,9 +20,17 @@ def remove_pod_logs(uid: str, pods: Path = POD_LOGS, containers: Path = CONTAINE
     for directory in pods.glob(f"*_{uid}"):
         inside = f"{directory}/"
         for link in containers.glob("*.log"):
-            if link.is_symlink() and str(link.readlink()).startswith(inside):
+            if _target(link).startswith(inside):
                 link.unlink(missing_ok=True)
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _target(link: Path) -> str:
+    """Where it leads; "" for what is no link, or is gone by now: other pods' links go at the same time."""
+    try:
+        return os.readlink(link)
+    except OSError:
+        return ""
 
 
 def remove_machine_logs(kubelet_dir: Path, pods: Path = POD_LOGS, containers: Path = CONTAINER_LOGS) -> None:

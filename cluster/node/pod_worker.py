@@ -296,7 +296,7 @@ class PodWorker:
 
     async def _remove_task(self) -> None:
         await self._until_done("removing the containers", self._remove_containers)
-        await asyncio.to_thread(self._tools.logs.remove_pod, self.uid)
+        await self._until_done("removing the logs", lambda: asyncio.to_thread(self._tools.logs.remove_pod, self.uid))
         await self._until_done("removing the directory", lambda: self._tools.volumes.remove(self.uid))
         self.post(ev.PodRemoved())
 

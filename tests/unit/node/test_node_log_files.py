@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,26 @@ def test_links_go_with_their_run_and_with_their_pod(tmp_path: Path) -> None:
     assert not list((tmp_path / "containers").iterdir()) and [p.name for p in (tmp_path / "pods").iterdir()] == [
         "ns_other_5678"
     ]
+
+
+def test_a_link_that_goes_meanwhile_holds_up_no_other_pods_removal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: two pods removed at once, and one of them stayed Terminating for good."""
+    logs = LogFiles(tmp_path / "pods", tmp_path / "containers", max_bytes=0, max_files=1)
+    logs.prepare(POD, "app")
+    logs.link(str(logs.path(POD, "app", 0)), POD, "app", "id-of-ours")
+    (tmp_path / "containers" / "another.log").symlink_to(tmp_path / "pods" / "another")
+    readlink = os.readlink
+
+    def vanishing(path: Path) -> str:
+        if Path(path).name == "another.log":
+            Path(path).unlink()
+        return readlink(path)
+
+    monkeypatch.setattr(os, "readlink", vanishing)
+    logs.remove_pod(POD.uid)
+    assert not list((tmp_path / "containers").iterdir()) and not list((tmp_path / "pods").iterdir())
 
 
 async def test_a_followed_log_goes_on_in_the_file_after_rotation(tmp_path: Path) -> None:
