@@ -2,17 +2,22 @@
 
 IO through the wrapped Client. Reads pass. A binding or an object counts as one write, however many go into one
 transaction: batches larger than the burst are cut; those that must be bound together are not, and what they took too
-much is waited for afterwards.
+much is waited for afterwards. When a part of a batch fails, what was written before keeps its outcomes, and the rest,
+which is not tried, gets the error of that part.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
+from cluster.api.errors import ApiError, FenceLost
 from cluster.machinery.client import Binding, BindOutcomes, Client, Created, Obj, PatchKind, Reads, Turn
 from cluster.machinery.clock import Clock, monotonic
+
+One = TypeVar("One")
+Outcome = TypeVar("Outcome")
 
 
 class TokenBucket:
@@ -54,12 +59,7 @@ class Throttled(Reads):
         return await self._client.create(resource, obj, namespace, subresource=subresource, name=name)
 
     async def create_all(self, resource: str, objects: Sequence[Obj]) -> Created:
-        outcomes: Created = []
-        for start in range(0, len(objects), self._burst):
-            some = objects[start : start + self._burst]
-            await self._wait(len(some))
-            outcomes += await self._client.create_all(resource, some)
-        return outcomes
+        return await self._in_parts(objects, self._burst, lambda some: self._client.create_all(resource, some))
 
     async def update(self, resource: str, obj: Obj, *, subresource: str = "") -> Obj:
         await self._wait()
@@ -98,10 +98,23 @@ class Throttled(Reads):
         return await self._client.take_turn(holder)
 
     async def bind(self, bindings: Sequence[Binding], *, together: bool = False, turn: int = 0) -> BindOutcomes:
-        step = len(bindings) if together else self._burst
-        outcomes: BindOutcomes = []
-        for start in range(0, len(bindings), max(step, 1)):
-            some = bindings[start : start + step]
+        step = max(len(bindings), 1) if together else self._burst
+        return await self._in_parts(bindings, step, lambda some: self._client.bind(some, together=together, turn=turn))
+
+    async def _in_parts(
+        self, batch: Sequence[One], step: int, write: Callable[[Sequence[One]], Awaitable[list[Outcome | ApiError]]]
+    ) -> list[Outcome | ApiError]:
+        """Raises FenceLost, and what fails as a whole."""
+        outcomes: list[Outcome | ApiError] = []
+        for start in range(0, len(batch), step):
+            some = batch[start : start + step]
             await self._wait(len(some))
-            outcomes += await self._client.bind(some, together=together, turn=turn)
+            try:
+                outcomes += await write(some)
+            except FenceLost:
+                raise
+            except ApiError as error:
+                if not start:
+                    raise
+                return outcomes + [error] * (len(batch) - start)
         return outcomes

@@ -5,8 +5,8 @@ It is made from what the caller's watch showed of the pods (`known`); only pods 
 has changed meanwhile, the rest are not held up: the batch falls back to a fresh read and one transaction each. Pods
 that belong together are bound all or none.
 
-Whoever decides from a picture of the cluster takes a turn first: a write of one key, `TURN`, whose revision every bind
-of that turn compares. Invariant: between a turn and each of its binds nobody else has bound with a turn. So who takes
+Whoever decides from a picture of the cluster takes a turn first: a write of one key, `keys.TURN`, whose revision each
+bind of it compares. Invariant: between a turn and each of its binds nobody else has bound with a turn. So who takes
 one, and waits until its picture has come so far, knows of all that was bound, by whomever and under whichever lease;
 and as long as there is one scheduler, that costs a compare.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import orjson
@@ -33,7 +34,6 @@ PodKey = tuple[str, str]
 
 _PODS = SCHEME.named("pods")
 _ATTEMPTS = 5
-TURN = b"/sk8/bind-turn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,10 @@ class Binder:
     async def take_turn(self, ctx: RequestContext, holder: str) -> tuple[int, str]:
         """(its revision, who had the last one). Watches of this process are told how far they are, which they would
         hear a while later. Raises FenceLost."""
-        before = await self._core.range(TURN)
-        revision = await self._core.commit(ctx, Plan([], [put(TURN, orjson.dumps({"holder": holder}))]))
-        await self._core.read_index()
+        before = await self._core.range(keys.TURN)
+        revision = await self._core.commit(ctx, Plan([], [put(keys.TURN, orjson.dumps({"holder": holder}))]))
+        with suppress(ApiError):  # the turn is taken; they hear of it, only later
+            await self._core.read_index()
         return revision, orjson.loads(before.kvs[0].value)["holder"] if before.kvs else ""
 
     async def bind(
@@ -73,7 +74,7 @@ class Binder:
                 return [w if isinstance(w, ApiError) else None for w in writes]
             except Stale:
                 await self._check_fence(ctx)
-        return await asyncio.gather(*(self._again(ctx, b, w) for b, w in zip(bindings, writes, strict=True)))
+        return await self._one_by_one(ctx, bindings, writes)
 
     async def _all(
         self, ctx: RequestContext, bindings: Sequence[Binding], known: Mapping[PodKey, Stored]
@@ -91,6 +92,19 @@ class Binder:
         if stored is None or self._refuse(b, stored) is not None:
             return None
         return self._write(ctx, b, stored)
+
+    async def _one_by_one(
+        self, ctx: RequestContext, bindings: Sequence[Binding], writes: Sequence[_Write | ApiError]
+    ) -> list[ApiError | None]:
+        """NB: what is raised says nothing of the others, so it is raised when none of them can be written any more."""
+        again = (self._again(ctx, b, w) for b, w in zip(bindings, writes, strict=True))
+        ended = await asyncio.gather(*again, return_exceptions=True)
+        outcomes: list[ApiError | None] = []
+        for one in ended:
+            if isinstance(one, FenceLost) or not (one is None or isinstance(one, ApiError)):
+                raise one
+            outcomes.append(one)
+        return outcomes
 
     async def _again(self, ctx: RequestContext, b: Binding, write: _Write | ApiError) -> ApiError | None:
         return write if isinstance(write, ApiError) else await self._single(ctx, b)
@@ -110,10 +124,10 @@ class Binder:
 
     async def _single(self, ctx: RequestContext, binding: Binding) -> ApiError | None:
         for _ in range(_ATTEMPTS):
-            write = await self._prepare(ctx, binding, serializable=False)
-            if isinstance(write, ApiError):
-                return write
             try:
+                write = await self._prepare(ctx, binding, serializable=False)
+                if isinstance(write, ApiError):
+                    return write
                 await self._commit(ctx, [write])
                 return None
             except FenceLost:
@@ -181,7 +195,7 @@ class Binder:
 
 def within(turn: int) -> tuple[Compare, ...]:
     """What a bind of this turn compares; nothing for 0, who has none."""
-    return (unchanged(TURN, turn),) if turn else ()
+    return (unchanged(keys.TURN, turn),) if turn else ()
 
 
 def held_back(bindings: Sequence[Binding], refused: Sequence[ApiError | None]) -> list[ApiError | None]:

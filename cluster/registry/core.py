@@ -212,13 +212,19 @@ def verdict(ctx: RequestContext, plan: Plan, found: Mapping[bytes, KeyValue | No
     None when it can."""
     for c in ctx.fence:
         if not holds(c, found[c[0]]):
-            return errors.fence_lost(f"the lease {c[0].decode(errors='replace')} is no longer held by this writer")
+            return errors.fence_lost(_lost(c[0]))
     failed = [g for g in plan.guards if not holds(g.compare, found[g.compare[0]])]
     for g in failed:
         why = g.fail(found[g.compare[0]]) if g.fail is not None else None
         if why is not None:
             return why
     return Stale() if failed else None
+
+
+def _lost(key: bytes) -> str:
+    if key == keys.TURN:
+        return "another turn to bind pods was taken since this one"
+    return f"the lease {key.decode(errors='replace')} is no longer held by this writer"
 
 
 def holds(compare: Compare, kv: KeyValue | None) -> bool:

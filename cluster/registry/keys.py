@@ -23,6 +23,9 @@ LAST_MEMBER_ID = b"/sk8/members/last-id"
 
 RAY_HEAD = b"/sk8/ray/head"
 
+TURN = b"/sk8/bind-turn"
+"""Its revision is the turn within which pods are bound (binding.py)."""
+
 
 def resource_prefix(info: ResourceInfo) -> bytes:
     return f"/registry/{info.group or 'core'}/{info.plural}/".encode()

@@ -107,14 +107,14 @@ class Scheduler:
         )
         self._events = EventRecorder(client, config.scheduler_name, config.identity, clock=wall)
         rng = rng or random.Random()
-        self._turns = Turns(client, self._world.pods, config.identity, rng)
+        self._turns = Turns(client, self._world.pods, config.identity, rng, clock)
         self._binder = Binder(client, self._turns, self._world, self._queue, self._events, clock, self._wake.set)
         self._decider = Decider(self._world, self._binder.assumed, clock, wall, rng)
         evictor = Evictor(client, self._events, self._world.pods)
         self._post_filter = PostFilter(self._world, evictor, clock, self._decider.tie_order)
 
     async def run(self) -> None:
-        """Keep warm, and schedule while leading; returns only by cancellation."""
+        """Keep warm, and schedule while leading; returns only by cancellation. Raises NoTurn, in a group of errors."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._informers.run(), name="scheduler-informers")
@@ -126,6 +126,7 @@ class Scheduler:
     def health(self) -> dict[str, object]:
         return {
             "leading": self._leading,
+            "turn_awaited_s": round(self._turns.awaited_s, 1),
             "synced": not self._informers.unsynced,
             "nodes": len(self._world.columns.rows),
             "pending": self._queue.counts(),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cluster.api.errors import ApiError, fence_lost, service_unavailable
 from cluster.machinery.client import Binding
 from cluster.machinery.throttle import Throttled, TokenBucket
 
@@ -19,14 +20,17 @@ class Time:
 
 
 class Recorder:
-    """A Client that only notes when it was called."""
+    """A Client that only notes when it was called; `fails`: what the so-many-th call raises."""
 
     def __init__(self, time: Time) -> None:
         self.time = time
+        self.fails: dict[int, ApiError] = {}
         self.calls: list[tuple[float, str, int]] = []
 
     async def bind(self, bindings: list[Binding], *, together: bool = False, turn: int = 0) -> list[None]:
         self.calls.append((self.time.now, "bind", len(bindings)))
+        if len(self.calls) in self.fails:
+            raise self.fails[len(self.calls)]
         return [None] * len(bindings)
 
     async def create_all(self, resource: str, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -89,6 +93,24 @@ async def test_batches_of_bindings_count_each_and_are_cut(time: Time) -> None:
     before = time.now
     await client.create("events", {})
     assert time.now > before
+
+
+async def test_what_was_bound_before_a_part_failed_is_told(time: Time) -> None:
+    inner = Recorder(time)
+    client = Throttled(inner, 10.0, 4, clock=time)  # type: ignore[arg-type]
+    batch = [Binding("d", f"p{i}", "", "n") for i in range(10)]
+    away = inner.fails[2] = service_unavailable("the store is electing")
+    assert await client.bind(batch) == [None] * 4 + [away] * 6
+    assert [count for _, _, count in inner.calls] == [4, 4], "the rest is not tried"
+
+
+@pytest.mark.parametrize(("call", "error"), [(1, service_unavailable("")), (2, fence_lost(""))])
+async def test_what_concerns_the_whole_batch_is_raised(time: Time, call: int, error: ApiError) -> None:
+    inner = Recorder(time)
+    inner.fails[call] = error
+    client = Throttled(inner, 10.0, 4, clock=time)  # type: ignore[arg-type]
+    with pytest.raises(type(error)):
+        await client.bind([Binding("d", f"p{i}", "", "n") for i in range(10)])
 
 
 def test_senseless_bounds_are_refused() -> None:

@@ -54,8 +54,10 @@ class Cluster:
 
     def __init__(self, *profiles: Profile) -> None:
         clock = FakeClock()
-        registry = Registry(MemoryStore(clock), RegistryConfig(admission=UNTAINTED), clock=clock, rng=random.Random(7))
-        self.client = RegistryClient(registry, lambda: RequestContext(user=MASTERS, field_manager="test"))
+        self.registry = Registry(
+            MemoryStore(clock), RegistryConfig(admission=UNTAINTED), clock=clock, rng=random.Random(7)
+        )
+        self.client = RegistryClient(self.registry, lambda: RequestContext(user=MASTERS, field_manager="test"))
         self.office = Office()
         config = replace(SchedulerConfig(), profiles=profiles) if profiles else SchedulerConfig()
         self.scheduler = Scheduler(config, self.client, self.office.lead, rng=random.Random(1))
