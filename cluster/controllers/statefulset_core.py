@@ -5,8 +5,8 @@ pkg/controller/statefulset/stateful_set_control.go.
 
     OrderedReady: one step at a time. Lowest ordinal first up, highest first down; every step waits until all pods below
     are running, ready and available (minReadySeconds).
-    Parallel: all missing are made, all surplus deleted at once. Rolling updates go one by one either way, unless
-    maxUnavailable says otherwise.
+    Parallel: all missing are made, all surplus deleted at once, whatever holds up another. Rolling updates go one by
+    one either way, unless maxUnavailable says otherwise.
 
 Invariants:
 - at most one pod per identity: an ordinal gets a pod only when no object of that name exists, terminating or not;
@@ -140,18 +140,18 @@ class _World:
     # ---- the pods that are wanted
 
     def _keep_all(self) -> bool:
-        """In order, one that has to be waited for ends the round at once; otherwise when all have been looked at."""
-        complete = True
+        """In order, one that has to be waited for ends the round; otherwise nobody waits for anybody."""
         for i, pod in enumerate(self.wanted):
-            complete &= self._keep(start(self.set) + i, pod)
-            if self.ordered and not complete:
+            settled = self._keep(start(self.set) + i, pod)
+            if self.ordered and not settled:
                 return False
-        return complete
+        return True
 
     def _keep(self, index: int, pod: Obj | None) -> bool:
-        """One ordinal: False when nothing may be scaled down or updated in this round."""
+        """One ordinal: False when those that come in order after it have to wait."""
         if pod is None:
-            return self._create(index)
+            self._create(index)
+            return False
         if is_terminal(pod):
             if not _terminating(pod):
                 self.actions.append(DeletePod(pod, failed=True))
@@ -169,15 +169,14 @@ class _World:
         self._own_claims(pod)
         return True
 
-    def _create(self, index: int) -> bool:
+    def _create(self, index: int) -> None:
         revision = self.current if self._needs_current(index) else self.update
         pod = new_pod(self.set, template_of(revision), revision["metadata"]["name"], index)
         name = pod["metadata"]["name"]
         present = [self.claims[n] for n in claim_names(self.set, index) if n in self.claims]
         if any(stale_claim(claim, name) for claim in present):
-            return False  # its deletion is under way; the claim's end wakes us
+            return  # its deletion is under way; the claim's end wakes us
         self.actions.append(CreatePod(pod, tuple(self._missing_claims(index))))
-        return not self.ordered
 
     def _needs_current(self, index: int) -> bool:
         """Below the partition a pod stays at the old revision."""
@@ -232,12 +231,12 @@ class _World:
         name, room = self.update["metadata"]["name"], self._max_unavailable()
         for i in range(len(self.wanted) - 1, self._partition() - 1, -1):
             pod = self.wanted[i]
-            if pod is None:
-                return
-            if pod_revision(pod) != name and not _terminating(pod):
+            if pod is None or _terminating(pod) or is_terminal(pod):
+                room -= 1  # away, and made anew as it is
+            elif pod_revision(pod) != name:
                 self.actions.append(DeletePod(pod))
                 room -= 1
-            elif _terminating(pod) or not self._available(pod):
+            elif not self._available(pod):
                 room -= 1
             if room <= 0:
                 return

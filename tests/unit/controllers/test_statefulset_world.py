@@ -56,6 +56,10 @@ async def names(w: World) -> list[str]:
     return sorted(p["metadata"]["name"] for p in await w.items("pods"))
 
 
+async def standing(w: World) -> list[str]:
+    return sorted(p["metadata"]["name"] for p in await w.items("pods") if "deletionTimestamp" not in p["metadata"])
+
+
 async def images(w: World) -> dict[str, str]:
     return {p["metadata"]["name"]: p["spec"]["containers"][0]["image"] for p in await w.items("pods")}
 
@@ -121,10 +125,30 @@ async def test_parallel_pods_do_not_wait_for_one_that_cannot_be_made_anew_yet() 
         await w.client.delete("pods", "db-2", "default", grace_period_s=0)
         await w.settle()
         assert await names(w) == ["db-0", "db-1", "db-2"]
+        await w.settle_with_kubelet()
+        await set_image(w, "postgres:17")
+        await w.settle()
+        assert await standing(w) == ["db-1"], "the highest is updated"
         await patch(w, replicas=1)
         await w.settle()
-        standing = [p["metadata"]["name"] for p in await w.items("pods") if "deletionTimestamp" not in p["metadata"]]
-        assert standing == ["db-1", "db-2"], "nothing is scaled down in a round that is not complete"
+        assert await standing(w) == [], "all too many are scaled down"
+
+
+async def test_parallel_pods_do_not_wait_for_a_claim_that_is_going_away() -> None:
+    async with World(StatefulSetController) as w:
+        await start(w)
+        policy = {"whenDeleted": "Retain", "whenScaled": "Delete"}
+        spec = {"volumeClaimTemplates": [claim_template()], "persistentVolumeClaimRetentionPolicy": policy}
+        await w.create("statefulsets.apps", stateful_set(podManagementPolicy="Parallel", **spec))
+        await w.settle_with_kubelet()
+        refs = [{"apiVersion": "v1", "kind": "Pod", "name": "db-0", "uid": "of-the-one-before"}]
+        held = {"metadata": {"ownerReferences": refs, "finalizers": ["example.com/held"]}}
+        await w.client.patch("persistentvolumeclaims", "data-db-0", held, "default")
+        await w.client.delete("persistentvolumeclaims", "data-db-0", "default")
+        await w.client.delete("pods", "db-0", "default", grace_period_s=0)
+        await patch(w, replicas=2)
+        await w.settle()
+        assert await standing(w) == ["db-1"]
 
 
 async def test_scaling_down_goes_from_the_top_one_by_one() -> None:
