@@ -30,7 +30,7 @@ class Room:
         self._elsewhere: list[tuple[dict[str, Any], int]] = []
         self._everywhere = -1
         for capacity in capacities:
-            topology, largest = capacity.get("nodeTopology"), _largest(capacity)
+            topology, largest = capacity.get("nodeTopology"), largest_of(capacity)
             if topology is None or largest < 0:
                 continue
             labels, expressions = topology.get("matchLabels") or {}, topology.get("matchExpressions") or []
@@ -63,8 +63,8 @@ class Room:
         return largest
 
 
-def _largest(capacity: dict[str, Any]) -> int:
-    """-1 when it does not say."""
+def largest_of(capacity: dict[str, Any]) -> int:
+    """The largest volume that it has room for; -1 when it does not say."""
     said = capacity.get("maximumVolumeSize")
     said = capacity.get("capacity") if said is None else said
     return -1 if said is None else amount("storage", said)

@@ -12,7 +12,7 @@ from typing import Any
 from cluster.machinery.client import Obj
 from cluster.machinery.informer import Informers
 from cluster.scheduler.attachments import Volume
-from cluster.scheduler.capacity import Room
+from cluster.scheduler.capacity import Room, largest_of
 from cluster.scheduler.columns import NodeColumns
 from cluster.scheduler.shape import PodShape
 from cluster.scheduler.volumes import Storage, VolumeVerdict, attachable, check_claims, take
@@ -92,8 +92,9 @@ class VolumeView:
         self._changed((f"{ref.get('namespace', '')}/{ref['name']}",) if ref.get("name") else (), _CLAIMED)
 
     def _on_capacity(self, old: Obj | None, new: Obj | None) -> None:
+        """Class and topology never change. Less room helps nobody, and drivers tell of each volume that they make."""
         self._rooms.pop((new or old or {})["storageClassName"], None)
-        if new is not None:
+        if new is not None and (old is None or largest_of(new) > largest_of(old)):
             self._changed((), _ROOM)
 
     def _on_csi_node(self, old: Obj | None, new: Obj | None) -> None:
