@@ -33,7 +33,8 @@ Created = list[Stored | ApiError]
 Write = tuple[Plan, Charge | None]
 
 _AT_ONCE = 64
-_BYTES = 1 << 19
+BYTES_AT_ONCE = 1 << 19
+"""Well below the largest request that the store takes."""
 _SLICE = 4
 _ALL_ALIKE = (429, 503, 504)
 """Nothing that would be otherwise for one of them."""
@@ -93,7 +94,7 @@ class BatchCreator:
         part: list[_Item] = []
         size = 0
         async for item in self._items(ctx, info, objects):
-            if part and (len(part) == _AT_ONCE or size + item.size > _BYTES):
+            if part and (len(part) == _AT_ONCE or size + item.size > BYTES_AT_ONCE):
                 yield part
                 part, size = [], 0
             part.append(item)

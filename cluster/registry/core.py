@@ -45,6 +45,11 @@ class Plan:
     guards: list[Guard] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)
 
+    @property
+    def put_bytes(self) -> int:
+        """Of the values that it writes."""
+        return sum(len(op[2]) for op in self.ops if op[0] == "put")
+
 
 LEASE_NOT_FOUND = "etcdserver: requested lease not found"
 

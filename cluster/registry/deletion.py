@@ -30,6 +30,8 @@ from cluster.registry.writing import Writer
 Object = dict[str, Any]
 
 _ATTEMPTS = 8
+_LONGEST_GRACE_S = (2**63 - 1) // 10**9
+"""What Go's time.Duration holds, 292 years: Kubernetes bounds the field not at all, and adds what is left of it."""
 _PRIORITY_CLASSES = SCHEME.named("priorityclasses.scheduling.k8s.io")
 _SYSTEM_CLASSES = ("system-node-critical", "system-cluster-critical")
 _PROPAGATION = {"Foreground": "foregroundDeletion", "Orphan": "orphan"}
@@ -179,7 +181,7 @@ class Deleter:
             grace = already if already is not None else spec.get("terminationGracePeriodSeconds", 30)
         grace = 1 if grace < 0 else grace
         already = obj["metadata"].get("deletionGracePeriodSeconds")
-        return int(grace if already is None else min(grace, already))
+        return int(min(grace, _LONGEST_GRACE_S if already is None else already))
 
 
 def _removed(current: Stored) -> Callable[[int], Stored]:

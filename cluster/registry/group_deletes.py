@@ -4,7 +4,7 @@ IO only through Core. Who deletes alone is served at once and as ever. Of many w
 (preconditions, admission, grace, finalizers); only their transactions are joined. What is not as it was read, and all
 that keys besides an object's own depend on, is deleted by itself, which also says what is wrong.
 
-    ask -> waiting -> groups of 64 -> read, judge -> one transaction ──holds──> all answered
+    ask -> waiting -> groups of 64 -> read, judge -> one transaction (a few, if large) ──holds──> all answered
                                                           └── does not ──> one each
 
 Reads of a group may be of the past (serializable): what is written is compared with them, and what is refused is judged
@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.api.errors import ApiError
 from cluster.api.scheme import ResourceInfo
 from cluster.registry import keys
-from cluster.registry.batches import joined
+from cluster.registry.admission import Admission, Request
+from cluster.registry.batches import BYTES_AT_ONCE, joined
 from cluster.registry.context import RequestContext, last_deadline
-from cluster.registry.core import Core, Stale
+from cluster.registry.core import Core, Plan, Stale
 from cluster.registry.deletion import Deleter, Ending
 from cluster.registry.types import DeleteOptions, Stored
 from cluster.registry.writing import Writer
@@ -62,10 +63,11 @@ _Joint = tuple[_Ask, Ending]
 
 
 class GroupDeleter:
-    def __init__(self, core: Core, writer: Writer, deleter: Deleter) -> None:
+    def __init__(self, core: Core, writer: Writer, deleter: Deleter, admission: Admission) -> None:
         self._core = core
         self._writer = writer
         self._deleter = deleter
+        self._admission = admission
         self._waiting: deque[_Ask] = deque()
         self._tasks: set[asyncio.Task[Any] | None] = set()
 
@@ -73,7 +75,7 @@ class GroupDeleter:
         self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, options: DeleteOptions
     ) -> Stored:
         """As `Deleter.delete`."""
-        if info.name in _ALONE or ctx.dry_run:
+        if info.name in _ALONE or ctx.dry_run or await self._asks_others(ctx, info, namespace, name):
             return await self._deleter.delete(ctx, info, namespace, name, options)
         self._deleter.check(ctx, info, name, options)
         ask = _Ask(ctx, info, namespace, name, options, asyncio.get_running_loop().create_future())
@@ -82,12 +84,18 @@ class GroupDeleter:
             self._tasks.add(asyncio.create_task(self._work(), name="group-deletes"))
         return await ask.outcome
 
+    async def _asks_others(self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str) -> bool:
+        """A webhook answers when it likes: who waits for one keeps nobody else waiting."""
+        request = Request(ctx, info, "DELETE", namespace, name, None, None, Plan())
+        return await self._admission.webhooks.concern(request)
+
     async def _work(self) -> None:
         """Until nobody waits. What goes wrong with one group is told to it alone. NB: it is off the list in the very
         turn in which it saw that nobody waits; who asks a moment later starts another."""
         try:
             while self._waiting:
-                await self._serve(self._next())
+                if group := self._next():
+                    await self._serve(group)
         finally:
             self._tasks.discard(asyncio.current_task())
 
@@ -103,36 +111,47 @@ class GroupDeleter:
             raise
 
     def _next(self) -> list[_Ask]:
-        """Those in front that one leader asks, none of them twice."""
+        """Those in front that one leader asks, none of them twice, and nobody who has gone."""
         group: dict[bytes, _Ask] = {}
         fence = self._waiting[0].ctx.fence
         while self._waiting and len(group) < _AT_ONCE:
             ask = self._waiting[0]
-            if ask.ctx.fence != fence or ask.key in group:
-                break
-            group[ask.key] = self._waiting.popleft()
+            if not ask.outcome.done():
+                if ask.ctx.fence != fence or ask.key in group:
+                    break
+                group[ask.key] = ask
+            self._waiting.popleft()
         return list(group.values())
 
     async def _end(self, group: Sequence[_Ask]) -> None:
         endings = await asyncio.gather(*(self._ending(ask) for ask in group)) if len(group) > 1 else [None]
-        joint = [(ask, ending) for ask, ending in zip(group, endings, strict=True) if ending is not None]
-        done = await self._together(joint)
-        if isinstance(done, int):
-            for ask, ending in joint:
-                ask.settle(ending.answer(done))
-        elif done is not None:
-            for ask, _ in joint:
-                ask.settle(done)
-        rest = zip(group, endings, strict=True)
-        await asyncio.gather(*(self._alone(ask, ending) for ask, ending in rest if ending is None or done is None))
+        joint: list[_Joint] = []
+        alone: list[tuple[_Ask, Ending | None]] = []
+        for ask, ending in zip(group, endings, strict=True):
+            if ending is None:
+                alone.append((ask, None))
+            else:
+                joint.append((ask, ending))
+        for part in _parts(joint):
+            alone += await self._commit(part)
+        await asyncio.gather(*(self._alone(ask, ending) for ask, ending in alone))
 
     async def _ending(self, ask: _Ask) -> Ending | None:
-        """None: the way alone says what is to be done."""
+        """None: the way alone says what is to be done, or what is wrong: nothing of one object's stops the others."""
         try:
             current = await self._core.read(ask.key, serializable=True, deadline=ask.ctx.deadline)
             return None if current is None else await self._deleter.ending(ask.ctx, ask.info, current, ask.options)
-        except (ApiError, Stale):
+        except Exception:  # noqa: BLE001 - the way alone meets it again, and it is raised to who asked
             return None
+
+    async def _commit(self, part: Sequence[_Joint]) -> Sequence[_Joint]:
+        """Those of them that are left to be done alone."""
+        done = await self._together(part)
+        if done is None:
+            return part
+        for ask, ending in part:
+            ask.settle(ending.answer(done) if isinstance(done, int) else done)
+        return ()
 
     async def _together(self, joint: Sequence[_Joint]) -> int | ApiError | None:
         if len(joint) < 2:
@@ -144,7 +163,7 @@ class GroupDeleter:
     async def _alone(self, ask: _Ask, ending: Ending | None) -> None:
         try:
             ask.settle(await self._once(ask, ending))
-        except ApiError as e:
+        except Exception as e:  # noqa: BLE001 - theirs to raise
             ask.settle(e)
 
     async def _once(self, ask: _Ask, ending: Ending | None) -> Stored:
@@ -155,3 +174,16 @@ class GroupDeleter:
             except Stale:
                 pass
         return await self._deleter.delete(ask.ctx, ask.info, ask.namespace, ask.name, ask.options)
+
+
+def _parts(joint: Sequence[_Joint]) -> Iterator[Sequence[_Joint]]:
+    """As many as share a transaction, which the store bounds: one that is only marked is written whole."""
+    start, size = 0, 0
+    for i, (_, ending) in enumerate(joint):
+        own = ending.plan.put_bytes
+        if i > start and size + own > BYTES_AT_ONCE:
+            yield joint[start:i]
+            start, size = i, 0
+        size += own
+    if joint:
+        yield joint[start:]

@@ -58,10 +58,6 @@ class _Item:
     def touched(self) -> set[bytes]:
         return {op[1] for op in self.plan.ops}
 
-    @property
-    def bytes(self) -> int:
-        return sum(len(op[2]) for op in self.plan.ops if op[0] == "put")
-
 
 @dataclass(slots=True)
 class _Verdicts:
@@ -157,7 +153,7 @@ class Book:
         for item in items:
             own = item.touched
             needs = own | {g.compare[0] for g in item.plan.guards}
-            full = bool(out.accepted) and size + item.bytes > _BATCH_BYTES
+            full = bool(out.accepted) and size + item.plan.put_bytes > _BATCH_BYTES
             # A quota that goes has a batch without charges: one transaction cannot delete its ledger and write to it.
             if touched & needs or touched & quotas or (out.accepted and own & quotas) or full:
                 out.deferred.append(item)  # it depends on what another of this batch writes
@@ -168,7 +164,7 @@ class Book:
                 continue
             out.accepted.append(item)
             touched |= own
-            size += item.bytes
+            size += item.plan.put_bytes
         return out
 
     def _weigh(self, item: _Item, used: dict[bytes, dict[str, str]]) -> ApiError | None:

@@ -71,7 +71,7 @@ class Registry:
         self._writer = Writer(self._core, admission, self.catalog)
         self._batches = BatchCreator(self._writer, admission)
         self._deleter = Deleter(self._core, self._writer, admission)
-        self._group_deleter = GroupDeleter(self._core, self._writer, self._deleter)
+        self._group_deleter = GroupDeleter(self._core, self._writer, self._deleter, admission)
         self._binder = Binder(self._core)
         self._patcher = patching.Patcher(self._core, self._writer)
         self._evictor = Evictor(self._core, self._reader, self._patcher, self._deleter)

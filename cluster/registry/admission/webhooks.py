@@ -101,7 +101,14 @@ class WebhookDispatcher:
 
     # --- who is asked
 
+    async def concern(self, request: Request) -> bool:
+        """Whether a rule is about the request, whatever selectors and conditions say of its object."""
+        return bool(await self._by_rules(MUTATING, request) or await self._by_rules(VALIDATING, request))
+
     async def _matching(self, resource: str, request: Request) -> list[Hook]:
+        return [hook for hook in await self._by_rules(resource, request) if await self._wants(hook, request)]
+
+    async def _by_rules(self, resource: str, request: Request) -> list[Hook]:
         if await self._view.empty(resource) or matching.exempt(request):
             return []
         out = []
@@ -109,9 +116,8 @@ class WebhookDispatcher:
             for spec in stored.obj.get("webhooks") or ():
                 exact = spec.get("matchPolicy") == "Exact"
                 version = matching.matched_version(spec.get("rules") or (), request, exact=exact)
-                hook = Hook(stored.obj["metadata"]["name"], spec, version)
-                if version and await self._wants(hook, request):
-                    out.append(hook)
+                if version:
+                    out.append(Hook(stored.obj["metadata"]["name"], spec, version))
         return out
 
     async def _wants(self, hook: Hook, request: Request) -> bool:

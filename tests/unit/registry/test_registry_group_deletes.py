@@ -11,7 +11,7 @@ import pytest
 from cluster.api.errors import ApiError, FenceLost, service_unavailable
 from cluster.api.scheme import SCHEME
 from cluster.registry.context import RequestContext
-from cluster.registry.types import DeleteOptions
+from cluster.registry.types import DeleteOptions, Stored
 
 PODS = SCHEME.named("pods")
 SERVICES = SCHEME.named("services")
@@ -196,6 +196,105 @@ async def test_a_fault_of_ones_own_is_raised_to_those_it_met(bench: Any, make: A
     assert [type(one) for one in outcomes] == [RuntimeError] * 2
     monkeypatch.undo()
     assert reasons(await gone(bench, names)) == ["", ""]
+
+
+async def test_what_breaks_over_one_is_its_own(bench: Any, make: Any, monkeypatch: Any) -> None:
+    names = await pods(bench, make, 3)
+    release = bench.registry._writer.release
+
+    async def broken(ctx: Any, info: Any, obj: Any, plan: Any) -> Any:
+        if obj["metadata"]["name"] == "p1":
+            raise RuntimeError("broken")
+        return await release(ctx, info, obj, plan)
+
+    monkeypatch.setattr(bench.registry._writer, "release", broken)
+    txns = bench.store.txns
+    outcomes = await gone(bench, names)
+    assert [type(one) for one in outcomes] == [Stored, RuntimeError, Stored]
+    assert bench.store.txns == txns + 1 and left(bench) == ["p1"]
+
+
+@pytest.mark.parametrize("grace", [10**12, 2**63 - 1])
+async def test_a_grace_without_end_ends_in_some_centuries(bench: Any, make: Any, grace: int) -> None:
+    """Kubernetes bounds neither field; what it adds to a time is bounded."""
+    await bench.create("pods", make.pod("p0", nodeName="n1", terminationGracePeriodSeconds=grace))
+    await bench.create("pods", make.pod("p1", nodeName="n1"))
+    for options in ({}, {"grace_period_s": grace}):
+        assert reasons(await gone(bench, ["p0", "p1"], **options)) == ["", ""]
+    metadata = (await bench.get("pods", "p0")).obj["metadata"]
+    assert (
+        metadata["deletionTimestamp"].startswith("2316-") and metadata["deletionGracePeriodSeconds"] == 2**63 // 10**9
+    )
+    assert reasons(await gone(bench, ["p0", "p1"], grace_period_s=0)) == ["", ""] and left(bench) == []
+
+
+async def test_large_ones_take_as_many_transactions_as_they_need(bench: Any, make: Any) -> None:
+    names = [f"p{i}" for i in range(8)]
+    for name in names:
+        pod = make.pod(name, nodeName="n1")
+        pod["metadata"]["annotations"] = {"long": "x" * 200_000}
+        await bench.create("pods", pod)
+    txns = bench.store.txns
+    assert reasons(await gone(bench, names)) == [""] * 8
+    assert bench.store.txns == txns + 4
+
+
+async def test_who_waits_for_a_webhook_keeps_nobody_else_waiting(bench: Any, make: Any) -> None:
+    rule = {"operations": ["DELETE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}
+    hook = {"name": "a.example.com", "clientConfig": {"url": "https://x"}, "rules": [rule], "sideEffects": "None"}
+    hook |= {"admissionReviewVersions": ["v1"], "objectSelector": {"matchLabels": {"slow": "yes"}}}
+    await bench.create(
+        "validatingwebhookconfigurations.admissionregistration.k8s.io",
+        {"metadata": {"name": "c"}, "webhooks": [hook]},
+        "",
+    )
+    slow = make.pod("slow")
+    slow["metadata"]["labels"] = {"slow": "yes"}
+    await bench.create("pods", slow)
+    names = await pods(bench, make, 3)
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def call(client: Any, body: Any, timeout_s: float) -> Any:
+        asked.set()
+        await answered.wait()
+        response = {"uid": body["request"]["uid"], "allowed": True}
+        return {"kind": "AdmissionReview", "apiVersion": body["apiVersion"], "response": response}
+
+    bench.registry.webhooks.call = call
+    async with asyncio.timeout(60):
+        waiting = asyncio.create_task(gone(bench, ["slow", "p0"]))
+        await asked.wait()
+        assert reasons(await gone(bench, names[1:])) == ["", ""]
+        answered.set()
+        assert reasons(await waiting) == ["", ""]
+    assert left(bench) == []
+
+
+async def test_what_nobody_waits_for_any_more_is_left(bench: Any, make: Any, monkeypatch: Any) -> None:
+    """They asked while a transaction was under way, and have gone before theirs began."""
+    names = await pods(bench, make, 3)
+    txn, begun, held = bench.store.txn, asyncio.Event(), asyncio.Event()
+
+    async def slow(*args: Any, **options: Any) -> Any:
+        begun.set()
+        await held.wait()
+        return await txn(*args, **options)
+
+    monkeypatch.setattr(bench.store, "txn", slow)
+    async with asyncio.timeout(60):
+        first = asyncio.create_task(gone(bench, names[:1]))
+        await begun.wait()
+        others = [asyncio.create_task(gone(bench, [name])) for name in names[1:]]
+        while len(bench.registry._group_deleter._waiting) < 2:
+            await asyncio.sleep(0)
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        held.set()
+        assert reasons(await first) == [""]
+        while bench.registry._group_deleter._tasks:
+            await asyncio.sleep(0)
+    assert left(bench) == names[1:]
 
 
 @pytest.mark.parametrize("count", [1, 2])
