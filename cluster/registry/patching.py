@@ -52,13 +52,29 @@ class Patcher:
                 raise errors.invalid(info.plural, info.group, name, [cause])
             return self._clean(ctx, info, body)
 
+        if strategy.upsert and not subresource:
+            return await self._upsert(ctx, info, namespace, name, body, make)
+        return await self._writer.change(ctx, info, namespace, name, make, subresource=subresource)
+
+    async def _upsert(
+        self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, body: Object, make: Make
+    ) -> Stored:
+        """Changed by `make`, or created when it is not there. A body with a uid means the object that was there."""
         try:
-            return await self._writer.change(ctx, info, namespace, name, make, subresource=subresource)
+            return await self._writer.change(ctx, info, namespace, name, make)
         except errors.ApiError as e:
-            if subresource or not strategy.upsert or not _is_missing(e, info):
+            if not _is_missing(e, info):
                 raise
+        if uid := body["metadata"].get("uid"):
+            why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: "
+            raise errors.conflict(info, name, why)
         await self._core.authorize(ctx, "create", info, namespace, name)
-        return await self._writer.create(ctx, info, namespace, _anew(body))
+        try:
+            return await self._writer.create(ctx, info, namespace, _anew(body))
+        except errors.ApiError as e:
+            if e.reason != "AlreadyExists":
+                raise
+        return await self._writer.change(ctx, info, namespace, name, make)
 
     async def modify(
         self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, fn: Make, subresource: str

@@ -254,6 +254,31 @@ async def test_replacing_what_is_not_there_creates_some_kinds(bench: Any) -> Non
     assert (e.code, e.message) == (404, 'configmaps "l" not found')
 
 
+async def test_a_replacement_of_an_object_that_is_gone_makes_no_other(bench: Any) -> None:
+    made = (await bench.create(LEASES.name, {"metadata": {"name": "l"}})).fresh()
+    await bench.delete(LEASES.name, "l")
+    e = await _raises(bench.registry.update(bench.ctx, LEASES, "default", "l", made))
+    said = f"Precondition failed: UID in precondition: {made['metadata']['uid']}, UID in object meta: "
+    assert (e.code, e.reason, e.message.endswith(said)) == (409, "Conflict", True)
+    assert bench.keys("/registry/coordination.k8s.io/leases/") == []
+
+
+async def test_a_replacement_that_another_creates_first_replaces_it(bench: Any, monkeypatch: Any) -> None:
+    events = SCHEME.named("events")
+    involved = {"kind": "Pod", "name": "p", "namespace": "default"}
+    body = {"metadata": {"name": "e"}, "involvedObject": involved, "message": "mine"}
+    create = bench.registry._writer.create
+
+    async def overtaken(*args: Any, **options: Any) -> Any:
+        monkeypatch.undo()
+        await bench.create("events", body | {"message": "another's"})
+        return await create(*args, **options)
+
+    monkeypatch.setattr(bench.registry._writer, "create", overtaken)
+    out = await bench.registry.update(bench.ctx, events, "default", "e", body)
+    assert (out.created, out.obj["message"]) == (False, "mine")
+
+
 async def test_scale(bench: Any, make: Any) -> None:
     await bench.create("deployments.apps", make.deployment())
     scale = (await bench.get("deployments.apps", "d", subresource="scale")).fresh()
