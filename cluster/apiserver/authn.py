@@ -161,10 +161,10 @@ class Authenticator:
         return self._verifier
 
     async def authenticate(self, identity: CertIdentity | None, authorization: str) -> UserInfo:
-        """ANONYMOUS when no credentials were given. Raises ApiError 401 for bad ones."""
-        if identity is not None and identity.machine and self._is_forgotten(identity):
-            self._refuse("forgotten machine")
-        if identity is not None and self._clock() < identity.not_after:
+        """ANONYMOUS when no credentials were given. Raises ApiError 401 for bad ones. A certificate that is void does
+        not speak against a token that comes with it."""
+        void = self._void(identity) if identity is not None else ""
+        if identity is not None and not void:
             return identity.user
         if authorization:
             scheme, _, token = authorization.partition(" ")
@@ -175,9 +175,15 @@ class Authenticator:
                 return await self.user_of_token(token)
             except InvalidToken:
                 self._refuse("token")
-        if identity is not None:
-            self._refuse("expired certificate")
+        if void:
+            self._refuse(void)
         return ANONYMOUS
+
+    def _void(self, identity: CertIdentity) -> str:
+        """Why the certificate counts no more; "" when it does."""
+        if self._clock() >= identity.not_after:
+            return "expired certificate"
+        return "forgotten machine" if identity.machine and self._is_forgotten(identity) else ""
 
     def _is_forgotten(self, identity: CertIdentity) -> bool:
         """One who changes what the ConfigMap says to something that is no time takes nobody's access away."""

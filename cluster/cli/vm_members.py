@@ -22,6 +22,7 @@ from cluster.cloud import cleanup
 from cluster.cloud.engine import Engine
 from cluster.machine.config import ClusterConfig, ConfigError, load_cluster
 from cluster.machine.join_ledger import JoinLedger
+from cluster.machine.pki import LEAF_DAYS
 
 LINKS = ("sk8-dns", "sk8-lb", "sk8-vxlan")
 
@@ -124,9 +125,11 @@ async def _forget(args: argparse.Namespace, out: Output) -> int:
 
 async def _mark(api: AdminApi, names: Sequence[str]) -> None:
     """The certificates that they have now open no API server any more, and no control plane renews them."""
-    maps = f"/api/v1/namespaces/{forgotten.NAMESPACE}/configmaps"
+    maps, now = f"/api/v1/namespaces/{forgotten.NAMESPACE}/configmaps", time.time()
     await api.create(maps, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": forgotten.NAME}})
-    await api.merge(f"{maps}/{forgotten.NAME}", {"data": dict.fromkeys(names, rfc3339(time.time()))})
+    marks = await api.get(f"{maps}/{forgotten.NAME}")
+    ended = dict.fromkeys(forgotten.outlived(marks, now, LEAF_DAYS * 86400.0))
+    await api.merge(f"{maps}/{forgotten.NAME}", {"data": ended | dict.fromkeys(names, rfc3339(now))})
 
 
 def _addresses(node: dict[str, Any]) -> list[str]:

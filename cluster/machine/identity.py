@@ -25,6 +25,7 @@ from pathlib import Path
 
 import orjson
 
+from cluster.api import forgotten
 from cluster.machine import pki, signing
 from cluster.machine.config import ClusterConfig, MachineConfig, MachineSpec, save_machine
 from cluster.machine.files import make_private_dir, sync_dir, write_atomic
@@ -133,9 +134,10 @@ class Authority:
         """The certificate for an approved CertificateSigningRequest; raises PkiError when it may not be had."""
         return signing.sign_request(self._ca(), signer, request, usages, lifetime_s, utcnow())
 
-    def reply(self, machine: MachineSpec, requests: Mapping[str, bytes]) -> JoinReply:
-        """What a machine that was admitted gets; raises PkiError when it asks for what is not its own."""
-        certs = pki.sign_machine(self._ca(), self._config, machine, requests, utcnow())
+    def reply(self, machine: MachineSpec, requests: Mapping[str, bytes], forgotten_at: float = 0.0) -> JoinReply:
+        """What a machine that was admitted gets; raises PkiError when it asks for what is not its own. `forgotten_at`:
+        when one of its name last was, in seconds since the epoch."""
+        certs = pki.sign_machine(self._ca(), self._config, machine, requests, _made(forgotten_at))
         shared = ["ca.crt", *SHARED_SECRETS, *(pki.CONTROL_PLANE_SECRETS if machine.control_plane else ())]
         return JoinReply(certs, {name: (self._dir / name).read_bytes() for name in shared})
 
@@ -150,6 +152,14 @@ class Authority:
 
     def _token_hash(self, name: str) -> Path:
         return self._dir / "join" / name
+
+
+def _made(forgotten_at: float) -> dt.datetime:
+    try:
+        made = forgotten.made_after(utcnow().timestamp(), forgotten_at)
+    except ValueError as e:
+        raise pki.PkiError(f"{e}, by this control plane's clock: set the control planes' clocks, then try again") from e
+    return dt.datetime.fromtimestamp(made, dt.UTC)
 
 
 def _digest(token: str) -> str:

@@ -29,7 +29,7 @@ from cluster.machine import api_nodes, identity
 from cluster.machine.api_nodes import Known
 from cluster.machine.config import DEFAULT_ZONE, ClusterConfig, MachineConfig, MachineSpec, save_cluster, save_machine
 from cluster.machine.files import make_private_dir, write_atomic
-from cluster.machine.join_ledger import JoinLedger, Ticket, ca_pin, join_file, only_certificate
+from cluster.machine.join_ledger import Admission, JoinLedger, Ticket, ca_pin, join_file, only_certificate
 from cluster.machine.pki import PkiError, certificate_names, machine_address, made_at, new_request
 from cluster.machine.rejoin import caller, shown
 
@@ -71,10 +71,7 @@ class JoinServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             request = orjson.loads(await asyncio.wait_for(reader.readline(), ANSWER_S))
-            renews = await self._renews(writer) if request.get("op") == "renew" else None
-            answer = await asyncio.to_thread(self._answer, request, writer.get_extra_info("peername")[0], renews)
-        except PkiError as e:
-            answer = {"error": str(e)}
+            answer = await self._answer(request, writer)
         except (OSError, TimeoutError, ValueError, AttributeError) as e:
             log.info("a request to join could not be read: %s", e)
             answer = {"error": "the request is not JSON"}
@@ -86,48 +83,67 @@ class JoinServer:
         finally:
             writer.close()
 
-    async def _renews(self, writer: asyncio.StreamWriter) -> MachineSpec | None:
-        """The machine that asks, by its certificate: a control plane, or a worker, wherever it joined, whose Node is
-        there with the certificate's address (which it cannot choose; a name that was freed and joined again has
-        another) and that was not forgotten since the certificate was made. This control plane's ledger proves neither:
-        others hear of no change to theirs, so an API that is silent renews nothing. Raises PkiError."""
-        name, certificate = caller(writer), shown(writer)
-        plane = next((m for m in self._config.control_planes if m.name == name), None)
-        if plane is not None or not name or certificate is None:
-            return plane
-        try:
-            known = await self._known(name)
-        except (OSError, TimeoutError, ValueError) as e:
-            raise PkiError(f"whether {name} is a node cannot be told now: {str(e) or 'the API is silent'}") from e
-        address = machine_address(certificate)
-        current = address in known.addresses and made_at(certificate) > known.forgotten
-        return MachineSpec(name, address, False) if current else None
-
-    def _answer(self, request: dict[str, Any], source: str, renews: MachineSpec | None) -> dict[str, Any]:
+    async def _answer(self, request: dict[str, Any], writer: asyncio.StreamWriter) -> dict[str, Any]:
+        source = writer.get_extra_info("peername")[0]
         try:
             if request.get("op") == "ca":
-                return {"ca": (self._config.pki / "ca.crt").read_text()}
+                return {"ca": await asyncio.to_thread((self._config.pki / "ca.crt").read_text)}
             requests = {str(n): str(pem).encode() for n, pem in dict(request["requests"]).items()}
             if request.get("op") == "renew":
-                return self._renew(renews, requests)
+                machine, forgotten_at = await self._renews(writer)
+                return _answer_of(await asyncio.to_thread(self._authority.reply, machine, requests, forgotten_at))
             if request.get("op") == "join":
-                return self._join(request, requests, source)
+                return await self._join(request, requests, source)
             return {"error": f"unknown request {request.get('op')!r}"}
         except (PkiError, KeyError, TypeError, ValueError) as e:
             log.warning("%s may not join: %s", source, e)
             return {"error": str(e)}
 
-    def _join(self, request: Mapping[str, Any], requests: Mapping[str, bytes], source: str) -> dict[str, Any]:
+    async def _renews(self, writer: asyncio.StreamWriter) -> tuple[MachineSpec, float]:
+        """The machine that asks, by its certificate, and when it was last forgotten: a control plane, or a worker,
+        wherever it joined, whose Node is there with the certificate's address (which it cannot choose; a name that was
+        freed and joined again has another) and that was not forgotten since the certificate was made. This control
+        plane's ledger proves neither: others hear of no change to theirs, so an API that is silent renews nothing.
+        Raises PkiError."""
+        name, certificate = caller(writer), shown(writer)
+        plane = next((m for m in self._config.control_planes if m.name == name), None)
+        if plane is not None:
+            return plane, 0.0
+        if name and certificate is not None:
+            try:
+                known = await self._known(name)
+            except (OSError, TimeoutError, ValueError) as e:
+                raise PkiError(f"whether {name} is a node cannot be told now: {str(e) or 'the API is silent'}") from e
+            address = machine_address(certificate)
+            if address in known.addresses and made_at(certificate) > known.forgotten:
+                return MachineSpec(name, address, False), known.forgotten
+        raise PkiError("only a machine that joined and is not forgotten may renew, under the certificate it has")
+
+    async def _join(self, request: Mapping[str, Any], requests: Mapping[str, bytes], source: str) -> dict[str, Any]:
         asked = MachineSpec(
             str(request["machine"]), str(request["ip"]), False, str(request.get("zone") or DEFAULT_ZONE)
         )
         problems = with_machine(self._config, asked).problems()
         if problems:
             raise PkiError("; ".join(problems))
-        admitted = self._ledger.admit(str(request["token"]), asked, requests, source, time.time())
+        token = str(request["token"])
+        admitted = await asyncio.to_thread(self._ledger.admit, token, asked, requests, source, time.time())
         log.info("machine %s joins from %s", admitted.spec.name, source)
         own = {name: requests[name] for name in certificate_names(admitted.spec)}
-        reply = self._authority.reply(admitted.spec, own)
+        return await asyncio.to_thread(self._welcome, admitted, own, await self._forgotten_at(admitted.spec))
+
+    async def _forgotten_at(self, machine: MachineSpec) -> float:
+        """0 also when the API is silent, as at the birth of a cluster: then nobody was forgotten a moment ago."""
+        if machine.control_plane:
+            return 0.0
+        try:
+            return (await self._known(machine.name)).forgotten
+        except (OSError, TimeoutError, ValueError) as e:
+            log.info("whether a machine %s was forgotten cannot be told: %s", machine.name, str(e) or "no answer")
+            return 0.0
+
+    def _welcome(self, admitted: Admission, own: Mapping[str, bytes], forgotten_at: float) -> dict[str, Any]:
+        reply = self._authority.reply(admitted.spec, own, forgotten_at)
         if admitted.spec.control_plane:
             reply = replace(reply, files=reply.files | self._authority_files())
         return _answer_of(reply) | {
@@ -135,11 +151,6 @@ class JoinServer:
             "machine": admitted.spec.name,
             "founding": admitted.founding,
         }
-
-    def _renew(self, machine: MachineSpec | None, requests: Mapping[str, bytes]) -> dict[str, Any]:
-        if machine is None:
-            raise PkiError("only a machine that joined and is not forgotten may renew, under the certificate it has")
-        return _answer_of(self._authority.reply(machine, requests))
 
     def _authority_files(self) -> dict[str, bytes]:
         return {"ca.key": (self._config.pki / "ca.key").read_bytes(), "join.json": self._ledger.for_another()}

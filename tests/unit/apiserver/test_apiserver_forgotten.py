@@ -57,6 +57,19 @@ async def test_what_is_no_time_forgets_nobody(server) -> None:
     assert await status(server, "w1") == 404
 
 
+async def test_a_token_speaks_for_itself_beside_a_void_certificate(pki, tmp_path) -> None:
+    pki.issue("w1", "system:node:w1", ("system:nodes",))
+    tokens = tmp_path / "tokens.csv"
+    tokens.write_text("sesame,root,0,system:masters\n")
+    async with edge(pki, token_auth_file=str(tokens)) as server:
+        await server.call("POST", "/api/v1/namespaces", {"metadata": {"name": forgotten.NAMESPACE}})
+        await mark(server, w1=rfc3339(time.time()))
+        statuses = {"Bearer sesame": 404, "Bearer nonsense": 401}
+        for authorization, wanted in statuses.items():
+            headers = {"Authorization": authorization}
+            assert (await server.call("GET", "/api/v1/nodes/w1", cert="w1", headers=headers)).status == wanted
+
+
 def certificate(name: str, group: str, *dns: str) -> dict[str, Any]:
     subject = ((("organizationName", group),), (("commonName", name),))
     alternative = tuple(("DNS", n) for n in dns)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cluster.api.forgotten import NAME as FORGOTTEN
-from cluster.api.meta import parse_time
+from cluster.api.meta import parse_time, rfc3339
 from cluster.cli import vm_members
 from cluster.cli.output import CommandError, Output
 from cluster.machine.config import ClusterConfig, MachineSpec
@@ -34,10 +34,14 @@ class Api:
 
     async def merge(self, path: str, patch: dict[str, Any]) -> None:
         assert path.endswith(f"/kube-system/configmaps/{FORGOTTEN}") and not self._deleted, "a mark comes first"
-        self._marked.update(patch["data"])
+        for name, when in patch["data"].items():
+            if when is None:
+                del self._marked[name]
+            else:
+                self._marked[name] = when
 
     async def get(self, path: str) -> dict[str, Any]:
-        return {"items": [NODE]}
+        return {"data": dict(self._marked)} if path.endswith(FORGOTTEN) else {"items": [NODE]}
 
     async def delete(self, path: str) -> None:
         self._deleted.append(path)
@@ -78,10 +82,11 @@ async def test_a_name_whose_node_is_gone_is_freed(
 
 
 async def test_a_node_and_its_name_go_together(config: ClusterConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    marked = {"w1": "2025-01-01T00:00:00Z"}
     before = int(time.time())
+    marked = {"w1": rfc3339(before - 86400), "w0": "2025-01-01T00:00:00Z"}
     deleted, said = await forget(config, "10.0.0.3", monkeypatch, marked)
-    assert before <= parse_time(marked["w2"]) <= time.time() and len(marked) == 2
+    assert before <= parse_time(marked["w2"]) <= time.time()
+    assert marked.keys() == {"w1", "w2"}, "no certificate of w0's from before its mark is good any more"
     assert deleted == ["/api/v1/nodes/w2"] and "node w2 is deleted" in said
     assert JoinLedger(config).machines().keys() == {"m1", "w1"}
 

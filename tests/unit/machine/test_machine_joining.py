@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cluster.api import signers
+from cluster.api.forgotten import counts
 from cluster.machine import identity, joining
 from cluster.machine.api_nodes import Known
 from cluster.machine.config import ClusterConfig, ConfigError, MachineSpec, load_cluster, load_machine, save_cluster
@@ -226,6 +228,26 @@ async def test_who_was_forgotten_renews_nothing_though_its_kubelet_made_its_node
         await joining.renew(only_head, machine)
     nodes["w1"] = Known((WORKER, "w1"), forgotten=made - 60)  # and joined again since
     await joining.renew(only_head, machine)
+
+
+@pytest.mark.parametrize("ahead_s", [0, 120])
+async def test_who_joins_again_counts_whatever_clock_forgot_it(head, tmp_path, monkeypatch, nodes, ahead_s) -> None:
+    """In the very second, and by a clock that is ahead: its certificates would be void for all of their year."""
+    nodes["w1"] = Known((WORKER, "w1"), forgotten=float(int(time.time()) + ahead_s))
+    machine = await joined(head, joiner(tmp_path / "w" / "sk8", "w1", WORKER), monkeypatch)
+    only_head = replace(load_cluster(tmp_path / "w" / "sk8"), machines=(head.spec("cp1"),))
+    for _ in range(2):
+        for name in ("node.crt", "proxy.crt"):
+            certificate = x509.load_pem_x509_certificate((machine.pki / name).read_bytes())
+            assert counts(certificate.not_valid_before_utc.timestamp(), nodes["w1"].forgotten)
+        assert identity.is_complete(machine)
+        await joining.renew(only_head, machine)
+
+
+async def test_who_was_forgotten_too_far_ahead_is_told_of_the_clocks(head, tmp_path, monkeypatch, nodes) -> None:
+    nodes["w1"] = Known((), forgotten=time.time() + 3600)
+    with pytest.raises(JoinRefused, match="set the control planes' clocks"):
+        await joined(head, joiner(tmp_path / "w" / "sk8", "w1", WORKER), monkeypatch)
 
 
 async def test_an_api_that_is_silent_proves_nothing(head, tmp_path, monkeypatch) -> None:
