@@ -112,6 +112,7 @@ class Call:
             raise errors.too_large(f"limit is {limit}")
         if self.headers.get("Expect", "").lower() == "100-continue":
             await self.request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.request.writer.output_size = 0  # no part of the answer
         try:
             content = self.request.content
             if content.is_eof():  # it came with the head: nothing to wait for
@@ -151,6 +152,7 @@ class Call:
         validation = options.write_options(self.params, self.info.verb)[1]
         node = schema.node_for(group, version, kind)
         clean, warnings = typecheck.decode(node, body, version, kind, validation, self.repeated)
+        self.repeated = ()  # judged
         self.warnings.extend(warnings)
         return clean
 

@@ -94,7 +94,7 @@ class Pipeline:
         return response
 
     async def _failure(self, work: _Work, failure: Exception) -> web.StreamResponse:
-        if isinstance(failure, ConnectionError) and work.request.transport is None:
+        if isinstance(failure, ConnectionError) and _has_left(work.request):
             return web.Response(status=499)
         error = translated(failure)
         if error.code >= 500:
@@ -107,6 +107,8 @@ class Pipeline:
             log.exception(
                 "request %s failed: %s %s", work.audit_id, work.request.method, work.request.path, exc_info=failure
             )
+        if work.request.writer.output_size:
+            return _broken_off(work.request, error.code)
         reply = error_reply(error)
         work.answered = reply.json()
         warnings = work.call.warnings if work.call is not None else None
@@ -288,6 +290,19 @@ class _Work:
     def sent(self) -> bytes:
         """The body as far as it was read."""
         return self.call.received if self.call is not None else b""
+
+
+def _has_left(request: web.BaseRequest) -> bool:
+    """Whether nobody is there to be answered: also while the connection is being closed."""
+    transport = request.transport
+    return transport is None or transport.is_closing()
+
+
+def _broken_off(request: web.BaseRequest, code: int) -> web.Response:
+    """The end of a connection with part of an answer on it: whatever is said there now would be read as its rest."""
+    if request.transport is not None:
+        request.transport.close()
+    return web.Response(status=code)
 
 
 def _audit_id(request: web.BaseRequest) -> str:

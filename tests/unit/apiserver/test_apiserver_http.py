@@ -371,6 +371,19 @@ async def test_what_is_unknown_and_what_is_said_twice_are_told_together(server):
     ]
 
 
+async def test_what_an_eviction_says_twice_is_told_once(server):
+    await server.call("POST", "/api/v1/namespaces/default/serviceaccounts", {"metadata": {"name": "default"}})
+    pod = {"metadata": {"name": "e"}, "spec": {"containers": [{"name": "c", "image": "x"}]}}
+    await server.create("/api/v1/namespaces/default/pods", pod)
+    body = b'{"metadata": {"name": "e", "extra": 1}, "deleteOptions": {"dryRun": [], "dryRun": []}}'
+    path, json = "/api/v1/namespaces/default/pods/e/eviction", {"Content-Type": "application/json"}
+    got = await server.call("POST", path, data=body, headers=json)
+    assert got.status == 201 and got.headers.getall("Warning") == [
+        '299 - "unknown field \\"metadata.extra\\""',
+        '299 - "duplicate field \\"deleteOptions.dryRun\\""',
+    ]
+
+
 async def test_warnings_fit_into_headers_whatever_a_client_calls_its_fields(server):
     """Regression: a control character in a field's name, or too many unknown fields, broke the answer of a write that
     had been done."""
