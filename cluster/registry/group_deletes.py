@@ -2,9 +2,10 @@
 
 IO only through Core. Who deletes alone is served at once and as ever. Of many who ask, each is judged by itself
 (preconditions, admission, grace, finalizers); only their transactions are joined. What is not as it was read, and all
-that keys besides an object's own depend on, is deleted by itself, which also says what is wrong.
+that keys besides an object's own depend on, is deleted by itself, which also says what is wrong; so is what a webhook
+is asked about. A large group takes a few transactions.
 
-    ask -> waiting -> groups of 64 -> read, judge -> one transaction (a few, if large) ──holds──> all answered
+    ask -> waiting -> groups of 64 -> read, judge -> one transaction ──holds──> all answered
                                                           └── does not ──> one each
 
 Reads of a group may be of the past (serializable): what is written is compared with them, and what is refused is judged
