@@ -5,6 +5,7 @@ from __future__ import annotations
 from actors.host import Part
 from actors.wiring import basics, http
 from cluster.api.bgp import PORT as BGP_PORT
+from cluster.api.bgp import parse_router
 from cluster.machine.config import ClusterConfig, MachineConfig
 from cluster.machine.dns import dns_config
 from cluster.network.agent import NetworkAgent
@@ -13,6 +14,7 @@ from cluster.network.config import OVERLAY_PORT, FirewallConfig, NetworkConfig, 
 
 def network_config(cluster: ClusterConfig, machine: MachineConfig) -> NetworkConfig:
     ray = cluster.ray_ports
+    bgp_port = (str(BGP_PORT),) if cluster.cni == "bgp" else ()  # else it may be another daemon's
     config = NetworkConfig(
         proxy=ProxyConfig(
             node_name=machine.name,
@@ -40,9 +42,10 @@ def network_config(cluster: ClusterConfig, machine: MachineConfig) -> NetworkCon
                 *(str(port) for port in cluster.guarded_ports),
                 f"{ray.worker_min}-{ray.worker_max}",
                 str(OVERLAY_PORT),
-                str(BGP_PORT),
+                *bgp_port,
             ),
             refused_to_pods=(str(cluster.proxy_health_port),),
+            bgp_routers=tuple(parse_router(each).address for each in cluster.bgp_routers) if bgp_port else (),
         ),
     )
     if not cluster.dual_stack:

@@ -2,7 +2,8 @@
 
 Every machine announces its own podCIDRs: to every other machine (a full mesh of iBGP, RFC 4271 9.1), and to the routers
 that the cluster names (eBGP), so that a router between two segments knows the way to pods, and nothing needs a tunnel.
-Machines believe only ranges that are part of the pods'; what routers say besides is not taken.
+A machine is believed its own Node's podCIDRs and nothing else, so that none draws another's pods' traffic; what routers
+say is not taken at all.
 
     protocol static   own podCIDRs, to be announced; never in the kernel (they lead to this machine's pods)
     protocol bgp      one for each other machine, one for each router
@@ -16,7 +17,7 @@ routes of a bird that begins anew.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from cluster.api.bgp import Router
@@ -37,12 +38,12 @@ class Speaker:
     routers: tuple[Router, ...] = ()
 
 
-def bird_config(speaker: Speaker, machines: Iterable[str], log_file: str) -> str:
-    """All of bird's configuration; `machines`: the InternalIPs of the others."""
+def bird_config(speaker: Speaker, machines: Mapping[str, Collection[str]], log_file: str) -> str:
+    """All of bird's configuration; `machines`: the others' InternalIPs, with the podCIDRs each may announce."""
     pods = f"net ~ [ {speaker.cluster_cidr}+ ]"
     own = "".join(f"  route {cidr} blackhole;\n" for cidr in sorted(speaker.cidrs))
-    peers = "".join(_peer(speaker, Router(address, speaker.asn)) for address in sorted(set(machines), key=_number))
-    peers += "".join(_peer(speaker, router) for router in speaker.routers)
+    peers = "".join(_machine(speaker, address, machines[address]) for address in sorted(machines, key=_number))
+    peers += "".join(map(_router, speaker.routers))
     return f"""log "{log_file}" {_LOG_BYTES} "{log_file}.old" {{ info, warning, error, fatal, bug, auth }};
 router id {speaker.address};
 graceful restart wait {RESTART_S};
@@ -62,7 +63,7 @@ template bgp speaker {{
   graceful restart;
   hold time {HOLD_S};
   connect retry time 5;
-  ipv4 {{ import where {pods}; export where proto = "pods"; next hop self; }};
+  ipv4 {{ import none; export where proto = "pods"; next hop self; }};
 }}
 {peers}"""
 
@@ -88,12 +89,20 @@ def not_established(states: Mapping[str, str], addresses: Iterable[str]) -> dict
     return {address: f"BGP session: {state}" for address, state in found.items() if state != "Established"}
 
 
-def _peer(speaker: Speaker, peer: Router) -> str:
-    """A machine's next hop may be behind a router; a router is a neighbour, or it needs a multihop session."""
-    hops = "" if peer.asn == speaker.asn else "  multihop 2;\n"
-    return f"""protocol bgp {session_name(peer.address)} from speaker {{
-  neighbor {peer.address} as {peer.asn};
-{hops}}}
+def _machine(speaker: Speaker, address: str, cidrs: Collection[str]) -> str:
+    return f"""protocol bgp {session_name(address)} from speaker {{
+  neighbor {address} as {speaker.asn};
+  ipv4 {{ import where net ~ [ {", ".join(sorted(cidrs))} ]; }};
+}}
+"""
+
+
+def _router(router: Router) -> str:
+    """A neighbour, or behind one other."""
+    return f"""protocol bgp {session_name(router.address)} from speaker {{
+  neighbor {router.address} as {router.asn};
+  multihop 2;
+}}
 """
 
 

@@ -120,6 +120,8 @@ class FirewallConfig:
     )
     refused_to_pods: tuple[str, ...] = ()
     """Ports of machines that pods alone do not reach: the proxy's health, which load balancers ask for."""
+    bgp_routers: tuple[str, ...] = ()
+    """Addresses of routers that this machine speaks BGP to; a pod, masqueraded, would speak as the machine."""
     pod_link_prefix: str = "veth"
 
     def validate(self) -> None:
@@ -131,6 +133,8 @@ class FirewallConfig:
         for name, listed in (("protected_ports", self.protected_ports), ("refused_to_pods", self.refused_to_pods)):
             for index, ports in enumerate(listed):
                 port_range(f"{name}[{index}]", ports)
+        for index, router in enumerate(self.bgp_routers):
+            _address(f"bgp_routers[{index}]", router)
 
 
 @dataclass(frozen=True, slots=True)

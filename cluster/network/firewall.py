@@ -5,8 +5,9 @@ Table `inet sk8`. On the way in, a protected port answers to the machine itself,
 to the InternalIP of every Node; on the way through, pods of this machine cannot reach a protected port of another
 machine either (theirs would refuse too: this covers one whose agent is not up yet). Pods get a clear refusal, others
 silence. Machines speak IPv4 to each other, so to IPv6 these ports are closed altogether. A pod's link may send only
-from pod addresses, so that no pod poses as a machine. Ports in `refused_to_pods` are closed to pods alone. Everything
-else (6443, DNS, NodePorts, ICMP) is left alone.
+from pod addresses, so that no pod poses as a machine. Ports in `refused_to_pods` are closed to pods alone, and so is
+BGP to the cluster's routers: they know a machine by the address that its pods leave the cluster with. Everything else
+(6443, DNS, NodePorts, ICMP) is left alone.
 
 The static part is in force before the API server is reachable; Nodes join the set as they are learnt.
 """
@@ -18,6 +19,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
+from cluster.api.bgp import PORT as BGP_PORT
 from cluster.machinery.client import Client
 from cluster.machinery.informer import Informers
 from cluster.network.config import FirewallConfig, port_range
@@ -78,7 +80,7 @@ table inet sk8 {{
     type filter hook input priority -10; policy accept;{guard}
   }}
   chain forward {{
-    type filter hook forward priority -10; policy accept;{pass_guard}
+    type filter hook forward priority -10; policy accept;{_to_routers(config)}{pass_guard}
   }}
 }}
 """
@@ -89,6 +91,15 @@ def _to(ports: Iterable[str]) -> str:
     ranges = merged(sorted(port_range("ports", each) for each in ports))
     shown = ", ".join(f"{low}-{high}" if low != high else f"{low}" for low, high in ranges)
     return f"meta l4proto {{ tcp, udp }} th dport {{ {shown} }}" if shown else ""
+
+
+def _to_routers(config: FirewallConfig) -> str:
+    """Before what is established: a session that a pod began in time would stay one."""
+    if not config.bgp_routers:
+        return ""
+    routers = ", ".join(sorted(set(config.bgp_routers)))
+    return f"""
+    ip saddr {config.cluster_cidr} ip daddr {{ {routers} }} tcp dport {BGP_PORT} goto refuse"""
 
 
 def _spoofed_ipv6(config: FirewallConfig) -> str:

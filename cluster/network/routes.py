@@ -12,6 +12,7 @@ Stopping it leaves the routes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import logging
@@ -40,6 +41,7 @@ Obj = dict[str, Any]
 Routes = dict[str, str]
 """Destination (CIDR) -> gateway."""
 NODES = "nodes"
+_RETRY_MAX_S = 15.0
 _ANYWHERE = {4: "0.0.0.0", 6: "::"}
 
 
@@ -84,6 +86,14 @@ def route_changes(wanted: Mapping[str, str], present: Mapping[str, str]) -> Rout
     replace = tuple((dst, via) for dst, via in sorted(wanted.items()) if present.get(dst) != via)
     remove = tuple((dst, via) for dst, via in sorted(present.items()) if dst not in wanted)
     return RouteChanges(replace, remove)
+
+
+def retry_delay(first_s: float, last_s: float, before: Collection[str], now: Collection[str]) -> float:
+    """Until those that cannot be reached are tried again: longer each time that they are the same ones. 0: there are
+    none."""
+    if not now:
+        return 0.0
+    return min(2 * last_s, _RETRY_MAX_S) if last_s and set(now) == set(before) else first_s
 
 
 def _is_part_of(cidr: str, whole: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
@@ -136,17 +146,15 @@ class RouteManager:
             await asyncio.to_thread(links.prepare_forwarding, V6)
         await self._informers.of(NODES).wait_synced()
         watch = LinkWatch(self._wake.set, ipv6=bool(self._config.cluster_cidr_ipv6))
+        delay_s = 0.0
         try:
             while True:
                 self._wake.clear()
+                before = self._unreachable
                 await self._sync()
-                if self._unreachable:
-                    try:
-                        await asyncio.wait_for(self._wake.wait(), self._config.retry_delay_s)
-                    except TimeoutError:
-                        continue
-                else:
-                    await self._wake.wait()
+                delay_s = retry_delay(self._config.retry_delay_s, delay_s, before, self._unreachable)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), delay_s or None)
         finally:
             watch.close()
 
@@ -156,12 +164,12 @@ class RouteManager:
         try:
             failed = await asyncio.to_thread(apply, self._config, nodes)
         except (NetlinkError, OSError) as err:
-            failed = dict.fromkeys(wanted, str(err))
+            failed = dict.fromkeys(wanted or [self._config.cluster_cidr], str(err))  # with nobody to reach, too: again
         for dst, why in failed.items():
             if self._unreachable.get(dst) != why:
                 log.warning("no route to pods in %s via %s: %s", dst, wanted.get(dst, "?"), why)
         self._unreachable = failed
-        self._count = len(wanted) - len(failed)
+        self._count = len(wanted.keys() - failed.keys())
         self._synced = True
 
 
@@ -191,7 +199,7 @@ def _apply_bgp(config: RouteConfig, nodes: Sequence[Obj], wanted: Routes) -> dic
     own = next((node for node in nodes if node["metadata"]["name"] == config.node_name), {})
     routers = tuple(map(parse_router, config.bgp_routers))
     speaker = Speaker(config.node_ip, config.bgp_asn, tuple(pod_cidrs(own)), config.cluster_cidr, routers)
-    machines = set(wanted.values())
+    machines = {via: [cidr for cidr, gateway in wanted.items() if gateway == via] for via in set(wanted.values())}
     bird = Bird(Path(config.bird_dir))
     bird.run(bird_config(speaker, machines, f"{config.bird_dir}/bird.log"))
     sync_overlay({}, Tunnel(config.node_ip, speaker.cidrs, config.protocol))
