@@ -97,14 +97,14 @@ class Drainer:
         pods = (await self.client.list("pods", chunk_size=self.flags.chunk_size, **selectors)).items
         wanted = {(p["metadata"]["namespace"], name) for p in pods if (name := drain_plan.daemon_set_of(p))}
         missing = {key: await self._missing(*key) for key in sorted(wanted)}
-        return [drain_plan.judge(p, self.flags, self.clock(), missing.get(_daemon_set_key(p), "")) for p in pods]
+        return [drain_plan.judge(p, self.flags, self.clock(), missing.get(_daemon_set_key(p))) for p in pods]
 
-    async def _missing(self, namespace: str, name: str) -> str:
+    async def _missing(self, namespace: str, name: str) -> ApiError | None:
         try:
             await self.client.get("daemonsets.apps", name, namespace)
         except ApiError as e:
-            return e.message
-        return ""
+            return e
+        return None
 
     async def _tell_pending(self, node: str, error: DrainError) -> None:
         """What is still to be moved, as far as the API says it."""

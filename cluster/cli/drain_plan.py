@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.api.errors import ApiError
 from cluster.api.meta import controller_of, parse_time
 
 Pod = Mapping[str, Any]
@@ -57,8 +58,8 @@ _Answer = tuple[bool, str, str]  # takes, warning, error
 _TAKE: _Answer = (True, "", "")
 
 
-def judge(pod: Pod, flags: Flags, now: float, no_daemon_set: str = "") -> Verdict:
-    """`no_daemon_set`: why the DaemonSet that it says it belongs to cannot be found; "" when it can."""
+def judge(pod: Pod, flags: Flags, now: float, no_daemon_set: ApiError | None = None) -> Verdict:
+    """`no_daemon_set`: the answer when the DaemonSet that it says it belongs to was asked for and did not come."""
     answer = _TAKE
     rules: tuple[Callable[[], _Answer], ...] = (
         lambda: (not long_deleted(pod, flags.skip_wait_s, now), "", ""),
@@ -103,11 +104,13 @@ def go_duration(seconds: float) -> str:
     return "".join([*parts, f"{rest:g}s"])
 
 
-def _daemon_set(pod: Pod, flags: Flags, no_daemon_set: str) -> _Answer:
+def _daemon_set(pod: Pod, flags: Flags, no_daemon_set: ApiError | None) -> _Answer:
+    """Force takes the pods of one that is gone, not of one that nobody could ask for."""
     if not daemon_set_of(pod):
         return _TAKE
-    if no_daemon_set:
-        return (True, no_daemon_set, "") if flags.force else (False, "", no_daemon_set)
+    if no_daemon_set is not None:
+        why, gone = no_daemon_set.message, no_daemon_set.code == 404
+        return (True, why, "") if gone and flags.force else (False, "", why)
     return (False, _DAEMON_SET_WARNING, "") if flags.ignore_daemonsets else (False, "", _DAEMON_SET_FATAL)
 
 

@@ -22,7 +22,7 @@ from cluster.machine.workers import without_worker
 _ADD = """Makes another worker on this box, boots it, and waits until its node is Ready. It offers what the settings say
 of every machine: together they may offer more memory than the box has."""
 _REMOVE = """Shuts a worker down in good order, deletes its node and empties its disk, local volumes included. Refused
-while pods run there that no DaemonSet put there: `kubectl drain` moves them. Control planes cannot be removed."""
+while pods run there that no DaemonSet put there: `sk8 node drain` moves them. Control planes cannot be removed."""
 
 
 def add_commands(verbs: Any, common: argparse.ArgumentParser) -> None:
@@ -73,13 +73,13 @@ async def _remove(args: argparse.Namespace, out: Output) -> int:
 
 
 def _need_drained(machine: str, pods: list[dict[str, Any]]) -> None:
-    """Raises CommandError when pods run there that `kubectl drain` would move."""
+    """Raises CommandError when pods run there that `sk8 node drain` would move."""
     left = [f"{p['metadata']['namespace']}/{p['metadata']['name']}" for p in pods if _would_move(p)]
     if left:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
         raise CommandError(
             f"pods run on {machine}: {', '.join(left[:3])}{more}",
-            f"kubectl drain {machine} --ignore-daemonsets --delete-emptydir-data moves them; --force ends them",
+            f"sk8 node drain {machine} --ignore-daemonsets --delete-emptydir-data moves them; --force ends them",
         )
 
 

@@ -29,7 +29,7 @@ def pod(name: str, phase: str = "Running", owner: str = "ReplicaSet") -> dict[st
 def test_pods_that_drain_would_move_are_named() -> None:
     with pytest.raises(CommandError, match=r"pods run on m4: default/a, default/b, default/c and 1 more$") as error:
         _need_drained("m4", [pod(name) for name in "abcd"])
-    assert "kubectl drain m4" in error.value.fix
+    assert "sk8 node drain m4" in error.value.fix
 
 
 def test_pods_that_are_over_or_belong_to_the_machine_are_not() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cluster.api.errors import ApiError, not_found
 from cluster.api.meta import rfc3339
 from cluster.cli import drain_plan
 from cluster.cli.drain_plan import Flags, go_duration, judge
@@ -58,11 +59,19 @@ def test_the_rules(what: dict[str, Any], flags: Flags, takes: bool, says: str) -
 
 
 def test_a_pod_whose_daemon_set_is_gone_needs_force() -> None:
-    gone = 'daemonsets.apps "o" not found'
+    gone = not_found("daemonsets.apps", "o")
     orphan = pod(owner="DaemonSet")
-    assert judge(orphan, Flags(ignore_daemonsets=True), NOW, gone).error == gone
+    assert judge(orphan, Flags(ignore_daemonsets=True), NOW, gone).error == gone.message
     forced = judge(orphan, Flags(force=True), NOW, gone)
     assert forced.takes and not forced.error
+
+
+@pytest.mark.parametrize("flags", [Flags(force=True), Flags(force=True, ignore_daemonsets=True)])
+def test_a_pod_whose_daemon_set_could_not_be_asked_for_forbids_the_drain(flags: Flags) -> None:
+    """Regression: any error counted as "it is gone", and with force its pods were evicted."""
+    silent = ApiError(503, "ServiceUnavailable", "the server is currently unable to handle the request")
+    found = judge(pod(owner="DaemonSet"), flags, NOW, silent)
+    assert not found.takes and found.error == silent.message
 
 
 def test_the_same_words_are_said_once_with_all_pods_behind_them() -> None:
