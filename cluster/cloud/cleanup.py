@@ -133,10 +133,18 @@ async def _remove_containers(config: ClusterConfig, engine: Engine, stayed: Stay
 
 async def _end_without_engine(config: ClusterConfig, stayed: Stayed) -> None:
     """An engine that is gone, or hangs as a whole, leaves containers running for good; its list of them stays."""
-    local = config.provider == "local"  # elsewhere the box is the machine, and pods are right below its root
-    groups = [config.machine(machine.name).netns for machine in config.machines] if local else ["kubepods"]
-    left = await container_processes.end_groups(groups, 10)
+    left = await container_processes.end_groups(_groups_of_pods(config), 10)
     stayed.other += [f"process {pid} of a container (it does not die)" for pid in left]
+
+
+def _groups_of_pods(config: ClusterConfig) -> list[str]:
+    """Names of control groups that all its pods' containers are below, and nobody else's.
+
+    Elsewhere than on local machines the box is the machine, and another kubelet's pods may be in the same `kubepods`.
+    """
+    if config.provider == "local":
+        return [config.machine(machine.name).netns for machine in config.machines]
+    return [f"pod{pod.name}" for pod in sorted(config.base.glob("machines/*/kubelet/pods/*"))]
 
 
 def foreign(base: Path) -> list[str]:

@@ -15,7 +15,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from cluster.machine.processes import ProcessId, all_processes, wait_gone
-from cluster.machinery.container_kill import kill_processes
+from cluster.machinery.container_kill import CGROUPS, kill_processes
 
 _ID = re.compile(r"[0-9a-f]{64}")
 
@@ -23,22 +23,26 @@ _ID = re.compile(r"[0-9a-f]{64}")
 async def end(ids: Collection[str], timeout_s: float) -> dict[str, list[int]]:
     """SIGKILL to all processes of these containers. For each that had any: what still lives after the time, by pid."""
     found = processes_of(ids)
-    for container in found:
-        await asyncio.to_thread(kill_processes, container)
+    await asyncio.to_thread(kill_processes, found)
     for process in (p for processes in found.values() for p in processes):
         process.signal(signal.SIGKILL)
     left = await wait_gone([p for processes in found.values() for p in processes], timeout_s)
     return {i: [p.pid for p in processes if p in left] for i, processes in found.items()}
 
 
-async def end_groups(names: Collection[str], timeout_s: float) -> list[int]:
-    """SIGKILL to all processes in the control groups of these names and below them; what still lives after the time.
+async def end_groups(names: Collection[str], timeout_s: float, root: Path = CGROUPS) -> list[int]:
+    """SIGKILL to all processes in the control groups of these names and below them, frozen containers' too; what still
+    lives after the time.
 
-    For an engine that answers nothing at all: pods' containers are below their machine's group (`cgroupsPerQOS`).
+    For an engine that answers nothing at all: containers are below their pod's group, and that below their machine's
+    (`cgroupsPerQOS`).
     """
     wanted = [re.compile(rf"/{re.escape(name)}(?:/|$)", re.MULTILINE) for name in names if name]
     alive = [(ProcessId(p.pid, p.start), _groups(p.pid)) for p in all_processes() if p.alive]
-    found = [process for process, groups in alive if any(each.search(groups) for each in wanted)]
+    ours = [(process, groups) for process, groups in alive if any(each.search(groups) for each in wanted)]
+    containers = {container for _, groups in ours for container in _ID.findall(groups)}
+    await asyncio.to_thread(kill_processes, containers, root)
+    found = [process for process, _ in ours]
     for process in found:
         process.signal(signal.SIGKILL)
     return [p.pid for p in await wait_gone(found, timeout_s)]

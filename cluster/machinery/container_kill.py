@@ -19,9 +19,10 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
-_CGROUPS = Path("/sys/fs/cgroup")
+CGROUPS = Path("/sys/fs/cgroup")
 _PROC = Path("/proc")
 _PASSES = 20
 _PAUSE_S = 0.05
@@ -30,14 +31,14 @@ _PAUSE_S = 0.05
 def kill_here(container_id: str, *, shim: bool) -> str:
     """Thaw and SIGKILL every process of the container, and with `shim` its shim; what was done, in words, "" when
     nothing of it is visible here. For the PID namespace of the engine."""
-    done = kill_processes(container_id)
+    done = kill_processes([container_id])
     if shim:
         done += kill_shim(container_id)
     return ", ".join(done)
 
 
-def kill_processes(container_id: str, root: Path = _CGROUPS) -> list[str]:
-    groups = groups_of(container_id, root)
+def kill_processes(container_ids: Iterable[str], root: Path = CGROUPS) -> list[str]:
+    groups = groups_of(*container_ids, root=root)
     done = ["thawed its control group"] if _thaw(groups) else []
     killed: set[int] = set()
     for _ in range(_PASSES):  # one that forks meanwhile is seen in the next pass
@@ -72,9 +73,9 @@ def kill_shim(container_id: str, proc: Path = _PROC) -> list[str]:
     return done
 
 
-def groups_of(container_id: str, root: Path = _CGROUPS) -> list[Path]:
-    """The container's control groups in every hierarchy, wherever its engine has put them."""
-    names = {container_id, f"docker-{container_id}.scope", f"cri-containerd-{container_id}.scope"}
+def groups_of(*container_ids: str, root: Path = CGROUPS) -> list[Path]:
+    """The containers' control groups in every hierarchy, wherever their engine has put them."""
+    names = {name for i in container_ids for name in (i, f"docker-{i}.scope", f"cri-containerd-{i}.scope")}
     found = []
     for top, directories, _ in os.walk(root):
         for name in names.intersection(directories):

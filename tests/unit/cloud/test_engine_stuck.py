@@ -146,6 +146,25 @@ async def test_without_any_engine_a_machines_containers_end_by_their_control_gro
         beside.kill()
 
 
+async def test_a_frozen_container_is_thawed_to_end_without_its_engine(tmp_path: Path, groups: dict[int, str]) -> None:
+    """In version 1 a SIGKILL waits for the thaw."""
+    freezer = tmp_path / "freezer" / "sk8-m1" / "kubepods" / "poduid" / WELL / "freezer.state"
+    freezer.parent.mkdir(parents=True)
+    freezer.write_text("FROZEN\n")
+    with subprocess.Popen(["sleep", "600"]) as inside:
+        groups[inside.pid] = f"9:freezer:/sk8-m1/kubepods/poduid/{WELL}\n"
+        assert await container_processes.end_groups(["sk8-m1"], 30, tmp_path) == []
+    assert freezer.read_text() == "THAWED"
+
+
+def test_on_a_machine_of_its_own_only_its_own_pods_are_ended(tmp_path: Path) -> None:
+    """Regression: all of /kubepods was, whoever's kubelet had made the pods there."""
+    config = replace(ClusterConfig.local(), provider="vm", base_dir=str(tmp_path))
+    for uid in ("uid-2", "uid-1"):
+        (config.machine("m1").kubelet_dir / "pods" / uid).mkdir(parents=True)
+    assert cleanup._groups_of_pods(config) == ["poduid-1", "poduid-2"]
+
+
 async def test_down_takes_all_else_away(
     tmp_path: Path, groups: dict[int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
