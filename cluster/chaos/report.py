@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 
 from cluster.chaos.plan import ACTORS, KINDS
 
-NOT_MADE = "not made"
 _POWER = ("kill-machine", "kill-leader", "kill-head")
 
 
@@ -18,7 +17,8 @@ _POWER = ("kill-machine", "kill-leader", "kill-head")
 class Happened:
     """One fault as it went. Times are seconds since the run began; `whole_s` is when all was as before again.
 
-    `web_error_s` and `api_error_s` span the failed requests of its time; the pauses are the longest without an answer.
+    `web_error_s` and `api_error_s` span the failed requests of its time, `api_pause_s` is the longest time without an
+    answer; None where nobody asked. One that was not `made` says why in its note.
     """
 
     kind: str
@@ -26,10 +26,11 @@ class Happened:
     began_s: float
     ended_s: float = 0.0
     whole_s: float | None = None
-    web_error_s: float = 0.0
-    api_error_s: float = 0.0
-    api_pause_s: float = 0.0
+    web_error_s: float | None = None
+    api_error_s: float | None = None
+    api_pause_s: float | None = None
     note: str = ""
+    made: bool = True
 
     @property
     def recovery_s(self) -> float | None:
@@ -58,7 +59,7 @@ class Report:
     @property
     def made(self) -> Counter[str]:
         """How often each kind of fault was really there."""
-        return Counter(f.kind for f in self.faults if not f.note.startswith(NOT_MADE))
+        return Counter(f.kind for f in self.faults if f.made)
 
     @property
     def held(self) -> bool:
@@ -76,10 +77,14 @@ def rows(report: Report) -> list[tuple[str, ...]]:
         (
             f"{f.began_s:.1f}", f.kind, "+".join(f.targets), f"{f.ended_s - f.began_s:.1f}",
             "never" if f.recovery_s is None else f"{f.recovery_s:.1f}",
-            f"{f.web_error_s:.1f}", f"{f.api_error_s:.1f}", f"{f.api_pause_s:.1f}", f.note,
+            _shown(f.web_error_s), _shown(f.api_error_s), _shown(f.api_pause_s), f.note,
         )
         for f in report.faults
     ]  # fmt: skip
+
+
+def _shown(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.1f}"
 
 
 COLUMNS = ("at (s)", "fault", "where", "lasted", "whole after", "web failing", "api failing", "api pause", "note")
@@ -103,8 +108,8 @@ def verdict(report: Report) -> str:
 def _service_times(report: Report) -> Iterator[str]:
     """How long a Service failed, from its first to its last failed request, for what has a goal."""
     for what, kinds in (("a machine lost power", _POWER), ("an actor was killed", [f"kill-{a}" for a in ACTORS])):
-        times = sorted(f.web_error_s for f in report.faults if f.kind in kinds and not f.note.startswith(NOT_MADE))
-        if times:
+        made = [f for f in report.faults if f.kind in kinds and f.made]
+        if times := sorted(f.web_error_s for f in made if f.web_error_s is not None):
             most, middle = times[-1], times[len(times) // 2]
             yield f"web failing when {what} ({len(times)} times): {most:.1f} s at most, {middle:.1f} s in the middle"
 

@@ -21,7 +21,7 @@ from cluster.chaos import judge
 from cluster.chaos.faults import Breaker, FaultError
 from cluster.chaos.load import ApiLoad, BankLoad, Load, WebLoad
 from cluster.chaos.plan import Fault, Place, excluded, faults, kinds_of
-from cluster.chaos.report import NOT_MADE, Happened, Report
+from cluster.chaos.report import Happened, Report
 from cluster.machinery.provider import ProviderError
 
 _LOOK_S = 0.5
@@ -143,24 +143,26 @@ class Chaos:
         return len(self._report.faults) >= self._options.faults and all(made[k] >= self._options.each for k in kinds)
 
     async def _one(self, fault: Fault) -> Happened:
-        happened = Happened(fault.kind, fault.targets, self._now())
+        happened, notes = Happened(fault.kind, fault.targets, self._now()), list[str]()
         self._cut_off = self._breaker.cut_off(fault)
         try:
             await self._breaker.begin(fault)
             await asyncio.sleep(fault.lasts_s)
         except (FaultError, ProviderError) as e:
-            happened.note = f"{NOT_MADE}: {e}"
+            happened.made = False
+            notes.append(f"not made: {e}")
         happened.ended_s = self._now()
         try:
             await self._breaker.end(fault)
         except (FaultError, ProviderError) as e:
-            happened.note = f"not ended: {e}"
+            notes.append(f"not ended: {e}")
         missing = await self._whole(self._options.whole_within_s)
         self._cut_off = frozenset()
         if missing:
-            happened.note = f"after {self._options.whole_within_s:.0f} s: {missing}"
+            notes.append(f"after {self._options.whole_within_s:.0f} s: {missing}")
         else:
             happened.whole_s = self._now()
+        happened.note = "; ".join(notes)
         return happened
 
     def _measure(self, happened: Happened, loads: list[Load]) -> None:

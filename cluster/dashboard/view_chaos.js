@@ -81,7 +81,7 @@ function timeline(report) {
 }
 
 function row(fault, at) {
-  const seconds = (number) => `${number.toFixed(1)} s`;
+  const seconds = (number) => (number === null ? "-" : `${number.toFixed(1)} s`);
   const whole = fault.recovery_s === null ? "never" : seconds(fault.recovery_s);
   return {
     key: String(at),

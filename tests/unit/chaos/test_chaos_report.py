@@ -27,13 +27,22 @@ def test_the_verdict_names_what_broke() -> None:
 
 def test_the_verdict_has_the_figures_that_goals_are_about() -> None:
     found = report()
-    found.faults.append(Happened("kill-leader", ("m3",), 60.0, 65.0, 70.0, 3.4, note="not made: nobody leads"))
+    found.faults.append(
+        Happened("kill-leader", ("m3",), 60.0, 65.0, 70.0, 3.4, note="not made: nobody leads", made=False)
+    )
     found.lost, found.stuck = ["register-1: 7 was acknowledged last, 6 is stored"], []
     said = verdict(found)
     assert "kill-machine 1, kill-state 1" in said and "kill-leader" not in said
     assert "api: 900 answered (4/s), 2 failed" in said
     assert "web failing when a machine lost power (1 times): 1.2 s at most, 1.2 s in the middle" in said
     assert "acknowledged writes lost: 1; stuck at the end: 0" in said
+
+
+def test_what_nobody_asked_for_is_no_time_without_failures() -> None:
+    """Regression: a run without requests to the web said that it had failed for 0.0 s at most."""
+    found = report()
+    found.faults[0].web_error_s = None
+    assert "web failing" not in verdict(found) and rows(found)[0][5] == "-"
 
 
 def test_rows_show_recovery_and_a_cluster_that_never_came_back() -> None:

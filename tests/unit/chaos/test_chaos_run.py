@@ -38,6 +38,8 @@ class Breaker:
 
     async def end(self, fault: Fault) -> None:
         self.did.append(f"end {fault.kind}")
+        if "end" in self.refuses:
+            raise FaultError(self.refuses["end"])
 
     async def mend(self) -> list[str]:
         self.did.append("mend")
@@ -130,6 +132,13 @@ async def test_an_actor_that_does_not_come_back_is_a_broken_promise_and_ends_the
 async def test_a_fault_that_cannot_be_made_is_said() -> None:
     report = await carried_out(Breaker(begin="no proxy runs on m1"), Watcher())
     assert report.faults[0].note == "not made: no proxy runs on m1"
+
+
+async def test_a_fault_that_was_not_made_counts_for_none_though_its_end_fails_too() -> None:
+    """Regression: what its end said took the place of what its beginning had, and it counted as made."""
+    report = await carried_out(Breaker(begin="no proxy runs on m1", end="m1 is silent"), Watcher())
+    assert report.faults[0].note == "not made: no proxy runs on m1; not ended: m1 is silent"
+    assert not report.made and report.faults[0].web_error_s is None
 
 
 async def test_what_could_not_be_mended_and_a_blind_watch_are_problems() -> None:
