@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import pytest
 
 from actors.wiring.proxy import network_config
 from cluster.api.bgp import Router
 from cluster.machine.config import ClusterConfig
+from cluster.machinery.client import Client
+from cluster.machinery.informer import Informers
+from cluster.network import routes
 from cluster.network.bgp import Speaker, bird_config, not_established, session_name, sessions
-from cluster.network.config import ConfigError, FirewallConfig
+from cluster.network.bird import BirdError
+from cluster.network.config import ConfigError, FirewallConfig, RouteConfig
 from cluster.network.firewall import firewall_rules
-from cluster.network.routes import retry_delay
+from cluster.network.routes import RouteManager, retry_delay
 
 SPEAKER = Speaker("10.89.0.11", 64512, ("10.244.1.0/24",), "10.244.0.0/16", (Router("10.89.0.1", 64513),))
 
@@ -72,3 +77,29 @@ def test_those_that_stay_away_are_looked_at_ever_more_rarely() -> None:
     assert delays == [0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0]
     assert retry_delay(1.0, 15.0, off, {**off, "10.244.3.0/24": "no session"}) == 1.0, "another one: soon"
     assert retry_delay(1.0, 15.0, off, {}) == 0.0
+
+
+async def test_a_machine_with_nobody_to_reach_tries_again_when_bird_does_not_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Regression: nothing was unreachable then, so that the first machine of a cluster was silent to its routers."""
+
+    def apply(*_: object) -> dict[str, str]:
+        raise BirdError("cni: bgp needs the program bird")
+
+    monkeypatch.setattr(routes, "apply", apply)
+    config = RouteConfig("m1", "10.89.0.11", "bgp")
+    manager = RouteManager(config, client=cast(Client, None), informers=cast(Informers, Nobody()))
+    await manager._sync()
+    assert manager.health()["unreachable"] == {"10.244.0.0/16": "cni: bgp needs the program bird"}
+    assert manager.health()["routes"] == 0
+
+
+class Nobody:
+    """Informers of a cluster without Nodes."""
+
+    def of(self, _: str) -> Nobody:
+        return self
+
+    def items(self) -> list[object]:
+        return []
