@@ -39,10 +39,10 @@ def server(cluster: Cluster, tmp_path: Path) -> Iterator[str]:
     with image.open("wb") as handle:
         handle.truncate(DISK_MIB << 20)
     subprocess.run(["mkfs.ext4", "-q", "-m0", str(image)], check=True)
-    cluster.sk8("machine", "kill", name)
-    subprocess.run(["mount", "-o", "loop", str(image), str(kubelet_of(name))], check=True)
-    cluster.sk8("machine", "start", name)
     try:
+        cluster.sk8("machine", "kill", name)
+        subprocess.run(["mount", "-o", "loop", str(image), str(kubelet_of(name))], check=True)
+        cluster.sk8("machine", "start", name)
         eventually(lambda: cluster.node_ready(name) == "True", within_s=120, what=f"{name} is Ready")
         yield name
     finally:
