@@ -19,7 +19,7 @@ import pytest
 from control_plane import REPOSITORY, ControlPlane, eventually, new_config
 
 NODES, CPUS = 10, 8
-Where = dict[str, set[str]]
+PODS = "/api/v1/namespaces/default/pods"
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,7 @@ def create(plane: ControlPlane, objects: list[dict[str, Any]]) -> None:
 
 
 def pods(plane: ControlPlane) -> list[dict[str, Any]]:
+    """None, too, while the API server cannot say."""
     found = plane.kubectl("get", "pods", "-o", "json")
     return json.loads(found.stdout)["items"] if found.returncode == 0 else []
 
@@ -90,27 +91,42 @@ def stray(plane: ControlPlane, log: Path) -> Iterator[None]:
         process.wait()
 
 
-@contextmanager
-def watching(plane: ControlPlane, log: Path) -> Iterator[Where]:
-    """Every node that each pod was ever seen on, once the block has ended."""
-    line = '{.metadata.name} {.spec.nodeName}{"\\n"}'
-    command = ["kubectl", "--kubeconfig", str(plane.config.base / "kubeconfig"), "get", "pods", "-w"]
-    seen: Where = {}
-    with log.open("wb") as out:
-        process = subprocess.Popen([*command, "-o", f"jsonpath={line}"], stdout=out, stderr=out)
-    try:
-        yield seen
-    finally:
-        process.terminate()
-        process.wait()
-    for name, *node_name in map(str.split, log.read_text().splitlines()):
-        seen.setdefault(name, set()).update(node_name)
+def been_on(plane: ControlPlane, since: str) -> dict[str, set[str]]:
+    """The nodes of all pods at any time since then: watched from the store's history, so nothing is missed."""
+    newest = max(map(revision, eventually(lambda: pods(plane), bool, what="the API server answers")))
+    path = f"{PODS}?watch=1&resourceVersion={since}&timeoutSeconds=3"
+
+    def history() -> list[dict[str, Any]]:
+        events = map(json.loads, plane.kubectl("get", "--raw", path).stdout.splitlines())
+        return [event["object"] for event in events if event["type"] != "ERROR"]
+
+    whole = eventually(history, lambda seen: newest in map(revision, seen), what="all that was written is seen")
+    found: dict[str, set[str]] = {}
+    for one in whole:
+        found.setdefault(one["metadata"]["name"], set()).update(filter(None, [one["spec"].get("nodeName")]))
+    return found
 
 
-def test_two_under_different_leases_fill_the_nodes_to_the_brim(plane: ControlPlane, tmp_path: Path) -> None:
+def revision(one: dict[str, Any]) -> int:
+    return int(one["metadata"].get("resourceVersion") or 0)
+
+
+@pytest.fixture
+def began(plane: ControlPlane) -> Iterator[str]:
+    """The revision before there are pods. None are left."""
+    found = eventually(
+        lambda: plane.kubectl("get", "--raw", PODS), lambda got: got.returncode == 0, what="the API server answers"
+    )
+    yield json.loads(found.stdout)["metadata"]["resourceVersion"]
+    removal = ("delete", "--raw", f"{PODS}?gracePeriodSeconds=0")
+    eventually(lambda: plane.kubectl(*removal), lambda done: done.returncode == 0, what="all pods are deleted")
+    assert json.loads(plane.kubectl("get", "--raw", PODS).stdout)["items"] == []
+
+
+def test_two_under_different_leases_fill_the_nodes_to_the_brim(plane: ControlPlane, began: str, tmp_path: Path) -> None:
     log = tmp_path / "stray.log"
     told = lambda: log.read_text() + plane.log("scheduler", "m1")  # noqa: E731
-    with stray(plane, log), watching(plane, tmp_path / "watch") as seen:
+    with stray(plane, log):
         eventually(told, lambda text: "stray-kube-scheduler: m2 leads" in text, what="both lead")
         create(plane, [pod(f"p{i}", cpu=str(1 + i % 3)) for i in range(NODES * CPUS)])
         full = eventually(
@@ -118,21 +134,20 @@ def test_two_under_different_leases_fill_the_nodes_to_the_brim(plane: ControlPla
         )
         assert full == dict.fromkeys((f"n{i}" for i in range(NODES)), CPUS)
         eventually(told, lambda text: "another scheduler binds pods" in text, what="one of them says so")
-    assert seen and all(len(nodes) <= 1 for nodes in seen.values())
-    plane.kubectl("delete", "pods", "--all", "--force", "--grace-period=0", "--wait=false")
-    eventually(lambda: len(pods(plane)), lambda left: left == 0, what="all pods are gone")
+    seen = been_on(plane, began)
+    assert len(seen) == NODES * CPUS and all(len(nodes) <= 1 for nodes in seen.values()), seen
 
 
-def test_a_store_that_loses_its_leader_in_mid_burst(plane: ControlPlane, tmp_path: Path) -> None:
+def test_a_store_that_loses_its_leader_in_mid_burst(plane: ControlPlane, began: str) -> None:
     burst = [pod(f"b{i}", cpu="1") for i in range(NODES * CPUS)]
-    with watching(plane, tmp_path / "watch") as seen:
-        create(plane, burst[:20])
-        eventually(lambda: taken(plane).total(), lambda cpus: cpus > 0, what="the first are bound")
-        status = plane.sk8_json("store", "status")
-        plane.kill("state", next(row["name"] for row in status if row["role"] == "leader"))
-        create(plane, burst[20:])
-        full = eventually(
-            lambda: taken(plane), lambda cpus: cpus.total() >= len(burst), what="all pods are bound", within_s=120
-        )
+    create(plane, burst[:20])
+    eventually(lambda: taken(plane).total(), lambda cpus: cpus > 0, what="the first are bound")
+    status = plane.sk8_json("store", "status")
+    plane.kill("state", next(row["name"] for row in status if row["role"] == "leader"))
+    create(plane, burst[20:])
+    full = eventually(
+        lambda: taken(plane), lambda cpus: cpus.total() >= len(burst), what="all pods are bound", within_s=120
+    )
     assert full == dict.fromkeys((f"n{i}" for i in range(NODES)), CPUS)
-    assert {name for name, nodes in seen.items() if len(nodes) > 1} == set()
+    seen = been_on(plane, began)
+    assert len(seen) == len(burst) and all(len(nodes) == 1 for nodes in seen.values()), seen
