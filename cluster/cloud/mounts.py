@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ _MS_PRIVATE = 1 << 18
 _MS_SHARED = 1 << 20
 _MNT_DETACH = 2
 _libc = ctypes.CDLL(None, use_errno=True)
+_proc_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,21 +140,34 @@ def unshare(path: Path) -> None:
 
 
 def keep_proc(path: Path) -> None:
-    """The box's /proc at `path` as well, read-only: machines cover /proc with their own. Idempotent."""
-    path.mkdir(parents=True, exist_ok=True)
-    if any(m.path == path for m in mounts()):
-        return
-    _mount("/proc", str(path), _MS_BIND)
-    _mount("none", str(path), _MS_PRIVATE)
-    _mount("none", str(path), _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
+    """The box's /proc at `path` as well, read-only: machines cover /proc with their own. Idempotent, also from several
+    threads: machines start side by side.
+    """
+    with _proc_lock:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(m.path == path for m in mounts()):
+            return
+        _mount("/proc", str(path), _MS_BIND)
+        try:
+            _mount("none", str(path), _MS_PRIVATE)
+            _mount("none", str(path), _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
+        except OSError:
+            _unmount_all(path)  # it would be writable
+            raise
 
 
 def drop_proc(path: Path) -> None:
     """Undoes `keep_proc`, if it was done."""
-    if any(m.path == path for m in mounts()):
+    with _proc_lock:
+        _unmount_all(path)
+        if path.is_dir():
+            path.rmdir()
+
+
+def _unmount_all(path: Path) -> None:
+    """Whatever is stacked on `path` itself."""
+    for _ in [m for m in mounts() if m.path == path]:
         _unmount(str(path), _MNT_DETACH)
-    if path.is_dir():
-        path.rmdir()
 
 
 def unmount_below(path: Path) -> list[Path]:

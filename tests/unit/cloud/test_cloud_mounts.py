@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
+from cluster.cloud import mounts
 from cluster.cloud.cleanup import Leftovers
 from cluster.cloud.machines import Record, launch_command
 from cluster.cloud.mounts import is_self_bind, mount_of, mounts_below, parse_mountinfo
@@ -68,3 +73,39 @@ def test_leftovers_are_told_in_words() -> None:
     assert Leftovers().summary() == "nothing" and not Leftovers().any
     found = Leftovers(namespaces=["sk8-m1"], loops=["/dev/loop0"])
     assert found.any and found.summary() == "1 network namespaces, 1 loop devices"
+
+
+class Table:
+    """Stands where the kernel's mount table would; `refuses`: the source that cannot be mounted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, refuses: str = "") -> None:
+        self.on: list[mounts.Mount] = []
+        self.refuses = refuses
+        monkeypatch.setattr(mounts, "mounts", lambda: list(self.on))
+        monkeypatch.setattr(mounts, "_mount", self.mount)
+        monkeypatch.setattr(mounts, "_unmount", lambda target, flags: self.on.pop())
+
+    def mount(self, source: str, target: str, flags: int) -> None:
+        if source == self.refuses:
+            raise OSError(1, "Operation not permitted")
+        if source == "/proc":
+            time.sleep(0.05)  # so that others look meanwhile
+            self.on.append(mounts.Mount(1, 0, "0:5", "/", Path(target), False, "proc", "proc"))
+
+
+def test_machines_that_start_side_by_side_keep_one_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: they stacked several, and `sk8 down` took one away."""
+    table, kept = Table(monkeypatch), tmp_path / "proc"
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(mounts.keep_proc, [kept] * 4))
+    assert len(table.on) == 1
+    table.on *= 2
+    mounts.drop_proc(kept)
+    assert table.on == [] and not kept.exists()
+
+
+def test_a_proc_that_could_not_be_made_read_only_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table(monkeypatch, refuses="none")
+    with pytest.raises(OSError, match="not permitted"):
+        mounts.keep_proc(tmp_path / "proc")
+    assert table.on == []
