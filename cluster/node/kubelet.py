@@ -139,8 +139,8 @@ class Kubelet:
         self._shutdown = NodeShutdown(
             config, self._recorder, workers=self._set.workers, report=self._agent.try_write_status
         )
-        self._adopter = Adopter(runtime, network, config.node_ips)
-        self._cleanup = Cleanup(runtime, network, self._volumes, self._logs, self._cgroups)
+        self._cleanup = Cleanup(self._last_resort, network, self._volumes, self._logs, self._cgroups, self._recorder)
+        self._adopter = Adopter(runtime, network, config.node_ips, self._cleanup.drop)
         self._pleg = Pleg(
             runtime, self._set, period_s=config.relist_period_s, listed=self._listed, failed=self._agent.changed
         )
@@ -272,6 +272,7 @@ class Kubelet:
 
     async def _close(self) -> None:
         await self._set.close()
+        await self._cleanup.close()
         if self._cni is not None:
             await self._cni.close()
         await self.server.stop()
@@ -393,7 +394,7 @@ class Kubelet:
 
     async def _listed(self, found: list[ContainerInfo]) -> None:
         """After each look at the engine."""
-        await self._cleanup.orphans(self._set.uids(), found)
+        self._cleanup.orphans(self._set.uids(), found)
         self._cache.sweep()
 
 
