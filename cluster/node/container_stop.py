@@ -2,8 +2,7 @@
 
 IO: the engine and the pod's directory. A stop is: preStop within the grace, the image's stop signal, the rest of the
 grace (at least 2 s, as the kubelet gives), SIGKILL. Its deadline can only move nearer. What survives SIGKILL is for
-last_resort.py. The exit itself is reported by
-the engine's event or by a look at the container, through `exit_info`.
+last_resort.py. The exit itself is reported by the engine's event or by a look at the container, through `exit_info`.
 """
 
 from __future__ import annotations
@@ -48,6 +47,11 @@ class Stop:
     def exited(self) -> None:
         self._over = True
         self._changed.set()
+
+    @property
+    def over(self) -> bool:
+        """Whether `exited` was called."""
+        return self._over
 
     async def run(self, spec: Obj, ip: str, *, pre_stop: bool, hook_failed: Callable[[str], None]) -> bool:
         """Returns when the container ended, or when it survived SIGKILL for a while: look at it. False when it may have

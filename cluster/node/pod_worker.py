@@ -46,6 +46,8 @@ Obj = dict[str, Any]
 _RETRY_MAX_S = 10.0
 _KILL_AGAIN_S = 1.0
 _LOOK_S = 5.0
+_LOOKS_WHEN_OVER = 10
+"""At a container whose end was told: an engine that is slow to say how it ended needs nobody killed past it."""
 
 START_SECONDS = Histogram(
     "kubelet_pod_start_duration_seconds",
@@ -374,8 +376,10 @@ class PodWorker:
 
         try:
             reached = await stop.run(spec, ip, pre_stop=action.pre_stop, hook_failed=hook_failed)
+            looks = 0
             while not await self._learn_exit_once(action.id, action.name, _LOOK_S):
-                if reached:
+                looks += 1
+                if reached and (looks > _LOOKS_WHEN_OVER or not stop.over):
                     await self._tools.last_resort.kill(action.id, action.name, self._emit)
                 await asyncio.sleep(_KILL_AGAIN_S)
                 reached = await stop.kill()

@@ -6,7 +6,10 @@ import asyncio
 import time
 from typing import Any
 
+import pytest
+
 from cluster.api.faults import no_fault
+from cluster.node import container_stop, last_resort, pod_worker
 from cluster.node import core_events as ev
 from cluster.node.hollow.node import HollowSpec
 from cluster.node.hollow.parts import (
@@ -21,6 +24,7 @@ from cluster.node.hollow.runtime import HollowRuntime
 from cluster.node.last_resort import LastResort, nothing_there
 from cluster.node.pod_cgroups import PodCgroups
 from cluster.node.pod_worker import PodWorker, Tools
+from cluster.node.runtime import ContainerInfo, PodRef
 from cluster.node.runtime_class import no_handlers
 
 Obj = dict[str, Any]
@@ -88,3 +92,54 @@ async def test_devices_that_cannot_be_given_back_at_once_do_not_keep_the_pod() -
     async with asyncio.timeout(60):
         await forgotten.wait()
     assert asked == ["u1", "u1"]
+
+
+class SlowToLook(HollowRuntime):
+    """Tells of ends at once, if at all, and says how they were only when it is `asked` for the third time."""
+
+    def __init__(self) -> None:
+        super().__init__(time.time)
+        self.asked = 0
+
+    async def inspect(self, container_id: str) -> ContainerInfo | None:
+        self.asked += 1
+        if self.asked < 3:
+            await asyncio.Event().wait()
+        return await super().inspect(container_id)
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_nothing_is_killed_past_an_engine_that_told_of_the_end_and_is_slow_to_say_how(
+    told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: a busy engine lost its shim, and a false FailedKillPod said that it does not end the container."""
+    for module, name in (
+        (pod_worker, "_LOOK_S"),
+        (pod_worker, "_KILL_AGAIN_S"),
+        (container_stop, "_AFTER_KILL_S"),
+        (last_resort, "_HEARD_S"),
+    ):
+        monkeypatch.setattr(module, name, 0.02)
+    killed: list[bool] = []
+
+    async def past_engine(container_id: str, *, shim: bool) -> str:
+        killed.append(shim)
+        return ""
+
+    runtime = SlowToLook()
+    runtime.resume([ContainerInfo("c1", PodRef("default", "p", "u1"), "c", 0, "running", "s1")])
+    pod = {
+        "metadata": {"name": "p", "namespace": "default", "uid": "u1", "deletionGracePeriodSeconds": 0}
+        | {"deletionTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"containers": [{"name": "c", "image": "app:1"}]},
+    }
+    forgotten = asyncio.Event()
+    given = tools(runtime=runtime, last_resort=LastResort(runtime, past_engine))
+    worker = PodWorker(pod, given, lambda uid: forgotten.set())
+    seen = ev.SeenContainer("c", "c1", 0, running=True, sandbox_id="s1", image_id="i", started_at=1.0)
+    worker.post(ev.Adopt(ev.SeenSandbox("s1", True, "10.1.0.2", 0), (seen,)))
+    if told:
+        worker.died("c1", "c")
+    async with asyncio.timeout(60):
+        await forgotten.wait()
+    assert bool(killed) is not told
