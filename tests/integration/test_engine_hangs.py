@@ -41,11 +41,11 @@ def stopped_shim(container: str) -> Iterator[None]:
 async def test_a_machine_loses_its_containers_though_the_engine_hangs_on_one(
     containers: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_CALL_S", 3.0)
     made = Engine("/var/run/docker.sock")
     assert sorted(await made.containers(_MACHINE)) == sorted(containers)
     assert set(processes_of(containers)) == set(containers)
-    with stopped_shim(containers[0]):
+    with stopped_shim(containers[0]), monkeypatch.context() as hurried:
+        hurried.setattr(engine, "_CALL_S", 3.0)
         await made.kill(containers)
         assert not processes_of(containers)
         await made.remove(containers)

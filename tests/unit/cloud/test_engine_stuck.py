@@ -62,8 +62,20 @@ class HangingEngine:
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_CALL_S", 1.0)
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long the calls about the stuck container wait, in turn; the last of them goes for all that follow. Those
+    about the other one wait for as long as a busy box may need."""
+    left, call = [1.0], Engine._call
+
+    async def patiently(
+        self: Engine, method: str, path: str, params: dict[str, str], timeout_s: float
+    ) -> tuple[int, str]:
+        if STUCK not in path:
+            return await call(self, method, path, params, 60.0)
+        return await call(self, method, path, params, left.pop(0) if len(left) > 1 else left[0])
+
+    monkeypatch.setattr(Engine, "_call", patiently)
+    return left
 
 
 @pytest.fixture
@@ -116,8 +128,9 @@ async def test_what_is_not_removed_is_told_and_the_rest_is_gone(tmp_path: Path, 
 
 
 async def test_an_engine_that_waited_for_a_dead_shim_goes_on_once_it_is_gone(
-    tmp_path: Path, groups: dict[int, str]
+    tmp_path: Path, groups: dict[int, str], waits: list[float]
 ) -> None:
+    waits.append(60.0)
     served = HangingEngine(until_shim_dies=True)
     line = ["containerd-shim-of-a-test", "-c", "read line", "-id", STUCK]
     with subprocess.Popen(line, executable="/bin/sh", stdin=subprocess.PIPE) as shim:
