@@ -3,7 +3,8 @@
 IO: threads, because the package blocks. A call holds one of `turns` (the back-pressure: so many at once), but for
 `_TURN_S` at most: an engine that does not answer about one container (dockerd keeps that container's lock while it
 waits for its shim) holds up no call about others. About such a container at most `_OWED` calls wait that long; more are
-refused at once, or a container that is asked about for hours would take every thread.
+refused at once, or a container that is asked about for hours would take every thread. Pulls, which wait for a registry,
+have threads of their own (docker_runtime.py).
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ LOOK_S = 30
 CHANGE_S = 120
 """Kubernetes' runtimeRequestTimeout: the longest that a runtime may take to do one thing."""
 SIGNAL_S = 10
-SILENCE_S = 60
-"""Of a pull, without any progress (Kubernetes' imagePullProgressDeadline)."""
+SILENCE_S = 300
+"""Of a pull, without any progress. Longer than dockershim's imagePullProgressDeadline (60 s): a pull is silent, too,
+while its layers wait for one of the engine's three downloads, or while a large one is unpacked."""
 _TURN_S = 5.0
 _OWED = 2
 _THREADS = 64
@@ -48,8 +50,9 @@ class DockerCalls:
         self._owed: Counter[str] = Counter()  # container -> calls about it that wait for longer than their turn
 
     async def call(self, what: Callable[[Any], _T], *, about: str = "", limit_s: int = LOOK_S) -> _T:
-        """Run `what(api)`, which may wait `limit_s` for the engine's next word; translate its errors. `about`: the
-        container's id or name. Raises RuntimeFailure, of reason UNANSWERED when the time is over."""
+        """Run `what(api)`, which may wait `limit_s` for the engine's next word, once it has its turn and a thread;
+        translate its errors. `about`: the container's id or name. Raises RuntimeFailure, of reason UNANSWERED when the
+        time is over."""
         if about and self._owed.get(about, 0) >= _OWED:
             raise RuntimeFailure(f"the container engine has not answered earlier calls about {about[:12]}", UNANSWERED)
         await self._turns.acquire()

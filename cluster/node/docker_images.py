@@ -19,10 +19,11 @@ _T = TypeVar("_T")
 
 
 class DockerImages:
-    """Raises RuntimeFailure."""
+    """`pulls`: what images are pulled with; `calls`: all else. Raises RuntimeFailure."""
 
-    def __init__(self, calls: DockerCalls) -> None:
+    def __init__(self, calls: DockerCalls, pulls: DockerCalls) -> None:
         self._calls = calls
+        self._pulls = pulls
 
     async def find(self, name: str) -> ImageInfo | None:
         answer = await self._unless_gone(lambda api: api.inspect_image(name))
@@ -59,7 +60,7 @@ class DockerImages:
                 api.tag(source, *_split(name))
                 api.remove_image(source)
 
-        await self._calls.call(pull, limit_s=SILENCE_S)
+        await self._pulls.call(pull, limit_s=SILENCE_S)
         image = await self.find(name)
         if image is None:
             raise RuntimeFailure(f"image {name} is absent after it was pulled", "ErrImagePull")

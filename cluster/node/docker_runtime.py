@@ -80,7 +80,8 @@ class DockerRuntime:
         self._places: dict[str, tuple[str, str]] = {}  # container id -> its writable layer, its log
         self._calls = DockerCalls(socket_path, workers)
         self._http = DockerHttp(socket_path)
-        self._images = DockerImages(self._calls)
+        self._pulls = DockerCalls(socket_path, workers)  # many that wait for a registry hold up no kill
+        self._images = DockerImages(self._calls, self._pulls)
         self._exec = DockerExec(self._http, socket_path)
         self._logs = LogWriters(self._log_items, self._runs)
         self._log_paths: dict[str, str] = {}  # of containers that were made and not started yet
@@ -89,6 +90,7 @@ class DockerRuntime:
         await self._logs.close()
         await self._http.close()
         self._calls.close()
+        self._pulls.close()
 
     # ------------------------------------------------------------ looking
 

@@ -14,6 +14,7 @@ from cluster.node import docker_calls
 from cluster.node.docker_calls import DockerCalls
 from cluster.node.docker_exec import DockerExec
 from cluster.node.docker_http import DockerHttp
+from cluster.node.docker_runtime import DockerRuntime
 from cluster.node.runtime import UNANSWERED, RuntimeFailure
 
 
@@ -23,6 +24,12 @@ class Engine:
     def __init__(self, socket: str) -> None:
         self.socket = socket
         self.freed = asyncio.Event()
+        self.pulls = 0
+
+    async def pull(self, request: web.Request) -> web.Response:
+        self.pulls += 1
+        await self.freed.wait()
+        return web.json_response({"error": "no such registry"})
 
     async def answer(self, request: web.Request) -> web.Response:
         if request.match_info["id"] == "stuck":
@@ -35,6 +42,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
     made = Engine(str(tmp_path / "engine.sock"))
     app = web.Application()
     app.router.add_route("*", "/v1.41/containers/{id}/{what}", made.answer)
+    app.router.add_post("/v1.41/images/create", made.pull)
     runner = web.AppRunner(app, shutdown_timeout=1)
     await runner.setup()
     await web.UnixSite(runner, made.socket).start()
@@ -77,6 +85,25 @@ async def test_one_stuck_container_takes_no_turn_from_the_others(
     engine.freed.set()
     assert [answer["Id"] for answer in await asyncio.gather(*waiting)] == ["stuck", "stuck"]
     calls.close()
+
+
+async def test_pulls_that_wait_for_a_registry_take_no_thread_from_the_other_calls(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: with as many pulls as threads a kubelet could not look at a container, nor kill one."""
+    monkeypatch.setattr(docker_calls, "_THREADS", 2)
+    monkeypatch.setattr(docker_calls, "_TURN_S", 0.05)
+    runtime = DockerRuntime("m1", socket_path=engine.socket)
+    pulls = [asyncio.create_task(runtime.pull(f"image:{number}")) for number in range(4)]
+    async with asyncio.timeout(60):
+        while engine.pulls < 2:
+            await asyncio.sleep(0.01)
+        found = await runtime.inspect("well")
+        assert found is not None and found.id == "well"
+        engine.freed.set()
+        said = await asyncio.gather(*pulls, return_exceptions=True)
+    assert all("no such registry" in str(err) for err in said)
+    await runtime.close()
 
 
 async def test_what_goes_past_the_package_is_bounded_too(engine: Engine) -> None:
