@@ -258,9 +258,10 @@ def _refuse_own(fd: int, netns: str) -> None:
 
 
 def raise_loopback(netns: str) -> None:
-    """Blocking. Raises NetworkFailure."""
+    """Blocking. Raises NetworkFailure, also when the namespace is the machine's own."""
     try:
         with open(netns, "rb") as file:
+            _refuse_own(file.fileno(), netns)
             in_namespace(file.fileno(), _raise_loopback)
     except (NetlinkError, OSError) as err:
         raise NetworkFailure(f"raising lo in {netns}: {err}") from err

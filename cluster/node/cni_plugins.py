@@ -39,7 +39,7 @@ PLACEHOLDER = "{{.PodCIDR}}"
 VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 _SUFFIXES = (".conflist", ".conf", ".json")
 _NETNS = "sk8.netns"
-_INODE = "sk8.netnsInode"
+_IDENTITY = "sk8.netnsIdentity"
 _CALL_S = 120.0
 """The longest that a plugin may take: as long as a kubelet waits for its runtime (runtimeRequestTimeout)."""
 
@@ -107,17 +107,17 @@ def address_of(result: Obj) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """A sandbox that plugins know. `result`: of its ADD; None while that has not ended well. `inode`: of the namespace:
-    what is at `netns` may be another's once the sandbox has ended; 0 where it is not known."""
+    """A sandbox that plugins know. `result`: of its ADD; None while that has not ended well. `identity`: what `netns`
+    was then: once the sandbox has ended another may be there; "" where it is not known."""
 
     netns: str
-    inode: int = 0
+    identity: str = ""
     result: Obj | None = None
 
     def namespace(self) -> str:
         """`netns`, or "" when that is gone. Blocking."""
-        found = _inode_of(self.netns)
-        return self.netns if found and self.inode in (0, found) else ""
+        found = _identity_of(self.netns)
+        return self.netns if found and self.identity in ("", found) else ""
 
 
 class PluginNetwork:
@@ -131,7 +131,8 @@ class PluginNetwork:
         call_s: float = _CALL_S,
         loopback: Callable[[str], None] = raise_loopback,
     ) -> None:
-        """`loopback` raises that of the namespace it is given, which is the caller's part by CNI's conventions."""
+        """`loopback` raises that of the namespace it is given, which is the caller's part by CNI's conventions, and
+        refuses the machine's own."""
         self._results = Path(state_dir) / "cni-results"
         self._conf_dir = Path(conf_dir)
         self._bin_dirs = tuple(bin_dirs)
@@ -176,11 +177,11 @@ class PluginNetwork:
             if kept is not None and kept.result is not None:
                 return (address_of(kept.result),)
             conflist = self._known()
+            await asyncio.to_thread(self._loopback, netns)
             if kept is not None:  # an earlier ADD broke off: plugins may take an address only once
                 await self._undo(conflist, sandbox_id, netns, None)
-            await asyncio.to_thread(self._loopback, netns)
-            inode = await asyncio.to_thread(_inode_of, netns)
-            self._keep(sandbox_id, _Record(netns, inode))
+            identity = await asyncio.to_thread(_identity_of, netns)
+            self._keep(sandbox_id, _Record(netns, identity))
             result: Obj | None = None
             try:
                 for plugin in conflist.plugins:
@@ -191,7 +192,7 @@ class PluginNetwork:
                 if await self._undo(conflist, sandbox_id, netns, result):
                     self._path(sandbox_id).unlink(missing_ok=True)
                 raise
-            self._keep(sandbox_id, _Record(netns, inode, result))
+            self._keep(sandbox_id, _Record(netns, identity, result))
             return (address,)
 
     async def delete(self, sandbox_id: str) -> None:
@@ -324,20 +325,28 @@ class PluginNetwork:
             return None
         except ValueError:  # the machine lost power: that there was one is all that is known
             return _Record("")
-        return _Record(str(kept.pop(_NETNS, "")), int(kept.pop(_INODE, 0)), kept or None)
+        return _Record(str(kept.pop(_NETNS, "")), str(kept.pop(_IDENTITY, "")), kept or None)
 
     def _keep(self, sandbox_id: str, record: _Record) -> None:
         new = self._path(sandbox_id).with_suffix(".new")
-        new.write_text(json.dumps({**(record.result or {}), _NETNS: record.netns, _INODE: record.inode}))
+        new.write_text(json.dumps({**(record.result or {}), _NETNS: record.netns, _IDENTITY: record.identity}))
         new.replace(self._path(sandbox_id))
 
 
-def _inode_of(path: str) -> int:
-    """0 where there is nothing. Blocking."""
+def _identity_of(path: str) -> str:
+    """Of the namespace at /proc/<pid>/ns/net or wherever an engine names it; "" where there is nothing. Blocking.
+
+    Its inode's number, and when the process began: the numbers of both are given to others later.
+    """
     try:
-        return os.stat(path).st_ino
+        inode = os.stat(path).st_ino
     except OSError:
-        return 0
+        return ""
+    try:
+        stat = (Path(path).parents[1] / "stat").read_text(errors="replace")
+        return f"{inode} {stat.rpartition(')')[2].split()[19]}"  # starttime (proc(5))
+    except (OSError, IndexError):
+        return str(inode)
 
 
 async def _run(binary: str, given: bytes, environment: Mapping[str, str]) -> tuple[int, bytes, bytes]:

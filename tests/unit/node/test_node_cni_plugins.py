@@ -160,6 +160,29 @@ async def test_another_namespace_at_the_same_path_is_not_given_to_plugins(machin
     assert (machine.root / "namespaces").read_text().splitlines()[-2:] == ["", ""]
 
 
+async def test_nor_is_that_of_another_process_with_the_numbers_of_both(machine: Machine) -> None:
+    (machine.root / "7" / "ns").mkdir(parents=True)
+    path, stat = machine.root / "7" / "ns" / "net", machine.root / "7" / "stat"
+    path.touch()
+    stat.write_text(f"7 (pause) S {' '.join(map(str, range(4, 30)))}\n")
+    network = await machine.start()
+    await network.add("box", str(path))
+    assert await network.check("box")
+    assert (machine.root / "namespaces").read_text().splitlines()[-1] == str(path)
+    stat.write_text(f"7 (other) S {' '.join(map(str, range(5, 31)))}\n")
+    await network.delete("box")
+    assert (machine.root / "namespaces").read_text().splitlines()[-2:] == ["", ""]
+
+
+async def test_the_machines_own_namespace_is_never_given_to_plugins(machine: Machine) -> None:
+    """The sandbox had ended, and one of the machine's processes had its id."""
+    network = PluginNetwork(str(machine.root), str(machine.root / "net.d"), [str(machine.root)])
+    await network.setup("10.0.0.0/24")
+    with pytest.raises(NetworkFailure, match="is the machine's own network namespace: the sandbox has ended"):
+        await network.add("box", "/proc/self/ns/net")
+    assert not (machine.root / "calls").exists()
+
+
 async def test_a_record_that_was_torn_is_still_one(machine: Machine) -> None:
     network = await machine.start()
     await network.add("box", "/netns")
