@@ -1,6 +1,7 @@
 """Calls of CRI's two services over the runtime's unix socket.
 
-IO: gRPC. What the runtime refuses becomes a RuntimeFailure with its own words; NotFound keeps its reason.
+IO: gRPC. What the runtime refuses becomes a RuntimeFailure with its own words; NotFound keeps its reason, and what
+it does not do in time has UNANSWERED.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ import grpc
 import grpc.aio
 
 from cluster.node.cri.protos import METHODS, message, message_class
-from cluster.node.runtime import RuntimeFailure
+from cluster.node.runtime import UNANSWERED, RuntimeFailure
 
 _TIMEOUT_S = 120.0
 _MAX_MESSAGE = 16 << 20
-_REASONS = {grpc.StatusCode.NOT_FOUND: "NotFound", grpc.StatusCode.UNIMPLEMENTED: "Unimplemented"}
+_REASONS = {
+    grpc.StatusCode.NOT_FOUND: "NotFound",
+    grpc.StatusCode.UNIMPLEMENTED: "Unimplemented",
+    grpc.StatusCode.DEADLINE_EXCEEDED: UNANSWERED,
+}
 
 
 class CriClient:
@@ -34,7 +39,7 @@ class CriClient:
         return self._channel
 
     async def call(self, method: str, *, timeout_s: float = _TIMEOUT_S, **fields: Any) -> Any:
-        """`method` is `Service/Method`. Raises RuntimeFailure, and TimeoutError when the runtime says so."""
+        """`method` is `Service/Method`. Raises RuntimeFailure."""
         request, response = METHODS[method]
         stub = self._open().unary_unary(
             f"/runtime.v1.{method}",
@@ -61,8 +66,6 @@ class CriClient:
             raise self._failure(err) from err
 
     def _failure(self, err: Any) -> Exception:
-        if err.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return TimeoutError(err.details())
         if err.code() is grpc.StatusCode.UNAVAILABLE:
             return RuntimeFailure(f"the container runtime does not answer at {self.endpoint}: {err.details()}")
         return RuntimeFailure(str(err.details()), _REASONS.get(err.code(), ""))

@@ -26,6 +26,7 @@ from cluster.node.runtime import (
     LABEL_CONTAINER,
     LABEL_MACHINE,
     LABEL_UID,
+    UNANSWERED,
     ContainerConfig,
     ContainerDisk,
     ContainerInfo,
@@ -230,7 +231,7 @@ class CriRuntime:
     async def _stop_quietly(self, container_id: str) -> None:
         try:
             await self._stop(container_id, _STOP_S)
-        except (RuntimeFailure, TimeoutError) as err:
+        except RuntimeFailure as err:
             log.warning("stopping container %s: %s", container_id[:12], err)
 
     async def remove(self, container_id: str) -> None:
@@ -252,13 +253,19 @@ class CriRuntime:
     # ------------------------------------------------------------ exec, attach, logs
 
     async def exec_sync(self, container_id: str, command: list[str], timeout_s: float) -> ExecResult:
-        answer = await self._client.call(
-            "RuntimeService/ExecSync",
-            timeout_s=timeout_s + 5.0,
-            container_id=container_id,
-            cmd=command,
-            timeout=max(round(timeout_s), 1),
-        )
+        """Raises TimeoutError, too, when the command did not end in time."""
+        try:
+            answer = await self._client.call(
+                "RuntimeService/ExecSync",
+                timeout_s=timeout_s + 5.0,
+                container_id=container_id,
+                cmd=command,
+                timeout=max(round(timeout_s), 1),
+            )
+        except RuntimeFailure as err:
+            if err.reason == UNANSWERED:
+                raise TimeoutError(str(err)) from err
+            raise
         return ExecResult(answer.exit_code, (answer.stdout + answer.stderr)[:_MAX_EXEC_OUTPUT])
 
     async def exec(

@@ -6,12 +6,26 @@ import asyncio
 import json
 import os
 from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
 
 from cluster.node.cni import NetworkFailure
 from cluster.node.cri import spec
 from cluster.node.cri.cni_server import CniServer, install
 from cluster.node.cri.protos import message
-from cluster.node.runtime import ContainerConfig, ImageEntry, Mount, PodRef, SandboxConfig
+from cluster.node.cri.runtime import CriRuntime
+from cluster.node.runtime import (
+    UNANSWERED,
+    ContainerConfig,
+    ImageEntry,
+    Mount,
+    PodRef,
+    RuntimeFailure,
+    SandboxConfig,
+)
 
 POD = PodRef("ns", "web", "uid-1")
 
@@ -108,3 +122,31 @@ async def test_the_plugin_asks_the_kubelet(tmp_path: Path) -> None:
         assert code == 0 and answer is not None and answer["ips"][0]["address"] == "127.0.0.1/8"
     finally:
         await server.close()
+
+
+class OutOfTime(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """A runtime that ends nothing within its own time."""
+
+    def service(self, _: Any) -> Any:
+        async def refuse(_: bytes, context: Any) -> None:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "context deadline exceeded")
+
+        return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+async def test_a_runtime_that_is_out_of_time_has_not_answered(tmp_path: Path) -> None:
+    """Regression: it ended the task that stopped the container, which nobody looked at any more."""
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((OutOfTime(),))
+    server.add_insecure_port(f"unix://{tmp_path}/cri.sock")
+    await server.start()
+    runtime = CriRuntime("m1", f"unix://{tmp_path}/cri.sock")
+    try:
+        with pytest.raises(RuntimeFailure, match="context deadline exceeded") as caught:
+            await runtime.signal("c1", "SIGKILL")
+        assert caught.value.reason == UNANSWERED
+        with pytest.raises(TimeoutError, match="context deadline exceeded"):
+            await runtime.exec_sync("c1", ["true"], 30)
+    finally:
+        await runtime.close()
+        await server.stop(None)
