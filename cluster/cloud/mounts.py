@@ -142,17 +142,21 @@ def unshare(path: Path) -> None:
 def keep_proc(path: Path) -> None:
     """The box's /proc at `path` as well, read-only: machines cover /proc with their own. Idempotent, also from several
     threads: machines start side by side.
+
+    It lies on a private mount, so that namespaces that share `/` with this one (another cluster's machines) get no
+    copy of it: read-only is this one mount alone.
     """
     with _proc_lock:
         path.mkdir(parents=True, exist_ok=True)
-        if any(m.path == path for m in mounts()):
-            return
-        _mount("/proc", str(path), _MS_BIND)
         try:
-            _mount("none", str(path), _MS_PRIVATE)
+            if not any(m.path == path and m.kind == "proc" for m in mounts()):
+                _unmount_all(path)  # what one that was killed half way left
+                for source in (str(path), "/proc"):
+                    _mount(source, str(path), _MS_BIND)
+                    _mount("none", str(path), _MS_PRIVATE)
             _mount("none", str(path), _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
         except OSError:
-            _unmount_all(path)  # it would be writable
+            _unmount_all(path)
             raise
 
 

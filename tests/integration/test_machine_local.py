@@ -177,6 +177,32 @@ def test_sharing_a_directory_keeps_what_is_mounted_in_it(tmp_path: Path) -> None
     assert not [m for m in mounts.mounts() if tmp_path in m.path.parents]
 
 
+async def test_the_boxes_proc_is_kept_once_read_only_and_for_no_namespace_that_is_there_already(tmp_path: Path) -> None:
+    """Regression: machines that started side by side stacked two, of which `sk8 down` took one away."""
+    shared, kept = tmp_path / "d", tmp_path / "d" / "proc"
+    mounts.share(shared)
+    with subprocess.Popen(
+        ["unshare", "--mount", "--propagation", "unchanged", "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as neighbour:
+        try:
+            assert neighbour.stdin is not None and neighbour.stdout is not None
+            neighbour.stdin.write(b"\n")
+            neighbour.stdin.flush()
+            assert neighbour.stdout.readline() == b"\n", "it is in its namespace"
+            await asyncio.gather(*(asyncio.to_thread(mounts.keep_proc, kept) for _ in range(4)))
+            assert [m.kind for m in mounts.mounts() if m.path == kept].count("proc") == 1
+            assert (kept / str(os.getpid()) / "stat").exists() and os.statvfs(kept).f_flag & os.ST_RDONLY
+            theirs = mounts.parse_mountinfo(Path(f"/proc/{neighbour.pid}/mountinfo").read_text())
+            assert "proc" not in [m.kind for m in theirs if m.path == kept]
+            machine = ["unshare", "--mount", "--propagation", "unchanged", "--pid", "--fork", "--mount-proc"]
+            seen = subprocess.run([*machine, "readlink", str(kept / "self")], capture_output=True, check=True)
+            assert int(seen.stdout) > 1, "the box's, not the machine's own"
+        finally:
+            mounts.drop_proc(kept)
+            mounts.unshare(shared)
+    assert not kept.exists() and not [m for m in mounts.mounts() if tmp_path in m.path.parents]
+
+
 @pytest.mark.timeout(300)
 async def test_machines_join_run_ray_and_survive_their_agent_and_a_wiped_head(box: Box) -> None:
     config, provider = box.config, box.provider
