@@ -37,10 +37,11 @@ async def end_groups(names: Collection[str], timeout_s: float, root: Path = CGRO
     For an engine that answers nothing at all: containers are below their pod's group, and that below their machine's
     (`cgroupsPerQOS`).
     """
-    wanted = [re.compile(rf"/{re.escape(name)}(?:/|$)", re.MULTILINE) for name in names if name]
+    wanted = [re.compile(rf"/{re.escape(name)}(?:/.*)?$", re.MULTILINE) for name in names if name]
     alive = [(ProcessId(p.pid, p.start), _groups(p.pid)) for p in all_processes() if p.alive]
-    ours = [(process, groups) for process, groups in alive if any(each.search(groups) for each in wanted)]
-    containers = {container for _, groups in ours for container in _ID.findall(groups)}
+    below = [(process, [m.group() for each in wanted for m in each.finditer(groups)]) for process, groups in alive]
+    ours = [(process, paths) for process, paths in below if paths]
+    containers = {container for _, paths in ours for path in paths for container in _ID.findall(path)}
     await asyncio.to_thread(kill_processes, containers, root)
     found = [process for process, _ in ours]
     for process in found:

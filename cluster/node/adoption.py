@@ -97,9 +97,10 @@ class Adopter:
         return await exit_info(self._runtime, await self._look(info), info.id, info.finished_at)
 
     async def _look(self, info: ContainerInfo) -> ContainerInfo | None:
-        """None for one that is gone, or that the engine does not answer about in time. Raises RuntimeFailure."""
+        """None for one that is gone, or that the engine does not answer about in time. Only the engine says how one
+        ended, so for those an answer may take as long as it may. Raises RuntimeFailure."""
         try:
-            async with asyncio.timeout(_LOOK_S):
+            async with asyncio.timeout(_LOOK_S if info.state == "running" else None):
                 return await self._runtime.inspect(info.id)
         except TimeoutError:
             why = f"no answer within {_LOOK_S:g} s"

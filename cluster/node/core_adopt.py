@@ -31,7 +31,17 @@ def adopt_container(state: ContainerState, seen: ev.SeenContainer, known: dict[s
         state.probes.adopt(same and bool(known.get("started")), same and bool(known.get("ready")), now)
     elif seen.exit is not None:
         state.id, state.image_id = seen.id, seen.image_id
-        state.end_run(seen.exit, min(seen.exit.finished_at or now, now))
+        ended = _told(known, seen.exit)
+        state.end_run(ended, min(ended.finished_at or now, now))
+
+
+def _told(known: dict[str, Any], ended: ExitInfo) -> ExitInfo:
+    """How that run ended; where the engine does not say, as the API was told before."""
+    told = (known.get("state") or {}).get("terminated") or {}
+    if ended.reason != "ContainerStatusUnknown" or str(told.get("containerID")).partition("://")[2] != ended.id:
+        return ended
+    said = (int(told.get("exitCode") or 0), str(told.get("reason") or ""), str(told.get("message") or ""))
+    return ExitInfo(ended.id, *said, ended.started_at, ended.finished_at)
 
 
 def remember_lost(state: ContainerState, known: dict[str, Any], now: float) -> None:

@@ -56,7 +56,7 @@ def stopped(pid: int) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_a_stuck_container_is_killed_past_the_engine_and_holds_up_no_other_pod(world: NodeWorld) -> None:
     await world.run_pod("stuck", "trap '' TERM; sleep 1000 & wait; sleep 1000")
     container_id = await _container_of(world, "stuck")
@@ -74,7 +74,7 @@ async def test_a_stuck_container_is_killed_past_the_engine_and_holds_up_no_other
     await world.until(lambda: _told(world), 60)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_a_kubelet_starts_beside_stuck_containers_and_ends_those_that_nobody_knows_any_more(
     world: NodeWorld,
 ) -> None:
@@ -109,7 +109,7 @@ async def _told(world: NodeWorld) -> bool:
     return any("does not end container app; ended directly" in m and "killed its shim" in m for m in said)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_the_owner_of_machines_ends_a_stuck_container_too(world: NodeWorld) -> None:
     """A machine that lost power is off only when its containers are: one that is stuck must not keep it."""
     await world.run_pod("stuck")

@@ -325,6 +325,20 @@ def test_after_a_power_failure_the_pod_is_built_again() -> None:
     assert d.status["phase"] == "Running"
 
 
+@pytest.mark.parametrize(("told", "code"), [("docker://c0", 0), ("docker://another", 137)])
+def test_an_end_that_the_engine_does_not_tell_is_as_the_api_was_told_before(told: str, code: int) -> None:
+    pod = make_pod()
+    ended = {"exitCode": 0, "reason": "Completed", "containerID": told}
+    pod["status"] = {
+        "phase": "Running",
+        "containerStatuses": [{"name": "app", "containerID": told, "restartCount": 0, "state": {"terminated": ended}}],
+    }
+    unknown = ExitInfo("c0", 137, "ContainerStatusUnknown", "", T0 - 9, T0 - 1)
+    seen = ev.SeenContainer("app", "c0", 0, False, "s", "", T0 - 9, unknown)
+    d = Driver(pod, adopt=ev.Adopt(ev.SeenSandbox("s", True, "10.244.0.9", 0), (seen,)))
+    assert d.container("app")["lastState"]["terminated"]["exitCode"] == code
+
+
 def test_containers_that_the_engine_lost_keep_their_count() -> None:
     pod = make_pod()
     pod["status"] = {
