@@ -249,6 +249,7 @@ def test_machine_killed(cluster: Cluster, holder: str) -> None:
     finally:
         cluster.sk8("machine", "start", victim)
     eventually(lambda: cluster.node_ready(victim), lambda s: s == "True", within_s=90, what=f"{victim} is back")
+    _wait_serving()
 
 
 @pytest.mark.timeout(400)
@@ -271,7 +272,7 @@ def test_machine_killed_and_its_disk_wiped(cluster: Cluster, victim: str) -> Non
     eventually(lambda: _voters(cluster), lambda v: v == sorted(MACHINES), within_s=90, what="three voters again")
     # A machine that still has its turn to come would be down together with whatever the next test takes away.
     eventually(_epochs, lambda epochs: len(set(epochs.values())) == 1, within_s=180, what="one Ray on all machines")
-    eventually(_serving, lambda names: names == sorted(MACHINES), within_s=60, what="an API server on each machine")
+    _wait_serving()
 
 
 def _epochs() -> dict[str, str]:
@@ -281,10 +282,17 @@ def _epochs() -> dict[str, str]:
     return found | {"head": Path("/var/lib/sk8/machines/m1/ray/epoch").read_text().strip()}
 
 
-def _serving() -> list[str]:
+def _wait_serving() -> None:
+    """The next test takes another machine away: with this one's member still down, the store had no majority."""
+    for what, port in (("a State member", 2379), ("an API server", 6443)):
+        found = f"{what} on each machine"
+        eventually(lambda p=port: _serving(p), lambda names: names == sorted(MACHINES), within_s=120, what=found)
+
+
+def _serving(port: int) -> list[str]:
     names = []
     for name, ip in MACHINES.items():
-        with contextlib.suppress(OSError), socket.create_connection((ip, 6443), 2):
+        with contextlib.suppress(OSError), socket.create_connection((ip, port), 5):
             names.append(name)
     return sorted(names)
 
