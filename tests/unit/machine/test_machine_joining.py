@@ -214,7 +214,9 @@ async def test_a_name_that_was_joined_again_elsewhere_is_its_nodes(head, tmp_pat
     ledger.forget("w1")
     ledger.admit(ledger.add_token(), MachineSpec("w1", OTHER, False), {}, OTHER, 0.0)
     nodes["w1"] = Known((WORKER, "w1"))
+    before = (machine.pki / "node.crt").read_bytes()
     await joining.renew(only_head, machine)
+    assert (machine.pki / "node.crt").read_bytes() != before
 
 
 async def test_who_was_forgotten_renews_nothing_though_its_kubelet_made_its_node_again(
