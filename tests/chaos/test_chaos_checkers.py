@@ -7,7 +7,7 @@ import time
 
 import pytest
 from history import NEVER, Operation, check_linearizable, check_revisions, explain
-from watches import Watched, check_against, check_previous, check_reliable, check_streams
+from watches import Watched, check_against, check_previous, check_reliable, check_streams, covered
 
 K = b"k"
 
@@ -122,6 +122,22 @@ def test_watch_guarantees(watches: list[Watched], problem: str) -> None:
     found += check_reliable(watches, log) + check_previous(log)
     assert bool(found) is bool(problem)
     assert problem in "".join(found)
+
+
+@pytest.mark.parametrize(
+    ("watches", "end"),
+    [
+        ([], 0),
+        ([stream()], 0),
+        ([stream((2, [A2]), (9, []))], 9),
+        ([stream((9, []), start=5)], 0),
+        ([stream((9, []), start=5), stream((4, [A2, B3, A4]))], 9),
+        ([stream((9, []), start=6), stream((4, [A2, B3, A4]))], 4),
+        ([stream((3, [A2, B3])), stream((9, []), start=2), stream(start=10)], 9),
+    ],
+)
+def test_how_far_watches_have_seen_everything(watches: list[Watched], end: int) -> None:
+    assert covered(watches) == end
 
 
 def test_acknowledged_writes_and_reads_against_the_log() -> None:

@@ -26,6 +26,15 @@ class Watched:
     """It fell behind compaction and was told so: it ends here."""
 
 
+def covered(watches: Iterable[Watched]) -> int:
+    """The last revision up to which these watches together have seen everything; 0 if they have seen nothing."""
+    end = 0
+    for watched in sorted(watches, key=lambda w: w.start):
+        if watched.batches and watched.start <= end + 1:
+            end = max(end, watched.batches[-1][0])
+    return end
+
+
 def check_streams(watches: Iterable[Watched]) -> tuple[list[str], dict[int, list[Change]]]:
     """What is wrong with each watch by itself or with two together; and the changes of each revision."""
     found: list[str] = []
