@@ -10,7 +10,7 @@ import asyncio
 import base64
 import binascii
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +20,12 @@ import yarl
 
 from cluster.api.bodies import read_at_most
 from cluster.api.errors import ApiError, service_unavailable
+from cluster.machinery.service_http import MAX_ANSWER_BYTES, LazySession, Resolve
 from cluster.registry.context import UserInfo
 
 Obj = dict[str, Any]
-Resolve = Callable[[str, str], Awaitable[str]]  # (namespace, name) of a Service -> cluster IP; raises ApiError
 
 _ASK_S = 10.0
-_MAX_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class AggregatedApis:
         self._proxy = proxy
         self._headers = [("X-Remote-User", user.name), *(("X-Remote-Group", g) for g in user.groups)]
         self._contexts: dict[tuple[str, bool], ssl.SSLContext] = {}
-        self._session: aiohttp.ClientSession | None = None
+        self._session = LazySession()
 
     async def get(self, service: Obj, path: str, query: Mapping[str, str]) -> Obj:
         """The object at `path` of the server behind the APIService `service`. Raises ApiError."""
@@ -57,7 +56,7 @@ class AggregatedApis:
         try:
             async with (
                 asyncio.timeout(_ASK_S),
-                self._http().get(
+                self._session.open().get(
                     yarl.URL(f"https://{host}:{port}{path}").with_query(query),
                     headers=headers,
                     ssl=self._trusting(service["spec"]),
@@ -65,14 +64,14 @@ class AggregatedApis:
                     allow_redirects=False,
                 ) as response,
             ):
-                raw, longer = await read_at_most(response.content.iter_any(), _MAX_BYTES)
+                raw, longer = await read_at_most(response.content.iter_any(), MAX_ANSWER_BYTES)
                 status = response.status
         except TimeoutError:
             raise service_unavailable(f"{name}{path}: no answer within {_ASK_S:g} s") from None
         except (aiohttp.ClientError, OSError, ssl.SSLError, binascii.Error, ValueError) as e:
             raise service_unavailable(f"{name}{path}: {getattr(e, 'os_error', e)}") from e
         if longer:
-            raise service_unavailable(f"{name}{path}: the answer is larger than {_MAX_BYTES} bytes")
+            raise service_unavailable(f"{name}{path}: the answer is larger than {MAX_ANSWER_BYTES} bytes")
         return _object(raw, status, f"{name}{path}")
 
     def _trusting(self, spec: Obj) -> ssl.SSLContext:
@@ -86,14 +85,8 @@ class AggregatedApis:
             self._contexts[bundle, insecure] = context
         return context
 
-    def _http(self) -> aiohttp.ClientSession:
-        if self._session is None or self._session.closed:
-            self._session = aiohttp.ClientSession()
-        return self._session
-
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._session.close()
 
 
 def _object(raw: bytes, status: int, where: str) -> Obj:

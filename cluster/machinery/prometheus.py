@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,9 @@ import yarl
 
 from cluster.api.bodies import read_at_most
 from cluster.api.errors import service_unavailable
-
-Resolve = Callable[[str, str], Awaitable[str]]  # (namespace, name) of a Service -> cluster IP; raises ApiError
+from cluster.machinery.service_http import MAX_ANSWER_BYTES, LazySession, Resolve
 
 _ASK_S = 10.0
-_MAX_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,7 @@ class Prometheus:
     def __init__(self, url: str, resolve: Resolve) -> None:
         self._url = yarl.URL(url)
         self._resolve = resolve
-        self._session: aiohttp.ClientSession | None = None
+        self._session = LazySession()
 
     async def query(self, expression: str) -> Sequence[Point]:
         """Values that are no numbers are left out. Raises ApiError 503 when it cannot be asked or refuses."""
@@ -48,8 +46,8 @@ class Prometheus:
         try:
             async with asyncio.timeout(_ASK_S):
                 url = (await self._reached()).joinpath("api/v1/query").with_query(query=expression)
-                async with self._http().get(url, allow_redirects=False) as response:
-                    raw, longer = await read_at_most(response.content.iter_any(), _MAX_BYTES)
+                async with self._session.open().get(url, allow_redirects=False) as response:
+                    raw, longer = await read_at_most(response.content.iter_any(), MAX_ANSWER_BYTES)
             answer = orjson.loads(raw)
             if longer or answer["status"] != "success":
                 why = "the answer is too large" if longer else answer.get("error")
@@ -66,14 +64,8 @@ class Prometheus:
             return self._url.with_host(await self._resolve(parts[1], parts[0]))
         return self._url
 
-    def _http(self) -> aiohttp.ClientSession:
-        if self._session is None or self._session.closed:
-            self._session = aiohttp.ClientSession()
-        return self._session
-
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._session.close()
 
 
 def _points(data: Any) -> list[Point]:

@@ -11,7 +11,6 @@ import asyncio
 import base64
 import binascii
 import ssl
-from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Any
 
@@ -21,12 +20,10 @@ import yarl
 
 from cluster.api import errors
 from cluster.api.bodies import read_at_most
+from cluster.machinery.service_http import MAX_ANSWER_BYTES, LazySession, Resolve
 
 Object = dict[str, Any]
-# (namespace, name) -> cluster IP; raises ApiError
-Resolve = Callable[[str, str], Awaitable[str]]
 
-_MAX_BYTES = 16 * 1024 * 1024
 _CONVERSION_S = 30.0
 
 
@@ -35,7 +32,7 @@ class WebhookClient:
 
     def __init__(self, resolve: Resolve) -> None:
         self._resolve = resolve
-        self._session: aiohttp.ClientSession | None = None
+        self._session = LazySession()
 
     async def convert(self, webhook: Object, review: Object) -> Object:
         """Ask a conversion webhook (`spec.conversion.webhook`). Raises ApiError."""
@@ -49,7 +46,7 @@ class WebhookClient:
         headers = {"Content-Type": "application/json", "Accept": "application/json", "Host": host}
         try:
             async with asyncio.timeout(timeout_s):
-                async with self._http().post(
+                async with self._session.open().post(
                     url.update_query(timeout=f"{timeout_s:g}s"),
                     data=orjson.dumps(body),
                     headers=headers,
@@ -57,7 +54,7 @@ class WebhookClient:
                     server_hostname=server_name,
                     allow_redirects=False,
                 ) as response:
-                    raw, longer = await read_at_most(response.content.iter_any(), _MAX_BYTES)
+                    raw, longer = await read_at_most(response.content.iter_any(), MAX_ANSWER_BYTES)
                     if response.status != 200:
                         text = raw[:256].decode(errors="replace").strip()
                         raise _failed(f"{what}: the server answered {response.status}: {text}")
@@ -66,7 +63,7 @@ class WebhookClient:
         except (aiohttp.ClientError, OSError, ssl.SSLError) as e:
             raise _failed(f"{what}: {getattr(e, 'os_error', e)}") from e
         if longer:
-            raise _failed(f"{what}: the answer is larger than {_MAX_BYTES} bytes")
+            raise _failed(f"{what}: the answer is larger than {MAX_ANSWER_BYTES} bytes")
         try:
             answer = orjson.loads(raw)
         except orjson.JSONDecodeError as e:
@@ -88,14 +85,8 @@ class WebhookClient:
         where = f"[{address}]" if ":" in address else address
         return f"https://{host}:{port}{path}", yarl.URL(f"https://{where}:{port}{path}"), host, f"{host}:{port}"
 
-    def _http(self) -> aiohttp.ClientSession:
-        if self._session is None or self._session.closed:
-            self._session = aiohttp.ClientSession()
-        return self._session
-
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._session.close()
 
 
 @lru_cache(maxsize=256)

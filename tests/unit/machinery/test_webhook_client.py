@@ -45,7 +45,7 @@ async def test_an_answer_in_many_pieces_is_read_to_its_end(url: str) -> None:
 
 
 async def test_an_answer_over_the_limit_is_called_too_large(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhooks, "_MAX_BYTES", SIZE)
+    monkeypatch.setattr(webhooks, "MAX_ANSWER_BYTES", SIZE)
     client = WebhookClient(nowhere)
     try:
         with pytest.raises(ApiError, match="the answer is larger than 1048576 bytes"):
