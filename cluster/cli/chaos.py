@@ -29,7 +29,7 @@ from cluster.cloud.local import LocalProvider
 from cluster.machine.config import ClusterConfig
 from cluster.machine.head import newest
 from cluster.machinery.provider import ProviderError
-from cluster.node.runtime import LABEL_CONTAINER, LABEL_NAMESPACE, LABEL_POD
+from cluster.node.container_labels import LABEL_CONTAINER, LABEL_NAMESPACE, LABEL_POD
 
 _LEASED = ("kube-scheduler", "kube-controller-manager")
 

@@ -19,6 +19,7 @@ import docker.errors
 
 from cluster.node import docker_spec as spec
 from cluster.node.cgroups import Cgroups
+from cluster.node.container_labels import LABEL_CONTAINER, LABEL_MACHINE, LABEL_UID
 from cluster.node.disk_use import container_disk
 from cluster.node.docker_calls import CHANGE_S, LOOK_S, SIGNAL_S, DockerCalls
 from cluster.node.docker_exec import DockerExec
@@ -28,9 +29,6 @@ from cluster.node.docker_logs import LogWriters
 from cluster.node.docker_stream import StreamSession, Written, unframe, unlined
 from cluster.node.pull_secrets import Credential
 from cluster.node.runtime import (
-    LABEL_CONTAINER,
-    LABEL_MACHINE,
-    LABEL_UID,
     SANDBOX_CONTAINER,
     UNANSWERED,
     ContainerConfig,

@@ -21,18 +21,8 @@ from typing import Any
 
 from cluster.api.meta import parse_time
 from cluster.node.cgroup_plan import CPU_PERIOD_US
+from cluster.node.container_labels import container_labels, labelled, sandbox_labels
 from cluster.node.runtime import (
-    LABEL_ATTEMPT,
-    LABEL_CONTAINER,
-    LABEL_LOG_PATH,
-    LABEL_MACHINE,
-    LABEL_MESSAGE_PATH,
-    LABEL_MESSAGE_POLICY,
-    LABEL_NAMESPACE,
-    LABEL_POD,
-    LABEL_SANDBOX,
-    LABEL_UID,
-    SANDBOX_CONTAINER,
     ContainerConfig,
     ContainerInfo,
     PodRef,
@@ -52,17 +42,6 @@ _ENTER = ["/bin/busybox", "nsenter", f"--net={NETNS_MOUNT}", "/bin/sh", "-c", _S
 
 def container_name(pod: PodRef, container: str, attempt: int) -> str:
     return f"k8s_{container}_{pod.name}_{pod.namespace}_{pod.uid}_{attempt}"
-
-
-def labels(machine: str, pod: PodRef, container: str, attempt: int) -> dict[str, str]:
-    return {
-        LABEL_MACHINE: machine,
-        LABEL_NAMESPACE: pod.namespace,
-        LABEL_POD: pod.name,
-        LABEL_UID: pod.uid,
-        LABEL_CONTAINER: container,
-        LABEL_ATTEMPT: str(attempt),
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +65,7 @@ def sandbox_body(machine: str, config: SandboxConfig, box: Box) -> Obj:
     body: Obj = {
         "Image": config.image,
         "Hostname": config.hostname,
-        "Labels": labels(machine, config.pod, SANDBOX_CONTAINER, config.attempt),
+        "Labels": sandbox_labels(machine, config),
         "NetworkDisabled": own_network,
         "HostConfig": {
             "NetworkMode": "none",
@@ -119,15 +98,10 @@ def sandbox_body(machine: str, config: SandboxConfig, box: Box) -> Obj:
 
 def container_body(machine: str, config: ContainerConfig, oom_floor: int = -1000) -> Obj:
     """Tmpfs, devices and the like come with the mounts; everything else is Kubernetes' default or the spec's."""
-    marks = labels(machine, config.pod, config.name, config.attempt)
-    marks[LABEL_SANDBOX] = config.sandbox_id
-    marks[LABEL_MESSAGE_PATH] = config.message_path
-    marks[LABEL_MESSAGE_POLICY] = config.message_policy
-    marks[LABEL_LOG_PATH] = config.log_path
     body: Obj = {
         "Image": config.image,
         "Env": list(config.env),
-        "Labels": marks,
+        "Labels": container_labels(machine, config),
         "Tty": config.tty,
         "OpenStdin": config.stdin,
         "StdinOnce": config.stdin_once,
@@ -216,33 +190,22 @@ def time_of(text: str | None) -> float:
 
 def from_list(entry: Mapping[str, Any]) -> ContainerInfo:
     """An entry of GET /containers/json: no exit code, no times of the run."""
-    marks = entry.get("Labels") or {}
-    return ContainerInfo(
-        id=str(entry["Id"]),
-        pod=PodRef(marks.get(LABEL_NAMESPACE, ""), marks.get(LABEL_POD, ""), marks.get(LABEL_UID, "")),
-        name=marks.get(LABEL_CONTAINER, ""),
-        attempt=_attempt(marks),
+    return labelled(
+        str(entry["Id"]),
+        entry.get("Labels") or {},
         state=_state(str(entry.get("State") or "")),
-        sandbox_id=marks.get(LABEL_SANDBOX, ""),
         image_id=str(entry.get("ImageID") or ""),
         created_at=float(entry.get("Created") or 0),
-        message_path=marks.get(LABEL_MESSAGE_PATH, ""),
-        message_policy=marks.get(LABEL_MESSAGE_POLICY, "File"),
-        log_path=marks.get(LABEL_LOG_PATH, ""),
     )
 
 
 def from_inspect(answer: Mapping[str, Any], proc: str = "/proc") -> ContainerInfo:
     """`proc`: as Box has it."""
-    marks = (answer.get("Config") or {}).get("Labels") or {}
     state = answer.get("State") or {}
-    return ContainerInfo(
-        id=str(answer["Id"]),
-        pod=PodRef(marks.get(LABEL_NAMESPACE, ""), marks.get(LABEL_POD, ""), marks.get(LABEL_UID, "")),
-        name=marks.get(LABEL_CONTAINER, ""),
-        attempt=_attempt(marks),
+    return labelled(
+        str(answer["Id"]),
+        (answer.get("Config") or {}).get("Labels") or {},
         state=_state(str(state.get("Status") or "")),
-        sandbox_id=marks.get(LABEL_SANDBOX, ""),
         image_id=str(answer.get("Image") or ""),
         created_at=time_of(answer.get("Created")),
         started_at=time_of(state.get("StartedAt")),
@@ -251,9 +214,6 @@ def from_inspect(answer: Mapping[str, Any], proc: str = "/proc") -> ContainerInf
         oom_killed=bool(state.get("OOMKilled")),
         error=str(state.get("Error") or ""),
         netns=_netns(answer, proc),
-        message_path=marks.get(LABEL_MESSAGE_PATH, ""),
-        message_policy=marks.get(LABEL_MESSAGE_POLICY, "File"),
-        log_path=marks.get(LABEL_LOG_PATH, ""),
     )
 
 
@@ -262,11 +222,6 @@ def _netns(answer: Mapping[str, Any], proc: str) -> str:
     named = str((answer.get("NetworkSettings") or {}).get("SandboxKey") or "")
     pid = int((answer.get("State") or {}).get("Pid") or 0)
     return named or (f"{proc}/{pid}/ns/net" if proc and pid else "")
-
-
-def _attempt(marks: Mapping[str, str]) -> int:
-    text = marks.get(LABEL_ATTEMPT, "0")
-    return int(text) if text.isdigit() else 0
 
 
 def _state(word: str) -> RunState:

@@ -17,18 +17,6 @@ SANDBOX_CONTAINER = "POD"
 RunState = Literal["created", "running", "exited"]
 Propagation = Literal["rprivate", "rslave", "rshared"]
 
-LABEL_MACHINE = "sk8.machine"
-LABEL_NAMESPACE = "io.kubernetes.pod.namespace"
-LABEL_POD = "io.kubernetes.pod.name"
-LABEL_UID = "io.kubernetes.pod.uid"
-LABEL_CONTAINER = "io.kubernetes.container.name"
-LABEL_ATTEMPT = "io.kubernetes.container.restartCount"
-LABEL_SANDBOX = "io.kubernetes.sandbox.id"
-LABEL_MESSAGE_PATH = "io.kubernetes.container.terminationMessagePath"
-LABEL_LOG_PATH = "io.kubernetes.container.logpath"
-LABEL_MESSAGE_POLICY = "io.kubernetes.container.terminationMessagePolicy"
-
-
 UNANSWERED = "DeadlineExceeded"
 
 Emit = Callable[[str, str, str, str], None]

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.node.container_labels import LABEL_CONTAINER, LABEL_MACHINE, LABEL_UID
 from cluster.node.cri import spec
 from cluster.node.cri.client import CriClient
 from cluster.node.cri.protos import message
@@ -23,9 +24,6 @@ from cluster.node.cri.stream import CriSession
 from cluster.node.disk_use import tree
 from cluster.node.pull_secrets import Credential
 from cluster.node.runtime import (
-    LABEL_CONTAINER,
-    LABEL_MACHINE,
-    LABEL_UID,
     UNANSWERED,
     ContainerConfig,
     ContainerDisk,

@@ -10,19 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from cluster.node.cgroup_plan import CPU_PERIOD_US
+from cluster.node.container_labels import container_labels, labelled, sandbox_labels
 from cluster.node.cri.protos import message
 from cluster.node.runtime import (
-    LABEL_ATTEMPT,
-    LABEL_CONTAINER,
-    LABEL_LOG_PATH,
-    LABEL_MACHINE,
-    LABEL_MESSAGE_PATH,
-    LABEL_MESSAGE_POLICY,
-    LABEL_NAMESPACE,
-    LABEL_POD,
-    LABEL_SANDBOX,
-    LABEL_UID,
-    SANDBOX_CONTAINER,
     ContainerConfig,
     ContainerInfo,
     ImageEntry,
@@ -38,17 +28,6 @@ _MASKED = ("/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/p
            "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap")  # fmt: skip
 _READ_ONLY = ("/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 """What the kubelet asks for where procMount is Default."""
-
-
-def labels(machine: str, pod: PodRef, container: str, attempt: int) -> dict[str, str]:
-    return {
-        LABEL_MACHINE: machine,
-        LABEL_NAMESPACE: pod.namespace,
-        LABEL_POD: pod.name,
-        LABEL_UID: pod.uid,
-        LABEL_CONTAINER: container,
-        LABEL_ATTEMPT: str(attempt),
-    }
 
 
 def _metadata(pod: PodRef, attempt: int) -> Any:
@@ -74,7 +53,7 @@ def sandbox(machine: str, config: SandboxConfig) -> Any:
         metadata=_metadata(config.pod, config.attempt),
         hostname=None if config.host_network else config.hostname,
         log_directory="/",
-        labels=labels(machine, config.pod, SANDBOX_CONTAINER, config.attempt),
+        labels=sandbox_labels(machine, config),
         linux=linux,
     )
 
@@ -86,12 +65,6 @@ def sandbox_of(config: ContainerConfig) -> Any:
 
 def container(machine: str, config: ContainerConfig) -> Any:
     """ContainerConfig."""
-    marks = labels(machine, config.pod, config.name, config.attempt) | {
-        LABEL_SANDBOX: config.sandbox_id,
-        LABEL_MESSAGE_PATH: config.message_path,
-        LABEL_MESSAGE_POLICY: config.message_policy,
-        LABEL_LOG_PATH: config.log_path,
-    }
     mounts = [
         message(
             "Mount",
@@ -116,7 +89,7 @@ def container(machine: str, config: ContainerConfig) -> Any:
         envs=[message("KeyValue", key=k, value=v.encode()) for k, _, v in (e.partition("=") for e in config.env)],
         mounts=mounts,
         devices=devices,
-        labels=marks,
+        labels=container_labels(machine, config),
         log_path=config.log_path.lstrip("/"),
         stdin=config.stdin,
         stdin_once=config.stdin_once,
@@ -170,24 +143,9 @@ def _security(config: ContainerConfig) -> Any:
 # ------------------------------------------------------------ and back
 
 
-def _info(container_id: str, marks: Mapping[str, str], **fields: Any) -> ContainerInfo:
-    attempt = marks.get(LABEL_ATTEMPT, "0")
-    return ContainerInfo(
-        id=container_id,
-        pod=PodRef(marks.get(LABEL_NAMESPACE, ""), marks.get(LABEL_POD, ""), marks.get(LABEL_UID, "")),
-        name=marks.get(LABEL_CONTAINER, ""),
-        attempt=int(attempt) if attempt.isdigit() else 0,
-        sandbox_id=marks.get(LABEL_SANDBOX, ""),
-        message_path=marks.get(LABEL_MESSAGE_PATH, ""),
-        message_policy=marks.get(LABEL_MESSAGE_POLICY, "File"),
-        log_path=marks.get(LABEL_LOG_PATH, ""),
-        **fields,
-    )
-
-
 def from_sandbox(entry: Any, info: Mapping[str, str] | None = None) -> ContainerInfo:
     """A PodSandbox or PodSandboxStatus; `info`: the verbose part, which names the network namespace."""
-    return _info(
+    return labelled(
         entry.id,
         entry.labels,
         state="running" if entry.state == 0 else "exited",
@@ -204,7 +162,7 @@ def _netns(info: Mapping[str, str]) -> str:
 
 def from_container(entry: Any) -> ContainerInfo:
     """A Container of a list."""
-    return _info(
+    return labelled(
         entry.id,
         entry.labels,
         state=_state(entry.state),
@@ -215,7 +173,7 @@ def from_container(entry: Any) -> ContainerInfo:
 
 def from_status(status: Any) -> ContainerInfo:
     """A ContainerStatus."""
-    return _info(
+    return labelled(
         status.id,
         status.labels,
         state=_state(status.state),
