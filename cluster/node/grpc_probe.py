@@ -1,13 +1,14 @@
 """The gRPC health check of a probe: `grpc.health.v1.Health/Check` (grpc/doc/health-checking.md).
 
-IO: one connection per probe, without TLS, as Kubernetes' prober. The two messages have one field each, so they are
-coded here by hand instead of through another generated package. grpc is imported at the first such probe: most
+IO: one connection per probe, without TLS, as Kubernetes' prober. grpc is imported at the first such probe: most
 machines never have one.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from cluster.node.protobuf_wire import field
 
 _METHOD = "/grpc.health.v1.Health/Check"
 _SERVING = 1
@@ -37,8 +38,7 @@ async def grpc_health(action: dict[str, Any], ip: str, timeout_s: float) -> tupl
 
 def request(service: str) -> bytes:
     """HealthCheckRequest: field 1, a string."""
-    text = service.encode()
-    return b"\x0a" + _varint(len(text)) + text if text else b""
+    return field(1, service.encode()) if service else b""
 
 
 def status_of(answer: bytes) -> int:
@@ -48,12 +48,3 @@ def status_of(answer: bytes) -> int:
     if len(answer) < 2 or answer[0] != 0x08 or answer[1] & 0x80:
         raise ValueError("the answer is no HealthCheckResponse")
     return answer[1]
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
