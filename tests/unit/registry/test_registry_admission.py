@@ -8,18 +8,12 @@ from typing import Any
 
 import pytest
 
-from cluster.api.errors import ApiError
 from cluster.api.scheme import SCHEME
 from cluster.registry.context import UserInfo
 from cluster.registry.types import Binding, RegistryConfig
+from tests.support.api_errors import refusal
 
 NODE = UserInfo("system:node:m1", groups=("system:nodes", "system:authenticated"))
-
-
-async def _raises(awaitable: Any) -> ApiError:
-    with pytest.raises(ApiError) as e:
-        await awaitable
-    return e.value
 
 
 async def test_pods_get_an_account_and_its_token(bench: Any, make: Any) -> None:
@@ -31,7 +25,7 @@ async def test_pods_get_an_account_and_its_token(bench: Any, make: Any) -> None:
     assert "serviceAccountToken" in spec["volumes"][0]["projected"]["sources"][0]
     bare = (await bench.create("pods", make.pod("q", automountServiceAccountToken=False))).obj["spec"]
     assert "volumes" not in bare
-    e = await _raises(bench.create("pods", make.pod("r", serviceAccountName="ghost")))
+    e = await refusal(bench.create("pods", make.pod("r", serviceAccountName="ghost")))
     assert e.message == (
         'pods "r" is forbidden: error looking up service account default/ghost: serviceaccount "ghost" not found'
     )
@@ -45,7 +39,7 @@ async def test_a_namespace_and_its_pods_come_in_one_file(bench: Any, make: Any) 
     await bench.create("serviceaccounts", {"metadata": {"name": "default"}}, "new")
     assert (await pod).obj["spec"]["serviceAccountName"] == "default"
     await bench.delete("serviceaccounts", "default", "new")
-    refused = await asyncio.gather(*(_raises(bench.create("pods", make.pod(n), "new")) for n in ("p1", "p2")))
+    refused = await asyncio.gather(*(refusal(bench.create("pods", make.pod(n), "new")) for n in ("p1", "p2")))
     assert [e.code for e in refused] == [403, 403]
 
 
@@ -53,7 +47,7 @@ async def test_a_namespace_that_goes_is_what_is_wrong_not_its_account(bench: Any
     await bench.create("namespaces", {"metadata": {"name": "old"}}, "")
     await bench.create("configmaps", {"metadata": {"name": "c"}}, "old")
     await bench.delete("namespaces", "old", "")
-    refused = await _raises(bench.create("pods", make.pod(), "old"))
+    refused = await refusal(bench.create("pods", make.pod(), "old"))
     assert refused.code == 403 and "being terminated" in refused.message
 
 
@@ -62,7 +56,7 @@ async def test_a_controller_that_lacks_an_account_says_the_same_each_time(bench:
         pod = make.pod(serviceAccountName="ghost")
         return pod | {"metadata": {"generateName": "rs-"}}
 
-    said = {(await _raises(bench.create("pods", made_by_a_controller()))).message for _ in range(2)}
+    said = {(await refusal(bench.create("pods", made_by_a_controller()))).message for _ in range(2)}
     assert said == {
         'pods "rs-" is forbidden: error looking up service account default/ghost: serviceaccount "ghost" not found'
     }
@@ -94,9 +88,9 @@ async def test_priority(bench: Any, make: Any) -> None:
     await bench.create("priorityclasses.scheduling.k8s.io", {"metadata": {"name": "high"}, "value": 1000}, "")
     spec = (await bench.create("pods", make.pod(priorityClassName="high"))).obj["spec"]
     assert (spec["priority"], spec["preemptionPolicy"]) == (1000, "PreemptLowerPriority")
-    e = await _raises(bench.create("pods", make.pod("q", priorityClassName="none")))
+    e = await refusal(bench.create("pods", make.pod("q", priorityClassName="none")))
     assert e.message == 'pods "q" is forbidden: no PriorityClass with name none was found'
-    assert (await _raises(bench.create("pods", make.pod("q", priority=5)))).code == 403
+    assert (await refusal(bench.create("pods", make.pod("q", priority=5)))).code == 403
     bench.now += 10
     default = {"metadata": {"name": "normal"}, "value": 10, "globalDefault": True}
     await bench.create("priorityclasses.scheduling.k8s.io", default, "")
@@ -129,17 +123,17 @@ async def test_node_restriction(bench: Any, make: Any) -> None:
         return {**obj, "status": {**obj["status"], "phase": "Running"}}
 
     await bench.registry.modify(bench.ctx, pods, "default", "mine", running, subresource="status")
-    e = await _raises(bench.registry.modify(bench.ctx, pods, "default", "theirs", running, subresource="status"))
+    e = await refusal(bench.registry.modify(bench.ctx, pods, "default", "theirs", running, subresource="status"))
     assert 'node "m1" can only update status for pods with spec.nodeName set to itself' in e.message
-    assert (await _raises(bench.delete("pods", "theirs"))).code == 403
-    assert (await _raises(bench.create("pods", make.pod("x")))).code == 403
+    assert (await refusal(bench.delete("pods", "theirs"))).code == 403
+    assert (await refusal(bench.create("pods", make.pod("x")))).code == 403
     await bench.create("nodes", {"metadata": {"name": "m1"}}, "")
-    assert (await _raises(bench.create("nodes", {"metadata": {"name": "m2"}}, ""))).code == 403
+    assert (await refusal(bench.create("nodes", {"metadata": {"name": "m2"}}, ""))).code == 403
 
     def taint(obj: dict[str, Any]) -> dict[str, Any]:
         return {**obj, "spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}}
 
-    assert (await _raises(bench.registry.modify(bench.ctx, nodes, "", "m1", taint))).code == 403
+    assert (await refusal(bench.registry.modify(bench.ctx, nodes, "", "m1", taint))).code == 403
     await bench.registry.modify(admin, nodes, "", "m1", taint)
     await bench.delete("pods", "mine", grace_period_s=0)
 
@@ -157,7 +151,7 @@ async def test_a_machine_labels_itself_only_with_what_describes_it(bench: Any) -
     for fine in ("disk", "example.com/disk", "kubernetes.io/hostname", "node.kubernetes.io/instance-type"):
         await label(fine)
     for wrong in ("node-role.kubernetes.io/worker", "node-restriction.kubernetes.io/a", "k8s.io/b"):
-        e = await _raises(label(wrong))
+        e = await refusal(label(wrong))
         assert f"is not allowed to modify labels: {wrong}" in e.message, e.message
 
 
@@ -181,7 +175,7 @@ async def test_a_machine_gives_itself_no_right_to_read(bench: Any, make: Any, sp
     if not what:
         assert (await bench.create("pods", pod)).obj["spec"]["nodeName"] == "m1"
         return
-    e = await _raises(bench.create("pods", pod))
+    e = await refusal(bench.create("pods", pod))
     assert e.code == 403
     assert what in e.message
 
@@ -222,5 +216,5 @@ async def test_a_claim_grows_only_where_its_class_says_so(bench: Any, allowed: b
     if allowed:
         await bench.registry.modify(bench.ctx, claims, "default", "c", grow)
         return
-    e = await _raises(bench.registry.modify(bench.ctx, claims, "default", "c", grow))
+    e = await refusal(bench.registry.modify(bench.ctx, claims, "default", "c", grow))
     assert e.code == 403 and "the storageclass that provisions the pvc must support resize" in e.message

@@ -11,20 +11,15 @@ from cluster.api.errors import ApiError
 from cluster.api.scheme import SCHEME
 from cluster.registry.context import internal_context
 from cluster.registry.types import Binding, DeleteOptions
+from tests.support.api_errors import refusal
 
 PODS = SCHEME.named("pods")
-
-
-async def _raises(awaitable: Any) -> ApiError:
-    with pytest.raises(ApiError) as e:
-        await awaitable
-    return e.value
 
 
 async def test_unscheduled_pod_goes_at_once(bench: Any, make: Any) -> None:
     await bench.create("pods", make.pod())
     assert (await bench.delete("pods", "p")).removed
-    assert (await _raises(bench.get("pods", "p"))).code == 404
+    assert (await refusal(bench.get("pods", "p"))).code == 404
 
 
 async def test_scheduled_pod_waits_for_its_kubelet(bench: Any, make: Any) -> None:
@@ -54,18 +49,18 @@ async def test_terminal_pod_needs_no_grace(bench: Any, make: Any) -> None:
 
 async def test_preconditions(bench: Any) -> None:
     await bench.create("configmaps", {"metadata": {"name": "x"}})
-    e = await _raises(bench.delete("configmaps", "x", uid="other"))
+    e = await refusal(bench.delete("configmaps", "x", uid="other"))
     assert e.reason == "Conflict"
     assert "UID in precondition: other" in e.message
-    assert (await _raises(bench.delete("configmaps", "x", resource_version="1"))).reason == "Conflict"
-    assert (await _raises(bench.delete("configmaps", "x", propagation="Sideways"))).code == 422
+    assert (await refusal(bench.delete("configmaps", "x", resource_version="1"))).reason == "Conflict"
+    assert (await refusal(bench.delete("configmaps", "x", propagation="Sideways"))).code == 422
 
 
 async def test_finalizers_hold_until_the_last_is_gone(bench: Any) -> None:
     await bench.create("configmaps", {"metadata": {"name": "x", "finalizers": ["a.io/x"]}})
     marked = await bench.delete("configmaps", "x")
     assert "deletionTimestamp" in marked.obj["metadata"]
-    e = await _raises(
+    e = await refusal(
         bench.registry.modify(
             bench.ctx, SCHEME.named("configmaps"), "default", "x",
             lambda o: {**o, "metadata": {**o["metadata"], "finalizers": ["a.io/x", "a.io/y"]}},
@@ -77,7 +72,7 @@ async def test_finalizers_hold_until_the_last_is_gone(bench: Any) -> None:
         return {**obj, "metadata": {**obj["metadata"], "finalizers": []}}
 
     await bench.registry.modify(bench.ctx, SCHEME.named("configmaps"), "default", "x", release)
-    assert (await _raises(bench.get("configmaps", "x"))).code == 404
+    assert (await refusal(bench.get("configmaps", "x"))).code == 404
 
 
 async def test_propagation_becomes_finalizers(bench: Any, make: Any) -> None:
@@ -124,16 +119,16 @@ async def test_namespace_lives_and_dies(bench: Any) -> None:
     await bench.create("configmaps", {"metadata": {"name": "x"}}, "n")
     dying = await bench.delete("namespaces", "n", "")
     assert dying.obj["status"] == {"phase": "Terminating"}
-    e = await _raises(bench.create("configmaps", {"metadata": {"name": "y"}}, "n"))
+    e = await refusal(bench.create("configmaps", {"metadata": {"name": "y"}}, "n"))
     assert e.code == 403
     assert "because it is being terminated" in e.message
     assert e.details is not None and e.details["causes"][0]["reason"] == "NamespaceTerminating"
     obj = dying.fresh()
     obj["spec"]["finalizers"] = []
     await bench.registry.update(bench.ctx, SCHEME.named("namespaces"), "", "n", obj, subresource="finalize")
-    assert (await _raises(bench.get("namespaces", "n", ""))).code == 404
+    assert (await refusal(bench.get("namespaces", "n", ""))).code == 404
     assert bench.keys("/sk8/nsphase/n") == []
-    assert (await _raises(bench.delete("namespaces", "default", ""))).code == 403
+    assert (await refusal(bench.delete("namespaces", "default", ""))).code == 403
 
 
 async def test_bind_is_one_transaction_for_the_batch(bench: Any, make: Any) -> None:

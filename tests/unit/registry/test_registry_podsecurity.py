@@ -12,6 +12,7 @@ from cluster.api.scheme import SCHEME
 from cluster.registry import admissionconfig
 from cluster.registry.admissionconfig import AdmissionConfig, AdmissionConfigError
 from cluster.registry.types import RegistryConfig
+from tests.support.api_errors import refusal
 
 LABEL = "pod-security.kubernetes.io/"
 
@@ -27,12 +28,6 @@ async def _label(bench: Any, **modes: str) -> list[str]:
     return list(bench.ctx.warnings)
 
 
-async def _raises(awaitable: Any) -> ApiError:
-    with pytest.raises(ApiError) as e:
-        await awaitable
-    return e.value
-
-
 async def test_a_namespace_enforces_its_level(bench: Any, make: Any) -> None:
     await bench.create("pods", make.pod("before", hostNetwork=True))
     await bench.create("pods", make.pod("other", hostNetwork=True))
@@ -40,7 +35,7 @@ async def test_a_namespace_enforces_its_level(bench: Any, make: Any) -> None:
         'existing pods in namespace "default" violate the new PodSecurity enforce level "baseline:latest"',
         "before (and 1 other pod): host namespaces",
     ]
-    e = await _raises(bench.create("pods", make.pod("p", hostPID=True)))
+    e = await refusal(bench.create("pods", make.pod("p", hostPID=True)))
     assert (e.code, e.message) == (
         403,
         'pods "p" is forbidden: violates PodSecurity "baseline:latest": host namespaces (hostPID=true)',
@@ -63,7 +58,7 @@ async def test_templates_are_warned_of_and_created(bench: Any, make: Any) -> Non
 
 
 async def test_labels_nobody_can_read_are_refused(bench: Any) -> None:
-    e = await _raises(_label(bench, enforce="strict"))
+    e = await refusal(_label(bench, enforce="strict"))
     assert (e.code, e.message) == (
         422,
         f'Namespace "default" is invalid: metadata.labels[{LABEL}enforce]: Invalid value: "strict": must be one of '
@@ -88,7 +83,7 @@ async def test_defaults_and_exemptions_come_from_the_file(bench: Any, make: Any,
     )
     registry = bench.another(config=RegistryConfig(admission=admissionconfig.load(str(file))))
     pods, bad = SCHEME.named("pods"), make.pod("p", hostNetwork=True)
-    e = await _raises(registry.create(bench.ctx, pods, "default", bad))
+    e = await refusal(registry.create(bench.ctx, pods, "default", bad))
     assert 'violates PodSecurity "baseline:v1.30"' in e.message
     await registry.create(bench.ctx, pods, "kube-system", bad)
 
@@ -148,7 +143,7 @@ async def test_containers_stay_within_bounds(
     bench: Any, make: Any, item: dict[str, Any], requests: dict[str, str], limits: dict[str, str], why: str
 ) -> None:
     await bench.create("limitranges", _limits({"type": "Container", **item}))
-    e = await _raises(bench.create("pods", _sized(make, "p", requests, limits)))
+    e = await refusal(bench.create("pods", _sized(make, "p", requests, limits)))
     assert (e.code, e.message) == (403, f'pods "p" is forbidden: {why}')
 
 
@@ -156,7 +151,7 @@ async def test_pods_and_claims_have_bounds_of_their_own(bench: Any, make: Any) -
     claims = {"type": "PersistentVolumeClaim", "min": {"storage": "1Gi"}, "max": {"storage": "2Gi"}}
     await bench.create("limitranges", _limits({"type": "Pod", "max": {"cpu": "1"}}, claims))
     two = [{"name": n, "image": "i", "resources": {"limits": {"cpu": "600m"}}} for n in "ab"]
-    e = await _raises(bench.create("pods", make.pod("p", containers=two)))
+    e = await refusal(bench.create("pods", make.pod("p", containers=two)))
     assert e.message == 'pods "p" is forbidden: maximum cpu usage per Pod is 1, but limit is 1200m'
 
     def claim(size: str) -> dict[str, Any]:
@@ -167,7 +162,7 @@ async def test_pods_and_claims_have_bounds_of_their_own(bench: Any, make: Any) -
         ("500Mi", "minimum storage usage per PersistentVolumeClaim is 1Gi, but request is 500Mi"),
         ("3Gi", "maximum storage usage per PersistentVolumeClaim is 2Gi, but request is 3Gi"),
     ):
-        e = await _raises(bench.create("persistentvolumeclaims", claim(size)))
+        e = await refusal(bench.create("persistentvolumeclaims", claim(size)))
         assert e.message == f'persistentvolumeclaims "c" is forbidden: {why}'
     await bench.create("persistentvolumeclaims", claim("2Gi"))
 
@@ -176,7 +171,7 @@ async def test_pods_and_claims_have_bounds_of_their_own(bench: Any, make: Any) -
 
 
 async def test_runtime_classes_and_new_nodes(bench: Any, make: Any) -> None:
-    e = await _raises(bench.create("pods", make.pod("p", runtimeClassName="gvisor")))
+    e = await refusal(bench.create("pods", make.pod("p", runtimeClassName="gvisor")))
     assert e.message == 'pods "p" is forbidden: pod rejected: RuntimeClass "gvisor" not found'
     node = (await bench.create("nodes", {"metadata": {"name": "n"}}, "")).obj
     assert node["spec"]["taints"] == [{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]
@@ -187,7 +182,7 @@ async def test_one_priority_class_is_the_default(bench: Any) -> None:
         return {"metadata": {"name": name}, "value": 1, "globalDefault": True}
 
     await bench.create("priorityclasses.scheduling.k8s.io", named("a"), "")
-    e = await _raises(bench.create("priorityclasses.scheduling.k8s.io", named("b"), ""))
+    e = await refusal(bench.create("priorityclasses.scheduling.k8s.io", named("b"), ""))
     assert "PriorityClass a is already marked as default. Only one default can exist" in e.message
 
 
@@ -195,7 +190,7 @@ async def test_a_registry_that_is_run_decides_from_memory(bench: Any, make: Any)
     await bench.create("limitranges", _limits({"type": "Pod", "max": {"cpu": "1"}}))
     task = asyncio.create_task(bench.registry.run())
     try:
-        e = await _raises(bench.create("pods", _sized(make, "p", {}, {"cpu": "2"})))
+        e = await refusal(bench.create("pods", _sized(make, "p", {}, {"cpu": "2"})))
         assert "maximum cpu usage per Pod is 1" in e.message
         await bench.delete("limitranges", "l")
         async with asyncio.timeout(20):

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from cluster.api import policycel
-from cluster.api.errors import ApiError
 from cluster.api.scheme import SCHEME
+from tests.support.api_errors import refusal
 
 GROUP = "admissionregistration.k8s.io"
 POLICIES, BINDINGS = f"validatingadmissionpolicies.{GROUP}", f"validatingadmissionpolicybindings.{GROUP}"
@@ -20,12 +20,6 @@ DEPLOYMENTS = {"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["CRE
                "resources": ["deployments"]}  # fmt: skip
 PODS = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
 EXAMPLES = Path(__file__).resolve().parents[3] / "infra" / "examples"
-
-
-async def _raises(awaitable: Any) -> ApiError:
-    with pytest.raises(ApiError) as e:
-        await awaitable
-    return e.value
 
 
 def validation(expression: str, **more: Any) -> dict[str, Any]:
@@ -46,7 +40,7 @@ async def test_a_policy_denies_once_it_is_bound(bench: Any, make: Any) -> None:
     await policy(bench, validation("object.spec.replicas <= 5"))
     await bench.create("deployments.apps", make.deployment("free", replicas=6))
     await bind(bench)
-    e = await _raises(bench.create("deployments.apps", make.deployment("d", replicas=6)))
+    e = await refusal(bench.create("deployments.apps", make.deployment("d", replicas=6)))
     message = (
         "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: failed expression: object.spec.replicas <= 5"
     )
@@ -62,7 +56,7 @@ async def test_messages_reasons_and_variables(bench: Any, make: Any) -> None:
         variables=[{"name": "n", "expression": "object.spec.replicas"}],
     )
     await bind(bench)
-    e = await _raises(bench.create("deployments.apps", make.deployment("d", replicas=7)))
+    e = await refusal(bench.create("deployments.apps", make.deployment("d", replicas=7)))
     assert (e.code, e.reason) == (403, "Forbidden")
     assert e.message.endswith("denied request: at most 5, not 7")
 
@@ -91,10 +85,10 @@ async def test_parameters(bench: Any, make: Any) -> None:
         paramKind={"apiVersion": "v1", "kind": "ConfigMap"},
     )
     await bind(bench, paramRef={"name": "limits", "parameterNotFoundAction": "Deny"})
-    e = await _raises(bench.create("deployments.apps", make.deployment("d", replicas=3)))
+    e = await refusal(bench.create("deployments.apps", make.deployment("d", replicas=3)))
     assert "no params found for policy binding with `Deny` parameterNotFoundAction" in e.message
     await bench.create("configmaps", {"metadata": {"name": "limits"}, "data": {"max": "2"}})
-    e = await _raises(bench.create("deployments.apps", make.deployment("d", replicas=3)))
+    e = await refusal(bench.create("deployments.apps", make.deployment("d", replicas=3)))
     assert "failed expression: object.spec.replicas <= int(params.data.max)" in e.message
     await bench.create("deployments.apps", make.deployment("d", replicas=2))
 
@@ -102,7 +96,7 @@ async def test_parameters(bench: Any, make: Any) -> None:
 async def test_what_cannot_be_evaluated_is_up_to_the_failure_policy(bench: Any, make: Any) -> None:
     await policy(bench, validation("object.spec.nope.deeper == 1"))
     await bind(bench)
-    e = await _raises(bench.create("deployments.apps", make.deployment()))
+    e = await refusal(bench.create("deployments.apps", make.deployment()))
     assert "expression 'object.spec.nope.deeper == 1' resulted in error: no such key: nope" in e.message
 
     def ignore(obj: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +114,7 @@ async def test_matching_is_narrowed_by_conditions_and_bindings(bench: Any, make:
     await bench.create("deployments.apps", make.deployment("loose"))
     strict = make.deployment("strict")
     strict["metadata"]["labels"] = {"strict": "yes"}
-    assert "denied request" in (await _raises(bench.create("deployments.apps", strict))).message
+    assert "denied request" in (await refusal(bench.create("deployments.apps", strict))).message
 
 
 async def test_the_namespace_the_old_object_and_the_authorizer(bench: Any, make: Any) -> None:
@@ -137,15 +131,15 @@ async def test_the_namespace_the_old_object_and_the_authorizer(bench: Any, make:
         obj["spec"]["replicas"] = 1
         return obj
 
-    e = await _raises(bench.registry.modify(bench.ctx, SCHEME.named("deployments.apps"), "default", "d", fewer))
+    e = await refusal(bench.registry.modify(bench.ctx, SCHEME.named("deployments.apps"), "default", "d", fewer))
     assert e.message.endswith("never fewer")
 
 
 async def test_faulty_policies_are_refused_when_written(bench: Any) -> None:
-    e = await _raises(policy(bench, validation("object.spec.replicas <"), validation("'text'")))
+    e = await refusal(policy(bench, validation("object.spec.replicas <"), validation("'text'")))
     assert 'spec.validations[0].expression: Invalid value: "object.spec.replicas <": compilation failed' in e.message
     assert "spec.validations[1].expression: Invalid value: \"'text'\": must evaluate to bool" in e.message
-    e = await _raises(bind(bench, "Deny", "Warn"))
+    e = await refusal(bind(bench, "Deny", "Warn"))
     assert "must not contain both Deny and Warn" in e.message
 
 
@@ -197,7 +191,7 @@ async def test_a_json_patch_and_its_condition(bench: Any, make: Any) -> None:
 
 async def test_a_mutation_that_fails_denies(bench: Any, make: Any) -> None:
     await mutating(bench, apply('Object{metadata: Object.metadata{name: "other"}}'))
-    e = await _raises(bench.create("pods", make.pod()))
+    e = await refusal(bench.create("pods", make.pod()))
     assert e.message == (
         "pods \"p\" is forbidden: MutatingAdmissionPolicy 'm' with binding 'mb' denied request: may not mutate "
         "metadata.name"
@@ -230,7 +224,7 @@ async def test_the_example_allows_only_our_registries(bench: Any, make: Any) -> 
         if namespace and namespace != "kube-system":
             namespace = "default"
         await bench.create(info.name, document, namespace)
-    e = await _raises(bench.create("pods", make.pod("p")))
+    e = await refusal(bench.create("pods", make.pod("p")))
     assert e.message == (
         "pods \"p\" is forbidden: ValidatingAdmissionPolicy 'image-registry.example.com' with binding "
         "'image-registry.example.com' denied request: images must come from registry.example.com/, "
@@ -238,4 +232,4 @@ async def test_the_example_allows_only_our_registries(bench: Any, make: Any) -> 
     )
     good = make.pod("p", containers=[{"name": "c", "image": "registry.example.com/web:1"}])
     await bench.create("pods", good)
-    assert "not so: i:1" in (await _raises(bench.create("deployments.apps", make.deployment()))).message
+    assert "not so: i:1" in (await refusal(bench.create("deployments.apps", make.deployment()))).message

@@ -12,6 +12,7 @@ import pytest
 from cluster.api.errors import ApiError
 from cluster.api.scheme import SCHEME
 from cluster.registry.types import DeleteOptions
+from tests.support.api_errors import refusal
 
 PODS = SCHEME.named("pods")
 
@@ -25,18 +26,12 @@ async def _used(bench: Any, name: str = "q") -> dict[str, str]:
     return used
 
 
-async def _raises(awaitable: Any) -> ApiError:
-    with pytest.raises(ApiError) as e:
-        await awaitable
-    return e.value
-
-
 async def test_a_quota_counts_what_is_there_and_stops_at_its_limit(bench: Any, make: Any) -> None:
     await bench.create("pods", make.pod("a"))
     await bench.create("resourcequotas", _quota())
     assert (await bench.get("resourcequotas", "q")).obj["status"] == {"hard": {"pods": "2"}, "used": {"pods": "1"}}
     await bench.create("pods", make.pod("b"))
-    e = await _raises(bench.create("pods", make.pod("c")))
+    e = await refusal(bench.create("pods", make.pod("c")))
     assert (e.code, e.message) == (
         403,
         'pods "c" is forbidden: exceeded quota: q, requested: pods=1, used: pods=2, limited: pods=2',
@@ -122,7 +117,7 @@ async def test_a_pod_that_ends_gives_back(bench: Any, make: Any) -> None:
 
 async def test_compute_is_added_up_and_must_be_said(bench: Any, make: Any) -> None:
     await bench.create("resourcequotas", _quota(hard={"requests.cpu": "1", "limits.memory": "1Gi"}))
-    e = await _raises(bench.create("pods", make.pod("p")))
+    e = await refusal(bench.create("pods", make.pod("p")))
     assert e.message == (
         'pods "p" is forbidden: failed quota: q: must specify limits.memory for: c; requests.cpu for: c'
     )
@@ -134,7 +129,7 @@ async def test_compute_is_added_up_and_must_be_said(bench: Any, make: Any) -> No
 
     await bench.create("pods", sized("a", "700m"))
     assert await _used(bench) == {"requests.cpu": "700m", "limits.memory": "256Mi"}
-    e = await _raises(bench.create("pods", sized("b", "400m")))
+    e = await refusal(bench.create("pods", sized("b", "400m")))
     assert e.message == (
         'pods "b" is forbidden: exceeded quota: q, requested: requests.cpu=400m, used: requests.cpu=700m, limited: '
         "requests.cpu=1"
@@ -147,7 +142,7 @@ async def test_scoped_quotas_count_their_own(bench: Any, make: Any) -> None:
     await bench.create("pods", make.pod("a", containers=[{"name": "c", "image": "i", "resources": resources}]))
     await bench.create("pods", make.pod("b"))
     assert await _used(bench, "best") == {"pods": "1"}
-    assert "exceeded quota: best" in (await _raises(bench.create("pods", make.pod("c")))).message
+    assert "exceeded quota: best" in (await refusal(bench.create("pods", make.pod("c")))).message
 
 
 async def test_ports_storage_and_counts_of_any_kind(bench: Any, make: Any) -> None:
@@ -160,17 +155,17 @@ async def test_ports_storage_and_counts_of_any_kind(bench: Any, make: Any) -> No
         spec["ports"][0]["name"] = "a"
         return {**service, "spec": spec}
 
-    e = await _raises(bench.registry.modify(bench.ctx, SCHEME.named("services"), "default", "s", node_port))
+    e = await refusal(bench.registry.modify(bench.ctx, SCHEME.named("services"), "default", "s", node_port))
     assert "exceeded quota: q, requested: services.nodeports=2, used: services.nodeports=0" in e.message
     assert bench.keys("/sk8/alloc/nodeports/") == [], "what was refused took nothing"
     await bench.create("deployments.apps", make.deployment())
-    assert (await _raises(bench.create("deployments.apps", make.deployment("e")))).message == (
+    assert (await refusal(bench.create("deployments.apps", make.deployment("e")))).message == (
         'deployments.apps "e" is forbidden: exceeded quota: q, requested: count/deployments.apps=1, used: '
         "count/deployments.apps=1, limited: count/deployments.apps=1"
     )
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "2Gi"}}}
     await bench.create("persistentvolumeclaims", {"metadata": {"name": "c"}, "spec": spec})
-    e = await _raises(bench.create("persistentvolumeclaims", {"metadata": {"name": "d"}, "spec": spec}))
+    e = await refusal(bench.create("persistentvolumeclaims", {"metadata": {"name": "d"}, "spec": spec}))
     assert "requested: requests.storage=2Gi, used: requests.storage=2Gi, limited: requests.storage=3Gi" in e.message
 
 
@@ -184,7 +179,7 @@ async def test_a_quota_that_changes_or_goes(bench: Any, make: Any) -> None:
 
     await bench.registry.modify(bench.ctx, info, "default", "q", lower)
     assert await _used(bench) == {"pods": "1", "count/pods": "1", "configmaps": "0"}
-    assert "limited: pods=1" in (await _raises(bench.create("pods", make.pod("b")))).message
+    assert "limited: pods=1" in (await refusal(bench.create("pods", make.pod("b")))).message
     await bench.delete("resourcequotas", "q")
     assert bench.keys("/sk8/quota/") == []
     await bench.create("pods", make.pod("b"))
@@ -211,7 +206,7 @@ async def test_a_dry_run_is_refused_and_costs_nothing(bench: Any, make: Any) -> 
     bench.ctx = real
     await bench.create("pods", make.pod("a"))
     bench.ctx = replace(bench.ctx, dry_run=True)
-    assert "exceeded quota" in (await _raises(bench.create("pods", make.pod("b")))).message
+    assert "exceeded quota" in (await refusal(bench.create("pods", make.pod("b")))).message
 
 
 async def test_a_wrong_ledger_is_put_right(bench: Any, make: Any) -> None:

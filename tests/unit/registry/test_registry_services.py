@@ -7,18 +7,12 @@ from typing import Any
 
 import pytest
 
-from cluster.api.errors import ApiError
 from cluster.api.scheme import SCHEME
 from cluster.registry.types import RegistryConfig
+from tests.support.api_errors import refusal
 
 SERVICES = SCHEME.named("services")
 ADDRESSES = "/registry/networking.k8s.io/ipaddresses/"
-
-
-async def _raises(awaitable: Any) -> ApiError:
-    with pytest.raises(ApiError) as e:
-        await awaitable
-    return e.value
 
 
 async def test_allocates_and_releases(bench: Any, make: Any) -> None:
@@ -36,19 +30,19 @@ async def test_allocates_and_releases(bench: Any, make: Any) -> None:
 async def test_a_taken_address_or_port_is_refused(bench: Any, make: Any) -> None:
     fixed = {"type": "NodePort", "clusterIP": "10.96.0.10", "ports": [{"port": 80, "nodePort": 30080}]}
     await bench.create("services", make.service("a", **fixed))
-    e = await _raises(bench.create("services", make.service("b", clusterIP="10.96.0.10")))
+    e = await refusal(bench.create("services", make.service("b", clusterIP="10.96.0.10")))
     assert e.message == (
         'Service "b" is invalid: spec.clusterIPs: Invalid value: ["10.96.0.10"]: failed to allocate IP 10.96.0.10: '
         "provided IP is already allocated"
     )
-    e = await _raises(bench.create("services", make.service("b", type="NodePort", ports=fixed["ports"])))
+    e = await refusal(bench.create("services", make.service("b", type="NodePort", ports=fixed["ports"])))
     assert e.message == (
         'Service "b" is invalid: spec.ports[0].nodePort: Invalid value: 30080: provided port is already allocated'
     )
-    e = await _raises(bench.create("services", make.service("b", type="NodePort", ports=[{"port": 1, "nodePort": 99}])))
+    e = await refusal(bench.create("services", make.service("b", type="NodePort", ports=[{"port": 1, "nodePort": 99}])))
     assert "The range of valid ports is 30000-32767" in e.message
     assert (
-        "not in the valid range" in (await _raises(bench.create("services", make.service(clusterIP="1.2.3.4")))).message
+        "not in the valid range" in (await refusal(bench.create("services", make.service(clusterIP="1.2.3.4")))).message
     )
 
 
@@ -59,7 +53,7 @@ async def test_two_registries_never_give_the_same_port(bench: Any, make: Any) ->
         *(two[i % 2].create(bench.ctx, SERVICES, "default", make.service(f"s{i}", type="NodePort")) for i in range(10))
     )
     assert sorted(m.obj["spec"]["ports"][0]["nodePort"] for m in made) == list(range(30000, 30010))
-    e = await _raises(two[0].create(bench.ctx, SERVICES, "default", make.service("more", type="NodePort")))
+    e = await refusal(two[0].create(bench.ctx, SERVICES, "default", make.service("more", type="NodePort")))
     assert "range is full" in e.message
 
 
@@ -80,7 +74,7 @@ async def test_updates_keep_add_and_release(bench: Any, make: Any) -> None:
     inner = await change(type="ClusterIP")
     assert "nodePort" not in inner["ports"][0]
     assert bench.keys("/sk8/alloc/nodeports/") == []
-    e = await _raises(change(clusterIP="10.96.9.9", clusterIPs=["10.96.9.9"]))
+    e = await refusal(change(clusterIP="10.96.9.9", clusterIPs=["10.96.9.9"]))
     assert "may not change once set" in e.message
 
 
@@ -98,7 +92,7 @@ async def test_the_port_of_health_checks_comes_and_goes_with_the_local_policy(be
     port = made["healthCheckNodePort"]
     assert 30000 <= port <= 32767 and port != made["ports"][0]["nodePort"]
     assert f"/sk8/alloc/nodeports/{port}" in bench.keys("/sk8/alloc/nodeports/")
-    e = await _raises(bench.create("services", make.service("b", **local, healthCheckNodePort=port)))
+    e = await refusal(bench.create("services", make.service("b", **local, healthCheckNodePort=port)))
     assert f"spec.healthCheckNodePort: Invalid value: {port}: provided port is already allocated" in e.message
 
     async def change(**spec: Any) -> Any:
@@ -108,7 +102,7 @@ async def test_the_port_of_health_checks_comes_and_goes_with_the_local_policy(be
         return (await bench.registry.modify(bench.ctx, SERVICES, "default", "s", changed)).obj["spec"]
 
     assert (await change(healthCheckNodePort=None))["healthCheckNodePort"] == port, "an update that leaves it out"
-    e = await _raises(change(healthCheckNodePort=port + 1))
+    e = await refusal(change(healthCheckNodePort=port + 1))
     assert "spec.healthCheckNodePort: Invalid value" in e.message and "field is immutable" in e.message
     assert "healthCheckNodePort" not in await change(externalTrafficPolicy="Cluster")
     assert f"/sk8/alloc/nodeports/{port}" not in bench.keys("/sk8/alloc/nodeports/")
@@ -135,4 +129,4 @@ async def test_the_port_of_health_checks_comes_and_goes_with_the_local_policy(be
     ],
 )
 async def test_what_does_not_go_together_is_refused(bench: Any, make: Any, spec: Any, message: str) -> None:
-    assert message in (await _raises(bench.create("services", make.service(**spec)))).message
+    assert message in (await refusal(bench.create("services", make.service(**spec)))).message

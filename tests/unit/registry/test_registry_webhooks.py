@@ -12,6 +12,7 @@ import pytest
 from cluster.api.errors import ApiError
 from cluster.api.scheme import SCHEME
 from cluster.registry.types import Binding
+from tests.support.api_errors import refusal
 
 MUTATING = "mutatingwebhookconfigurations.admissionregistration.k8s.io"
 VALIDATING = "validatingwebhookconfigurations.admissionregistration.k8s.io"
@@ -76,12 +77,6 @@ def labelled(key: str, value: str = "x") -> dict[str, Any]:
     return {"op": "add", "path": f"/metadata/labels/{key}", "value": value}
 
 
-async def _raises(awaitable: Any) -> ApiError:
-    with pytest.raises(ApiError) as e:
-        await awaitable
-    return e.value
-
-
 async def test_what_a_webhook_is_told(bench: Any, make: Any, server: Server) -> None:
     await configure(bench, VALIDATING, hook(timeoutSeconds=3))
     await bench.create("pods", make.pod("p"))
@@ -106,7 +101,7 @@ async def test_a_mutation_is_decoded_defaulted_and_validated(bench: Any, make: A
     assert "unknown" not in added
     assert bench.ctx.warnings == ["a word"]
     server.answers["/a"] = patching({"op": "replace", "path": "/spec/containers/0/name", "value": "Not Valid"})
-    e = await _raises(bench.create("pods", make.pod("q")))
+    e = await refusal(bench.create("pods", make.pod("q")))
     assert (e.code, "spec.containers[0].name" in e.message) == (422, True)
 
 
@@ -119,7 +114,7 @@ async def test_denials_carry_the_webhooks_own_status(bench: Any, make: Any, serv
         ({"code": 200}, 400, "denied the request without explanation"),
     ):
         server.answers["/a"] = {"allowed": False, "status": status}
-        e = await _raises(bench.create("pods", make.pod()))
+        e = await refusal(bench.create("pods", make.pod()))
         assert (e.code, e.message) == (code, f'admission webhook "a.example.com" {message}')
 
 
@@ -170,7 +165,7 @@ async def test_a_webhook_that_fails_denies_or_is_passed_over(bench: Any, make: A
     refused = ApiError(500, "", 'Post "https://s.kube-system.svc:443/a?timeout=10s": connection refused')
     server.answers["/a"] = refused
     await configure(bench, VALIDATING, hook())
-    e = await _raises(bench.create("pods", make.pod()))
+    e = await refusal(bench.create("pods", make.pod()))
     assert (e.code, e.reason, e.message) == (
         500,
         "InternalError",
@@ -178,7 +173,7 @@ async def test_a_webhook_that_fails_denies_or_is_passed_over(bench: Any, make: A
         'Post "https://s.kube-system.svc:443/a?timeout=10s": connection refused',
     )
     server.answers["/a"] = {"allowed": True, "uid": "another"}
-    assert "expected response.uid=" in (await _raises(bench.create("pods", make.pod()))).message
+    assert "expected response.uid=" in (await refusal(bench.create("pods", make.pod()))).message
     info = SCHEME.named(VALIDATING)
 
     def ignore(config: dict[str, Any]) -> dict[str, Any]:
@@ -214,7 +209,7 @@ async def test_configurations_are_validated(bench: Any) -> None:
     bad |= {"name": "short", "sideEffects": "Some", "timeoutSeconds": 31, "admissionReviewVersions": ["v3"]}
     bad["clientConfig"] = {"url": "http://example.com/x?y=z", "service": {"name": "s", "namespace": "n"}}
     bad["matchConditions"] = [{"name": "c", "expression": "1 +"}]
-    e = await _raises(configure(bench, VALIDATING, bad))
+    e = await refusal(configure(bench, VALIDATING, bad))
     for part in (
         'webhooks[0].name: Invalid value: "short": should be a domain with at least three segments separated by dots',
         'webhooks[0].sideEffects: Unsupported value: "Some": supported values: "None", "NoneOnDryRun"',
@@ -241,9 +236,9 @@ async def test_bindings_evictions_and_connections_are_seen_too(bench: Any, make:
     assert server.asked[-1]["object"]["target"] == {"kind": "Node", "name": "n1"}
     eviction = {"metadata": {"name": "p"}}
     pods = SCHEME.named("pods")
-    await _raises(bench.registry.create(bench.ctx, pods, "default", eviction, subresource="eviction", name="p"))
+    await refusal(bench.registry.create(bench.ctx, pods, "default", eviction, subresource="eviction", name="p"))
     assert server.asked[-1]["kind"] == {"group": "policy", "version": "v1", "kind": "Eviction"}
     options = {"kind": "PodExecOptions", "apiVersion": "v1", "command": ["sh"]}
-    await _raises(bench.registry.connect(bench.ctx, pods, "default", "p", "exec", options))
+    await refusal(bench.registry.connect(bench.ctx, pods, "default", "p", "exec", options))
     assert (server.asked[-1]["operation"], server.asked[-1]["object"]["command"]) == ("CONNECT", ["sh"])
     await bench.registry.connect(bench.ctx, pods, "default", "p", "attach", options)

@@ -8,17 +8,12 @@ from typing import Any
 import orjson
 import pytest
 
-from cluster.api.errors import ApiError, FenceLost
+from cluster.api.errors import FenceLost
 from cluster.api.scheme import SCHEME
+from tests.support.api_errors import refusal
 
 DEPLOYMENTS = SCHEME.named("deployments.apps")
 PODS = SCHEME.named("pods")
-
-
-async def _raises(awaitable: Any) -> ApiError:
-    with pytest.raises(ApiError) as e:
-        await awaitable
-    return e.value
 
 
 async def test_create_stamps_and_resets(bench: Any, make: Any) -> None:
@@ -38,12 +33,12 @@ async def test_create_stamps_and_resets(bench: Any, make: Any) -> None:
 
 async def test_create_conflicts_and_addresses(bench: Any, make: Any) -> None:
     await bench.create("configmaps", {"metadata": {"name": "x"}})
-    assert (await _raises(bench.create("configmaps", {"metadata": {"name": "x"}}))).reason == "AlreadyExists"
-    e = await _raises(bench.create("configmaps", {"metadata": {"name": "x", "namespace": "other"}}))
+    assert (await refusal(bench.create("configmaps", {"metadata": {"name": "x"}}))).reason == "AlreadyExists"
+    e = await refusal(bench.create("configmaps", {"metadata": {"name": "x", "namespace": "other"}}))
     assert e.message == "the namespace of the provided object does not match the namespace sent on the request"
-    assert (await _raises(bench.create("configmaps", {"metadata": {"name": "y", "resourceVersion": "1"}}))).code == 400
-    assert (await _raises(bench.create("configmaps", {"kind": "Secret", "metadata": {"name": "y"}}))).code == 400
-    e = await _raises(bench.create("configmaps", {"metadata": {"name": "x"}}, "nowhere"))
+    assert (await refusal(bench.create("configmaps", {"metadata": {"name": "y", "resourceVersion": "1"}}))).code == 400
+    assert (await refusal(bench.create("configmaps", {"kind": "Secret", "metadata": {"name": "y"}}))).code == 400
+    e = await refusal(bench.create("configmaps", {"metadata": {"name": "x"}}, "nowhere"))
     assert (e.code, e.message) == (404, 'namespaces "nowhere" not found')
 
 
@@ -62,7 +57,7 @@ async def test_update_checks_the_revision_and_bumps_generation(bench: Any, make:
     obj["spec"]["replicas"] = 5
     new = await bench.registry.update(bench.ctx, DEPLOYMENTS, "default", "d", obj)
     assert new.obj["metadata"]["generation"] == 2
-    e = await _raises(bench.registry.update(bench.ctx, DEPLOYMENTS, "default", "d", obj))
+    e = await refusal(bench.registry.update(bench.ctx, DEPLOYMENTS, "default", "d", obj))
     assert e.reason == "Conflict"
     assert "please apply your changes to the latest version" in e.message
     obj["metadata"].pop("resourceVersion")
@@ -138,12 +133,12 @@ async def test_patches(bench: Any, make: Any) -> None:
     assert out["metadata"]["labels"] == {"a": "b"}
     out = await patch("json-patch+json", [{"op": "replace", "path": "/spec/replicas", "value": 7}])
     assert out["spec"]["replicas"] == 7
-    e = await _raises(patch("merge-patch+json", {"metadata": {"resourceVersion": "1"}}))
+    e = await refusal(patch("merge-patch+json", {"metadata": {"resourceVersion": "1"}}))
     assert e.reason == "Conflict"
-    assert (await _raises(patch("merge-patch+json", {"metadata": {"name": "z"}}))).code == 400
-    assert (await _raises(patch("xml", {}))).code == 415
-    assert (await _raises(patch("merge-patch+json", b"{"))).code == 400
-    e = await _raises(patch("merge-patch+json", {"spec": {"selector": {"matchLabels": {"app": "z"}}}}))
+    assert (await refusal(patch("merge-patch+json", {"metadata": {"name": "z"}}))).code == 400
+    assert (await refusal(patch("xml", {}))).code == 415
+    assert (await refusal(patch("merge-patch+json", b"{"))).code == 400
+    e = await refusal(patch("merge-patch+json", {"spec": {"selector": {"matchLabels": {"app": "z"}}}}))
     assert e.reason == "Invalid"
 
 
@@ -172,7 +167,7 @@ async def test_a_patch_that_fits_no_type_is_invalid(
 ) -> None:
     await bench.create("deployments.apps", make.deployment())
     asked = bench.registry.patch(bench.ctx, DEPLOYMENTS, "default", "d", f"application/{media}+json", patch)
-    e = await _raises(asked)
+    e = await refusal(asked)
     (cause,) = e.details["causes"]
     assert (e.code, e.reason, cause["field"]) == (422, "Invalid", "patch")
     assert cause["message"].endswith(message)
@@ -207,7 +202,7 @@ async def test_a_pod_may_be_put_again_as_its_manifest_says(bench: Any, make: Any
 )  # fmt: skip
 async def test_what_belongs_elsewhere_is_refused(bench: Any, kind: str, version: str, message: str) -> None:
     body = {"kind": kind, "apiVersion": version, "metadata": {"name": "x"}}
-    e = await _raises(bench.create("horizontalpodautoscalers.autoscaling", body))
+    e = await refusal(bench.create("horizontalpodautoscalers.autoscaling", body))
     assert (e.code, e.message) == (400, message)
 
 
@@ -219,7 +214,7 @@ async def test_who_owns_nothing_is_no_manager(bench: Any) -> None:
 async def test_a_scale_patch_that_fits_no_type_is_invalid(bench: Any, make: Any) -> None:
     await bench.create("deployments.apps", make.deployment())
     media, patch = "application/merge-patch+json", {"spec": {"replicas": "x"}}
-    e = await _raises(bench.registry.patch(bench.ctx, DEPLOYMENTS, "default", "d", media, patch, subresource="scale"))
+    e = await refusal(bench.registry.patch(bench.ctx, DEPLOYMENTS, "default", "d", media, patch, subresource="scale"))
     assert (e.code, e.reason) == (422, "Invalid")
     assert "cannot unmarshal string into Go struct field ScaleSpec.spec.replicas of type int32" in e.message
     assert (await bench.get("deployments.apps", "d")).obj["spec"]["replicas"] == 2
@@ -232,7 +227,7 @@ LEASES = SCHEME.named("leases.coordination.k8s.io")
 async def test_some_kinds_are_replaced_at_a_revision_only(bench: Any, version: dict[str, str]) -> None:
     made = (await bench.create(LEASES.name, {"metadata": {"name": "l"}})).obj
     body = {"metadata": {"name": "l", **version}, "spec": {"holderIdentity": "me"}}
-    e = await _raises(bench.registry.update(bench.ctx, LEASES, "default", "l", body))
+    e = await refusal(bench.registry.update(bench.ctx, LEASES, "default", "l", body))
     assert (e.code, e.message) == (
         422,
         'leases.coordination.k8s.io "l" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for '
@@ -247,17 +242,17 @@ async def test_replacing_what_is_not_there_creates_some_kinds(bench: Any) -> Non
     body = {"metadata": {"name": "l", "resourceVersion": "7"}, "spec": {"holderIdentity": "me"}}
     out = await bench.registry.update(bench.ctx, LEASES, "default", "l", body)
     assert (out.created, out.obj["spec"]) == (True, {"holderIdentity": "me"})
-    e = await _raises(bench.registry.update(bench.ctx, LEASES, "nowhere", "l", {"metadata": {"name": "l"}}))
+    e = await refusal(bench.registry.update(bench.ctx, LEASES, "nowhere", "l", {"metadata": {"name": "l"}}))
     assert (e.code, e.message) == (404, 'namespaces "nowhere" not found')
     maps = SCHEME.named("configmaps")
-    e = await _raises(bench.registry.update(bench.ctx, maps, "default", "l", {"metadata": {"name": "l"}}))
+    e = await refusal(bench.registry.update(bench.ctx, maps, "default", "l", {"metadata": {"name": "l"}}))
     assert (e.code, e.message) == (404, 'configmaps "l" not found')
 
 
 async def test_a_replacement_of_an_object_that_is_gone_makes_no_other(bench: Any) -> None:
     made = (await bench.create(LEASES.name, {"metadata": {"name": "l"}})).fresh()
     await bench.delete(LEASES.name, "l")
-    e = await _raises(bench.registry.update(bench.ctx, LEASES, "default", "l", made))
+    e = await refusal(bench.registry.update(bench.ctx, LEASES, "default", "l", made))
     said = f"Precondition failed: UID in precondition: {made['metadata']['uid']}, UID in object meta: "
     assert (e.code, e.reason, e.message.endswith(said)) == (409, "Conflict", True)
     assert bench.keys("/registry/coordination.k8s.io/leases/") == []
@@ -288,7 +283,7 @@ async def test_scale(bench: Any, make: Any) -> None:
     assert out.obj["spec"] == {"replicas": 4}
     assert (await bench.get("deployments.apps", "d")).obj["spec"]["replicas"] == 4
     assert (
-        await _raises(bench.registry.update(bench.ctx, DEPLOYMENTS, "default", "d", scale, subresource="scale"))
+        await refusal(bench.registry.update(bench.ctx, DEPLOYMENTS, "default", "d", scale, subresource="scale"))
     ).code == 409
     media = "application/merge-patch+json"
     out = await bench.registry.patch(
@@ -306,7 +301,7 @@ async def test_apply_creates_then_merges(bench: Any, make: Any) -> None:
     await bench.registry.modify(
         bench.ctx, DEPLOYMENTS, "default", "d", lambda o: {**o, "spec": {**o["spec"], "replicas": 9}}
     )
-    e = await _raises(bench.registry.patch(ctx, DEPLOYMENTS, "default", "d", media, wish))
+    e = await refusal(bench.registry.patch(ctx, DEPLOYMENTS, "default", "d", media, wish))
     assert e.reason == "Conflict"
     assert 'conflict with "test"' in e.message
     forced = await bench.registry.patch(ctx, DEPLOYMENTS, "default", "d", media, wish, force=True)
@@ -314,7 +309,7 @@ async def test_apply_creates_then_merges(bench: Any, make: Any) -> None:
     again = await bench.registry.patch(ctx, DEPLOYMENTS, "default", "d", media, wish)
     assert again.revision == forced.revision
     assert (
-        await _raises(bench.registry.patch(replace(ctx, field_manager=""), DEPLOYMENTS, "default", "d", media, wish))
+        await refusal(bench.registry.patch(replace(ctx, field_manager=""), DEPLOYMENTS, "default", "d", media, wish))
     ).code == 422
 
 
@@ -339,12 +334,12 @@ async def test_kubectl_goes_over_to_server_side_apply(bench: Any) -> None:
     made["metadata"]["annotations"] = {annotation: orjson.dumps(wish(a="1", b="1")).decode()}
     bench.ctx = replace(bench.ctx, field_manager="kubectl-client-side-apply")
     await bench.create("configmaps", made)
-    assert (await _raises(apply("another", a="2"))).reason == "Conflict"
+    assert (await refusal(apply("another", a="2"))).reason == "Conflict"
     out = await apply("kubectl", a="2", b="1")
     assert out["data"] == {"a": "2", "b": "1"}
     assert orjson.loads(out["metadata"]["annotations"][annotation]) == wish(a="2", b="1")
     await bench.registry.modify(bench.ctx, info, "default", "c", lambda o: {**o, "data": {"a": "2", "b": "theirs"}})
-    e = await _raises(apply("kubectl", a="2", b="3"))
+    e = await refusal(apply("kubectl", a="2", b="3"))
     assert [cause["field"] for cause in e.details["causes"]] == [".data.b"]
 
 
@@ -353,7 +348,7 @@ async def test_dry_run_stores_nothing(bench: Any, make: Any) -> None:
     revision = bench.store.revision
     assert (await bench.create("pods", make.pod())).obj["spec"]["priority"] == 0
     assert bench.store.revision == revision
-    assert (await _raises(bench.create("pods", make.pod(), "nowhere"))).code == 404
+    assert (await refusal(bench.create("pods", make.pod(), "nowhere"))).code == 404
 
 
 async def test_a_lost_fence_is_told_apart(bench: Any) -> None:
@@ -374,7 +369,7 @@ async def test_a_lost_fence_is_told_apart(bench: Any) -> None:
 )  # fmt: skip
 async def test_store_errors_are_named(bench: Any, code: str, status: int, reason: str) -> None:
     bench.store.fail = code
-    e = await _raises(bench.create("configmaps", {"metadata": {"name": "x"}}))
+    e = await refusal(bench.create("configmaps", {"metadata": {"name": "x"}}))
     assert (e.code, e.reason) == (status, reason)
 
 
@@ -410,7 +405,7 @@ async def test_strict_validation(bench: Any, make: Any) -> None:
     bad = make.pod()
     bad["spec"]["oops"] = 1
     bench.ctx = replace(bench.ctx, field_validation="Strict")
-    e = await _raises(bench.create("pods", bad))
+    e = await refusal(bench.create("pods", bad))
     assert 'strict decoding error: unknown field "spec.oops"' in e.message
     bench.ctx = replace(bench.ctx, field_validation="Warn")
     await bench.create("pods", bad)
