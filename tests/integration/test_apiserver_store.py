@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 
 import orjson
 import pytest
@@ -10,6 +9,7 @@ from apiserver_harness import Pki, edge
 
 from raft.client import StoreClient
 from raft.server import StateConfig, StateServer, create_member
+from tests.support.ports import free_ports
 
 CM = "/api/v1/namespaces/default/configmaps"
 
@@ -18,18 +18,11 @@ def config_map(name: str) -> dict:
     return {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": name}, "data": {"k": "v"}}
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
-
-
 class Member:
     """One State member that can be stopped and started again."""
 
     def __init__(self, directory) -> None:
-        self.address = ("127.0.0.1", free_port(), free_port())
+        self.address = ("127.0.0.1", *free_ports(2))
         self.directory = directory
         create_member(directory, "one", 1, {1: self.address})
         self.task: asyncio.Task | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import http.server
-import socket
 import subprocess
 import threading
 import time
@@ -21,6 +20,7 @@ from cluster.controllers.hpa import HpaController
 from cluster.controllers.hpa_prometheus import PrometheusMetrics
 from cluster.machinery.prometheus import Prometheus
 from tests.support.controller_world import World
+from tests.support.ports import free_ports
 from tests.unit.controllers.test_hpa_world import replicas, start
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,19 +59,12 @@ class Exporter(http.server.BaseHTTPRequestHandler):
         return
 
 
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     subprocess.run(["python3", str(ROOT / "infra" / "images" / "build.py"), IMAGE], check=True, timeout=300)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Exporter)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    directory, port = tmp_path_factory.mktemp("prometheus"), _free_port()
+    directory, port = tmp_path_factory.mktemp("prometheus"), free_ports(1)[0]
     directory.chmod(0o755)
     target = f"127.0.0.1:{server.server_port}"
     (directory / "prometheus.yml").write_text(
@@ -157,7 +150,7 @@ async def test_a_deployment_is_scaled_by_it(url: str) -> None:
 
 
 async def test_a_prometheus_that_is_not_there_is_said() -> None:
-    prometheus = Prometheus(f"http://127.0.0.1:{_free_port()}", _unresolved)
+    prometheus = Prometheus(f"http://127.0.0.1:{free_ports(1)[0]}", _unresolved)
     try:
         with pytest.raises(ApiError, match="prometheus at http://") as failed:
             await prometheus.query("up")

@@ -16,6 +16,7 @@ from raft.backup.targets import Access, Bucket, TargetError, open_target
 from raft.client_backup import save_snapshot
 from raft.config import StateConfig
 from raft.server import StateServer, create_member
+from tests.support.cloud_aws import moto
 from tests.support.ports import free_ports
 
 HOUR, BORN = 3600.0, 1_800_000_000.0
@@ -23,15 +24,8 @@ HOUR, BORN = 3600.0, 1_800_000_000.0
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """moto's server, on a port of its own."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    try:
-        yield "http://{}:{}".format(*server.get_host_and_port())
-    finally:
-        server.stop()
+    with moto() as url:
+        yield url
 
 
 @pytest.fixture

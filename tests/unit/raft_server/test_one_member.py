@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,18 +21,12 @@ from raft.storage.backend_lmdb import LmdbBackend
 from raft.storage.errors import DirectoryEmpty, DirectoryLocked, DirectoryNotEmpty
 from raft.storage.wal import Wal
 from raft.wal_writer import WalWriter
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
+from tests.support.ports import free_ports
 
 
 class One:
     def __init__(self, directory: Path, **settings: Any) -> None:
-        self.address = ("127.0.0.1", free_port(), free_port())
+        self.address = ("127.0.0.1", *free_ports(2))
         self.directory = directory
         self.settings = {"metrics": None, "tick_ms": 10, **settings}
         if not directory.exists():
@@ -326,7 +319,7 @@ def request(name: str, service: str, method: str, code: str = "") -> str:
 
 
 async def test_metrics_have_etcds_names_and_say_what_happened(tmp_path: Path) -> None:
-    port = free_port()
+    port = free_ports(1)[0]
     one = One(tmp_path / "m", metrics=("127.0.0.1", port))
     async with serving(one) as server:
         client = one.client()

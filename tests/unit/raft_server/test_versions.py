@@ -18,7 +18,8 @@ from raft.storage import identity, segment
 from raft.storage.backend_lmdb import LmdbBackend, data_file
 from raft.storage.errors import DirectoryError, WalCorrupt
 from raft.wire import HEADER, frame, pack, unpack
-from tests.unit.raft_server.test_one_member import One, free_port, serving
+from tests.support.ports import free_ports
+from tests.unit.raft_server.test_one_member import One, serving
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -154,7 +155,7 @@ async def test_a_client_says_that_a_member_is_of_another_version() -> None:
         await writer.drain()
         writer.close()
 
-    port = free_port()
+    port = free_ports(1)[0]
     async with await asyncio.start_server(other_version, "127.0.0.1", port):
         client = StoreClient([("127.0.0.1", port)], timeout_s=30)
         with pytest.raises(StoreError, match="not that of a State member of this version") as raised:
