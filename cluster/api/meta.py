@@ -82,6 +82,14 @@ def condition(obj: Mapping[str, Any], kind: str) -> Object | None:
     return None
 
 
+def is_true(obj: Mapping[str, Any], kind: str) -> bool:
+    """Whether its condition of this type says "True": neither "False", nor "Unknown", nor nothing."""
+    for c in (obj.get("status") or {}).get("conditions") or ():
+        if c.get("type") == kind:
+            return bool(c.get("status") == "True")
+    return False
+
+
 def set_condition(conditions: list[Object], new: Object, now: float) -> bool:
     """Put `new` into `conditions` in place; lastTransitionTime moves only when `status` does. True if anything
     changed.

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cluster.api import quantity
+from cluster.api.meta import is_true
 
 Pod = Mapping[str, Any]
 
@@ -24,10 +25,7 @@ def is_terminating(pod: Pod) -> bool:
 
 
 def is_ready(pod: Pod) -> bool:
-    for c in (pod.get("status") or {}).get("conditions") or ():
-        if c.get("type") == "Ready":
-            return bool(c.get("status") == "True")
-    return False
+    return is_true(pod, "Ready")
 
 
 def is_static(pod: Pod) -> bool:

@@ -19,6 +19,7 @@ from cluster.api.meta import rfc3339_micro
 from cluster.apiserver.requestinfo import RequestInfo
 from cluster.registry import yaml_input
 from cluster.registry.context import UserInfo
+from cluster.registry.rbac import url_matches
 
 NONE, METADATA, REQUEST, REQUEST_RESPONSE = "None", "Metadata", "Request", "RequestResponse"
 _LEVELS = (NONE, METADATA, REQUEST, REQUEST_RESPONSE)
@@ -124,16 +125,12 @@ def _matches(rule: Object, user: UserInfo, info: RequestInfo) -> bool:
     if not rule.get("nonResourceURLs") and not rule.get("resources") and not rule.get("namespaces"):
         return True
     if not info.is_resource:
-        return any(_url(u, info.path) for u in rule.get("nonResourceURLs") or ())
+        return any(url_matches(u, info.path) for u in rule.get("nonResourceURLs") or ())
     if rule.get("nonResourceURLs"):
         return False
     if rule.get("namespaces") and info.namespace not in rule["namespaces"]:
         return False
     return not rule.get("resources") or any(_group_resources(r, info) for r in rule["resources"])
-
-
-def _url(pattern: str, path: str) -> bool:
-    return pattern in ("*", path) or (pattern.endswith("*") and path.startswith(pattern[:-1]))
 
 
 def _group_resources(wanted: Object, info: RequestInfo) -> bool:

@@ -11,12 +11,8 @@ A page is continued at its list's revision: from the cache while the resource di
 
 from __future__ import annotations
 
-import base64
-import binascii
 import time
 from collections.abc import Callable, Sequence
-
-import orjson
 
 from cluster.api import errors
 from cluster.api.scheme import ResourceInfo
@@ -27,23 +23,8 @@ from cluster.apiserver.call import Call, Reply
 from cluster.apiserver.feed import CacheFeed
 from cluster.apiserver.selection import Selection
 from cluster.apiserver.versions import Versions
-from cluster.registry.reading import parse_resource_version
+from cluster.registry.reading import decode_continue, encode_continue, parse_resource_version
 from cluster.registry.registry import Registry
-
-
-def encode_continue(revision: int, start: bytes) -> str:
-    """Kubernetes' continue token (v1), as the registry writes and reads it too."""
-    payload = orjson.dumps({"v": "meta.k8s.io/v1", "rv": revision, "start": start.decode()})
-    return base64.urlsafe_b64encode(payload).decode().rstrip("=")
-
-
-def decode_continue(token: str) -> tuple[int, bytes]:
-    """Revision (negative: whatever is the latest), and the first key of the next page. Raises ApiError 400."""
-    try:
-        data = orjson.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-        return int(data["rv"]), str(data["start"]).encode()
-    except (binascii.Error, ValueError, KeyError, TypeError) as e:
-        raise errors.bad_request("continue key is not valid: it was not made by this API") from e
 
 
 class CacheReader:

@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 
-from cluster.api.meta import parse_time
+from cluster.api.meta import is_true, parse_time
 from cluster.cli.kubeconfig import Access
 from cluster.machine.config import ClusterConfig
 
@@ -90,7 +90,7 @@ class AdminApi:
     async def nodes(self) -> dict[str, bool]:
         """Ready by node name."""
         items = (await self.get("/api/v1/nodes")).get("items", [])
-        return {item["metadata"]["name"]: is_ready(item) for item in items}
+        return {item["metadata"]["name"]: is_true(item, "Ready") for item in items}
 
     async def renewals(self) -> dict[str, float]:
         """When each node's kubelet renewed its lease, in seconds since the epoch. Raises ApiUnavailable."""
@@ -120,8 +120,3 @@ class AdminApi:
         context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
         context.load_cert_chain(str(pki / "admin.crt"), str(pki / "admin.key"))
         return context
-
-
-def is_ready(node: dict[str, Any]) -> bool:
-    conditions = node.get("status", {}).get("conditions", [])
-    return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)

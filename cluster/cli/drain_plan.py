@@ -12,6 +12,7 @@ from typing import Any
 
 from cluster.api.errors import ApiError
 from cluster.api.meta import controller_of, parse_time
+from cluster.api.pods import is_terminal
 
 Pod = Mapping[str, Any]
 MIRROR = "kubernetes.io/config.mirror"
@@ -78,7 +79,7 @@ def judge(pod: Pod, flags: Flags, now: float, no_daemon_set: ApiError | None = N
 def daemon_set_of(pod: Pod) -> str:
     """The name of the DaemonSet that it says it belongs to and that `judge` must know about; or nothing."""
     owner = controller_of(pod)
-    return str(owner["name"]) if owner is not None and owner["kind"] == "DaemonSet" and not _over(pod) else ""
+    return str(owner["name"]) if owner is not None and owner["kind"] == "DaemonSet" and not is_terminal(pod) else ""
 
 
 def warnings(verdicts: Iterable[Verdict]) -> str:
@@ -116,19 +117,15 @@ def _daemon_set(pod: Pod, flags: Flags, no_daemon_set: ApiError | None) -> _Answ
 
 def _local_storage(pod: Pod, flags: Flags) -> _Answer:
     local = any("emptyDir" in volume for volume in pod["spec"].get("volumes") or ())
-    if not local or _over(pod):
+    if not local or is_terminal(pod):
         return _TAKE
     return (True, _LOCAL_WARNING, "") if flags.delete_emptydir_data else (False, "", _LOCAL_FATAL)
 
 
 def _unmanaged(pod: Pod, flags: Flags) -> _Answer:
-    if _over(pod) or controller_of(pod) is not None:
+    if is_terminal(pod) or controller_of(pod) is not None:
         return _TAKE
     return (True, _UNMANAGED_WARNING, "") if flags.force else (False, "", _UNMANAGED_FATAL)
-
-
-def _over(pod: Pod) -> bool:
-    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
 
 def _by_text(found: Iterable[tuple[str, Pod]]) -> list[str]:

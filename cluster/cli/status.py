@@ -11,8 +11,9 @@ import json
 from collections.abc import Collection
 from typing import Any
 
+from cluster.api.meta import is_true
 from cluster.cli import agent
-from cluster.cli.api import AdminApi, ApiUnavailable, is_ready
+from cluster.cli.api import AdminApi, ApiUnavailable
 from cluster.cli.live import show
 from cluster.cli.output import CommandError, Output, table
 from cluster.cli.store import NO_STORE, store_status
@@ -64,7 +65,7 @@ def vm_row(config: ClusterConfig, node: dict[str, Any]) -> dict[str, Any]:
     addresses = [a["address"] for a in node.get("status", {}).get("addresses", []) if a["type"] == "InternalIP"]
     return {
         "name": name,
-        "state": "running" if is_ready(node) else "unknown",
+        "state": "running" if is_true(node, "Ready") else "unknown",
         "address": ",".join(addresses),
         "role": f"{'control-plane' if plane else 'worker'}{head}",
         "pid": "",
@@ -84,7 +85,7 @@ async def look(config: ClusterConfig) -> dict[str, Any]:
         answers = True
     except (ApiUnavailable, FileNotFoundError):
         nodes, leaders, pods, answers = [], {}, {}, False
-    ready = {node["metadata"]["name"]: is_ready(node) for node in nodes}
+    ready = {node["metadata"]["name"]: is_true(node, "Ready") for node in nodes}
     rows = [_row(config, m) for m in found] if local else [vm_row(config, node) for node in nodes]
     rows = [row | {"node": _node(ready, row["name"])} for row in rows]
     rows = [row | {"pods": pods.get(row["name"], {"running": 0, "all": 0})} for row in rows]

@@ -11,6 +11,7 @@ import json
 from collections import defaultdict
 from typing import Any
 
+from cluster.api.meta import is_true
 from cluster.api.quantity import parse_quantity
 from cluster.cli.api import AdminApi, ApiUnavailable
 from cluster.cli.clusters import existing
@@ -76,7 +77,7 @@ def _usage(usage: Obj) -> tuple[float, float]:
 
 def _machine(node: Obj, used: tuple[float, float] | None, pods: int) -> Obj:
     has = node.get("status", {}).get("allocatable") or {}
-    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in node.get("status", {}).get("conditions", []))
+    ready = is_true(node, "Ready")
     return {
         "name": node["metadata"]["name"],
         "ready": ready,

@@ -8,7 +8,7 @@ of this provider is ever deleted.
 from __future__ import annotations
 
 from cluster.api.errors import ApiError
-from cluster.api.meta import condition
+from cluster.api.meta import is_true
 from cluster.controllers import cloud_nodes_core as core
 from cluster.controllers.env import Env
 from cluster.machinery.client import Obj, clone, is_not_found
@@ -39,7 +39,7 @@ class CloudNodeController:
     def _on_node(self, old: Obj | None, new: Obj | None) -> None:
         if self._env.outside.instances is None or new is None:
             return
-        if old is None or core.is_uninitialized(new) or _ready(old) != _ready(new):
+        if old is None or core.is_uninitialized(new) or is_true(old, "Ready") != is_true(new, "Ready"):
             self.reconciler.queue.add(new["metadata"]["name"])
 
     async def _reconcile(self, name: str) -> Result | None:
@@ -60,7 +60,7 @@ class CloudNodeController:
         except ApiError as err:
             if not is_not_found(err):
                 raise
-        return Result(_REFRESH_S if _ready(node) else _WATCH_S)
+        return Result(_REFRESH_S if is_true(node, "Ready") else _WATCH_S)
 
     @staticmethod
     def _is_ours(node: Obj, instances: Instances) -> bool:
@@ -100,8 +100,3 @@ class CloudNodeController:
         if verdict in ("shutdown", "running"):
             await self._env.client.update("nodes", core.with_shutdown(node, verdict == "shutdown"))
         return False
-
-
-def _ready(node: Obj) -> bool:
-    found = condition(node, "Ready")
-    return found is not None and found.get("status") == "True"

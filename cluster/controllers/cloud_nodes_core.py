@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from cluster.api.meta import condition
+from cluster.api.meta import is_true
 from cluster.controllers.node_lifecycle_core import SHUTDOWN
 from cluster.machinery.client import Obj, clone
 from cluster.machinery.provider import Instance
@@ -61,8 +61,7 @@ def addresses(node: Obj, instance: Instance) -> list[Obj] | None:
 def verdict(node: Obj, instance: Instance | None) -> Verdict:
     """Of a Node whose provider was asked. Only one that is silent is judged: a kubelet that answers is no ghost."""
     tainted = any(t["key"] == SHUTDOWN for t in node["spec"].get("taints") or ())
-    ready = condition(node, "Ready")
-    if ready is not None and ready.get("status") == "True":
+    if is_true(node, "Ready"):
         return "running" if tainted else "keep"
     if instance is None or instance.state == "gone":
         return "delete"

@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.api.pods import is_ready, is_terminal
+from cluster.api.pods import is_ready, is_terminal, is_terminating
 from cluster.controllers.daemonset_pods import Placement, oldest_first, placement, pod_hash, target_node
+from cluster.controllers.percent import scaled
 from cluster.controllers.replicaset_core import availability_due_s, is_available
 from cluster.controllers.status import present
 from cluster.machinery.client import Obj
@@ -55,18 +56,14 @@ def decide(ds: Obj, nodes: Sequence[Obj], pods: Sequence[Obj], digest: str, now:
 def bounds(ds: Obj, desired: int) -> tuple[int, int]:
     """(maxSurge, maxUnavailable) as numbers of nodes; percentages round up; never both 0."""
     rolling = (ds["spec"].get("updateStrategy") or {}).get("rollingUpdate") or {}
-    surge = _scaled(rolling.get("maxSurge", 0), desired)
-    unavailable = _scaled(rolling.get("maxUnavailable", 1), desired)
+    surge = scaled(rolling.get("maxSurge", 0), desired)
+    unavailable = scaled(rolling.get("maxUnavailable", 1), desired)
     return surge, unavailable if surge or unavailable else 1
 
 
 def surges(ds: Obj) -> bool:
     rolling = (ds["spec"].get("updateStrategy") or {}).get("rollingUpdate") or {}
-    return _scaled(rolling.get("maxSurge", 0), 100) > 0
-
-
-def _scaled(value: Any, total: int) -> int:
-    return int(value) if isinstance(value, int) else -(-int(str(value).rstrip("%") or 0) * total // 100)
+    return scaled(rolling.get("maxSurge", 0), 100) > 0
 
 
 class _Work:
@@ -89,14 +86,14 @@ class _Work:
     def manage(self, name: str, there: Sequence[Obj]) -> None:
         place = self.places.get(name)
         if place is None or not place.keep:
-            self._delete(p for p in there if not _terminating(p))
+            self._delete(p for p in there if not is_terminating(p))
             return
         if place.run and not there:
             self.plan.create.append(name)
             return
-        running = [p for p in there if not _terminating(p) and not is_terminal(p)]
+        running = [p for p in there if not is_terminating(p) and not is_terminal(p)]
         for pod in there:
-            if is_terminal(pod) and not _terminating(pod):
+            if is_terminal(pod) and not is_terminating(pod):
                 failed = (pod.get("status") or {}).get("phase") == "Failed"
                 (self.plan.failed if failed else self.plan.succeeded).append(pod)
                 self._delete([pod])
@@ -178,7 +175,7 @@ class _Work:
 
     def _pair(self, there: Sequence[Obj]) -> tuple[Obj | None, Obj | None] | None:
         """(new, old); None when there are several of one sort, which `manage` clears up."""
-        standing = [p for p in there if not _terminating(p)]
+        standing = [p for p in there if not is_terminating(p)]
         new = [p for p in standing if self._is_new(p)]
         old = [p for p in standing if not self._is_new(p)]
         if len(new) > 1 or len(old) > 1:
@@ -197,10 +194,6 @@ class _Work:
             if uid not in self._going:
                 self._going.add(uid)
                 self.plan.delete.append(pod)
-
-
-def _terminating(pod: Obj) -> bool:
-    return "deletionTimestamp" in pod["metadata"]
 
 
 def status_of(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from cluster.controllers.percent import scaled
 from cluster.machinery.client import Obj
 
 REVISION = "deployment.kubernetes.io/revision"
@@ -32,15 +31,8 @@ def rolling_bounds(deployment: Obj) -> tuple[int, int]:
         return 0, 0
     rolling = strategy.get("rollingUpdate") or {}
     want = replicas(deployment)
-    surge = _scaled(rolling.get("maxSurge", "25%"), want, up=True)
-    unavailable = _scaled(rolling.get("maxUnavailable", "25%"), want, up=False)
+    surge = scaled(rolling.get("maxSurge", "25%"), want, up=True)
+    unavailable = scaled(rolling.get("maxUnavailable", "25%"), want, up=False)
     if surge == 0 and unavailable == 0:
         unavailable = 1
     return surge, min(unavailable, want) if want else unavailable
-
-
-def _scaled(value: Any, total: int, *, up: bool) -> int:
-    if isinstance(value, int):
-        return value
-    percent = int(str(value).rstrip("%") or 0)
-    return -(-percent * total // 100) if up else percent * total // 100

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cluster.api.meta import parse_time, rfc3339
 from cluster.api.pods import is_ready
+from cluster.controllers.percent import scaled
 from cluster.machinery.client import Obj, clone
 
 DELETION_TIMEOUT_S = 120.0
@@ -68,12 +68,8 @@ def failed(budget: Obj, why: str, now: float) -> Obj:
 
 def _desired(spec: Obj, expected: int) -> int:
     if "maxUnavailable" in spec:
-        return max(expected - _scaled(spec["maxUnavailable"], expected), 0)
-    return _scaled(spec.get("minAvailable", 1), expected)
-
-
-def _scaled(value: Any, total: int) -> int:
-    return int(value) if isinstance(value, int) else -(-int(str(value).rstrip("%") or 0) * total // 100)
+        return max(expected - scaled(spec["maxUnavailable"], expected), 0)
+    return scaled(spec.get("minAvailable", 1), expected)
 
 
 def _disrupted(budget: Obj, pods: Sequence[Obj], now: float) -> tuple[dict[str, str], list[str], float | None]:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cluster.api.meta import parse_time, rfc3339
-from cluster.api.pods import is_ready, is_terminal
+from cluster.api.pods import is_ready, is_terminal, is_terminating
 from cluster.controllers import job_failures, job_indexes, job_per_index
 from cluster.machinery.client import Obj, clone
 
@@ -97,8 +97,8 @@ class _Work:
         self.indexed = self.spec.get("completionMode") == "Indexed"
         value = self.spec.get("completions")
         self.completions: int | None = None if value is None else int(value)
-        self.active = [p for p in pods if not is_terminal(p) and not _terminating(p)]
-        self.terminating = sum(1 for p in pods if _terminating(p) and not is_terminal(p))
+        self.active = [p for p in pods if not is_terminal(p) and not is_terminating(p)]
+        self.terminating = sum(1 for p in pods if is_terminating(p) and not is_terminal(p))
         self.done = job_indexes.parse(self.status.get("completedIndexes") or "", self.completions or 0)
         self.failed_indexes = job_indexes.parse(self.status.get("failedIndexes") or "", self.completions or 0)
         self.held: dict[int, Obj] = {}
@@ -299,7 +299,7 @@ class _Work:
     def _indexes(self, active: list[Obj], count: int) -> list[int | None]:
         taken = self.done | self.failed_indexes | {i for p in active if (i := job_indexes.index_of(p)) is not None}
         if self.spec.get("podReplacementPolicy") == "Failed":
-            going = [p for p in self.pods if _terminating(p) and not is_terminal(p)]
+            going = [p for p in self.pods if is_terminating(p) and not is_terminal(p)]
             taken |= {i for p in going if (i := job_indexes.index_of(p)) is not None}
         return list(job_indexes.free(self.completions or 0, taken, count))
 
@@ -370,13 +370,9 @@ class _Work:
         self.plan.recheck_after_s = after_s if have is None else min(have, after_s)
 
 
-def _terminating(pod: Obj) -> bool:
-    return "deletionTimestamp" in pod["metadata"]
-
-
 def _dropped(pod: Obj) -> bool:
     """Deleted by the controller itself without being counted: not a failure that delays the next pod."""
-    return _terminating(pod) and not tracked(pod)
+    return is_terminating(pod) and not tracked(pod)
 
 
 def _succeeded(pod: Obj) -> bool:
@@ -389,7 +385,7 @@ def _failed(job: Obj, pod: Obj) -> bool:
         return True
     if job["spec"].get("podReplacementPolicy") == "Failed":
         return False
-    return _terminating(pod) and not _succeeded(pod)
+    return is_terminating(pod) and not _succeeded(pod)
 
 
 def _uncounted(job: Obj) -> set[str]:

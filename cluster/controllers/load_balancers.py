@@ -10,7 +10,7 @@ One worker: a local provider sees what is taken from the Services' statuses, whi
 from __future__ import annotations
 
 from cluster.api.errors import ApiError, service_unavailable
-from cluster.api.meta import condition
+from cluster.api.meta import is_true
 from cluster.controllers.cloud_nodes_core import UNINITIALIZED
 from cluster.controllers.env import Env
 from cluster.machinery.client import Obj, clone, is_not_found, key_of, split_key
@@ -115,8 +115,7 @@ def _serves(node: Obj | None) -> bool:
         return False
     if any(t["key"] == UNINITIALIZED for t in node["spec"].get("taints") or ()):
         return False
-    ready = condition(node, "Ready")
-    return ready is not None and ready.get("status") == "True"
+    return is_true(node, "Ready")
 
 
 def has_finalizer(service: Obj) -> bool:

@@ -19,7 +19,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cluster.api.pods import is_ready, is_terminal
+from cluster.api.pods import is_ready, is_terminal, is_terminating
+from cluster.controllers.percent import scaled
 from cluster.controllers.replicaset_core import availability_due_s, is_available
 from cluster.controllers.revisions_core import template_of
 from cluster.controllers.statefulset_identity import (
@@ -153,14 +154,14 @@ class _World:
             self._create(index)
             return False
         if is_terminal(pod):
-            if not _terminating(pod):
+            if not is_terminating(pod):
                 self.actions.append(DeletePod(pod, failed=True))
             return False
         if (pod.get("status") or {}).get("phase", "Pending") == "Pending":
             missing = self._missing_claims(index)
             if missing:
                 self.actions.append(CreateClaims(pod, tuple(missing)))
-        if self.ordered and (_terminating(pod) or not self._available(pod)):
+        if self.ordered and (is_terminating(pod) or not self._available(pod)):
             return False
         if not identity_matches(self.set, pod):
             changed = clone(pod)
@@ -211,7 +212,7 @@ class _World:
 
     def _condemn(self, i: int) -> bool:
         pod = self.condemned[i]
-        if _terminating(pod):
+        if is_terminating(pod):
             return not self.ordered
         if self.ordered and not self._available(pod) and pod is not self._first_unhealthy():
             return False
@@ -222,7 +223,7 @@ class _World:
         """The unhealthy pod with the lowest ordinal, of those that are wanted before the others: it may go although it
         is not ready."""
         everyone = [*(p for p in self.wanted if p is not None), *reversed(self.condemned)]
-        return next((p for p in everyone if _terminating(p) or not self._available(p)), None)
+        return next((p for p in everyone if is_terminating(p) or not self._available(p)), None)
 
     # ---- the pods of another template
 
@@ -231,7 +232,7 @@ class _World:
         name, room = self.update["metadata"]["name"], self._max_unavailable()
         for i in range(len(self.wanted) - 1, self._partition() - 1, -1):
             pod = self.wanted[i]
-            if pod is None or _terminating(pod) or is_terminal(pod):
+            if pod is None or is_terminating(pod) or is_terminal(pod):
                 room -= 1  # away, and made anew as it is
             elif pod_revision(pod) != name:
                 self.actions.append(DeletePod(pod))
@@ -244,16 +245,10 @@ class _World:
     def _max_unavailable(self) -> int:
         """spec.updateStrategy.rollingUpdate.maxUnavailable (KEP-961): percentages round up, never below 1."""
         value = ((self.set["spec"].get("updateStrategy") or {}).get("rollingUpdate") or {}).get("maxUnavailable", 1)
-        if not isinstance(value, int):
-            value = -(-int(str(value).rstrip("%") or 0) * replicas(self.set) // 100)
-        return max(value, 1)
+        return max(scaled(value, replicas(self.set)), 1)
 
     def _available(self, pod: Obj) -> bool:
         return _running(pod) and is_available(pod, self.min_ready_s, self.now)
-
-
-def _terminating(pod: Obj) -> bool:
-    return "deletionTimestamp" in pod["metadata"]
 
 
 def _running(pod: Obj) -> bool:
@@ -267,7 +262,7 @@ def status_of(set_: Obj, pods: Sequence[Obj], current: Obj, update: Obj, now: fl
     old = set_.get("status") or {}
     min_ready = int(set_["spec"].get("minReadySeconds") or 0)
     ready = [p for p in pods if _running(p) and is_ready(p)]
-    standing = [p for p in pods if not _terminating(p)]
+    standing = [p for p in pods if not is_terminating(p)]
     now_name, next_name = current["metadata"]["name"], update["metadata"]["name"]
     on_current = sum(1 for p in standing if pod_revision(p) == now_name)
     on_update = sum(1 for p in standing if pod_revision(p) == next_name)

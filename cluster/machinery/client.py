@@ -41,6 +41,13 @@ class WatchEvent:
     object: Obj
     cause: str = ""
 
+    @classmethod
+    def from_wire(cls, raw: Obj) -> WatchEvent:
+        """One line of a watch. Raises the ApiError that an ERROR event carries."""
+        if raw.get("type") == "ERROR":
+            raise ApiError.from_status(raw.get("object") or {})
+        return cls(raw["type"], raw["object"])
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectList:

@@ -148,7 +148,7 @@ class HttpClient:
                 if response.status != 200:
                     raise _error(response.status, await response.read())
                 async for line in _lines(response.content.iter_any()):
-                    yield _watch_event(orjson.loads(line))
+                    yield WatchEvent.from_wire(orjson.loads(line))
         except (aiohttp.ClientError, TimeoutError, OSError) as err:
             raise errors.service_unavailable(f"watch {resource}: {_why(err)}") from err
         except orjson.JSONDecodeError as err:
@@ -351,12 +351,6 @@ async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             if line:
                 yield line
         pending, size = [last], len(last)
-
-
-def _watch_event(raw: Obj) -> WatchEvent:
-    if raw.get("type") == "ERROR":
-        raise ApiError.from_status(raw.get("object") or {})
-    return WatchEvent(raw["type"], raw["object"])
 
 
 def _error(code: int, payload: bytes) -> ApiError:

@@ -20,6 +20,7 @@ import struct
 from collections.abc import Iterable
 from typing import Any
 
+from cluster.api.meta import is_true
 from cluster.machinery.client import key_of, split_key
 from cluster.machinery.informer import Informers
 from cluster.network import links
@@ -41,8 +42,7 @@ def may_hold(node: Obj) -> bool:
     """A machine that is Ready and not kept out by its label."""
     if EXCLUDE_LABEL in (node["metadata"].get("labels") or {}):
         return False
-    conditions = (node.get("status") or {}).get("conditions") or ()
-    return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
+    return is_true(node, "Ready")
 
 
 def holder(address: str, nodes: Iterable[str]) -> str:

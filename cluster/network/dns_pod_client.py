@@ -130,7 +130,7 @@ class _WatchThread(threading.Thread):
             with contextlib.closing(self._connection):
                 response = self._client.request(self._connection, self._path, self._query)
                 while not self._stopped and (line := response.readline()):
-                    self._put(_event(json.loads(line)))
+                    self._put(WatchEvent.from_wire(json.loads(line)))
         except ApiError as err:
             end = err
         except (OSError, ValueError, http.client.HTTPException) as err:
@@ -161,12 +161,6 @@ def _path(resource: str, namespace: str) -> str:
 def _selectors(label_selector: str, field_selector: str) -> dict[str, str]:
     wanted = {"labelSelector": label_selector, "fieldSelector": field_selector}
     return {key: value for key, value in wanted.items() if value}
-
-
-def _event(raw: Obj) -> WatchEvent:
-    if raw.get("type") == "ERROR":
-        raise ApiError.from_status(raw.get("object") or {})
-    return WatchEvent(raw["type"], raw["object"])
 
 
 def _error(code: int, payload: bytes) -> ApiError:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.api import managed, meta, schema
+from cluster.api.meta import is_true
 from cluster.api.scheme import SCHEME
 from cluster.api.validation.service_ips import family_of
 from cluster.registry import keys
@@ -82,9 +83,7 @@ def service_ips(spec: Object) -> list[str]:
 
 def is_ready(cidr: Object) -> bool:
     """Whether addresses may be given from a ServiceCIDR."""
-    conditions = (cidr.get("status") or {}).get("conditions") or ()
-    ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
-    return ready and "deletionTimestamp" not in cidr["metadata"]
+    return is_true(cidr, "Ready") and "deletionTimestamp" not in cidr["metadata"]
 
 
 class Addresses:

@@ -45,7 +45,7 @@ def rule_allows(rule: Object, a: Attributes) -> bool:
     if "*" not in verbs and a.verb not in verbs:
         return False
     if not a.is_resource:
-        return any(_url_matches(u, a.path) for u in rule.get("nonResourceURLs") or ())
+        return any(url_matches(u, a.path) for u in rule.get("nonResourceURLs") or ())
     groups = rule.get("apiGroups") or ()
     if "*" not in groups and a.group not in groups:
         return False
@@ -58,7 +58,8 @@ def rule_allows(rule: Object, a: Attributes) -> bool:
     return not names or a.name in names
 
 
-def _url_matches(pattern: str, path: str) -> bool:
+def url_matches(pattern: str, path: str) -> bool:
+    """Of nonResourceURLs: the path itself, `*`, or all that begins as the pattern does before its last `*`."""
     return pattern in ("*", path) or (pattern.endswith("*") and path.startswith(pattern[:-1]))
 
 

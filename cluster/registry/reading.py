@@ -85,20 +85,19 @@ _TOO_OLD = (
 )
 
 
-def _token(revision: int, start: bytes) -> str:
+def encode_continue(revision: int, start: bytes) -> str:
+    """Kubernetes' continue token (v1): the list's revision, _LATEST for none, and the first key of the next page."""
     payload = orjson.dumps({"v": "meta.k8s.io/v1", "rv": revision, "start": start.decode()})
     return base64.urlsafe_b64encode(payload).decode().rstrip("=")
 
 
-def _untoken(token: str, prefix: bytes) -> tuple[int, bytes]:
+def decode_continue(token: str) -> tuple[int, bytes]:
+    """Revision (negative: whatever is the latest), and the first key of the next page. Raises ApiError 400."""
     try:
         data = orjson.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-        revision, start = int(data["rv"]), str(data["start"]).encode()
+        return int(data["rv"]), str(data["start"]).encode()
     except (binascii.Error, ValueError, KeyError, TypeError) as e:
         raise errors.bad_request("continue key is not valid: it was not made by this API") from e
-    if not start.startswith(prefix):
-        raise errors.bad_request("continue key is not valid: it is for another resource")
-    return revision, start
 
 
 class Reader:
@@ -146,7 +145,7 @@ class Reader:
             if not more:
                 return out
             if limit and len(out.items) == limit:
-                out.continue_token = _token(out.revision, start)
+                out.continue_token = encode_continue(out.revision, start)
                 out.remaining = page.count - len(page.kvs) if where.empty else 0
                 return out
             revision = out.revision
@@ -166,7 +165,7 @@ class Reader:
             return await self._core.range(start, end, **options)
         except errors.ApiError as e:
             if e.code == 410 and continued:
-                raise errors.expired(_TOO_OLD, _token(_LATEST, start)) from e
+                raise errors.expired(_TOO_OLD, encode_continue(_LATEST, start)) from e
             if e.code == 410:
                 raise errors.expired(f"The resourceVersion for the provided list is too old: {revision}") from e
             raise
@@ -183,7 +182,9 @@ class Reader:
         if continue_token:
             if resource_version not in ("", "0"):
                 raise errors.bad_request("specifying resource version is not allowed when using continue")
-            revision, start = _untoken(continue_token, prefix)
+            revision, start = decode_continue(continue_token)
+            if not start.startswith(prefix):
+                raise errors.bad_request("continue key is not valid: it is for another resource")
             return max(revision, 0), start
         if match == "Exact":
             return parse_resource_version(resource_version), prefix

@@ -60,7 +60,7 @@ def on_delete(crd: Object, now: float) -> None:
 
 
 def is_established(crd: Object) -> bool:
-    return (meta.condition(crd, "Established") or {}).get("status") == "True"
+    return meta.is_true(crd, "Established")
 
 
 def is_terminating(crd: Object) -> bool:

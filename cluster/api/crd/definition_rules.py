@@ -42,7 +42,7 @@ def validate(faults: Faults, crd: Object) -> None:
 def validate_update(faults: Faults, new: Object, old: Object) -> None:
     _definition(faults, new, old)
     spec, before = new["spec"], old["spec"]
-    if _is_established(old):
+    if meta.is_true(old, "Established"):
         faults.immutable("spec.scope", spec.get("scope"), before.get("scope"))
         faults.immutable("spec.names.kind", spec["names"].get("kind"), before["names"].get("kind"))
     faults.immutable("spec.group", spec.get("group"), before.get("group"))
@@ -77,10 +77,6 @@ def _definition(faults: Faults, crd: Object, old: Object | None) -> None:
     if spec.get("preserveUnknownFields"):
         why = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead"
         faults.invalid("spec.preserveUnknownFields", True, why)
-
-
-def _is_established(crd: Object) -> bool:
-    return (meta.condition(crd, "Established") or {}).get("status") == "True"
 
 
 def _group(faults: Faults, group: str) -> None:
@@ -312,7 +308,7 @@ def _stored(faults: Faults, crd: Object) -> None:
 
 def _judges_bundle(old: Object | None) -> bool:
     """A definition that is not served yet may have a bundle that cannot be read; it is not served then."""
-    return old is not None and _is_established(old) and not bad_bundle(old)
+    return old is not None and meta.is_true(old, "Established") and not bad_bundle(old)
 
 
 def bad_bundle(crd: Object) -> str:
