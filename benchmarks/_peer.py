@@ -11,7 +11,7 @@ import ssl
 import subprocess
 from pathlib import Path
 
-from benchmarks._stack import Process, Target, wait_port
+from benchmarks._stack import Process, Target, answers, wait_port
 from cluster.machine.pki import new_service_account_key
 
 HOST = "127.0.9.51"
@@ -38,6 +38,8 @@ def missing() -> list[str]:
 
 def start(base: Path, *, scheduler: bool = True) -> Target:
     """Raises RuntimeError when one of them does not come up; the logs are in `base`."""
+    if answers(HOST, PORT):
+        raise RuntimeError(f"another benchmark's peer has {HOST}:{PORT}: try again once it has ended")
     base.mkdir(parents=True)
     private, public = new_service_account_key()
     (base / "sa.key").write_bytes(private)

@@ -4,7 +4,8 @@
 
     python -m benchmarks._stack ROLE --machine m1 --base DIR      runs one part in the foreground
 
-Machines m1..m3 are 127.0.9.11 to .13. Nothing outside `base` and these addresses is touched.
+Machines m1..m3 are 127.0.N.11 to .13, in a network that no other benchmark uses at that time (`_loopback_network`).
+Nothing outside `base` and these addresses is touched.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 
 import uvloop
 
+from benchmarks._loopback_network import USUAL, Network, claim
 from cluster.machine import identity
 from cluster.machine.config import ClusterConfig, MachineConfig, load_cluster, load_machine, save_cluster, save_machine
 from cluster.machine.forwarder import Forwarder, ForwarderConfig
@@ -37,12 +39,12 @@ ROLES = ("state", "apiserver", "scheduler", "controllers", "forwarder", "kubelet
 LOCAL_PORTS = ("state_metrics_port", "scheduler_port", "controllers_port")
 
 
-def cluster_of(base: Path, members: int = 3, **settings: Any) -> ClusterConfig:
+def cluster_of(base: Path, members: int = 3, network: Network = USUAL, **settings: Any) -> ClusterConfig:
     cluster = ClusterConfig.local(
         members,
         members,
-        node_cidr="127.0.9.0/24",
-        host_ip="127.0.9.1",
+        node_cidr=network.cidr,
+        host_ip=network.address(1),
         base_dir=str(base / "cluster"),
         run_dir=str(base / "run"),
         prefix="sk8z",
@@ -50,7 +52,8 @@ def cluster_of(base: Path, members: int = 3, **settings: Any) -> ClusterConfig:
         disable_admission_plugins=("ServiceAccount", "TaintNodesByCondition"),
         **settings,
     )
-    return cluster.validate()
+    ports: dict[str, Any] = {name: network.port(getattr(cluster, name)) for name in LOCAL_PORTS}
+    return replace(cluster, **ports).validate()
 
 
 def found(cluster: ClusterConfig) -> None:
@@ -104,6 +107,7 @@ class Target:
     tls: ssl.SSLContext
     token: str = ""
     processes: list[Process] = field(default_factory=list)
+    network: Network | None = None
 
     def cpu_s(self) -> dict[str, float]:
         return {p.name: p.cpu_s() for p in self.processes}
@@ -125,6 +129,8 @@ class Target:
             except subprocess.TimeoutExpired:
                 process.popen.kill()
                 process.popen.wait()
+        if self.network is not None:
+            self.network.give_up()
 
 
 def start(
@@ -136,12 +142,13 @@ def start(
     knows.
 
     Raises RuntimeError with the log of what did not come up."""
-    cluster = cluster_of(base, members, profile="kubernetes" if controllers else "fast")
+    network = claim()
+    cluster = cluster_of(base, members, network, profile="kubernetes" if controllers else "fast")
     found(cluster)
     tls = ssl.create_default_context(cafile=str(cluster.pki / "ca.crt"))
     tls.load_cert_chain(cluster.pki / "admin.crt", cluster.pki / "admin.key")
     last = cluster.machines[-1]
-    target = Target("sk8", last.ip, cluster.api_port, tls)
+    target = Target("sk8", last.ip, cluster.api_port, tls, network=network)
     try:
         for spec in cluster.machines:
             spawn(target, cluster, "state", spec.name)
@@ -176,13 +183,19 @@ def wait_port(target: Target, host: str, port: int) -> None:
         for process in target.processes:
             if process.popen.poll() is not None:
                 raise RuntimeError(f"{process.name} exited with {process.popen.returncode}: {process.told()}")
-        try:
-            socket.create_connection((host, port), 1).close()
+        if answers(host, port):
             return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"nothing answers on {host}:{port} after {START_TIMEOUT_S:g} s") from None
-            time.sleep(PAUSE_S)
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"nothing answers on {host}:{port} after {START_TIMEOUT_S:g} s")
+        time.sleep(PAUSE_S)
+
+
+def answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 async def _run(role: str, cluster: ClusterConfig, name: str) -> None:
