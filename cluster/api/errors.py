@@ -125,6 +125,15 @@ def conflict(resource: Resource | str, name: str, why: str = MODIFIED) -> ApiErr
     return ApiError(409, "Conflict", message, _clean({"name": name, "group": group, "kind": plural}))
 
 
+def other_uid(wanted: str, present: str, key: bytes = b"") -> str:
+    """Why a write that names a uid fails; with the store's `key` in the words of etcd3's storage layer."""
+    why = f"Precondition failed: UID in precondition: {wanted}, UID in object meta: {present}"
+    if not key:
+        return why
+    place = f"Code: 4, Key: {key.decode(errors='replace')}, ResourceVersion: 0"
+    return f"StorageError: invalid object, {place}, AdditionalErrorMsg: {why}"
+
+
 def fence_lost(why: str) -> FenceLost:
     return FenceLost(409, "Conflict", f"Operation cannot be fulfilled: {why}", {"kind": "leases"})
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from cluster.api import fieldsets, typecheck
+from cluster.api import fieldsets, fieldwalks, typecheck
 from cluster.api.schema import Node
 
 ANNOTATION = "kubectl.kubernetes.io/last-applied-configuration"
@@ -38,8 +38,8 @@ def still_owned(node: Node, live: Object) -> fieldsets.FieldSet:
         applied = typecheck.prune(node, applied)[0]
     except (orjson.JSONDecodeError, typecheck.DecodeError):
         return {}  # somebody wrote the annotation by hand: it proves nothing
-    changed, removed = fieldsets.diff(node, applied, live)
-    return fieldsets.difference(fieldsets.difference(fieldsets.field_set(node, applied), changed), removed)
+    changed, removed = fieldwalks.compare(node, applied, live)
+    return fieldsets.difference(fieldsets.difference(fieldwalks.field_set(node, applied), changed), removed)
 
 
 def follow(obj: Object, wish: Object) -> None:

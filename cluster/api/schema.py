@@ -54,11 +54,13 @@ class Node:
 
     `type_name` is Go's name for error texts. `list_type` is atomic, set or map, with `list_keys` for map; `merge_key`
     and `strategies` are strategic merge patch's. `atomic` maps and structs are owned whole by server-side apply.
+    `by_value`: fields that are structs without a pointer in Go, so always there; `encoded_empty`: those that Go writes
+    as null when they are empty. Field ownership tells them from fields that come and go.
     """
 
     __slots__ = (
-        "atomic", "defaults", "elem", "fields", "kind", "list_keys", "list_type", "merge_key", "required", "strategies",
-        "type_name",
+        "atomic", "by_value", "defaults", "elem", "encoded_empty", "fields", "kind", "list_keys", "list_type",
+        "merge_key", "required", "strategies", "type_name",
     )  # fmt: skip
 
     def __init__(self, kind: Kind, type_name: str) -> None:
@@ -73,6 +75,8 @@ class Node:
         self.strategies: frozenset[str] = frozenset()
         self.atomic = False
         self.defaults: dict[str, Any] = {}
+        self.by_value: frozenset[str] = frozenset()
+        self.encoded_empty: frozenset[str] = frozenset()
 
     def child(self, key: str) -> Node | None:
         if self.kind is Kind.SCHEMA and self.elem is not None:
@@ -110,6 +114,34 @@ _DEFAULTS = {
     "io.k8s.api.core.v1.ContainerPort": {"protocol": "TCP"},
     "io.k8s.api.core.v1.ServicePort": {"protocol": "TCP"},
 }
+# Structs that Go's types hold by value though they are optional (the required ones all are, and these three wherever
+# they occur). The definitions do not tell; k8s.io/api does.
+_ALWAYS_BY_VALUE = frozenset(("metadata", "spec", "status"))
+_BY_VALUE = {
+    "apiextensions.v1.CustomResourceDefinitionStatus": ("acceptedNames",),
+    "apps.v1.DaemonSetSpec": ("updateStrategy",),
+    "apps.v1.DeploymentSpec": ("strategy",),
+    "apps.v1.ReplicaSetSpec": ("template",),
+    "apps.v1.StatefulSetSpec": ("updateStrategy",),
+    "core.v1.Container": ("resources",),
+    "core.v1.ContainerStatus": ("lastState", "state"),
+    "core.v1.EphemeralContainer": ("resources",),
+    "core.v1.Event": ("source",),
+    "core.v1.NodeDaemonEndpoints": ("kubeletEndpoint",),
+    "core.v1.NodeStatus": ("daemonEndpoints", "nodeInfo"),
+    "core.v1.PersistentVolumeClaimSpec": ("resources",),
+    "core.v1.PodTemplate": ("template",),
+    "core.v1.ServiceStatus": ("loadBalancer",),
+    "discovery.v1.Endpoint": ("conditions",),
+    "events.v1.Event": ("deprecatedSource", "regarding"),
+    "networking.v1.IngressServiceBackend": ("port",),
+    "networking.v1.IngressStatus": ("loadBalancer",),
+    "networking.v1.NetworkPolicySpec": ("podSelector",),
+    "resource.v1.AllocationResult": ("devices",),
+    "resource.v1.ResourceClaimSpec": ("devices",),
+}
+# Optional, and yet without "omitempty".
+_ENCODED_EMPTY = {"apiextensions.v1.CustomResourceDefinitionStatus": ("conditions", "storedVersions")}
 ANY = Node(Kind.ANY, "interface {}")
 
 
@@ -179,6 +211,10 @@ class _Compiler:
         node = self.nodes[name] = Node(Kind.STRUCT, _go_name(name))
         node.atomic = schema.get("x-kubernetes-map-type") == "atomic"
         node.required = frozenset(schema.get("required") or ())
+        short = ".".join(name.split(".")[-3:])
+        held = {f for f in node.required if _ref(schema["properties"].get(f) or {})}
+        node.by_value = frozenset((*held, *_ALWAYS_BY_VALUE, *_BY_VALUE.get(short, ())))
+        node.encoded_empty = node.required | frozenset(_ENCODED_EMPTY.get(short, ()))
         for field, sub in schema["properties"].items():
             node.fields[field] = self.schema(sub)
             if "default" in sub:
@@ -220,7 +256,7 @@ class _Compiler:
             return node
         seen = Node(node.kind, node.type_name)
         seen.fields, seen.elem, seen.defaults = node.fields, node.elem, node.defaults
-        seen.required = node.required
+        seen.required, seen.by_value, seen.encoded_empty = node.required, node.by_value, node.encoded_empty
         seen.strategies, seen.atomic = strategies, atomic
         return seen
 

@@ -124,13 +124,14 @@ class Deleter:
         return Ending(plan, None, answer)
 
     def _preconditions(self, info: ResourceInfo, name: str, current: Stored, options: DeleteOptions) -> None:
+        kind = f"{info.kind}.{info.group}" if info.group else info.kind
         if options.uid and options.uid != current.uid:
-            why = f"Precondition failed: UID in precondition: {options.uid}, UID in object meta: {current.uid}"
-            raise errors.conflict(info, name, why)
+            why = f"the UID in the precondition ({options.uid}) does not match the UID in record ({current.uid}). "
+            raise errors.conflict(kind, name, why + "The object might have been deleted and then recreated")
         if options.resource_version and options.resource_version != str(current.revision):
-            why = "Precondition failed: ResourceVersion in precondition: "
-            why += f"{options.resource_version}, ResourceVersion in object meta: {current.revision}"
-            raise errors.conflict(info, name, why)
+            why = f"the ResourceVersion in the precondition ({options.resource_version}) does not match the "
+            why += f"ResourceVersion in record ({current.revision}). The object might have been modified"
+            raise errors.conflict(kind, name, why)
 
     def _mark(self, info: ResourceInfo, current: Stored, options: DeleteOptions, strategy: Strategy) -> Object | None:
         """The object marked for deletion, or None when it can go at once."""

@@ -12,9 +12,10 @@ from typing import Any
 
 from cluster.api import errors, last_applied, managed, patch, schema, scheme, selectors, typecheck
 from cluster.api.scheme import ResourceInfo
-from cluster.registry import duplicates, json_input, patch_errors, scale, yaml_input
+from cluster.registry import duplicates, json_input, keys, patch_errors, scale, yaml_input
 from cluster.registry.context import RequestContext
 from cluster.registry.core import Core
+from cluster.registry.scaling import Scaler
 from cluster.registry.strategies import strategy_for
 from cluster.registry.types import Stored
 from cluster.registry.writing import Make, Writer
@@ -32,14 +33,14 @@ class Patcher:
     def __init__(self, core: Core, writer: Writer) -> None:
         self._core = core
         self._writer = writer
+        self._scaler = Scaler(core, writer)
 
     async def replace(
         self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, body: Object, subresource: str
     ) -> Stored:
         """PUT: the body as it is."""
         if scale.is_scale(info, subresource):
-            wish = self._scale(ctx, body)
-            return await self._rescale(ctx, info, namespace, name, lambda _: wish)
+            return await self._scaler.change(ctx, info, namespace, name, lambda _: body)
         self._check_target(info, namespace, name, body)
         if body["metadata"].get("resourceVersion") == "0":  # as good as none
             body = _anew(body)
@@ -52,22 +53,22 @@ class Patcher:
                 raise errors.invalid(info.plural, info.group, name, [cause])
             return self._clean(ctx, info, body)
 
-        if strategy.upsert and not subresource:
-            return await self._upsert(ctx, info, namespace, name, body, make)
-        return await self._writer.change(ctx, info, namespace, name, make, subresource=subresource)
+        try:
+            return await self._writer.change(ctx, info, namespace, name, make, subresource=subresource)
+        except errors.ApiError as e:
+            if not _is_missing(e, info):
+                raise
+            if uid := body["metadata"].get("uid"):
+                why = errors.other_uid(uid, "", keys.object_key(info, namespace, name))
+                raise errors.conflict(info, name, why) from e
+            if not strategy.upsert or subresource:
+                raise
+        return await self._upsert(ctx, info, namespace, name, body, make)
 
     async def _upsert(
         self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, body: Object, make: Make
     ) -> Stored:
-        """Changed by `make`, or created when it is not there. A body with a uid means the object that was there."""
-        try:
-            return await self._writer.change(ctx, info, namespace, name, make)
-        except errors.ApiError as e:
-            if not _is_missing(e, info):
-                raise
-        if uid := body["metadata"].get("uid"):
-            why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: "
-            raise errors.conflict(info, name, why)
+        """Created, as it is not there; or changed by `make`, if by now it is."""
         await self._core.authorize(ctx, "create", info, namespace, name)
         try:
             return await self._writer.create(ctx, info, namespace, _anew(body))
@@ -80,7 +81,7 @@ class Patcher:
         self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, fn: Make, subresource: str
     ) -> Stored:
         if scale.is_scale(info, subresource):
-            return await self._rescale(ctx, info, namespace, name, fn)
+            return await self._scaler.change(ctx, info, namespace, name, fn)
 
         def make(current: Object) -> Object | None:
             revision = current["metadata"].get("resourceVersion")
@@ -119,9 +120,9 @@ class Patcher:
             def rescaled(before: Object) -> Object:
                 patched = apply(before)
                 with patch_errors.fitting(media_type, wish, patched):
-                    return self._scale(ctx, patched)
+                    return self._scaler.decode(ctx, patched)
 
-            return await self._rescale(ctx, info, namespace, name, rescaled)
+            return await self._scaler.change(ctx, info, namespace, name, rescaled)
 
         def make(current: Object) -> Object:
             revision = current["metadata"].get("resourceVersion")
@@ -154,7 +155,7 @@ class Patcher:
             cause = errors.Cause("FieldValueRequired", "Required value: is required for apply patch", "fieldManager")
             raise errors.invalid("PatchOptions", "meta.k8s.io", "", [cause])
         if scale.is_scale(info, subresource):
-            return await self._rescale(ctx, info, namespace, name, lambda _: self._scale(ctx, wish))
+            return await self._scaler.apply(ctx, info, namespace, name, wish, force)
         clean = _own_part(info, self._applied(ctx, info, namespace, name, wish), subresource)
         ctx = replace(ctx, repeated=())  # judged
         node = schema.node_of(info)
@@ -230,40 +231,6 @@ class Patcher:
             new["metadata"]["managedFields"] = list(entries)
 
         return await self._writer.change(ctx, info, namespace, name, make, subresource=subresource, manage=own)
-
-    # --- scale
-
-    async def _rescale(self, ctx: RequestContext, info: ResourceInfo, namespace: str, name: str, fn: Make) -> Stored:
-        def make(current: Object) -> Object | None:
-            before = scale.of(info, current)
-            wish = fn(before)
-            if wish is None:
-                return None
-            clean = self._scale(ctx, wish)
-            replicas = (clean.get("spec") or {}).get("replicas", 0)
-            if replicas < 0:
-                cause = errors.Cause(
-                    "FieldValueInvalid",
-                    f"Invalid value: {replicas}: must be greater than or equal to 0",
-                    "spec.replicas",
-                )
-                raise errors.invalid("Scale", "autoscaling", name, [cause])
-            wanted = (clean.get("metadata") or {}).get("resourceVersion")
-            current["metadata"].pop("resourceVersion", None)
-            if wanted and wanted != before["metadata"].get("resourceVersion"):
-                current["metadata"]["resourceVersion"] = wanted
-            scale.into(info, clean, current)
-            return current
-
-        stored = await self._writer.change(ctx, info, namespace, name, make, subresource="scale")
-        return Stored.of(stored.key, scale.of(info, stored.obj), stored.revision, stored.uid)
-
-    @staticmethod
-    def _scale(ctx: RequestContext, body: Any) -> Object:
-        node = schema.node_for("autoscaling", "v1", "Scale")
-        clean, warnings = typecheck.decode(node, body, "v1", "Scale", ctx.field_validation)
-        ctx.warnings.extend(warnings)
-        return clean
 
     # --- input
 

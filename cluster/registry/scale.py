@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.api import selectors
+from cluster.api.fieldsets import FieldSet
 from cluster.api.scheme import ResourceInfo
 
 Object = dict[str, Any]
@@ -47,6 +48,14 @@ def into(info: ResourceInfo, scale: Object, obj: Object) -> None:
         info.custom.from_scale(scale, obj)
     else:
         into_workload(scale, obj)
+
+
+def replicas_path(info: ResourceInfo) -> FieldSet:
+    """Where an object says how many it wants, as a field set."""
+    path: FieldSet = {}
+    for key in reversed(info.custom.replicas_path() if info.custom is not None else ("spec", "replicas")):
+        path = {"f:" + key: path}
+    return path
 
 
 def is_scale(info: ResourceInfo, subresource: str) -> bool:

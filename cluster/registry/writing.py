@@ -4,9 +4,11 @@ IO only through Core. A write is: read, make the new object, strategy, defaults,
 fields, encode, one guarded transaction. When a guard says Stale the whole is done again from a fresh read, so what is
 validated is what is stored. A write that changes nothing is answered without a transaction.
 
-    input -> decode -> strategy -> defaults -> admission -> validate -> managedFields -> encode -> txn
+    input -> decode -> strategy -> defaults -> managedFields -> admission -> validate -> encode -> txn
                 ^                                                                                   |
                 └───────────────────────────── Stale: read again ───────────────────────────────────┘
+
+As in Kubernetes, nobody owns what admission sets.
 """
 
 from __future__ import annotations
@@ -136,9 +138,13 @@ class Writer:
         stamp_new(obj, meta.uuid4(core.rng.getrandbits(128)), now, strategy)
         strategy.asked_by(obj, ctx.user)
         defaults.apply(info, obj)
+        if manage is not None:
+            manage(obj)
+        else:
+            managed.on_create(schema.node_of(info), obj, manager_of(ctx), now)
         plan = Plan()
         request = Request(ctx, info, "CREATE", namespace, metadata.get("name", ""), obj, None, plan)
-        await self._admission.mutate(request)
+        await self._mutate(request)
         strategy.on_create(obj, now)
         if info.name == "services":
             self._services.settle(info, obj, None)
@@ -149,10 +155,6 @@ class Writer:
         name = metadata["name"]
         if info.name == "services":
             await self._services.allocate(info, obj, None, plan, attempt)
-        if manage is not None:
-            manage(obj)
-        else:
-            managed.on_create(schema.node_of(info), obj, _manager(ctx), now)
         key = keys.object_key(info, namespace, name)
         self._guard_creation(info, namespace, name, key, plan)
         charge = self.ledger.charge(info, namespace, name, obj, None)
@@ -231,9 +233,13 @@ class Writer:
             defaults.apply(info, new)
         elif info.custom is not None:
             info.custom.default_status(new)
+        if manage is not None:
+            manage(new, old)
+        else:
+            managed.on_update(schema.node_of(info), new, old, manager_of(ctx), subresource, core.clock())
         plan = Plan()
         request = Request(ctx, info, "UPDATE", namespace, name, new, old, plan, subresource)
-        await self._admission.mutate(request)
+        await self._mutate(request)
         if request.renewed:  # nobody reaches beyond what this write is for
             merge_for_update(new, old, subresource, strategy, core.clock())
         if info.name == "services" and subresource == "":
@@ -244,10 +250,6 @@ class Writer:
         if info.name == "services" and subresource == "":
             await self._services.allocate(info, new, old, plan, attempt)
         bump_generation(new, old, strategy)
-        if manage is not None:
-            manage(new, old)
-        else:
-            managed.on_update(schema.node_of(info), new, old, _manager(ctx), subresource, core.clock())
         stale_key = core.encrypts(info) and current.key_id != core.codec.primary
         if unchanged_object(new, old) and not outdated and not stale_key:
             return current  # else it is written for the key's sake: that is how a key is rotated
@@ -260,6 +262,13 @@ class Writer:
         if info is QUOTAS and not subresource and not ctx.dry_run:
             await self._count(ctx, namespace, name)
         return stored
+
+    async def _mutate(self, request: Request) -> None:
+        """Admission may change the object, but not who owns what of it."""
+        obj: Object = request.obj or {}
+        entries = obj["metadata"].get("managedFields") or []
+        await self._admission.mutate(request)
+        managed.set_entries(obj, entries)
 
     async def _count(self, ctx: RequestContext, namespace: str, name: str) -> None:
         """The quota is stored by now: whatever keeps it from being counted here, the first charge will count it."""
@@ -434,7 +443,7 @@ def _to_generate(obj: Object) -> str:
     return "" if metadata.get("name") else str(metadata.get("generateName") or "")
 
 
-def _manager(ctx: RequestContext) -> str:
+def manager_of(ctx: RequestContext) -> str:
     return ctx.field_manager or ctx.user.name
 
 
@@ -460,9 +469,9 @@ def _check_preconditions(info: ResourceInfo, current: Stored, name: str, metadat
     wanted = metadata.get("resourceVersion", "")
     if wanted and wanted != str(current.revision):
         raise errors.conflict(info, name)
-    if metadata.get("uid", current.uid) != current.uid:
-        why = f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {current.uid}"
-        raise errors.conflict(info, name, why)
+    uid = metadata.get("uid") or current.uid
+    if uid != current.uid:
+        raise errors.conflict(info, name, errors.other_uid(uid, current.uid, current.key))
     return bool(wanted)
 
 

@@ -27,8 +27,9 @@ class _OpenFields(dict[str, Node]):
 
 def root_node(schema: Schema, kind: str) -> Node:
     """The node of a whole custom resource."""
-    node = _struct(schema, kind)
-    return _with_identity(node)
+    node = _with_identity(_struct(schema, kind))
+    node.by_value = frozenset(("metadata",))
+    return node
 
 
 def _with_identity(node: Node) -> Node:

@@ -17,7 +17,7 @@ _MAX = 2**31 - 1
 _KEPT = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
 
 
-def _keys(path: str) -> list[str]:
+def keys_of(path: str) -> list[str]:
     """Names between dots; brackets mean nothing here, as in Kubernetes."""
     return path.removeprefix(".").split(".")
 
@@ -25,7 +25,7 @@ def _keys(path: str) -> list[str]:
 def _found(path: str, obj: Object) -> Any:
     """The value at a path of field names; MISSING."""
     at: Any = obj
-    for key in _keys(path):
+    for key in keys_of(path):
         if not isinstance(at, dict) or key not in at:
             return MISSING
         at = at[key]
@@ -77,7 +77,7 @@ def to_scale(paths: Object, obj: Object) -> Object:
 
 def from_scale(paths: Object, scale: Object, obj: Object) -> None:
     """Put the wish of a Scale into `obj`, in place."""
-    *above, last = _keys(paths["specReplicasPath"])
+    *above, last = keys_of(paths["specReplicasPath"])
     at = obj
     for key in above:
         at = at.setdefault(key, {})

@@ -190,6 +190,10 @@ class CustomVersion:
         """autoscaling/v1 Scale. Raises ApiError 500 for replicas that are not there."""
         return scales.to_scale(self.scale or {}, obj)
 
+    def replicas_path(self) -> list[str]:
+        """The names of the fields that lead to how many are wanted."""
+        return scales.keys_of((self.scale or {}).get("specReplicasPath", ".spec.replicas"))
+
     def from_scale(self, scale: Object, obj: Object) -> None:
         """Put the wish of a Scale into `obj`, in place."""
         scales.from_scale(self.scale or {}, scale, obj)

@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.api import fieldsets, managed, schema
+from cluster.api import fieldwalks, managed, schema
 
 Object = dict[str, Any]
 Fact = tuple[str, ...]
@@ -102,7 +102,7 @@ def test_managers_converge_in_any_order(plans: Histories, random: Any) -> None:
     last = {m: plan[-1] for m, plan in plans.items()}
     assert settled(live) == settled(made_of(frozenset().union(*last.values())))
     owners = {e["manager"]: e["fieldsV1"] for e in live["metadata"]["managedFields"]}
-    owned = {m: fieldsets.field_set(NODE, made_of(facts)) for m, facts in last.items()}
+    owned = {m: fieldwalks.field_set(NODE, made_of(facts)) for m, facts in last.items()}
     assert owners == {m: fields for m, fields in owned.items() if fields}
     again = live
     for manager, facts in last.items():

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("cel_expr_python", reason="`make bootstrap` installs it")
 
-from cluster.api import fieldsets
+from cluster.api import fieldwalks
 from cluster.api.crd import definition
 from cluster.api.crd.versions import CustomVersion
 from cluster.api.errors import ApiError
@@ -177,9 +177,9 @@ def test_what_a_schema_preserves_without_naming_it_is_owned_field_by_field() -> 
     open_object = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     version = custom({**open_object, "properties": {"known": {**open_object, "properties": {"a": {"type": "string"}}}}})
     written = {**thing(num=1, deep={"list": [1]}), "known": {"a": "x", "b": {"c": 1}}}
-    assert fieldsets.field_set(version.node, written) == {
-        "f:spec": {"f:num": {}, "f:deep": {"f:list": {}}},
-        "f:known": {"f:a": {}, "f:b": {"f:c": {}}},
+    assert fieldwalks.field_set(version.node, written) == {
+        "f:spec": {".": {}, "f:num": {}, "f:deep": {".": {}, "f:list": {}}},
+        "f:known": {"f:a": {}, "f:b": {".": {}, "f:c": {}}},
     }
 
 

@@ -48,10 +48,13 @@ async def test_terminal_pod_needs_no_grace(bench: Any, make: Any) -> None:
 
 
 async def test_preconditions(bench: Any) -> None:
-    await bench.create("configmaps", {"metadata": {"name": "x"}})
+    made = await bench.create("configmaps", {"metadata": {"name": "x"}})
     e = await refusal(bench.delete("configmaps", "x", uid="other"))
-    assert e.reason == "Conflict"
-    assert "UID in precondition: other" in e.message
+    assert (e.reason, e.message) == (
+        "Conflict",
+        'Operation cannot be fulfilled on ConfigMap "x": the UID in the precondition (other) does not match the UID in '
+        f"record ({made.uid}). The object might have been deleted and then recreated",
+    )
     assert (await refusal(bench.delete("configmaps", "x", resource_version="1"))).reason == "Conflict"
     assert (await refusal(bench.delete("configmaps", "x", propagation="Sideways"))).code == 422
 

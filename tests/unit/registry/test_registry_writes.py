@@ -249,13 +249,16 @@ async def test_replacing_what_is_not_there_creates_some_kinds(bench: Any) -> Non
     assert (e.code, e.message) == (404, 'configmaps "l" not found')
 
 
-async def test_a_replacement_of_an_object_that_is_gone_makes_no_other(bench: Any) -> None:
-    made = (await bench.create(LEASES.name, {"metadata": {"name": "l"}})).fresh()
-    await bench.delete(LEASES.name, "l")
-    e = await refusal(bench.registry.update(bench.ctx, LEASES, "default", "l", made))
+@pytest.mark.parametrize("resource", [LEASES.name, "configmaps"])
+async def test_a_replacement_of_an_object_that_is_gone_makes_no_other(bench: Any, resource: str) -> None:
+    info = SCHEME.named(resource)
+    made = (await bench.create(resource, {"metadata": {"name": "l"}})).fresh()
+    await bench.delete(resource, "l")
+    e = await refusal(bench.registry.update(bench.ctx, info, "default", "l", made))
     said = f"Precondition failed: UID in precondition: {made['metadata']['uid']}, UID in object meta: "
     assert (e.code, e.reason, e.message.endswith(said)) == (409, "Conflict", True)
-    assert bench.keys("/registry/coordination.k8s.io/leases/") == []
+    assert "StorageError: invalid object, Code: 4, Key: /registry/" in e.message
+    assert not [k for k in bench.keys("/registry/") if k.endswith("/default/l")]
 
 
 async def test_a_replacement_that_another_creates_first_replaces_it(bench: Any, monkeypatch: Any) -> None:
