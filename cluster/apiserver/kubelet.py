@@ -14,6 +14,7 @@ from urllib.parse import quote
 import aiohttp
 
 from cluster.api import errors
+from cluster.api.nodes import internal_ip
 from cluster.api.scheme import SCHEME
 from cluster.apiserver.cache import Cache
 from cluster.apiserver.config import ApiServerConfig
@@ -69,15 +70,16 @@ class KubeletClient:
         entry = self._cache.get(info, "", name)
         if entry is None:
             raise errors.not_found(info, name)
-        status: dict[str, Any] = entry.decode().get("status") or {}
-        address = next((a["address"] for a in status.get("addresses") or () if a.get("type") == "InternalIP"), "")
-        if not address and (entry.decode()["metadata"].get("labels") or {}).get("sk8.io/hollow"):
+        node = entry.decode()
+        address = internal_ip(node)
+        if not address and (node["metadata"].get("labels") or {}).get("sk8.io/hollow"):
             raise errors.service_unavailable(f"node {name} is hollow: its pods are simulated, no process runs there")
         if not address:
             raise errors.service_unavailable(f"node {name} has no InternalIP address yet")
-        endpoint = ((status.get("daemonEndpoints") or {}).get("kubeletEndpoint") or {}).get("Port") or 10250
+        endpoints = (node.get("status") or {}).get("daemonEndpoints") or {}
+        port = (endpoints.get("kubeletEndpoint") or {}).get("Port") or 10250
         host = f"[{address}]" if ":" in address else address
-        return f"https://{host}:{endpoint}"
+        return f"https://{host}:{port}"
 
     def host_of(self, namespace: str, name: str) -> str:
         """The kubelet of a pod. Raises ApiError 404, or 400 when the pod is on no machine yet."""

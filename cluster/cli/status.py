@@ -12,6 +12,7 @@ from collections.abc import Collection
 from typing import Any
 
 from cluster.api.meta import is_true
+from cluster.api.nodes import internal_ips
 from cluster.cli import agent
 from cluster.cli.api import AdminApi, ApiUnavailable
 from cluster.cli.live import show
@@ -62,11 +63,10 @@ def vm_row(config: ClusterConfig, node: dict[str, Any]) -> dict[str, Any]:
     name = node["metadata"]["name"]
     plane = name in [m.name for m in config.control_planes]
     head = ",ray-head" if name == newest(config).machine else ""
-    addresses = [a["address"] for a in node.get("status", {}).get("addresses", []) if a["type"] == "InternalIP"]
     return {
         "name": name,
         "state": "running" if is_true(node, "Ready") else "unknown",
-        "address": ",".join(addresses),
+        "address": ",".join(internal_ips(node)),
         "role": f"{'control-plane' if plane else 'worker'}{head}",
         "pid": "",
     }

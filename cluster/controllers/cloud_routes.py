@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.api.meta import condition, rfc3339
+from cluster.api.nodes import pod_cidrs
 from cluster.controllers.env import Env
 from cluster.machinery.client import Obj, clone, ignore_not_found
 from cluster.machinery.provider import ProviderError, Route, Routes
@@ -27,7 +28,7 @@ class RoutePlan:
 
 def plan(nodes: Sequence[Obj], routes: Sequence[Route]) -> RoutePlan:
     """`routes` name instances; a Node is behind one whose id its providerID ends with."""
-    wanted = {c: n for n in nodes for c in _cidrs(n) if n["spec"].get("providerID")}
+    wanted = {c: n for n in nodes for c in pod_cidrs(n) if n["spec"].get("providerID")}
     right = {r.cidr for r in routes if r.cidr in wanted and not r.blackhole and _is_of(r, wanted[r.cidr])}
     create = [(Route(n["metadata"]["name"], c), n) for c, n in sorted(wanted.items()) if c not in right]
     return RoutePlan(tuple(create), tuple(r for r in routes if r.cidr not in wanted))
@@ -35,11 +36,6 @@ def plan(nodes: Sequence[Obj], routes: Sequence[Route]) -> RoutePlan:
 
 def _is_of(route: Route, node: Obj) -> bool:
     return bool(route.node) and str(node["spec"]["providerID"]).rpartition("/")[2] == route.node
-
-
-def _cidrs(node: Obj) -> list[str]:
-    spec = node["spec"]
-    return list(spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else []))
 
 
 class CloudRouteController:
@@ -82,7 +78,7 @@ class CloudRouteController:
             if (text := await self._create(routes, route, node))
         }
         for node in nodes:
-            if _cidrs(node):
+            if pod_cidrs(node):
                 await self._say(node, failed.get(node["metadata"]["name"], ""))
         return Result(10.0 if failed else _REFRESH_S)
 
@@ -118,4 +114,4 @@ class CloudRouteController:
 
 
 def _concerns(node: Obj) -> object:
-    return node["spec"].get("providerID"), _cidrs(node)
+    return node["spec"].get("providerID"), pod_cidrs(node)

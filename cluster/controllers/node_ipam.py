@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
+from cluster.api.nodes import pod_cidrs
 from cluster.controllers.env import Env
 from cluster.machinery.client import Obj
 from cluster.machinery.reconciler import Reconciler, Result
@@ -89,11 +90,6 @@ class NodeIpamController:
 
     def _pick(self) -> list[str]:
         """A free block of each range; [] when one of them is used up."""
-        used = [b for n in self._nodes.items() for b in _blocks(n)] + [b for p in self._pending.values() for b in p]
+        used = [b for n in self._nodes.items() for b in pod_cidrs(n)] + [b for p in self._pending.values() for b in p]
         blocks = [pick_block(cidr, mask_size, used) for cidr, mask_size in self._env.config.node_ranges]
         return [b for b in blocks if b is not None] if None not in blocks else []
-
-
-def _blocks(node: Obj) -> list[str]:
-    spec = node["spec"]
-    return list(spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else []))

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from cluster.api.errors import ApiError
 from cluster.api.meta import condition, rfc3339
+from cluster.api.nodes import internal_ip
 from cluster.api.pods import is_ready
 from cluster.controllers import node_lifecycle_core as core
 from cluster.controllers.env import Env
@@ -173,7 +174,7 @@ class NodeLifecycleController:
         """Whether the machine of a silent kubelet answers; again and again, as both may change without another sign."""
         if judgement.verdict is not Verdict.UNREACHABLE or self._env.outside.machines is None:
             return judgement
-        answers = await self._env.outside.machines.answers(node["metadata"]["name"], core.internal_ip(node))
+        answers = await self._env.outside.machines.answers(node["metadata"]["name"], internal_ip(node))
         return core.Judgement(Verdict.AGENT_DOWN if answers else Verdict.UNREACHABLE, _ASK_AGAIN_S)
 
     def _judge(self, name: str, node: Obj) -> core.Judgement:

@@ -65,11 +65,6 @@ class Judgement:
     recheck_after_s: float | None
 
 
-def internal_ip(node: Obj) -> str:
-    addresses = node.get("status", {}).get("addresses") or ()
-    return next((str(a["address"]) for a in addresses if a["type"] == "InternalIP"), "")
-
-
 def grace_s(config: ControllerConfig, lease: Obj | None) -> float:
     """How long a node may be silent.
 

@@ -14,6 +14,7 @@ from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
 from cluster.api.meta import parse_time
+from cluster.api.nodes import internal_ip
 from cluster.api.quantity import parse_quantity
 from cluster.machinery.client import Obj
 from cluster.machinery.informer import Informers
@@ -148,10 +149,9 @@ def _node(node: Obj) -> Iterator[Sample]:
     labels = _named("node", node)
     spec, status = node.get("spec", {}), node.get("status", {})
     info = status.get("nodeInfo", {})
-    address = next((a["address"] for a in status.get("addresses") or () if a["type"] == "InternalIP"), "")
     yield "info", labels | {
         "kernel_version": str(info.get("kernelVersion", "")), "os_image": str(info.get("osImage", "")),
-        "container_runtime_version": str(info.get("containerRuntimeVersion", "")), "internal_ip": str(address),
+        "container_runtime_version": str(info.get("containerRuntimeVersion", "")), "internal_ip": internal_ip(node),
         "kubelet_version": str(info.get("kubeletVersion", "")), "pod_cidr": str(spec.get("podCIDR", "")),
     }, 1.0  # fmt: skip
     yield from _created(labels, node)

@@ -25,6 +25,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from cluster.api.bgp import parse_router
+from cluster.api.nodes import internal_ips, pod_cidrs
 from cluster.machinery.client import Client
 from cluster.machinery.informer import Informers
 from cluster.network import links
@@ -68,17 +69,9 @@ def wanted_routes(nodes: Iterable[Obj], node_name: str, cluster_cidr: str) -> Ro
     return out
 
 
-def pod_cidrs(node: Obj) -> list[str]:
-    spec = node.get("spec") or {}
-    return list(spec.get("podCIDRs") or filter(None, (spec.get("podCIDR"),)))
-
-
 def internal_ip(node: Obj, family: Family = V4) -> str:
     """The node's InternalIP of that family, or ""."""
-    for address in (node.get("status") or {}).get("addresses") or ():
-        if address.get("type") == "InternalIP" and family.has(address.get("address", "")):
-            return str(address["address"])
-    return ""
+    return next((address for address in internal_ips(node) if family.has(address)), "")
 
 
 def route_changes(wanted: Mapping[str, str], present: Mapping[str, str]) -> RouteChanges:

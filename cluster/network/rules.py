@@ -23,6 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.api.nodes import internal_ips
 from cluster.network.endpoints import Endpoint, Port, usable
 from cluster.network.families import V4, Family
 
@@ -81,12 +82,7 @@ def chain_size(verdict: str) -> int:
 
 def node_elements(node: Obj, family: Family = V4) -> Elements:
     """A machine's addresses: pods reach them unmasqueraded."""
-    addresses = (node.get("status") or {}).get("addresses") or ()
-    return {
-        ("nodes", address["address"]): ""
-        for address in addresses
-        if address.get("type") == "InternalIP" and family.has(address.get("address", ""))
-    }
+    return {("nodes", address): "" for address in internal_ips(node) if family.has(address)}
 
 
 def service_elements(service: Obj, slices: Sequence[Obj], config: RuleConfig) -> Elements:

@@ -20,7 +20,7 @@ from typing import Any
 
 from cluster.api.faults import Hit, no_fault
 from cluster.api.meta import parse_time
-from cluster.api.quantity import parse_quantity
+from cluster.api.nodes import pod_cidrs
 from cluster.api.tracing import Tracer
 from cluster.machinery.client import Client
 from cluster.machinery.clock import monotonic, steady
@@ -105,34 +105,17 @@ class Kubelet:
         self._nodes = Informer(client, "nodes", field_selector=f"metadata.name={config.node_name}")
         self._services = Informer(client, "services")
         self._recorder = EventRecorder(client, "kubelet", config.node_name, clock=clock)
-        self._volumes = Volumes(
-            client,
-            config.node_name,
-            config.root_dir,
-            cache=self._cache,
-            report_in_use=self._agent.report_in_use,
-            clock=clock,
-            allocatable=self._allocatable,
-            say=self._recorder.event,
-        )
+        self._volumes = self._pod_volumes()
         self._node_limits = node_group(config, has)
         groups = pods_root(config.cgroup_root) if config.cgroups_per_qos else ""
         self._cgroups = PodCgroups(groups, max_pids=config.pod_pids_limit)
         self._statuses = StatusWriter(client, clock)
         self._prober = Prober(runtime)
         self._last_resort = LastResort(runtime, past_engine)
-        self._logs = log_files(config)
+        self._logs = LogFiles.of(config)
         self._host_ports = HostPorts(ipv6=bool(config.node_ipv6))
         mirrors = MirrorStatuses(self._statuses)
-        self._static = StaticPods(
-            config.static_pod_path,
-            config.node_name,
-            client,
-            mirrors,
-            node=lambda: self._agent.node,
-            period_s=config.file_check_frequency_s,
-            clock=clock,
-        )
+        self._static = self._static_pods(mirrors)
         tools = self._tools(hit, tracer)
         static = replace(tools, statuses=mirrors, delete_object=_is_gone)
         self._set = PodSet(tools, self._admit, static=static, forgotten=self._static.forgotten)
@@ -160,6 +143,29 @@ class Kubelet:
             network_problem=lambda: self._shutdown.problem or self._network_problem(),
             pressures=lambda: self._keeping.pressure.conditions,
             devices=self._devices.counts,
+            clock=self._clock,
+        )
+
+    def _pod_volumes(self) -> Volumes:
+        return Volumes(
+            self._client,
+            self._config.node_name,
+            self._config.root_dir,
+            cache=self._cache,
+            report_in_use=self._agent.report_in_use,
+            clock=self._clock,
+            allocatable=self._allocatable,
+            say=self._recorder.event,
+        )
+
+    def _static_pods(self, mirrors: MirrorStatuses) -> StaticPods:
+        return StaticPods(
+            self._config.static_pod_path,
+            self._config.node_name,
+            self._client,
+            mirrors,
+            node=lambda: self._agent.node,
+            period_s=self._config.file_check_frequency_s,
             clock=self._clock,
         )
 
@@ -291,9 +297,7 @@ class Kubelet:
         """Wait for spec.podCIDR and prepare the machine for it."""
         await self._nodes.wait_synced()
         while not self._network.ready:
-            node = self._nodes.get("", self._config.node_name) or {}
-            spec = node.get("spec") or {}
-            cidrs = spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else [])
+            cidrs = pod_cidrs(self._nodes.get("", self._config.node_name) or {})
             if cidrs:
                 try:
                     await self._network.setup(*cidrs)
@@ -396,15 +400,6 @@ class Kubelet:
         """After each look at the engine."""
         self._cleanup.orphans(self._set.uids(), found)
         self._cache.sweep()
-
-
-def log_files(config: KubeletConfig) -> LogFiles:
-    return LogFiles(
-        Path(config.pod_logs_dir),
-        Path(config.container_logs_dir),
-        int(parse_quantity(config.container_log_max_size)),
-        config.container_log_max_files,
-    )
 
 
 async def _is_gone(pod: Obj) -> bool:

@@ -19,7 +19,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.api.quantity import parse_quantity
 from cluster.machinery.pod_logs import remove_pod_logs
+from cluster.node.config import KubeletConfig
 from cluster.node.runtime import PodRef
 
 _STAMP = "%Y%m%d-%H%M%S"
@@ -33,6 +35,13 @@ class LogFiles:
     containers: Path
     max_bytes: int = 10 << 20
     max_files: int = 5
+
+    @classmethod
+    def of(cls, config: KubeletConfig) -> LogFiles:
+        max_bytes = int(parse_quantity(config.container_log_max_size))
+        return cls(
+            Path(config.pod_logs_dir), Path(config.container_logs_dir), max_bytes, config.container_log_max_files
+        )
 
     def pod_dir(self, pod: PodRef) -> Path:
         return self.pods / f"{pod.namespace}_{pod.name}_{pod.uid}"

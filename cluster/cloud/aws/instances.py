@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cluster.api.nodes import internal_ips
 from cluster.cloud.aws.api import Aws, CloudError, filters, tags
 from cluster.machinery.client import Obj
 from cluster.machinery.provider import Instance, InstanceState, ProviderError
@@ -50,9 +51,8 @@ class AwsInstances:
 
     async def _by_name(self, node: Obj) -> Instance | None:
         name = node["metadata"]["name"]
-        addresses = (node.get("status") or {}).get("addresses") or ()
-        ips = [a["address"] for a in addresses if a["type"] == "InternalIP"]
-        ways = [{"private_dns_name": name}, {"tag__Name": name}, *({"private_ip_address": ip} for ip in ips)]
+        by_ip = [{"private_ip_address": ip} for ip in internal_ips(node)]
+        ways = [{"private_dns_name": name}, {"tag__Name": name}, *by_ip]
         for way in ways:
             found = await self._describe(Filters=filters(instance_state_name=_LIVE, **way))
             if len(found) > 1:
