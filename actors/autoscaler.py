@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 
 from cluster.machine import head
-from cluster.machine.config import load_cluster, load_machine, only_machine
+from cluster.machine.config import load_cluster
+from cluster.machine.machine_config import load_machine, only_machine
 from cluster.machine.ray_command import environment
 from cluster.machine.release import checkout_dir
 

@@ -23,7 +23,8 @@ import ray
 from actors import ray_nodes
 from actors.part import CLASSES
 from cluster.machine import head
-from cluster.machine.config import ClusterConfig, MachineConfig, load_cluster, load_machine
+from cluster.machine.config import ClusterConfig, load_cluster
+from cluster.machine.machine_config import MachineConfig, load_machine
 from cluster.machine.roles import Role, actor_name, roles_of
 
 NAMESPACE = "sk8"

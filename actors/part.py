@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 
 from actors.host import Build, Host
-from cluster.machine.config import ClusterConfig, MachineConfig, load_cluster, load_machine
+from cluster.machine.config import ClusterConfig, load_cluster
+from cluster.machine.machine_config import MachineConfig, load_machine
 from cluster.machine.roles import Role, actor_name
 
 NICENESS: dict[Role, int] = {"state": -10, "apiserver": -5}

@@ -25,7 +25,7 @@ from benchmarks._stack import Process, Target
 from benchmarks._watched import Watched, watching
 from benchmarks.frame import Bench, percentile
 from cluster.cloud import cgroups
-from cluster.machine.config import MachineConfig
+from cluster.machine.machine_config import MachineConfig
 from cluster.machinery.client import Client, Obj
 from cluster.machinery.http_client import HttpClient
 from cluster.machinery.pod_logs import remove_machine_logs

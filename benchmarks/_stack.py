@@ -29,9 +29,10 @@ import uvloop
 
 from benchmarks._loopback_network import USUAL, Network, claim
 from cluster.machine import identity
-from cluster.machine.config import ClusterConfig, MachineConfig, load_cluster, load_machine, save_cluster, save_machine
+from cluster.machine.config import ClusterConfig, load_cluster, save_cluster
 from cluster.machine.forwarder import Forwarder, ForwarderConfig
 from cluster.machine.garbage import Garbage
+from cluster.machine.machine_config import MachineConfig, load_machine, save_machine
 
 PAUSE_S = 0.05
 START_TIMEOUT_S = 60.0

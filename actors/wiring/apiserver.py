@@ -9,7 +9,8 @@ from actors.host import Part
 from actors.wiring import basics, common
 from cluster.apiserver.config import ApiServerConfig, with_settings
 from cluster.apiserver.server import ApiServer
-from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.config import ClusterConfig
+from cluster.machine.machine_config import MachineConfig
 from cluster.registry.rbac import RbacAuthorizer
 
 

@@ -14,7 +14,8 @@ from prometheus_client import start_http_server
 from cluster.api.faults import Hit, no_fault
 from cluster.api.tracing import Tracer
 from cluster.machine import tracing_settings
-from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.config import ClusterConfig
+from cluster.machine.machine_config import MachineConfig
 from raft.client import StoreClient
 from raft.config import TlsFiles
 from raft.faults import CRASH_EXIT_CODE, Faults

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 from actors.wiring.basics import hit_of
-from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.config import ClusterConfig
+from cluster.machine.machine_config import MachineConfig
 from cluster.machinery.webhooks import WebhookClient
 from cluster.registry import admissionconfig
 from cluster.registry.context import CAUSE, RequestContext, UserInfo

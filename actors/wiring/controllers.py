@@ -20,7 +20,8 @@ from cluster.controllers.autoscaler_core import ScaleDownRules
 from cluster.controllers.env import Outside
 from cluster.controllers.flags import with_flags
 from cluster.controllers.manager import USER, ControllerManager
-from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.config import ClusterConfig
+from cluster.machine.machine_config import MachineConfig
 from cluster.machine.probe import MachineProbe
 from cluster.machinery.aggregated import AggregatedApis, FrontProxy
 from cluster.machinery.kubelet_metrics import KubeletAccess, KubeletPodMetrics

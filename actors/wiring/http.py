@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from actors.wiring.basics import LOOPBACK
 from cluster.api.tracing import Tracer
-from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.config import ClusterConfig
+from cluster.machine.machine_config import MachineConfig
 from cluster.machinery.http_client import HttpClient, HttpConfig
 
 

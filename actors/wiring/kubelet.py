@@ -5,8 +5,9 @@ from __future__ import annotations
 from actors.host import Part
 from actors.wiring import basics, http
 from cluster.cloud.local import LocalProvider
-from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.config import ClusterConfig
 from cluster.machine.dns import resolv_conf_of
+from cluster.machine.machine_config import MachineConfig
 from cluster.machine.roles import roles_of
 from cluster.machinery.provider import ProviderError
 from cluster.node.cgroup_plan import pods_root

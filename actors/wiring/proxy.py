@@ -6,8 +6,9 @@ from actors.host import Part
 from actors.wiring import basics, http
 from cluster.api.bgp import PORT as BGP_PORT
 from cluster.api.bgp import parse_router
-from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.config import ClusterConfig
 from cluster.machine.dns import dns_config
+from cluster.machine.machine_config import MachineConfig
 from cluster.network.agent import NetworkAgent
 from cluster.network.config import OVERLAY_PORT, FirewallConfig, NetworkConfig, ProxyConfig, RouteConfig
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from actors.host import Part
 from actors.wiring import basics, common
-from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.config import ClusterConfig
+from cluster.machine.machine_config import MachineConfig
 from cluster.machinery.election import Elector
 from cluster.machinery.mtls import server_context
 from cluster.machinery.registry_client import RegistryClient

@@ -18,7 +18,8 @@ from actors import members
 from actors.host import Part
 from actors.wiring import basics
 from cluster.machine import store_settings
-from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.config import ClusterConfig
+from cluster.machine.machine_config import MachineConfig
 from raft.config import StateConfig, TlsFiles
 from raft.server import StateServer, create_member, join_member
 from raft.storage.backend_lmdb import DEFAULT_MAP_BYTES

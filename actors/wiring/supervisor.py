@@ -9,7 +9,8 @@ from actors.members import Supervisor
 from actors.ray_head import RayHeadWatch
 from actors.wiring import basics
 from cluster.machine import rejoin, store_settings
-from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.config import ClusterConfig
+from cluster.machine.machine_config import MachineConfig
 from cluster.machinery.election import Elector
 from cluster.registry.store import Store
 from raft.backup.keeper import KeeperConfig, SnapshotKeeper

@@ -13,7 +13,8 @@ from cluster.cli.output import CommandError, Output
 from cluster.cloud import cleanup
 from cluster.cloud.engine import Engine
 from cluster.cloud.local import LocalProvider
-from cluster.machine.config import ClusterConfig, ConfigError, load_cluster
+from cluster.machine.config import ClusterConfig, load_cluster
+from cluster.machine.config_json import ConfigError
 from cluster.machine.head import newest
 from cluster.machinery.provider import ProviderError
 

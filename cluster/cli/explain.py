@@ -13,7 +13,8 @@ import aiohttp
 
 from cluster.cli.api import AdminApi, ApiUnavailable
 from cluster.cli.output import CommandError, Output, table
-from cluster.machine.config import ClusterConfig, ConfigError
+from cluster.machine.config import ClusterConfig
+from cluster.machine.config_json import ConfigError
 
 Obj = dict[str, Any]
 _TIMEOUT_S = 30.0

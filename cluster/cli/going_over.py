@@ -14,7 +14,8 @@ from cluster.cli.output import CommandError
 from cluster.cli.status import is_healthy, look
 from cluster.cloud.local import LocalProvider
 from cluster.machine import rejoin, release
-from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.config import ClusterConfig
+from cluster.machine.machine_config import MachineConfig
 from cluster.machine.rejoin import HeadStatus
 from cluster.machine.release import NoRelease, Release
 from cluster.machinery.provider import MachineState, ProviderError

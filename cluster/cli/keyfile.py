@@ -14,7 +14,8 @@ from pathlib import Path
 import orjson
 
 from cluster.cli.output import CommandError
-from cluster.machine.config import ClusterConfig, ConfigError
+from cluster.machine.config import ClusterConfig
+from cluster.machine.config_json import ConfigError
 from cluster.machine.files import make_private_dir, write_atomic
 
 FORMAT = 1

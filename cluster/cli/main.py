@@ -45,7 +45,7 @@ from cluster.cli.live import add_watch
 from cluster.cli.output import CommandError, Output
 from cluster.cli.status import show_status
 from cluster.cli.up import READY_TIMEOUT_S, UpOptions, up
-from cluster.machine.config import ConfigError
+from cluster.machine.config_json import ConfigError
 from cluster.machine.files import Locked
 from cluster.machinery.provider import ProviderError
 

@@ -16,7 +16,8 @@ from cluster.apiserver.config import checked_settings
 from cluster.cli.output import CommandError
 from cluster.controllers import config as controllers
 from cluster.controllers import flags
-from cluster.machine.config import ClusterConfig, ConfigError, parse_settings
+from cluster.machine.config import ClusterConfig, parse_settings
+from cluster.machine.config_json import ConfigError
 from cluster.node.config import ConfigError as KubeletConfigError
 from cluster.node.settings import checked_settings as checked_kubelet_settings
 from cluster.registry import admissionconfig

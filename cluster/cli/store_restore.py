@@ -24,9 +24,10 @@ from cluster.cli.store_access import clear_errors
 from cluster.cli.store_snapshot import local_copy, share, show
 from cluster.cloud.local import LocalProvider
 from cluster.cloud.machines import living
-from cluster.machine.config import ClusterConfig, MachineConfig, StateMember, load_machine, save_cluster, save_machine
+from cluster.machine.config import ClusterConfig, save_cluster
 from cluster.machine.files import make_private_dir, sync_dir
 from cluster.machine.identity import Authority
+from cluster.machine.machine_config import MachineConfig, StateMember, load_machine, save_machine
 from cluster.registry.keys import MEMBER_REQUESTS, RAY_HEAD
 from raft.backup.file import SnapshotStatus, describe, restore
 from raft.config import Address

@@ -30,7 +30,8 @@ from cluster.cloud.engine import Engine
 from cluster.cloud.local import LocalProvider
 from cluster.cloud.machines import living, recorded
 from cluster.machine.changes import differing
-from cluster.machine.config import ClusterConfig, ConfigError, load_cluster, save_cluster
+from cluster.machine.config import ClusterConfig, load_cluster, save_cluster
+from cluster.machine.config_json import ConfigError
 from cluster.machine.files import make_private_dir
 from cluster.machine.identity import Authority
 from cluster.machinery.provider import MachineState

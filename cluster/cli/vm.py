@@ -25,18 +25,12 @@ from cluster.cli.api import AdminApi
 from cluster.cli.output import CommandError, Output
 from cluster.cli.up import ensure_pause_image
 from cluster.machine import joining
-from cluster.machine.config import (
-    DEFAULT_ZONE,
-    ClusterConfig,
-    ConfigError,
-    MachineSpec,
-    load_cluster,
-    only_machine,
-    save_cluster,
-)
+from cluster.machine.config import ClusterConfig, MachineSpec, load_cluster, save_cluster
+from cluster.machine.config_json import ConfigError
 from cluster.machine.files import make_private_dir, write_atomic
 from cluster.machine.identity import Authority
 from cluster.machine.join_ledger import JoinLedger, Ticket, ca_pin
+from cluster.machine.machine_config import DEFAULT_ZONE, only_machine
 
 JOIN_PATIENCE_S = 300.0
 

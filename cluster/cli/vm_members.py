@@ -20,7 +20,8 @@ from cluster.cli.output import CommandError, Output
 from cluster.cli.vm import need_root, write_ticket
 from cluster.cloud import cleanup
 from cluster.cloud.engine import Engine
-from cluster.machine.config import ClusterConfig, ConfigError, load_cluster
+from cluster.machine.config import ClusterConfig, load_cluster
+from cluster.machine.config_json import ConfigError
 from cluster.machine.join_ledger import JoinLedger
 from cluster.machine.pki import LEAF_DAYS
 

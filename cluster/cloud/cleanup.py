@@ -24,7 +24,8 @@ from pyroute2.netlink.exceptions import NetlinkError
 from cluster.cloud import container_processes, mounts, network
 from cluster.cloud.disks import loop_devices
 from cluster.cloud.engine import Engine, EngineError
-from cluster.machine.config import ClusterConfig, container_label
+from cluster.machine.config import ClusterConfig
+from cluster.machine.machine_config import container_label
 from cluster.machine.processes import ProcessId, all_processes, command_line, wait_gone
 from cluster.machinery.pod_logs import remove_machine_logs
 

@@ -35,7 +35,8 @@ from cluster.cloud.disks import DiskError, Disks
 from cluster.cloud.engine import Engine, EngineError
 from cluster.cloud.machines import MachineError, Machines
 from cluster.machine.changes import changed
-from cluster.machine.config import ClusterConfig, ConfigError, load_cluster, parse_settings, save_cluster
+from cluster.machine.config import ClusterConfig, load_cluster, parse_settings, save_cluster
+from cluster.machine.config_json import ConfigError
 from cluster.machine.files import Lock, make_private_dir
 from cluster.machine.forwarder import Forwarder, ForwarderConfig
 from cluster.machine.identity import Authority

@@ -33,8 +33,9 @@ from cluster.cloud.cleanup import ENGINE_NAMESPACES, processes_in
 from cluster.cloud.disks import DiskError, Disks
 from cluster.cloud.engine import Engine, EngineError
 from cluster.machine import identity
-from cluster.machine.config import ClusterConfig, MachineConfig, container_label, load_machine
+from cluster.machine.config import ClusterConfig
 from cluster.machine.files import make_private_dir, write_atomic
+from cluster.machine.machine_config import MachineConfig, container_label, load_machine
 from cluster.machine.pods_shutdown import LONGEST_S
 from cluster.machine.processes import ProcessId, children_of, wait_gone
 from cluster.machine.release import checkout_dir

@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 from cluster.machine import release
-from cluster.machine.config import ConfigError, load_cluster, load_machine, only_machine
+from cluster.machine.config import load_cluster
+from cluster.machine.config_json import ConfigError
 from cluster.machine.dns import dns_config
 from cluster.machine.files import Locked
 from cluster.machine.machine import Machine
+from cluster.machine.machine_config import load_machine, only_machine
 from cluster.network.dns_standby import DnsStandby
 
 

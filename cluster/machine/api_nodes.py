@@ -12,7 +12,8 @@ from urllib.parse import quote
 import orjson
 
 from cluster.api import forgotten
-from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.config import ClusterConfig
+from cluster.machine.machine_config import MachineConfig
 
 _WITHIN_S = 10.0
 

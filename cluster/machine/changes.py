@@ -14,7 +14,8 @@ from typing import Any
 
 import orjson
 
-from cluster.machine.config import ClusterConfig, ConfigError
+from cluster.machine.config import ClusterConfig
+from cluster.machine.config_json import ConfigError
 
 CHANGEABLE = (
     *("api_server", "controllers", "kubelet", "tracing", "scheduler_config_file"),

@@ -1,11 +1,9 @@
-"""What a cluster and a machine are made of: two frozen objects, their JSON, their files (checks.py has their checks).
+"""What a cluster is made of: one frozen object, its JSON and its file (checks.py has its checks).
 
-Pure, except the four load and save functions at the end (atomic replace, mode 0600). The defaults here are the values
-of docs/contracts.md; no other file names an address, a port or a path of its own.
+Pure, except the load and save functions at the end (atomic replace, mode 0600). The defaults here are the values of
+docs/contracts.md; no other file names an address, a port or a path of its own.
 
-Invariants: a `ClusterConfig` that passed `validate()` never changes while its cluster lives; a `MachineConfig` is that
-machine's own `machine.json` and says which State member it is. Member ids are never reused: a machine whose disk was
-wiped comes back with `state_member_id` 0 and gets a new one from the members that still know the cluster.
+Invariant: a `ClusterConfig` that passed `validate()` changes only as changes.py allows while its cluster lives.
 """
 
 from __future__ import annotations
@@ -21,21 +19,11 @@ import orjson
 from cluster.api import bgp
 from cluster.machine import address_pool, checks, dual_stack
 from cluster.machine.checks import DEFAULT_PREFIX
+from cluster.machine.config_json import FORMAT, ConfigError, read_object
 from cluster.machine.files import write_atomic
+from cluster.machine.machine_config import DEFAULT_ZONE, MachineConfig, StateMember
 
 Profile = Literal["fast", "kubernetes"]
-
-FORMAT = 1
-DEFAULT_ZONE = "local"
-
-
-def container_label(prefix: str, machine: str) -> str:
-    """Two clusters on one box may share one container engine, and both have an m1."""
-    return machine if prefix == DEFAULT_PREFIX else f"{prefix}-{machine}"
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot work; every line says what is wrong and what would be right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,87 +50,6 @@ class RayPorts:
     client_server: int = 6386
     worker_min: int = 20000
     worker_max: int = 20999
-
-
-@dataclass(frozen=True, slots=True)
-class StateMember:
-    """One voter of the first State membership."""
-
-    id: int
-    name: str
-    ip: str
-
-
-@dataclass(frozen=True, slots=True)
-class MachineConfig:
-    """One machine's own `machine.json`; every path of its disk is derived from `base_dir`.
-
-    `state_bootstrap` is true only between `sk8 up` making a new cluster and this machine's State directory being
-    written for the first time: an empty directory alone never bootstraps.
-    """
-
-    name: str
-    ip: str
-    control_plane: bool
-    index: int
-    base_dir: str = "/var/lib/sk8"
-    prefix: str = DEFAULT_PREFIX
-    zone: str = "local"
-    cluster_id: str = ""
-    state_member_id: int = 0
-    state_members: tuple[StateMember, ...] = ()
-    state_bootstrap: bool = False
-
-    @property
-    def disk(self) -> Path:
-        return Path(self.base_dir) / "machines" / self.name
-
-    @property
-    def pki(self) -> Path:
-        return self.disk / "pki"
-
-    @property
-    def state_dir(self) -> Path:
-        return self.disk / "state"
-
-    @property
-    def kubelet_dir(self) -> Path:
-        return self.disk / "kubelet"
-
-    @property
-    def ray_dir(self) -> Path:
-        return self.disk / "ray"
-
-    @property
-    def log_dir(self) -> Path:
-        return self.disk / "log"
-
-    @property
-    def ray_token(self) -> Path:
-        return self.pki / "ray.token"
-
-    @property
-    def netns(self) -> str:
-        return f"{self.prefix}-{self.name}"
-
-    @property
-    def container_label(self) -> str:
-        """Value of `sk8.machine` on this machine's containers: its name; with the prefix in a second cluster."""
-        return container_label(self.prefix, self.name)
-
-    @property
-    def ray_resource(self) -> str:
-        """The custom resource that pins an actor to this machine."""
-        return f"sk8:{self.name}"
-
-    def to_json(self) -> bytes:
-        return orjson.dumps({"format": FORMAT, **asdict(self)}, option=orjson.OPT_INDENT_2) + b"\n"
-
-    @classmethod
-    def from_json(cls, data: bytes) -> MachineConfig:
-        raw = _object(data, "machine.json", cls)
-        raw["state_members"] = tuple(StateMember(**member) for member in raw.get("state_members", ()))
-        return cls(**raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,13 +302,13 @@ class ClusterConfig:
         shown = asdict(self)
         if before:
             default = asdict(ClusterConfig(self.machines))
-            had = _object(before, "cluster.json", ClusterConfig)
+            had = read_object(before, "cluster.json", ClusterConfig)
             shown = {name: value for name, value in shown.items() if name in had or value != default[name]}
         return orjson.dumps({"format": FORMAT, **shown}, option=orjson.OPT_INDENT_2) + b"\n"
 
     @classmethod
     def from_json(cls, data: bytes) -> ClusterConfig:
-        raw = _object(data, "cluster.json", cls)
+        raw = read_object(data, "cluster.json", cls)
         raw["machines"] = tuple(MachineSpec(**spec) for spec in raw.get("machines", ()))
         raw["ray_ports"] = RayPorts(**raw.get("ray_ports", {}))
         for item in fields(cls):
@@ -412,22 +319,6 @@ class ClusterConfig:
 
 def largest_odd(count: int) -> int:
     return min(5, count if count % 2 else count - 1)
-
-
-def _object(data: bytes, what: str, cls: type[Any]) -> dict[str, Any]:
-    try:
-        raw = orjson.loads(data)
-    except orjson.JSONDecodeError as e:
-        raise ConfigError(f"{what} is not JSON: {e}") from e
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{what}: must be a JSON object")
-    version = raw.pop("format", None)
-    if version != FORMAT:
-        raise ConfigError(f"{what}: format {version!r} was written by another version of sk8; this one reads {FORMAT}")
-    unknown = sorted(set(raw) - {f.name for f in fields(cls)})
-    if unknown:
-        raise ConfigError(f"{what}: unknown setting {', '.join(unknown)}")
-    return raw
 
 
 def parse_settings(raw: Mapping[str, Any], known: Sequence[str] = ()) -> dict[str, Any]:
@@ -453,20 +344,3 @@ def save_cluster(config: ClusterConfig) -> None:
     """Raises ConfigError when the file that is there is damaged."""
     file = config.base / "cluster.json"
     write_atomic(file, config.to_json(file.read_bytes() if file.exists() else b""))
-
-
-def load_machine(base_dir: str | Path, name: str) -> MachineConfig:
-    """Raises FileNotFoundError when that machine's disk is empty."""
-    return MachineConfig.from_json((Path(base_dir) / "machines" / name / "machine.json").read_bytes())
-
-
-def only_machine(base_dir: str | Path) -> str:
-    """The name of the machine that a VM is. Raises ConfigError where there is none, or where there are several."""
-    names = sorted(path.parent.name for path in (Path(base_dir) / "machines").glob("*/machine.json"))
-    if len(names) != 1:
-        raise ConfigError(f"{base_dir} has {len(names)} machines, not one: name it with --machine")
-    return names[0]
-
-
-def save_machine(machine: MachineConfig) -> None:
-    write_atomic(machine.disk / "machine.json", machine.to_json())

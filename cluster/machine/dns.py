@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.config import ClusterConfig
+from cluster.machine.machine_config import MachineConfig
 from cluster.network.config import DnsConfig
 
 

@@ -19,8 +19,9 @@ from typing import Any
 
 import orjson
 
-from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.config import ClusterConfig
 from cluster.machine.files import write_atomic
+from cluster.machine.machine_config import MachineConfig
 
 log = logging.getLogger(__name__)
 

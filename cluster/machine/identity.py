@@ -27,8 +27,9 @@ import orjson
 
 from cluster.api import forgotten
 from cluster.machine import pki, signing
-from cluster.machine.config import ClusterConfig, MachineConfig, MachineSpec, save_machine
+from cluster.machine.config import ClusterConfig, MachineSpec
 from cluster.machine.files import make_private_dir, sync_dir, write_atomic
+from cluster.machine.machine_config import MachineConfig, save_machine
 
 TOKEN_FILE = "join.token"
 SHARED_SECRETS = ("ray.token",)

@@ -27,9 +27,10 @@ import orjson
 
 from cluster.machine import api_nodes, identity
 from cluster.machine.api_nodes import Known
-from cluster.machine.config import DEFAULT_ZONE, ClusterConfig, MachineConfig, MachineSpec, save_cluster, save_machine
+from cluster.machine.config import ClusterConfig, MachineSpec, save_cluster
 from cluster.machine.files import make_private_dir, write_atomic
 from cluster.machine.join_ledger import Admission, JoinLedger, Ticket, ca_pin, join_file, only_certificate
+from cluster.machine.machine_config import DEFAULT_ZONE, MachineConfig, save_machine
 from cluster.machine.pki import PkiError, certificate_names, machine_address, made_at, new_request
 from cluster.machine.rejoin import caller, shown
 

@@ -26,9 +26,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cluster.machine import rejoin
-from cluster.machine.config import MachineConfig
 from cluster.machine.forwarder import Probe
 from cluster.machine.head import HeadRecord
+from cluster.machine.machine_config import MachineConfig
 from cluster.machine.processes import Children
 from cluster.machine.ray_command import is_head
 from cluster.machine.ray_daemons import RayDaemons, RayFailed, RayTimes

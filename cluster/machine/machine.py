@@ -20,12 +20,13 @@ from typing import Any, Protocol
 
 from cluster.machine import identity, joining, rejoin
 from cluster.machine.changes import digest
-from cluster.machine.config import ClusterConfig, MachineConfig, load_machine, save_machine
+from cluster.machine.config import ClusterConfig
 from cluster.machine.files import Lock, make_private_dir
 from cluster.machine.forwarder import Forwarder, ForwarderConfig
 from cluster.machine.head import HeadRecord
 from cluster.machine.keeper import RayKeeper
 from cluster.machine.loop_watch import LoopWatch
+from cluster.machine.machine_config import MachineConfig, load_machine, save_machine
 from cluster.machine.pods_shutdown import end_pods
 from cluster.machine.processes import Children
 from cluster.machine.release import running

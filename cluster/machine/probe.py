@@ -5,7 +5,8 @@ IO: one request of `rejoin.py` over mutual TLS, as this machine.
 
 from __future__ import annotations
 
-from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.config import ClusterConfig
+from cluster.machine.machine_config import MachineConfig
 from cluster.machine.rejoin import HeadClient, Unreachable, contexts
 
 _WITHIN_S = 1.0

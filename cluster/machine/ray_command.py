@@ -12,7 +12,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from cluster.machine.config import ClusterConfig, MachineConfig, load_cluster, load_machine, only_machine
+from cluster.machine.config import ClusterConfig, load_cluster
+from cluster.machine.machine_config import MachineConfig, load_machine, only_machine
 
 _DAY_S = 86_400
 

@@ -14,7 +14,8 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.config import ClusterConfig
+from cluster.machine.machine_config import MachineConfig
 from cluster.machine.processes import Children, ProcessId, Stat, command_line
 from cluster.machine.ray_command import ensure_command, environment, is_head, start_command, stop_command
 from cluster.machine.release import Release

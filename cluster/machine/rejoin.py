@@ -28,8 +28,8 @@ from typing import Any, Final
 import orjson
 from cryptography import x509
 
-from cluster.machine.config import MachineConfig
 from cluster.machine.files import write_atomic
+from cluster.machine.machine_config import MachineConfig
 from cluster.machine.pki import machine_user
 from cluster.machine.ray_command import gcs_dir
 

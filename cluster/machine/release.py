@@ -19,8 +19,8 @@ from typing import Any, NoReturn
 
 import orjson
 
-from cluster.machine.config import MachineConfig
 from cluster.machine.files import write_atomic
+from cluster.machine.machine_config import MachineConfig
 
 log = logging.getLogger(__name__)
 _ENTERED = "SK8_RELEASE_ENTERED"

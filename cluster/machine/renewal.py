@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Protocol
 
 from cluster.machine import identity
-from cluster.machine.config import MachineConfig
 from cluster.machine.joining import JoinRefused
+from cluster.machine.machine_config import MachineConfig
 from cluster.machine.unix_http import post
 
 log = logging.getLogger(__name__)

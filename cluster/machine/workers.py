@@ -10,7 +10,9 @@ import ipaddress
 from dataclasses import replace
 from itertools import count
 
-from cluster.machine.config import DEFAULT_ZONE, ClusterConfig, ConfigError, MachineSpec
+from cluster.machine.config import ClusterConfig, MachineSpec
+from cluster.machine.config_json import ConfigError
+from cluster.machine.machine_config import DEFAULT_ZONE
 
 _FIRST_HOST = 11
 """As `ClusterConfig.local` counts."""

@@ -28,8 +28,9 @@ from cluster.cloud.local import LocalProvider
 from cluster.cloud.machines import living
 from cluster.cloud.network import Switch
 from cluster.machine import identity
-from cluster.machine.config import ClusterConfig, MachineSpec, load_machine, save_cluster
+from cluster.machine.config import ClusterConfig, MachineSpec, save_cluster
 from cluster.machine.files import make_private_dir
+from cluster.machine.machine_config import load_machine
 from cluster.machine.processes import ProcessId, wait_gone
 from cluster.machinery.provider import DiskWish, ProviderError
 

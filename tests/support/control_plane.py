@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 from cluster.cli import kubeconfig
 from cluster.machine import identity
-from cluster.machine.config import ClusterConfig, MachineConfig, load_cluster, load_machine, save_cluster, save_machine
+from cluster.machine.config import ClusterConfig, load_cluster, save_cluster
+from cluster.machine.machine_config import MachineConfig, load_machine, save_machine
 
 REPOSITORY = Path(__file__).parents[2]
 SK8 = str(Path(sys.executable).with_name("sk8"))

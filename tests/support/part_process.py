@@ -19,7 +19,8 @@ from dataclasses import replace
 
 import uvloop
 
-from cluster.machine.config import load_cluster, load_machine
+from cluster.machine.config import load_cluster
+from cluster.machine.machine_config import load_machine
 
 AGAIN_S = 0.2
 

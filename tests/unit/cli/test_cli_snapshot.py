@@ -11,8 +11,9 @@ import pytest
 
 from cluster.cli.keyfile import save_keys
 from cluster.cli.main import main
-from cluster.machine.config import ClusterConfig, load_cluster, load_machine, save_cluster
+from cluster.machine.config import ClusterConfig, load_cluster, save_cluster
 from cluster.machine.identity import Authority
+from cluster.machine.machine_config import load_machine
 from cluster.registry.keys import MEMBER_REQUESTS, RAY_HEAD
 from raft.applier import Applier, found_state
 from raft.backup.file import describe

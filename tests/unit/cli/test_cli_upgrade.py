@@ -19,7 +19,8 @@ from cluster.cli.going_over import GoingOver, is_there, previous
 from cluster.cli.output import CommandError, Output
 from cluster.cli.status import is_healthy
 from cluster.machine import release
-from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.config import ClusterConfig
+from cluster.machine.machine_config import MachineConfig
 from cluster.machine.rejoin import HeadStatus
 from cluster.machine.release import Release
 from cluster.machinery.provider import MachineState, MachineStatus, ProviderError

@@ -12,7 +12,8 @@ from cluster.cloud.aws.instances import AwsInstances
 from cluster.cloud.aws.routes import AwsRoutes
 from cluster.cloud.providers import open_cloud
 from cluster.machine import cloud_choice
-from cluster.machine.config import ClusterConfig, ConfigError
+from cluster.machine.config import ClusterConfig
+from cluster.machine.config_json import ConfigError
 from cluster.machinery.client import Obj
 from cluster.machinery.provider import ProviderError, Route
 from tests.support.cloud_aws import CLUSTER, World

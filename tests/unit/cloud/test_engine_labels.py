@@ -9,7 +9,8 @@ from pathlib import Path
 from aiohttp import web
 
 from cluster.cloud.engine import LABEL, Engine
-from cluster.machine.config import ClusterConfig, container_label
+from cluster.machine.config import ClusterConfig
+from cluster.machine.machine_config import container_label
 
 
 def test_the_label_names_the_cluster_unless_it_is_the_only_one() -> None:

@@ -7,7 +7,8 @@ from dataclasses import fields, replace
 import pytest
 
 from cluster.machine.changes import CHANGEABLE, changed, differences, digest
-from cluster.machine.config import ClusterConfig, ConfigError, parse_settings
+from cluster.machine.config import ClusterConfig, parse_settings
+from cluster.machine.config_json import ConfigError
 
 CONFIG = replace(ClusterConfig.local(3), kubelet={"maxPods": 50})
 

@@ -8,16 +8,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from cluster.machine.config import (
-    ClusterConfig,
-    ConfigError,
-    MachineConfig,
-    load_cluster,
-    load_machine,
-    parse_settings,
-    save_cluster,
-    save_machine,
-)
+from cluster.machine.config import ClusterConfig, load_cluster, parse_settings, save_cluster
+from cluster.machine.config_json import ConfigError
+from cluster.machine.machine_config import MachineConfig, load_machine, save_machine
 
 
 def test_defaults_are_those_of_the_contract() -> None:

@@ -17,10 +17,12 @@ from cluster.api import signers
 from cluster.api.forgotten import counts
 from cluster.machine import identity, joining
 from cluster.machine.api_nodes import Known
-from cluster.machine.config import ClusterConfig, ConfigError, MachineSpec, load_cluster, load_machine, save_cluster
+from cluster.machine.config import ClusterConfig, MachineSpec, load_cluster, save_cluster
+from cluster.machine.config_json import ConfigError
 from cluster.machine.identity import Authority
 from cluster.machine.join_ledger import Admission, JoinLedger, Ticket, ca_pin, new_token
 from cluster.machine.joining import Joiner, JoinRefused, JoinServer
+from cluster.machine.machine_config import load_machine
 from cluster.machine.pki import PkiError, _key_pem, machine_address, made_at, new_ca
 from tests.support.signing_requests import request_pem
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from cluster.machine import identity, rejoin
-from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.config import ClusterConfig
 from cluster.machine.files import Lock, Locked, write_atomic
+from cluster.machine.machine_config import MachineConfig
 from cluster.machine.probe import MachineProbe
 from cluster.machine.processes import Children, ProcessId, children_of, parse_stat
 from cluster.machine.ray_command import ensure_command, environment, start_command, stop_command

@@ -16,8 +16,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cluster.api import signers
 from cluster.machine import identity, pki
-from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.config import ClusterConfig
 from cluster.machine.files import write_atomic
+from cluster.machine.machine_config import MachineConfig
 from tests.support.signing_requests import request_pem
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

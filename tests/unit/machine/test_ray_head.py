@@ -13,7 +13,8 @@ import pytest
 from actors.ray_head import STUCK_S, RayHeadWatch
 from cluster.machine import head as heads
 from cluster.machine import rejoin
-from cluster.machine.config import ClusterConfig, ConfigError
+from cluster.machine.config import ClusterConfig
+from cluster.machine.config_json import ConfigError
 from cluster.machine.head import Head, HeadRecord, successor
 from cluster.machine.rejoin import HeadStatus, Unreachable
 from cluster.registry.keys import RAY_HEAD as KEY

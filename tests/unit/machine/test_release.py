@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from cluster.machine import release
-from cluster.machine.config import ClusterConfig, MachineConfig, save_machine
+from cluster.machine.config import ClusterConfig
+from cluster.machine.machine_config import MachineConfig, save_machine
 from cluster.machine.release import NoRelease, Release
 
 
@@ -37,7 +38,7 @@ def other(tmp_path: Path) -> Release:
 def entering(machine: MachineConfig) -> str:
     """What a process that does `enter` prints."""
     code = (
-        "from cluster.machine import release; from cluster.machine.config import load_machine;"
+        "from cluster.machine import release; from cluster.machine.machine_config import load_machine;"
         "from pathlib import Path; import sys;"
         "release.enter(load_machine(Path(sys.argv[2]), 'm1')); print('stayed')"
     )

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from cluster.machine import identity, pki, renewal
-from cluster.machine.config import ClusterConfig, MachineConfig
+from cluster.machine.config import ClusterConfig
 from cluster.machine.machine import Machine
+from cluster.machine.machine_config import MachineConfig
 from cluster.machine.renewal import Renewal
 
 

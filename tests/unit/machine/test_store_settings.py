@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from cluster.machine import store_settings
-from cluster.machine.config import ClusterConfig, ConfigError, parse_settings
+from cluster.machine.config import ClusterConfig, parse_settings
+from cluster.machine.config_json import ConfigError
 
 CONFIG = ClusterConfig.local()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cluster.machine import tracing_settings
-from cluster.machine.config import ClusterConfig, ConfigError
+from cluster.machine.config import ClusterConfig
+from cluster.machine.config_json import ConfigError
 
 
 def test_without_it_nothing_is_traced() -> None:

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.machine.config import ClusterConfig, ConfigError, MachineSpec
+from cluster.machine.config import ClusterConfig, MachineSpec
+from cluster.machine.config_json import ConfigError
 from cluster.machine.workers import with_worker, without_worker
 
 THREE = ClusterConfig.local(3)
