@@ -2,7 +2,8 @@
 bytes.
 
 IO only through Core. Each object goes the whole way of a create of its own (decoding, admission, validation, managed
-fields); only the ends of those ways, guarded puts, are joined. While one transaction is under way the next is made
+fields), unless the one before it was alike and it is cast from its mould (`moulds`); the ends of those ways, guarded
+puts, are joined. While one transaction is under way the next is made
 ready, and between a few objects the loop is given to whoever else waits. What would fail alone fails alone: when a
 guard of a common transaction does not hold, each of its objects is stored by itself, and says for itself what is wrong.
 
@@ -22,6 +23,7 @@ from cluster.api.scheme import ResourceInfo
 from cluster.registry.admission import Admission
 from cluster.registry.context import RequestContext
 from cluster.registry.core import Plan, Stale
+from cluster.registry.moulds import Mould
 from cluster.registry.quota import QuotaLedger
 from cluster.registry.quota_book import Charge
 from cluster.registry.types import Stored
@@ -93,7 +95,8 @@ class BatchCreator:
         """Made ready, as many as share a transaction."""
         part: list[_Item] = []
         size = 0
-        async for item in self._items(ctx, info, objects):
+        ready = self._cast_items if await self._admission.quiet() else self._seen_items
+        async for item in ready(ctx, info, objects):
             if part and (len(part) == _AT_ONCE or size + item.size > BYTES_AT_ONCE):
                 yield part
                 part, size = [], 0
@@ -102,13 +105,35 @@ class BatchCreator:
         if part:
             yield part
 
-    async def _items(self, ctx: RequestContext, info: ResourceInfo, objects: Sequence[Object]) -> AsyncIterator[_Item]:
-        """Those whom a webhook may have to be asked about are made ready side by side."""
-        abreast = _SLICE if await self._admission.quiet() else _AT_ONCE
-        for start in range(0, len(objects), abreast):
-            some = objects[start : start + abreast]
+    async def _seen_items(
+        self, ctx: RequestContext, info: ResourceInfo, objects: Sequence[Object]
+    ) -> AsyncIterator[_Item]:
+        """Those whom a webhook or a policy may have to be asked about, made ready side by side."""
+        for start in range(0, len(objects), _AT_ONCE):
+            some = objects[start : start + _AT_ONCE]
             for item in await asyncio.gather(*(self._item(ctx, info, obj) for obj in some)):
                 yield item
+
+    async def _cast_items(
+        self, ctx: RequestContext, info: ResourceInfo, objects: Sequence[Object]
+    ) -> AsyncIterator[_Item]:
+        """Those whom nobody looks at, made ready one after the other, and cast where the one before was alike."""
+        mould: Mould | None = None
+        for number, obj in enumerate(objects):
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)
+            item = self._cast(ctx, info, mould, obj) if mould is not None else None
+            if item is None:
+                item = await self._item(ctx, info, obj)
+                mould = self._writer.mould(info, obj, item.draft) if isinstance(item.draft, Draft) else mould
+            yield item
+
+    def _cast(self, ctx: RequestContext, info: ResourceInfo, mould: Mould, obj: Object) -> _Item | None:
+        try:
+            draft = self._writer.cast(ctx, info, mould, obj)
+        except ApiError as e:
+            return _Item(obj, e)
+        return _Item(obj, draft) if draft is not None else None
 
     async def _item(self, ctx: RequestContext, info: ResourceInfo, obj: Object) -> _Item:
         try:

@@ -33,7 +33,7 @@ _NONCE_BYTES = 12
 _MAX_CAUSE_BYTES = 64
 
 
-def _ordered(obj: dict[str, Any]) -> dict[str, Any]:
+def ordered(obj: dict[str, Any]) -> dict[str, Any]:
     """kind, apiVersion, metadata first, as Kubernetes prints them and the splice needs them."""
     metadata = obj["metadata"]
     if "resourceVersion" in metadata:
@@ -49,7 +49,7 @@ def body_of(obj: dict[str, Any]) -> tuple[bytes, int]:
     """The JSON to store, and the offset of the splice."""
     # {"kind":"...","apiVersion":"...","metadata":{   : 9 + kind + 16 + version + 14 bytes, names are plain ASCII
     offset = 39 + len(obj["kind"]) + len(obj["apiVersion"])
-    return orjson.dumps(_ordered(obj)), offset
+    return orjson.dumps(ordered(obj)), offset
 
 
 def splice(body: bytes, offset: int, revision: int) -> bytes:
@@ -68,6 +68,12 @@ class Codec:
     ) -> tuple[bytes, bytes, int]:
         """The value to put, the plain body and the splice's offset. `cause` is readable also where the body is not."""
         body, offset = body_of(obj)
+        return self.seal(key, obj, body, offset, encrypt=encrypt, cause=cause), body, offset
+
+    def seal(
+        self, key: bytes, obj: dict[str, Any], body: bytes, offset: int, *, encrypt: bool = False, cause: str = ""
+    ) -> bytes:
+        """The value to put, of an object whose JSON is there already."""
         gvk = f"{obj['apiVersion']}/{obj['kind']}".encode()
         uid = obj["metadata"].get("uid", "").encode()
         key_id = self._primary if encrypt else ""
@@ -75,10 +81,10 @@ class Codec:
         head = _HEAD.pack(FORMAT, len(gvk), len(key_id), len(uid), offset)
         head = b"%b%c%b%b%b%b" % (head, len(why), gvk, key_id.encode(), uid, why)
         if not key_id:
-            return head + body, body, offset
+            return head + body
         nonce = os.urandom(_NONCE_BYTES)
         sealed = self._ciphers[key_id].encrypt(nonce, body, head + key)
-        return head + nonce + sealed, body, offset
+        return head + nonce + sealed
 
     @property
     def primary(self) -> str:

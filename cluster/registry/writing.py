@@ -34,6 +34,7 @@ from cluster.registry.codec import body_of, splice
 from cluster.registry.context import RequestContext
 from cluster.registry.core import LEASE_NOT_FOUND, Core, Guard, Plan, Stale, namespace_guard
 from cluster.registry.expiry import Expiry
+from cluster.registry.moulds import Mould, mould_of
 from cluster.registry.quota import QuotaLedger
 from cluster.registry.quota_book import Charge
 from cluster.registry.quota_count import QUOTAS
@@ -52,7 +53,7 @@ _MAX_PREFIX = 58
 @dataclass(frozen=True, slots=True)
 class Draft:
     """An object as it will be stored, and its transaction. `body` is its JSON, `offset` where its resourceVersion goes;
-    `lease` is 0 for what does not expire."""
+    `lease` is 0 for what does not expire; `cast`: `obj` was made from another's, and nobody has it yet."""
 
     key: bytes
     obj: Object
@@ -61,6 +62,7 @@ class Draft:
     body: bytes
     offset: int
     lease: int
+    cast: bool = False
 
 
 class Writer:
@@ -114,6 +116,32 @@ class Writer:
         if generated:
             obj["metadata"]["name"] = self._generate(generated)
         return await self._drafted(ctx, info, obj, 0, None)
+
+    def mould(self, info: ResourceInfo, body: Object, draft: Draft) -> Mould | None:
+        """What objects like `body`, of which `draft` was made, can be cast from."""
+        if len(draft.plan.ops) != 1:
+            return None
+        metadata = draft.obj["metadata"]
+        own = draft.key, keys.namespace_phase(metadata.get("namespace", ""))
+        guards = tuple(g for g in draft.plan.guards if g.compare[0] not in own)
+        return mould_of(info.name, body, draft.obj, metadata["creationTimestamp"], draft.lease, guards)
+
+    def cast(self, ctx: RequestContext, info: ResourceInfo, mould: Mould, body: Object) -> Draft | None:
+        """As `draft`, of an object that is like the mould's; None when it is not. Raises ApiError 422."""
+        core, values = self._core, mould.values(body)
+        if values is None or mould.created != meta.rfc3339(core.clock()):
+            return None
+        namespace, name = body["metadata"].get("namespace", ""), values[0]
+        if not name:
+            name = values[0] = self._generate(body["metadata"].get("generateName", ""))
+        obj, encoded = mould.cast(values, meta.uuid4(core.rng.getrandbits(128)))
+        _refuse(info, obj, validation.create(info, obj))
+        key, plan = keys.object_key(info, namespace, name), Plan(list(mould.guards))
+        self._guard_creation(info, namespace, name, key, plan)
+        charge = self.ledger.charge(info, namespace, name, obj, None)
+        sealed = core.codec.seal(key, obj, encoded, mould.offset, encrypt=core.encrypts(info), cause=ctx.cause_id)
+        plan.ops.append(put(key, sealed, mould.lease))
+        return Draft(key, obj, plan, charge, encoded, mould.offset, mould.lease, cast=True)
 
     def _creatable(self, ctx: RequestContext, info: ResourceInfo, namespace: str, body: Object) -> Object:
         """The clean object that is to be created, if its kind can be."""
@@ -313,7 +341,10 @@ class Writer:
         """What is answered. Of a dry run it has the revision it had; a new object has none."""
         shown = revision if not ctx.dry_run else current.revision if current is not None else 0
         raw = splice(draft.body, draft.offset, shown) if shown else draft.body
-        return Stored(draft.key, raw, revision, draft.obj["metadata"].get("uid", ""), created=current is None)
+        obj = None
+        if draft.cast and shown:  # what decoding would bring about, but for what objects of one mould share
+            obj = {**draft.obj, "metadata": {"resourceVersion": str(shown), **draft.obj["metadata"]}}
+        return Stored(draft.key, raw, revision, draft.obj["metadata"].get("uid", ""), obj, created=current is None)
 
     async def _stored_form(self, info: ResourceInfo, obj: Object) -> Object:
         """A custom object in its storage version."""

@@ -21,6 +21,7 @@ from cluster.registry.admission import (
     certificates,
     classes,
     escalation,
+    mutatingpolicies,
     namespaces,
     nodes,
     pods,
@@ -43,7 +44,7 @@ Run = Callable[[Request], Awaitable[None]]
 Object = dict[str, Any]
 
 _ANY = "CREATE UPDATE DELETE CONNECT"
-_INTERCEPTORS = (webhooks.MUTATING, webhooks.VALIDATING, policies.POLICIES)
+_INTERCEPTORS = (webhooks.MUTATING, webhooks.VALIDATING, policies.POLICIES, mutatingpolicies.POLICIES)
 
 
 @dataclass(frozen=True, slots=True)
