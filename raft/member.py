@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -44,6 +45,20 @@ class MemberRemoved(StoreError):
     """This member was removed from its group for good."""
 
 
+def _settling(future: asyncio.Future[Any]) -> Callable[[Any], None]:
+    """Gives it the result, or the StoreError, that comes; unless nobody waits any more."""
+
+    def done(result: Any) -> None:
+        if future.done():
+            return
+        if isinstance(result, StoreError):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+    return done
+
+
 class Member:
     def __init__(
         self,
@@ -70,42 +85,47 @@ class Member:
             put_in_place(directory.path, directory.backend, opened.received)
         self.backend, self.applier = self._open()
         self.watches = WatchService(self.applier.store, self._schedule_catch_up)
-        self.consensus: Engine = opened.engine(
-            EngineParts(
-                self.id,
-                config,
-                self.applier.applied,
-                self.applier.members.addresses,
-                self,
-                lambda messages: self.peers.send(messages),
-                metrics.wal_fsync.observe,
-            )
-        )
+        self.consensus: Engine = opened.engine(self._engine_parts())
         tls = None if config.peer_tls is None else client_context(config.peer_tls)
-        cluster_id = directory.identity.cluster_id
-        self.flusher = Flusher(
+        self.flusher = self._new_flusher()
+        hello = Hello("snapshot", directory.identity.cluster_id, self.id)
+        self._snapshots = SnapshotSender(directory.path, self.flusher, tls, hello, self._snapshot_sent)
+        self.peers = self._new_peers(tls)
+        self.peers.set_members(self.applier.members.addresses)
+
+    def _engine_parts(self) -> EngineParts:
+        return EngineParts(
+            self.id,
+            self.config,
+            self.applier.applied,
+            self.applier.members.addresses,
+            self,
+            lambda messages: self.peers.send(messages),
+            self.metrics.wal_fsync.observe,
+        )
+
+    def _new_flusher(self) -> Flusher:
+        return Flusher(
             lambda: self.backend,
             self._flush_begins,
             self._flush_ended,
-            metrics.backend_commit.observe,
-            metrics.backend_snapshots.observe,
-            interval_s=config.flush_interval_s,
-            max_bytes=config.flush_bytes,
+            self.metrics.backend_commit.observe,
+            self.metrics.backend_snapshots.observe,
+            interval_s=self.config.flush_interval_s,
+            max_bytes=self.config.flush_bytes,
         )
-        self._snapshots = SnapshotSender(
-            directory.path, self.flusher, tls, Hello("snapshot", cluster_id, self.id), self._snapshot_sent
-        )
-        self.peers = Peers(
+
+    def _new_peers(self, tls: ssl.SSLContext | None) -> Peers:
+        return Peers(
             self.id,
-            cluster_id,
+            self.directory.identity.cluster_id,
             tls,
             self._unreachable,
             self._snapshots.send,
             snapshot_lost=lambda member: self._snapshot_sent(member, False),
-            round_trip=lambda member, s: metrics.peer_round_trip.labels(f"{member:x}").observe(s),
+            round_trip=lambda member, s: self.metrics.peer_round_trip.labels(f"{member:x}").observe(s),
             removed=self._retire,
         )
-        self.peers.set_members(self.applier.members.addresses)
 
     def _open(self) -> tuple[LmdbBackend, Applier]:
         backend = LmdbBackend(self.directory.backend, map_bytes=self.config.map_bytes)
@@ -232,31 +252,13 @@ class Member:
     async def run_command(self, command: tuple[Any, ...]) -> Any:
         """Its result, once applied here. Raises what it raised there."""
         future: asyncio.Future[Any] = self._loop.create_future()
-
-        def done(result: Any) -> None:
-            if future.done():
-                return
-            if isinstance(result, StoreError):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
-
-        self.propose(pack(command), done)
+        self.propose(pack(command), _settling(future))
         return await future
 
     async def read_barrier(self) -> None:
         """What was committed before this call is applied here after it. Raises Unavailable."""
         future: asyncio.Future[None] = self._loop.create_future()
-
-        def done(error: StoreError | None) -> None:
-            if future.done():
-                return
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(None)
-
-        self.consensus.read(done)
+        self.consensus.read(_settling(future))
         await future
 
     async def hash_at(self, revision: int) -> tuple[int, int, int]:

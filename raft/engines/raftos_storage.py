@@ -63,6 +63,29 @@ class Applied:
         return known is not None and known != binascii.crc32(command["d"])
 
 
+def _read(filename: str) -> tuple[list[dict[str, Any]], list[int]]:
+    """A log's entries, and where in the file each ends. Raises Corrupt."""
+    entries: list[dict[str, Any]] = []
+    ends: list[int] = []
+    end = 0
+    with open(filename, "rb") as file:
+        for line in file:
+            end += len(line)
+            try:
+                if not line.endswith(b"\n"):
+                    raise ValueError("it ends in the middle")
+                entry = Armoured.unpack(line)
+                entry["term"], entry["command"]["d"]
+            except (ValueError, TypeError, KeyError) as error:
+                raise Corrupt(
+                    f"{filename}: entry {len(entries) + 1} cannot be read ({error}); raftos repairs no "
+                    "torn tail: this member's log is lost"
+                ) from error
+            entries.append(entry)
+            ends.append(end)
+    return entries, ends
+
+
 def log_class(library: Library, start: int, applied: Applied, failed: Callable[[BaseException], None]) -> type[Any]:
     """``start``: how many of the log's entries the state has applied already."""
     upstream: type[Any] = library.storage.Log
@@ -74,24 +97,7 @@ def log_class(library: Library, start: int, applied: Applied, failed: Callable[[
             self.commit_index = self.last_applied = start
 
         def read(self) -> list[dict[str, Any]]:
-            entries: list[dict[str, Any]] = []
-            self._ends = []
-            end = 0
-            with open(self.filename, "rb") as file:
-                for line in file:
-                    end += len(line)
-                    try:
-                        if not line.endswith(b"\n"):
-                            raise ValueError("it ends in the middle")
-                        entry = Armoured.unpack(line)
-                        entry["term"], entry["command"]["d"]
-                    except (ValueError, TypeError, KeyError) as error:
-                        raise Corrupt(
-                            f"{self.filename}: entry {len(entries) + 1} cannot be read ({error}); raftos repairs no "
-                            "torn tail: this member's log is lost"
-                        ) from error
-                    entries.append(entry)
-                    self._ends.append(end)
+            entries, self._ends = _read(self.filename)
             return entries
 
         def write(self, term: int, command: Command) -> dict[str, Any]:
