@@ -1,8 +1,7 @@
 """Placing a batch of pods: pure, deterministic for a given tie order.
 
 A pod is one pass of filters and scores over all rows. A run of equal pods whose placements change nothing but the load
-of their own row is decided together: what each promising row scores after 1, 2, ... copies is computed for all of
-them at once, and a heap deals the pods out. The result equals placing them one by one.
+of their own row is decided together (deal.py).
 
 Invariant: a returned placement has been accounted in the columns (assumed); the caller takes it off again with
 `NodeColumns.remove_pod` when the bind fails.
@@ -10,7 +9,6 @@ Invariant: a returned placement has been accounted in the columns (assumed); the
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -21,6 +19,7 @@ import numpy as np
 from cluster.scheduler.attachments import Volume
 from cluster.scheduler.columns import Floats, NodeColumns
 from cluster.scheduler.config import DEFAULT, Profile
+from cluster.scheduler.deal import deal
 from cluster.scheduler.diagnosis import Diagnosis, Verdicts, fit_error
 from cluster.scheduler.filters import (
     STATIC,
@@ -288,7 +287,9 @@ def _place_equal(
             message, refused_by = fit_error(columns, diagnosis.reasons), frozenset(diagnosis.plugins)
             results += [Unschedulable(pod, message, refused_by, diagnosis.resolvable) for pod in left]
         elif together:
-            results += _deal(columns, left, possible, tie_order, profile, nominated, timings)
+            free = nominated.free(columns, first.priority, first.uid)
+            rows = deal(columns, shape, len(left), possible, free, profile, tie_order, timings)
+            results += [assume(columns, pod, row) for pod, row in zip(left, rows, strict=False)]
         else:
             row = best_row(columns, first.shape, possible, tie_order, profile, timings)
             results.append(assume(columns, left[0], row))
@@ -339,72 +340,3 @@ def best_row(
     total[~possible] = -1.0
     best = np.flatnonzero(total == total.max())
     return int(best[0] if tie_order is None else best[np.argmin(tie_order[best])])
-
-
-def best_of(total: Floats, ties: Rows, most: int) -> Rows:
-    """Where the best are, best first: by total, then by tie. Sorts no more than it has to."""
-    some: Rows = np.arange(len(total))
-    if len(total) > 2 * most:
-        least = total.max()
-        if np.count_nonzero(total == least) < most:
-            least = np.partition(total, -most)[-most]
-        above, level = np.flatnonzero(total > least), np.flatnonzero(total == least)
-        left = most - len(above)
-        if len(level) > left:
-            level = level[np.argpartition(ties[level], left - 1)[:left]]
-        some = np.concatenate((above, level))
-    best: Rows = some[np.lexsort((ties[some], -total[some]))][:most]
-    return best
-
-
-def _deal(
-    columns: NodeColumns,
-    pods: list[Pending],
-    possible: Mask,
-    tie_order: Rows | None,
-    profile: Profile,
-    nominated: Nominations,
-    timings: Timings | None,
-) -> list[Placement]:
-    """Place as many of the equal pods as can be without looking again; at least one.
-
-    Only the best len(pods) rows can ever be reached: a pod takes either a row already used or the next unused one.
-    """
-    shape = pods[0].shape
-    rows = np.flatnonzero(possible)
-    other, normalized = other_total(columns, shape, profile, possible, timings)
-    settled = np.zeros(len(rows)) if other is None else other[rows]
-    ties = rows if tie_order is None else tie_order[rows]
-    order = best_of(settled + usage_total(columns, shape, profile)[rows], ties, len(pods))
-    rows, settled, ties = rows[order], settled[order], ties[order]
-    vector = needed(columns, shape, profile)
-    asked = np.flatnonzero(vector)
-    free = nominated.free(columns, pods[0].priority, pods[0].uid)[np.ix_(asked, rows)]
-    once = bool(shape.host_ports or shape.disks)
-    scores: list[list[float]] = []
-    fits: list[list[bool]] = []
-
-    def level(copies: int) -> None:
-        scores.append((-settled - usage_total(columns, shape, profile, rows, copies, timings)).tolist())
-        room = np.asarray((free >= vector[asked, None] * copies).all(axis=0)) & (copies == 1 or not once)
-        fits.append(room.tolist())
-
-    level(1)
-    tie_list = ties.tolist()
-    heap = [(scores[0][i], tie_list[i], i) for i in range(len(rows))]
-    heapq.heapify(heap)
-    taken = [0] * len(rows)
-    chosen: list[int] = []
-    while heap and len(chosen) < len(pods):
-        _, tie, i = heap[0]
-        chosen.append(i)
-        taken[i] = copies = taken[i] + 1
-        if copies == len(scores):
-            level(copies + 1)
-        if fits[copies][i]:
-            heapq.heapreplace(heap, (scores[copies][i], tie, i))
-        elif normalized:
-            break  # a rival is gone: the others may score differently now
-        else:
-            heapq.heappop(heap)
-    return [assume(columns, pod, int(rows[i])) for pod, i in zip(pods, chosen, strict=False)]

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.scheduler.columns import NodeColumns
-from cluster.scheduler.decide import Pending, Placement, Unschedulable, best_of, place
+from cluster.scheduler.deal import best_of
+from cluster.scheduler.decide import Pending, Placement, Unschedulable, place
 from cluster.scheduler.filters import match_expression, tolerates
 from cluster.scheduler.shape import shape_of
 
