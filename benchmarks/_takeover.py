@@ -49,7 +49,7 @@ async def _rounds(target: Target, cluster: ClusterConfig, nodes: int, times: int
     gaps_ms: list[float] = []
     last = ""
     for number in range(times):
-        await at_rest(target)
+        await at_rest(target, asking)
         pods = asyncio.create_task(burst(target, connections, 3_000_000 + number * PODS, PODS, per_s=PER_S))
         await asyncio.sleep(BEFORE_S)
         leader = await _leader(target, asking, last)

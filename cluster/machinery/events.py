@@ -29,6 +29,9 @@ _GATHER_S = 0.05
 _AT_ONCE = 128
 """Events that gather for a moment are created together, in process with few transactions: one at a time, each would
 cost every member of the store a command, a message and a sync."""
+_PER_S, _CROWD = 300.0, _QUEUE // 2
+"""An Event costs the store as much as the bind it tells of. In a burst it is written behind it, at this rate (client-go
+allows itself 50 requests a second), unless so many wait that some might have to be dropped."""
 _SIMILAR_MAX = 10
 _SIMILAR_WINDOW_S = 600.0
 _BURST = 25.0
@@ -164,9 +167,10 @@ class EventRecorder:
 
     async def _drain(self) -> None:
         while self._queue:
-            await self._write(self._batch())
+            batch = self._batch()
+            await self._write(batch)
             if self._queue:
-                await asyncio.sleep(_GATHER_S)
+                await asyncio.sleep(_pause_s(len(batch), len(self._queue)))
 
     def _batch(self) -> list[_Write]:
         """What may be written at once: one event's own writes follow each other."""
@@ -210,6 +214,10 @@ class EventRecorder:
                 await self._create([write.event])
             else:
                 _dropped(write.event, err)
+
+
+def _pause_s(written: int, waiting: int) -> float:
+    return _GATHER_S if waiting > _CROWD else max(_GATHER_S, written / _PER_S)
 
 
 def _dropped(event: Obj, err: ApiError) -> None:

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from cluster.api import errors
 from cluster.api.errors import ApiError
+from cluster.machinery import events
 from cluster.machinery.client import Binding, Obj
 from cluster.machinery.clock import FakeClock
 from cluster.machinery.events import Correlator, EventRecorder
@@ -60,8 +61,34 @@ async def test_events_that_gathered_are_created_with_one_transaction() -> None:
             pod = POD | {"metadata": {"name": f"p{i}", "namespace": "default", "uid": f"u{i}"}}
             recorder.event(pod, "Normal", "Scheduled", "x")
         await recorder.flush()
-        events = await w.items("events")
-        assert len(events) == 60 and len({e["metadata"]["resourceVersion"] for e in events}) == 1
+        made = await w.items("events")
+        assert len(made) == 60 and len({e["metadata"]["resourceVersion"] for e in made}) == 1
+
+
+async def test_a_burst_of_events_is_written_behind_what_it_tells_of_and_none_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At a rate, until so many wait that some would have to be dropped; the pauses are counted, not waited for."""
+    pauses: list[float] = []
+    real_sleep = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        await real_sleep(0)
+
+    async with World() as w:
+        await w.namespace()
+        monkeypatch.setattr(events, "_CROWD", 300)
+        recorder = EventRecorder(w.client, "scheduler", clock=FakeClock())
+        for i in range(700):
+            pod = POD | {"metadata": {"name": f"p{i}", "namespace": "default", "uid": f"u{i}"}}
+            recorder.event(pod, "Normal", "Scheduled", "x")
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+        await recorder.flush()
+        monkeypatch.undo()
+        assert len(await w.items("events")) == 700
+    between = [s for s in pauses if s]
+    assert between == [events._GATHER_S] * 3 + [events._AT_ONCE / events._PER_S] * 2
 
 
 async def test_lines_are_found_however_chunks_cut_them() -> None:
