@@ -97,10 +97,23 @@ class Call:
     ok: bool
 
 
-def error_time(calls: Iterable[Call], since: float, until: float) -> float:
-    """From the first to the end of the last failure of the requests that began in [since, until], in seconds."""
-    failed = [c for c in calls if not c.ok and since <= c.began <= until]
-    return max(c.ended for c in failed) - min(c.began for c in failed) if failed else 0.0
+def failing_spans(
+    calls: Iterable[Call], since: float, until: float, apart_s: float = 1.0
+) -> list[tuple[float, float, int]]:
+    """(seconds after ``since``, how long, failed requests): failures less than ``apart_s`` apart are one span."""
+    spans: list[tuple[float, float, int]] = []
+    for call in sorted((c for c in calls if not c.ok and since <= c.began <= until), key=lambda c: c.began):
+        began, ended = call.began - since, call.ended - since
+        if spans and began <= (last := spans[-1])[0] + last[1] + apart_s:
+            spans[-1] = (last[0], max(last[1], ended - last[0]), last[2] + 1)
+        else:
+            spans.append((began, ended - began, 1))
+    return spans
+
+
+def error_time(spans: Iterable[tuple[float, float, int]]) -> float:
+    """Seconds in which a client saw failures: the lengths of `failing_spans` together."""
+    return sum(lasted for _, lasted, _ in spans)
 
 
 def longest_pause(calls: Iterable[Call], since: float, until: float) -> float:

@@ -17,8 +17,9 @@ _POWER = ("kill-machine", "kill-leader", "kill-head")
 class Happened:
     """One fault as it went. Times are seconds since the run began; `whole_s` is when all was as before again.
 
-    `web_error_s` and `api_error_s` span the failed requests of its time, `api_pause_s` is the longest time without an
-    answer; None where nobody asked. One that was not `made` says why in its note.
+    `web_error_s` and `api_error_s` are the time in which requests failed, `web_spans` where it lay: (seconds after the
+    fault began, how long, failed requests); `api_pause_s` is the longest time without an answer; None where nobody
+    asked. One that was not `made` says why in its note.
     """
 
     kind: str
@@ -27,6 +28,7 @@ class Happened:
     ended_s: float = 0.0
     whole_s: float | None = None
     web_error_s: float | None = None
+    web_spans: list[tuple[float, float, int]] = field(default_factory=list)
     api_error_s: float | None = None
     api_pause_s: float | None = None
     note: str = ""
@@ -106,7 +108,7 @@ def verdict(report: Report) -> str:
 
 
 def _service_times(report: Report) -> Iterator[str]:
-    """How long a Service failed, from its first to its last failed request, for what has a goal."""
+    """How long a Service failed, for what has a goal."""
     for what, kinds in (("a machine lost power", _POWER), ("an actor was killed", [f"kill-{a}" for a in ACTORS])):
         made = [f for f in report.faults if f.kind in kinds and f.made]
         if times := sorted(f.web_error_s for f in made if f.web_error_s is not None):

@@ -168,11 +168,11 @@ class Chaos:
     def _measure(self, happened: Happened, loads: list[Load]) -> None:
         until = self._now()
         for load in loads:
-            failing = judge.error_time(load.calls, happened.began_s, until)
+            spans = judge.failing_spans(load.calls, happened.began_s, until)
             if load.name == "web":
-                happened.web_error_s = failing
+                happened.web_error_s, happened.web_spans = judge.error_time(spans), spans
             elif load.name == "api":
-                happened.api_error_s = failing
+                happened.api_error_s = judge.error_time(spans)
                 happened.api_pause_s = judge.longest_pause(load.calls, happened.began_s, until)
 
     async def _whole(self, within_s: float) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from cluster.chaos.judge import (
     Call,
     Register,
     bank_problems,
     error_time,
+    failing_spans,
     longest_pause,
     shared_addresses,
     shared_identities,
@@ -78,10 +81,15 @@ def test_what_is_stuck() -> None:
     ]
 
 
-def test_error_time_spans_the_failures_of_its_window() -> None:
-    calls = [Call(1, 1.1, False), Call(4, 4.1, True), Call(5, 6, False), Call(9, 9.5, False)]
-    assert error_time(calls, 0, 8) == 5
-    assert error_time(calls, 2, 4.5) == 0
+def test_failures_close_together_are_one_span() -> None:
+    calls = [
+        Call(0.5, 0.6, False), Call(11, 13, False), Call(12, 12.1, False), Call(13.9, 14, False),
+        Call(13, 13.1, True), Call(15.1, 15.2, False), Call(30, 30.1, False),
+    ]  # fmt: skip
+    spans = [(round(at, 3), round(lasted, 3), failed) for at, lasted, failed in failing_spans(calls, 10, 20)]
+    assert spans == [(1, 3, 3), (5.1, 0.1, 1)]
+    assert failing_spans(calls, 16, 20) == []
+    assert error_time(spans) == pytest.approx(3.1)
 
 
 def test_the_longest_pause_is_between_answers() -> None:
