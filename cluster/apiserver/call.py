@@ -19,6 +19,7 @@ from cluster.api import errors, schema, typecheck
 from cluster.api.bodies import read_at_most
 from cluster.api.scheme import ResourceInfo, subresource_kind
 from cluster.apiserver import negotiate, options, protobuf
+from cluster.apiserver.longwork import aside
 from cluster.apiserver.requestinfo import RequestInfo
 from cluster.registry import duplicates, json_input, yaml_input
 from cluster.registry.context import RequestContext, UserInfo
@@ -26,6 +27,7 @@ from cluster.registry.context import RequestContext, UserInfo
 T = TypeVar("T")
 _SHOWN_BYTES = 30
 _INLINE_BYTES = 16 * 1024
+_INLINE_JSON_BYTES = 128 * 1024
 _YAML_TYPES = (negotiate.YAML, "application/x-yaml", "text/yaml")
 _READ = (negotiate.JSON, negotiate.YAML, protobuf.CONTENT_TYPE)
 
@@ -101,6 +103,7 @@ class Call:
             field_manager=manager,
             field_validation=validation,
             repeated=self.repeated,
+            body_bytes=len(self.received),
             warnings=self.warnings,
             annotations=self.annotations,
         )
@@ -138,7 +141,8 @@ class Call:
         kind = negotiate.content_type(self.headers.get("Content-Type", ""))
         obj = await read_object(raw, kind, subresource_kind(self.kind, self.info.subresource)[2])
         if (self.params.get("fieldValidation") or "Warn") != "Ignore" and kind in ("", negotiate.JSON):
-            self.repeated = tuple(f'duplicate field "{path}"' for path in duplicates.duplicate_fields(raw, obj))
+            again = await read(raw, _INLINE_JSON_BYTES, duplicates.duplicate_fields, obj)
+            self.repeated = tuple(f'duplicate field "{path}"' for path in again)
         return obj
 
     async def review(self, *, optional: bool = False) -> dict[str, Any]:
@@ -157,19 +161,23 @@ class Call:
         return clean
 
 
-async def parsed(raw: bytes, parse: Callable[..., T], *more: Any) -> T:
-    """`parse(raw, *more)` of what may be YAML: in a thread when it is long, for a megabyte takes seconds and others are
-    to be served meanwhile."""
-    if len(raw) <= _INLINE_BYTES:
+async def read(raw: bytes, inline_bytes: int, parse: Callable[..., T], *more: Any) -> T:
+    """`parse(raw, *more)`, aside when it is longer, for a megabyte may take seconds and others are to be served
+    meanwhile."""
+    if len(raw) <= inline_bytes:
         return parse(raw, *more)
-    return await asyncio.to_thread(parse, raw, *more)
+    return await aside(parse, raw, *more)
+
+
+async def read_patch(raw: bytes, parse: Callable[..., T], media_type: str) -> T:
+    """An apply patch, which may be YAML."""
+    return await read(raw, _INLINE_BYTES, parse, media_type)
 
 
 async def read_object(raw: bytes, content_type: str, expected: str) -> dict[str, Any]:
     """`decode_object`, which must not hold up others."""
-    if content_type in _YAML_TYPES:
-        return await parsed(raw, decode_object, content_type, expected)
-    return decode_object(raw, content_type, expected)
+    inline = _INLINE_JSON_BYTES if content_type in ("", negotiate.JSON) else _INLINE_BYTES
+    return await read(raw, inline, decode_object, content_type, expected)
 
 
 def decode_object(raw: bytes, content_type: str, expected: str) -> dict[str, Any]:

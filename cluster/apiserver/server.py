@@ -38,6 +38,7 @@ from cluster.apiserver.feed import CacheFeed
 from cluster.apiserver.flowcontrol.follow import FlowFollower
 from cluster.apiserver.healthz import HealthServer, healthy
 from cluster.apiserver.kubelet import KubeletClient
+from cluster.apiserver.longwork import aside
 from cluster.apiserver.oidc import OidcSettings, OidcVerifier
 from cluster.apiserver.pipeline import Pipeline
 from cluster.apiserver.proxying import ProxyServer
@@ -84,6 +85,7 @@ class ApiServer:
         self._config = config
         self._store = store
         self._registry = registry
+        registry.run_long_work(aside)
         self._clock = clock
         catalog = registry.catalog
         self._hub = WatchHub(_count_slow, lambda i: catalog.resource(i.group, i.version, i.plural))

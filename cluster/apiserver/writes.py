@@ -17,7 +17,7 @@ from cluster.api.patch import CUSTOM_MEDIA_TYPES
 from cluster.api.selectors import parse_field_selector, parse_label_selector
 from cluster.apiserver import negotiate, views
 from cluster.apiserver import options as request_options
-from cluster.apiserver.call import Call, Reply, parsed, read_object
+from cluster.apiserver.call import Call, Reply, read_object, read_patch
 from cluster.apiserver.requestinfo import flag
 from cluster.registry.context import RequestContext
 from cluster.registry.patching import parse_body
@@ -80,7 +80,7 @@ class WriteServer:
         info = call.info
         body: Any = await call.body()
         if apply:
-            body, call.repeated = await parsed(body, parse_body, media)
+            body, call.repeated = await read_patch(body, parse_body, media)
         stored = await self._registry.patch(
             call.context(default_manager=not apply),
             call.kind,

@@ -58,8 +58,8 @@ class RequestContext:
     transactions, leases and reads of what is asked for and of its quotas; what admission, address allocation and the
     authorizer look up ends with the store client's own time-out, or when the API server gives up the request.
     `audit_id` names this request, `cause_id` what it was made for (the same for a user's own). `repeated` is what the
-    text of the object said twice, for fieldValidation to judge; `warnings` collects texts for Warning headers of the
-    answer, `annotations` what admission says for the audit event.
+    text of the object said twice, for fieldValidation to judge, `body_bytes` how long that text is; `warnings` collects
+    texts for Warning headers of the answer, `annotations` what admission says for the audit event.
     """
 
     user: UserInfo
@@ -71,6 +71,7 @@ class RequestContext:
     field_manager: str = ""
     field_validation: str = ""
     repeated: tuple[str, ...] = ()
+    body_bytes: int = 0
     warnings: list[str] = field(default_factory=list, compare=False)
     annotations: dict[str, str] = field(default_factory=dict, compare=False)
 

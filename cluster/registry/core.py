@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster.api import errors
 from cluster.api.errors import ApiError
@@ -24,6 +24,9 @@ from cluster.registry.conversion import Converter
 from cluster.registry.store import Compare, KeyValue, Op, RangeResult, Store, TxnResult, get
 from cluster.registry.txn_log import TxnLog
 from cluster.registry.types import Attributes, Authorizer, RegistryConfig, Stored
+
+T = TypeVar("T")
+_LONG_BYTES = 64 * 1024
 
 
 class Stale(Exception):
@@ -51,6 +54,13 @@ class Plan:
         return sum(len(op[2]) for op in self.ops if op[0] == "put")
 
 
+Away = Callable[..., Awaitable[Any]]
+
+
+async def _here(work: Callable[..., Any], *args: Any) -> Any:
+    return work(*args)
+
+
 LEASE_NOT_FOUND = "etcdserver: requested lease not found"
 
 _STORE_ERRORS: dict[str, Callable[[str], ApiError]] = {
@@ -75,7 +85,8 @@ def from_store_error(e: Exception) -> ApiError | None:
 
 
 class Core:
-    """Collaborators of all registry parts; `clock` in seconds since the epoch."""
+    """Collaborators of all registry parts; `clock` in seconds since the epoch. `away` runs `work(*args)` elsewhere
+    while the loop goes on; unless the process puts something there, it is run on the spot."""
 
     def __init__(
         self,
@@ -96,6 +107,14 @@ class Core:
         self.authorizer = authorizer
         self.codec = Codec(config.encryption_keys)
         self.converter = Converter()
+        self.away: Away = _here
+
+    async def apart(self, size_bytes: int, work: Callable[..., T], *args: Any) -> T:
+        """`work(*args)`, which takes as long as the object is long: by `away` once that would hold up others."""
+        if size_bytes < _LONG_BYTES:
+            return work(*args)
+        done: T = await self.away(work, *args)
+        return done
 
     async def served(self, info: ResourceInfo, stored: Stored) -> Stored:
         """A stored object as `info`'s version serves it."""

@@ -33,7 +33,7 @@ from cluster.registry.binding import Binder, PodKey, held_back, within
 from cluster.registry.catalog import Catalog
 from cluster.registry.context import RequestContext
 from cluster.registry.conversion import Converter
-from cluster.registry.core import Core, Plan
+from cluster.registry.core import Away, Core, Plan
 from cluster.registry.deletion import Deleter
 from cluster.registry.eviction import Evictor
 from cluster.registry.group_deletes import GroupDeleter
@@ -97,6 +97,10 @@ class Registry:
         if not address or address == "None":
             raise errors.service_unavailable(f'service "{namespace}/{name}" has no cluster IP')
         return str(address)
+
+    def run_long_work(self, away: Away) -> None:
+        """Where work on long objects is to be done: `away(work, *args)`, while the loop serves others."""
+        self._core.away = away
 
     @property
     def converter(self) -> Converter:

@@ -88,7 +88,7 @@ class Writer:
         manage: Callable[[Object], None] | None = None,
     ) -> Stored:
         """`manage` sets managedFields in place of the plain creator's (server-side apply)."""
-        clean = self._creatable(ctx, info, namespace, body)
+        clean = await self._core.apart(ctx.body_bytes, self._creatable, ctx, info, namespace, body)
         generated = _to_generate(clean)
         for attempt in range(_ATTEMPTS):
             obj = clean if attempt == 0 else self._decode(ctx, info, body, quiet=True)
@@ -161,23 +161,12 @@ class Writer:
         attempt: int,
         manage: Callable[[Object], None] | None,
     ) -> Draft:
-        core, strategy, metadata = self._core, strategy_for(info), obj["metadata"]
-        namespace, now = metadata.get("namespace", ""), core.clock()
-        stamp_new(obj, meta.uuid4(core.rng.getrandbits(128)), now, strategy)
-        strategy.asked_by(obj, ctx.user)
-        defaults.apply(info, obj)
-        if manage is not None:
-            manage(obj)
-        else:
-            managed.on_create(schema.node_of(info), obj, manager_of(ctx), now)
-        plan = Plan()
-        request = Request(ctx, info, "CREATE", namespace, metadata.get("name", ""), obj, None, plan)
+        core, size = self._core, ctx.body_bytes
+        await core.apart(size, self._prepare_new, ctx, info, obj, manage)
+        namespace, plan = obj["metadata"].get("namespace", ""), Plan()
+        request = Request(ctx, info, "CREATE", namespace, obj["metadata"].get("name", ""), obj, None, plan)
         await self._mutate(request)
-        strategy.on_create(obj, now)
-        if info.name == "services":
-            self._services.settle(info, obj, None)
-        _refuse(info, obj, validation.create(info, obj))
-        _warn(ctx, advice.warnings(info, obj))
+        await core.apart(size, self._judge_new, ctx, info, obj)
         await self._admission.validate(request)
         metadata = obj["metadata"]
         name = metadata["name"]
@@ -188,7 +177,28 @@ class Writer:
         charge = self.ledger.charge(info, namespace, name, obj, None)
         if info is QUOTAS:
             await self.ledger.restructure(ctx, plan, namespace, key, removed=False)
-        return await self._encoded(ctx, info, key, obj, plan, strategy, charge)
+        return await self._encoded(ctx, info, key, obj, plan, strategy_for(info), charge, whole=manage is not None)
+
+    def _prepare_new(
+        self, ctx: RequestContext, info: ResourceInfo, obj: Object, manage: Callable[[Object], None] | None
+    ) -> None:
+        """What comes before admission."""
+        core, strategy, now = self._core, strategy_for(info), self._core.clock()
+        stamp_new(obj, meta.uuid4(core.rng.getrandbits(128)), now, strategy)
+        strategy.asked_by(obj, ctx.user)
+        defaults.apply(info, obj)
+        if manage is not None:
+            manage(obj)
+        else:
+            managed.on_create(schema.node_of(info), obj, manager_of(ctx), now)
+
+    def _judge_new(self, ctx: RequestContext, info: ResourceInfo, obj: Object) -> None:
+        """What comes once admission has changed what it wanted. Raises ApiError 422."""
+        strategy_for(info).on_create(obj, self._core.clock())
+        if info.name == "services":
+            self._services.settle(info, obj, None)
+        _refuse(info, obj, validation.create(info, obj))
+        _warn(ctx, advice.warnings(info, obj))
 
     def _guard_creation(self, info: ResourceInfo, namespace: str, name: str, key: bytes, plan: Plan) -> None:
         """The key is free, and what it will be in is there: its namespace, which is not ending, and its definition."""
@@ -229,7 +239,7 @@ class Writer:
                 raise errors.not_found(info, name)
             outdated = info.custom is not None and _outdated(info, current)
             current = await self._core.served(info, current)
-            new = make(current.fresh())
+            new = await self._core.apart(max(ctx.body_bytes, len(current.raw)), _made, make, current)
             if new is None:
                 return current
             try:
@@ -251,29 +261,14 @@ class Writer:
     ) -> Stored:
         """`outdated`: stored in a version that is no longer the storage version, so written even if unchanged."""
         core, strategy, old = self._core, strategy_for(info), current.obj
-        metadata = new["metadata"]
         name, namespace = old["metadata"]["name"], old["metadata"].get("namespace", "")
-        conditional = _check_preconditions(info, current, name, metadata)
-        if namespace:
-            metadata.setdefault("namespace", namespace)  # the URL says it as well
-        merge_for_update(new, old, subresource, strategy, core.clock())
-        if subresource not in ("status", "approval", "finalize"):
-            defaults.apply(info, new)
-        elif info.custom is not None:
-            info.custom.default_status(new)
-        if manage is not None:
-            manage(new, old)
-        else:
-            managed.on_update(schema.node_of(info), new, old, manager_of(ctx), subresource, core.clock())
+        size = max(ctx.body_bytes, len(current.raw))
+        conditional = _check_preconditions(info, current, name, new["metadata"])
+        await core.apart(size, self._prepare_change, ctx, info, new, old, subresource, manage)
         plan = Plan()
         request = Request(ctx, info, "UPDATE", namespace, name, new, old, plan, subresource)
         await self._mutate(request)
-        if request.renewed:  # nobody reaches beyond what this write is for
-            merge_for_update(new, old, subresource, strategy, core.clock())
-        if info.name == "services" and subresource == "":
-            self._services.settle(info, new, old)
-        _refuse(info, new, validation.update(info, new, old, subresource))
-        _warn(ctx, advice.warnings(info, new, old))
+        await core.apart(size, self._judge_change, request)
         await self._admission.validate(request)
         if info.name == "services" and subresource == "":
             await self._services.allocate(info, new, old, plan, attempt)
@@ -285,11 +280,43 @@ class Writer:
         if _finished(new, strategy):
             return await self._remove(ctx, info, current, plan)
         charge = self.ledger.charge(info, namespace, name, new, old, subresource)
-        draft = await self._encoded(ctx, info, current.key, new, plan, strategy, charge)
+        draft = await self._encoded(ctx, info, current.key, new, plan, strategy, charge, whole=manage is not None)
         stored = self.written(ctx, draft, await self.store(ctx, draft), current)
         if info is QUOTAS and not subresource and not ctx.dry_run:
             await self._count(ctx, namespace, name)
         return stored
+
+    def _prepare_change(
+        self,
+        ctx: RequestContext,
+        info: ResourceInfo,
+        new: Object,
+        old: Object,
+        subresource: str,
+        manage: Callable[[Object, Object], None] | None,
+    ) -> None:
+        """What comes before admission."""
+        if old["metadata"].get("namespace"):
+            new["metadata"].setdefault("namespace", old["metadata"]["namespace"])  # the URL says it as well
+        merge_for_update(new, old, subresource, strategy_for(info), self._core.clock())
+        if subresource not in ("status", "approval", "finalize"):
+            defaults.apply(info, new)
+        elif info.custom is not None:
+            info.custom.default_status(new)
+        if manage is not None:
+            manage(new, old)
+        else:
+            managed.on_update(schema.node_of(info), new, old, manager_of(ctx), subresource, self._core.clock())
+
+    def _judge_change(self, request: Request) -> None:
+        """What comes once admission has changed what it wanted. Raises ApiError 422."""
+        info, new, old, subresource = request.info, request.obj or {}, request.old or {}, request.subresource
+        if request.renewed:  # nobody reaches beyond what this write is for
+            merge_for_update(new, old, subresource, strategy_for(info), self._core.clock())
+        if info.name == "services" and subresource == "":
+            self._services.settle(info, new, old)
+        _refuse(info, new, validation.update(info, new, old, subresource))
+        _warn(request.ctx, advice.warnings(info, new, old))
 
     async def _mutate(self, request: Request) -> None:
         """Admission may change the object, but not who owns what of it."""
@@ -314,12 +341,19 @@ class Writer:
         plan: Plan,
         strategy: Strategy,
         charge: Charge | None,
+        *,
+        whole: bool,
     ) -> Draft:
+        """`whole`: what would be too long is not tried again without its managedFields."""
         core = self._core
         kept = obj if info.custom is None else await self._stored_form(info, obj)
-        value, body, offset = core.codec.encode(key, kept, encrypt=core.encrypts(info), cause=ctx.cause_id)
-        if len(body) > core.config.max_object_bytes:
-            raise errors.too_large(f"limit is {core.config.max_object_bytes}")
+        encrypt, limit = core.encrypts(info), core.config.max_object_bytes
+        value, body, offset = core.codec.encode(key, kept, encrypt=encrypt, cause=ctx.cause_id)
+        if len(body) > limit and not whole and len(body) - _owners_bytes(kept) <= limit:
+            del kept["metadata"]["managedFields"]
+            value, body, offset = core.codec.encode(key, kept, encrypt=encrypt, cause=ctx.cause_id)
+        if len(body) > limit:
+            raise errors.too_large(f"limit is {limit}")
         lease = await self._expiry.lease(strategy.ttl_s, ctx.deadline) if strategy.ttl_s and not ctx.dry_run else 0
         plan.ops.append(put(key, value, lease))
         if kept is not obj:  # the answer is what a read would show
@@ -504,6 +538,14 @@ def _check_preconditions(info: ResourceInfo, current: Stored, name: str, metadat
     if uid != current.uid:
         raise errors.conflict(info, name, errors.other_uid(uid, current.uid, current.key))
     return bool(wanted)
+
+
+def _owners_bytes(obj: Object) -> int:
+    return len(orjson.dumps(obj["metadata"].get("managedFields"))) if "managedFields" in obj["metadata"] else 0
+
+
+def _made(make: Make, current: Stored) -> Object | None:
+    return make(current.fresh())
 
 
 def _gone_or_stale(info: ResourceInfo, name: str, conditional: bool) -> Callable[[KeyValue | None], ApiError | None]:

@@ -7,6 +7,7 @@ fields; so everything of a single version) stands in the spec itself, and its fa
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -140,14 +141,28 @@ def _schema_of(version: Object) -> Object | None:
     return (version.get("schema") or {}).get("openAPIV3Schema")
 
 
-def _is_shared(spec: Object, field: str) -> bool:
-    """Whether all versions say the same of `field`."""
-    versions = spec.get("versions") or [{}]
-    return all((v.get(field) or None) == (versions[0].get(field) or None) for v in versions)
+_SHARED = ("schema", "subresources", "additionalPrinterColumns", "selectableFields")
+
+
+@dataclass(frozen=True, slots=True)
+class _All:
+    """All versions of a definition: what each says the same, and those that were there before, by name."""
+
+    versions: list[Object]
+    common: frozenset[str]
+    before: dict[str, Object]
+
+    @classmethod
+    def of(cls, spec: Object, old: Object | None) -> _All:
+        versions = spec.get("versions") or []
+        first = versions[0] if versions else {}
+        common = [f for f in _SHARED if all((v.get(f) or None) == (first.get(f) or None) for v in versions)]
+        before = (old["spec"].get("versions") or ()) if old is not None else ()
+        return cls(versions, frozenset(common), {v.get("name") or "": v for v in reversed(before)})
 
 
 def _versions(faults: Faults, spec: Object, old: Object | None) -> None:
-    versions = spec.get("versions") or []
+    versions, everything = spec.get("versions") or [], _All.of(spec, old)
     names = [v.get("name") or "" for v in versions]
     for i, version in enumerate(versions):
         if _schema_of(version) is None:
@@ -156,7 +171,7 @@ def _versions(faults: Faults, spec: Object, old: Object | None) -> None:
         path = f"spec.versions[{i}]"
         faults.check(f"{path}.name", names[i], dns_1035_label(names[i]))
         _deprecation(faults, f"{path}.deprecationWarning", version)
-        _parts(faults, path, f"{path}.schema.openAPIV3Schema", version, old, shared=False, spec=spec)
+        _parts(faults, path, f"{path}.schema.openAPIV3Schema", version, everything, shared=False)
     if len(set(names)) != len(names):
         faults.invalid("spec.versions", names, "must contain unique version names")
     if sum(bool(v.get("storage")) for v in versions) != 1:
@@ -167,40 +182,30 @@ def _shared(faults: Faults, spec: Object, old: Object | None) -> None:
     """What all versions have in common, once."""
     versions = spec.get("versions") or []
     if versions:
-        _parts(faults, "spec", "spec.validation.openAPIV3Schema", versions[0], old, shared=True, spec=spec)
+        _parts(faults, "spec", "spec.validation.openAPIV3Schema", versions[0], _All.of(spec, old), shared=True)
 
 
-def _parts(
-    faults: Faults, path: str, schema_path: str, version: Object, old: Object | None, *, shared: bool, spec: Object
-) -> None:
+def _parts(faults: Faults, path: str, schema_path: str, version: Object, everything: _All, *, shared: bool) -> None:
     """Those parts of a version that are shared by all, or those that are not."""
-    raw = _schema_of(version)
-    own = [version] if not shared else spec["versions"]
+    raw, common, before = _schema_of(version), everything.common, everything.before.get(version.get("name") or "")
+    own = [version] if not shared or "subresources" in common else everything.versions
     status = any("status" in (v.get("subresources") or {}) for v in own)
-    if _is_shared(spec, "subresources") and spec["versions"]:
-        status = "status" in (spec["versions"][0].get("subresources") or {})
-    if raw is not None and _is_shared(spec, "schema") is shared and not _unchanged(version, old):
+    if raw is not None and ("schema" in common) is shared and not _unchanged(version, before):
         schemas.validate(faults, schema_path, raw, status=status)
-    if _is_shared(spec, "subresources") is shared:
+    if ("subresources" in common) is shared:
         _scale(faults, f"{path}.subresources.scale", (version.get("subresources") or {}).get("scale"))
-    if _is_shared(spec, "additionalPrinterColumns") is shared:
+    if ("additionalPrinterColumns" in common) is shared:
         for i, column in enumerate(version.get("additionalPrinterColumns") or ()):
             _column(faults, f"{path}.additionalPrinterColumns[{i}]", column)
-    if _is_shared(spec, "selectableFields") is shared and version.get("selectableFields"):
-        _selectable(faults, f"{path}.selectableFields", version, old)
+    if ("selectableFields" in common) is shared and version.get("selectableFields"):
+        _selectable(faults, f"{path}.selectableFields", version, before)
 
 
-def _unchanged(version: Object, old: Object | None) -> bool:
+def _unchanged(version: Object, before: Object | None) -> bool:
     """Whether the schema, and whether there is a status, are as they were: then they were judged before."""
-    before = _before(version, old)
     status = "status" in (version.get("subresources") or {})
     same = before is not None and status == ("status" in (before.get("subresources") or {}))
     return same and before is not None and _schema_of(before) == _schema_of(version)
-
-
-def _before(version: Object, old: Object | None) -> Object | None:
-    versions = old["spec"].get("versions") or () if old is not None else ()
-    return next((v for v in versions if v.get("name") == version.get("name")), None)
 
 
 def _deprecation(faults: Faults, path: str, version: Object) -> None:
@@ -258,7 +263,7 @@ def _scale(faults: Faults, path: str, scale: Object | None) -> None:
             faults.invalid(at, value, f"should be a json path under {where}")
 
 
-def _selectable(faults: Faults, path: str, version: Object, old: Object | None) -> None:
+def _selectable(faults: Faults, path: str, version: Object, before: Object | None) -> None:
     listed, schema = version["selectableFields"], compile_schema(_schema_of(version))
     seen: set[tuple[str, ...]] = set()
     for i, field in enumerate(listed):
@@ -279,7 +284,7 @@ def _selectable(faults: Faults, path: str, version: Object, old: Object | None) 
         if keys in seen:
             faults.duplicate(at, text)
         seen.add(keys)
-    kept = (_before(version, old) or {}).get("selectableFields") == listed
+    kept = (before or {}).get("selectableFields") == listed
     if len(seen) > _MAX_SELECTABLE and not kept:
         faults.too_many(path, len(seen), _MAX_SELECTABLE)
 
@@ -292,7 +297,7 @@ def _stored(faults: Faults, crd: Object) -> None:
     storage = storage_version(crd)
     if storage and storage not in stored:
         faults.invalid(path, stored, f"must have the storage version {storage}")
-    names = [v.get("name") for v in crd["spec"].get("versions") or ()]
+    names = {v.get("name") for v in crd["spec"].get("versions") or ()}
     for i, name in enumerate(stored):
         if name not in names:
             why = (

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from apiserver_harness import edge
 
-from cluster.apiserver.call import parsed
+from cluster.apiserver.call import read_patch
 
 CM = "/api/v1/namespaces/default/configmaps"
 TABLE = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"}
@@ -129,12 +129,12 @@ async def test_long_yaml_is_read_beside_the_loop() -> None:
     """Regression: two megabytes of short lines held up everybody for seconds."""
     answered = threading.Event()
 
-    def parse(raw: bytes) -> bytes:
+    def parse(raw: bytes, media_type: str) -> bytes:
         assert answered.wait(60), "the loop is held up"
         return raw
 
     raw = b"a: b\n" * 10_000
-    reading = asyncio.create_task(parsed(raw, parse))
+    reading = asyncio.create_task(read_patch(raw, parse, "application/apply-patch+yaml"))
     await asyncio.sleep(0)
     answered.set()
     assert await reading == raw
