@@ -81,7 +81,10 @@ class StoreClient(Calls):
                 deleted += part.responses[0][1]
 
     async def read_index(self) -> int:
-        revision: int = await self._read("read_index")
+        """A revision at or above all that was acknowledged before. The leader is asked if it is known: any other member
+        would have to ask it first."""
+        answer = await self._from_leader("read_index")
+        revision: int = await self._read("read_index") if answer is None else answer
         return revision
 
     async def compact(self, revision: int) -> None:

@@ -1,6 +1,7 @@
 """Whom a client asks, again and whether: its connections, and calls to any member or to the leader. IO.
 
-Reads go to the preferred member (the local one), then to the others; what only the leader does goes to the leader,
+Reads go to the preferred member (the local one), then to the others, but for the read index, which the leader knows
+first; what only the leader does goes to the leader,
 which is found by asking and by what members answer. Repeated are reads, and writes that were refused before they could
 take effect; a write whose fate is unknown (timed out, or the connection broke after it had left) raises
 OutcomeUnknown.
@@ -21,6 +22,8 @@ from raft.transport import client_context
 
 Endpoint = tuple[str, int]
 CONNECT_S = 2.0
+LEADER_S = 0.25
+"""So long a leader is asked what another member can answer, too: a healthy one takes a thousandth of it."""
 RETRY_MIN_S = 0.02
 RETRY_MAX_S = 0.25
 PATIENCE_S = 1.0
@@ -135,6 +138,18 @@ class Calls:
             if callers:
                 raise DeadlineExceeded(operation) from error
             raise Unavailable(f"etcdserver: request timed out ({operation}): no member answered") from error
+
+    async def _from_leader(self, operation: str) -> Any:
+        """Its answer, or None: no connection to it is open, or it does not answer soon. Then it may lead no more, and
+        stays unknown until the next write finds the one who does."""
+        connection = self._ready(self._leader)
+        if connection is None or self._leader == self._prefer:
+            return None
+        try:
+            return await self._call(connection, operation, (), asyncio.get_running_loop().time() + LEADER_S)
+        except (Unavailable, TimeoutError):
+            self._leader = self._prefer
+            return None
 
     async def _read_on(self, operation: str, arguments: tuple[Any, ...], until: float) -> Any:
         attempt, patient_until = 0, 0.0

@@ -5,8 +5,9 @@ loop up to which Ready everything is on disk. While it syncs, the next batch gat
 
 Handing over to a thread and back costs more than a sync of a fast disk takes (0.04 ms here): as long as the disk is
 that fast and the thread idle, the loop writes and syncs itself (``write_now``); what is light, such as one caller's put
-while nobody else is there, also on a disk that takes somewhat longer. One slow sync ends that, QUICK_SYNCS quick ones
-in a row begin it again; a disk that stalls holds the loop for no more than one of its stalls.
+while nobody else is there, also on a disk that takes somewhat longer. What a sync usually takes decides: the average,
+in which the last RECENT_SYNCS count most. A disk that stalls holds the loop for no more than one of its stalls, and is
+left to the thread until it has been quick for a while.
 
 A failed write or sync ends the writing and is reported: the member must stop (see storage.wal).
 """
@@ -23,7 +24,9 @@ from raft.core.types import Entry, HardState, SnapshotMeta
 
 QUICK_S = 0.000_25
 QUICK_LIGHT_S = 0.001
-QUICK_SYNCS = 32
+RECENT_SYNCS = 16
+SLOW_S = 0.005
+"""What a sync is taken for before the first of them: of a disk that was not tried, nothing good is believed."""
 
 
 class Log(Protocol):
@@ -66,7 +69,7 @@ class WalWriter:
         self._wake = threading.Condition()
         self._stop = False
         self._busy = False
-        self._quick = self._quick_light = 0
+        self._usual_s = SLOW_S
         self._thread = threading.Thread(target=self._run, name="wal", daemon=True)
 
     def start(self) -> None:
@@ -83,7 +86,7 @@ class WalWriter:
 
         Raises what the log raises; the member must stop then.
         """
-        if (self._quick_light if light else self._quick) < QUICK_SYNCS or write.release:
+        if self._usual_s > (QUICK_LIGHT_S if light else QUICK_S) or write.release:
             return False
         with self._wake:
             if self._busy or self._queue or self._stop:
@@ -131,8 +134,7 @@ class WalWriter:
         self._log.sync()
         took_s = self._clock() - began
         self._observe_sync(took_s)
-        self._quick = self._quick + 1 if took_s < QUICK_S else 0
-        self._quick_light = self._quick_light + 1 if took_s < QUICK_LIGHT_S else 0
+        self._usual_s += (took_s - self._usual_s) / RECENT_SYNCS
 
     def _release(self, batch: list[Write]) -> None:
         for write in batch:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from raft.core.errors import ConfChangeRefused
-from raft.core.quorum import Vote, acked_by_quorum, vote_result
+from raft.core.quorum import Vote, acked_by_quorum, majority, vote_result
 from raft.core.types import ConfChange, ConfOp, ConfState
 
 
@@ -60,6 +60,10 @@ class Membership(NamedTuple):
     def acked(self, acked: Callable[[int], int]) -> int:
         """The highest value that a quorum has acknowledged."""
         return acked_by_quorum(self.incoming, self.outgoing, acked)
+
+    def others_of_quorum(self) -> int:
+        """How many voters complete a quorum with one of them; 0 in a joint configuration, where it depends on which."""
+        return 0 if self.joint else majority(len(self.incoming)) - 1
 
     def votes(self, votes: Mapping[int, bool]) -> Vote:
         return vote_result(self.incoming, self.outgoing, votes)

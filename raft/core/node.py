@@ -111,6 +111,7 @@ class RawNode:
     def report_disconnected(self, member: int) -> None:
         """The connection from it broke, which a process that ends does and a slow one does not."""
         elections.suspect(self._r, member)
+        self._r.reads.lost(member)
 
     def report_snapshot(self, member: int, ok: bool) -> None:
         """The snapshot for it was delivered or failed. Must be called for every SNAPSHOT message sent."""
@@ -213,6 +214,7 @@ class RawNode:
             r.become_follower(r.term, NOBODY)
             return
         r.set_progress()
+        r.reads.choose_anew()
         if not membership.is_voter(r.transferee):
             r.transferee = NOBODY
         replication.maybe_commit(r)

@@ -114,4 +114,4 @@ def _tick_leader(r: RaftState) -> None:
         r.transferee = NOBODY  # a transfer has one election time-out, then proposals are taken again
     if r.heartbeat_elapsed >= r.config.heartbeat_ticks:
         r.heartbeat_elapsed = 0
-        replication.broadcast_heartbeat(r)
+        replication.heartbeat(r)

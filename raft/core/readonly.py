@@ -4,6 +4,11 @@ A leader that has committed an entry of its own term notes its commit index, the
 round of heartbeats. Rounds are numbered; a heartbeat carries the newest number and its answer confirms that round and
 all before it. Reads that arrive between two rounds share the next one.
 
+A full round asks everybody. The others ask only so many of those who answered the last full round first (the prompt
+ones) that a quorum is complete: nothing is believed that a quorum did not say, and for each of the rest a message, two
+wake-ups and an answer are saved. Once one of them is not prompt any more (the next read finds the last one waiting, the
+connection breaks, a heartbeat is due), the next round is full, and finds out anew who is.
+
 Numbers start anew with each leadership; answers of another term never get here, and a term has one leadership only.
 """
 
@@ -21,16 +26,19 @@ class _Read(NamedTuple):
 
 
 class ReadQueue:
-    __slots__ = ("_early", "_waiting", "_wanted", "round")
+    __slots__ = ("_early", "_full", "_prompt", "_waiting", "_wanted", "round")
 
     def __init__(self) -> None:
         self.round = 0
+        self._full = 0
+        self._prompt: list[int] = []
         self._wanted = False
         self._early: list[tuple[int, bytes]] = []
         self._waiting: deque[_Read] = deque()
 
     def clear(self) -> None:
-        self.round = 0
+        self.round = self._full = 0
+        self._prompt.clear()
         self._wanted = False
         self._early.clear()
         self._waiting.clear()
@@ -52,10 +60,36 @@ class ReadQueue:
     def round_wanted(self) -> bool:
         return self._wanted
 
-    def start_round(self) -> int:
+    @property
+    def full_round_due(self) -> bool:
+        """The last round was not full."""
+        return self.round > self._full
+
+    def start_round(self, enough: int) -> list[int]:
+        """Whom to ask; nobody: everybody. ``enough`` others make a quorum (0: do not choose)."""
+        late = bool(self._waiting) and self._waiting[0].round <= self.round
         self._wanted = False
         self.round += 1
-        return self.round
+        if 0 < enough <= len(self._prompt) and not late:
+            return self._prompt[:enough]
+        self._full = self.round
+        self._prompt.clear()
+        return []
+
+    def answered(self, member: int, round_: int) -> None:
+        """A voter's first answer to ``round_``."""
+        if round_ == self._full:
+            self._prompt.append(member)
+
+    def lost(self, member: int) -> None:
+        """What was asked of it may not have arrived: ask everybody, at once if somebody waits."""
+        if member in self._prompt:
+            self.choose_anew()
+
+    def choose_anew(self) -> None:
+        """Who is prompt is not known any more."""
+        self._prompt.clear()
+        self._wanted = bool(self._waiting)
 
     def confirm(self, round_: int) -> list[tuple[int, int, bytes]]:
         """A quorum confirmed ``round_``: the (reader, index, context) that may be answered, in order."""

@@ -91,11 +91,21 @@ def _send_snapshot(r: RaftState, to: int, pr: Progress) -> bool:
     return True
 
 
+def heartbeat(r: RaftState) -> None:
+    """One is due: to everybody."""
+    if r.reads.full_round_due:
+        r.reads.start_round(0)
+    broadcast_heartbeat(r)
+
+
 def broadcast_heartbeat(r: RaftState) -> None:
-    for member, pr in r.progress.items():
-        if member != r.id:
-            commit = min(pr.match, r.log.committed)
-            r.send(Message(MessageKind.HEARTBEAT, member, commit=commit, hint=r.reads.round))
+    send_heartbeats(r, [member for member in r.progress if member != r.id])
+
+
+def send_heartbeats(r: RaftState, members: Sequence[int]) -> None:
+    for member in members:
+        commit = min(r.progress[member].match, r.log.committed)
+        r.send(Message(MessageKind.HEARTBEAT, member, commit=commit, hint=r.reads.round))
 
 
 # --- counting
@@ -174,6 +184,8 @@ def handle_heartbeat_response(r: RaftState, m: Message) -> None:
         send_append(r, m.sender)
     if m.hint > pr.confirmed_read:
         pr.confirmed_read = m.hint
+        if r.membership.is_voter(m.sender):
+            r.reads.answered(m.sender, m.hint)
         answer_reads(r)
 
 
@@ -182,6 +194,7 @@ def report_unreachable(r: RaftState, member: int) -> None:
     pr = r.progress.get(member)
     if pr is not None and pr.state is State.REPLICATE:
         pr.become_probe()
+    r.reads.lost(member)
 
 
 def report_snapshot(r: RaftState, member: int, ok: bool) -> None:
@@ -215,8 +228,11 @@ def add_read(r: RaftState, reader: int, context: bytes) -> None:
 
 def start_read_round(r: RaftState) -> None:
     """Confirm leadership for the reads that wait."""
-    r.reads.start_round()
-    broadcast_heartbeat(r)
+    prompt = r.reads.start_round(r.membership.others_of_quorum())
+    if prompt:
+        send_heartbeats(r, prompt)
+    else:
+        broadcast_heartbeat(r)
     answer_reads(r)
 
 

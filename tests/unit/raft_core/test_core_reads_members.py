@@ -117,6 +117,95 @@ class TestReads:
         assert [c for _, c in net[1].reads] == [b"r"]
 
 
+def read(net: Net, context: bytes) -> list[int]:
+    """A read at the leader, member 1: whom it asked."""
+    net.log.clear()
+    net[1].node.read_index(context)
+    net.settle()
+    return [m.to for m in net.sent(MessageKind.HEARTBEAT, sender=1)]
+
+
+def answered(net: Net) -> list[bytes]:
+    return [context for _, context in net[1].reads]
+
+
+class TestWhomARoundAsks:
+    """A quorum of those who were prompt, as long as they are."""
+
+    @pytest.mark.parametrize(("size", "enough"), [(2, 1), (3, 1), (4, 2), (5, 2), (7, 3)])
+    def test_no_more_than_a_quorum_after_a_full_round(self, size: int, enough: int) -> None:
+        net = Net(size)
+        net.elect(1)
+        assert len(read(net, b"full")) == size - 1
+        assert len(read(net, b"few")) == enough and answered(net) == [b"full", b"few"]
+
+    def test_those_who_answered_first(self) -> None:
+        net = Net(3)
+        net.elect(1)
+        net.lost = lambda m: m.kind is MessageKind.HEARTBEAT_RESP and m.sender == 2
+        assert read(net, b"full") == [2, 3]
+        net.heal()
+        assert read(net, b"few") == [3] and answered(net) == [b"full", b"few"]
+
+    def test_everybody_while_an_earlier_read_waits(self) -> None:
+        net = Net(3)
+        net.elect(1)
+        read(net, b"full")
+        net.isolate(2)
+        assert read(net, b"lost") == [2] and answered(net) == [b"full"]
+        assert read(net, b"next") == [2, 3] and answered(net) == [b"full", b"lost", b"next"]
+        assert read(net, b"prompt") == [3]
+
+    def test_everybody_with_the_next_heartbeat(self) -> None:
+        net = Net(3)
+        net.elect(1)
+        read(net, b"full")
+        net.isolate(2)
+        read(net, b"lost")
+        net.tick(1, only=[1])
+        assert answered(net) == [b"full", b"lost"]
+        assert read(net, b"prompt") == [3]
+
+    @pytest.mark.parametrize("how", ["report_unreachable", "report_disconnected"])
+    def test_everybody_at_once_when_a_connection_breaks(self, how: str) -> None:
+        net = Net(3)
+        net.elect(1)
+        read(net, b"full")
+        net.isolate(2)
+        read(net, b"lost")
+        getattr(net[1].node, how)(2)
+        net.settle()
+        assert answered(net) == [b"full", b"lost"]
+
+    def test_a_deposed_leader_is_not_confirmed_by_those_it_did_not_ask(self) -> None:
+        net = Net(3)
+        net.elect(1)
+        read(net, b"full")
+        net.isolate(1)
+        net.elect(2)
+        net.propose(2, b"a")
+        assert read(net, b"r") == [2] and answered(net) == [b"full"]
+        net.tick(1, only=[1])
+        assert answered(net) == [b"full"]
+
+    def test_learners_are_not_asked_in_place_of_voters(self) -> None:
+        net = Net(3, learners=[4])
+        net.elect(1)
+        net.isolate(2, 3)
+        assert read(net, b"full") == [2, 3, 4]
+        net.heal()
+        assert read(net, b"again") == [2, 3, 4] and answered(net) == [b"full", b"again"]
+        assert read(net, b"few") == [2]
+
+    def test_a_member_that_left_is_not_asked(self) -> None:
+        net = Net(3)
+        net.elect(1)
+        read(net, b"full")
+        net[1].node.propose_conf_change(remove_member(2))
+        net.settle()
+        assert read(net, b"r") == [3] and answered(net) == [b"full", b"r"]
+
+
 class TestMembership:
     def test_a_joining_member_gets_the_first_membership_with_a_snapshot(self) -> None:
         net = Net(3)

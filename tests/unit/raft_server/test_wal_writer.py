@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from raft.core.types import ConfState, Entry, EntryKind, HardState, SnapshotMeta
 from raft.storage.wal import Wal, WalMetadata
-from raft.wal_writer import QUICK_S, QUICK_SYNCS, WalWriter, Write
+from raft.wal_writer import QUICK_LIGHT_S, QUICK_S, RECENT_SYNCS, WalWriter, Write
 
 
 def entry(term: int, index: int) -> Entry:
@@ -72,41 +72,73 @@ class Disk:
     def close(self) -> None: ...
 
 
-def test_the_loop_syncs_itself_only_while_the_disk_is_quick() -> None:
-    disk, done = Disk(), threading.Semaphore(0)
-    writer = WalWriter(disk, lambda _n: done.release(), lambda _e: None, lambda _s: None, lambda: disk.now)
-    writer.start()
+class Writing:
+    """A writer on such a disk, on which write after write becomes durable."""
 
-    def by_thread(number: int) -> None:
-        assert not writer.write_now(Write(number, None, [entry(1, number)]))
-        writer.submit(Write(number, None, [entry(1, number)]))
-        assert done.acquire(timeout=30)
+    def __init__(self) -> None:
+        self.disk = Disk()
+        self.number = 0
+        self._done = threading.Semaphore(0)
+        self.writer = WalWriter(
+            self.disk, lambda _n: self._done.release(), lambda _e: None, lambda _s: None, lambda: self.disk.now
+        )
+        self.writer.start()
 
-    for number in range(QUICK_SYNCS):
-        by_thread(number + 1)
-    while not writer.write_now(Write(100, None, [entry(1, 100)])):
-        pass  # the thread is still on its way back to its queue
-    assert disk.synced == len(disk.saved) == QUICK_SYNCS + 1
+    def next(self) -> Write:
+        self.number += 1
+        return Write(self.number, None, [entry(1, self.number)])
 
-    disk.sync_s = 2 * QUICK_S
-    assert writer.write_now(Write(101, None, [entry(1, 101)])) and disk.synced == QUICK_SYNCS + 2
-    disk.sync_s = 0.0
-    for number in range(QUICK_SYNCS):
-        by_thread(number + 200)
-    writer.stop()
-    assert disk.synced == len(disk.saved)
+    def by_thread(self) -> None:
+        self.writer.submit(self.next())
+        assert self._done.acquire(timeout=30)
+
+    def until_by_loop(self, *, light: bool = False) -> int:
+        """How many the thread wrote before. The thread may still be on its way back to its queue when asked."""
+        for count in range(10_000):
+            if self.writer.write_now(self.next(), light=light):
+                return count
+            self.by_thread()
+        raise AssertionError("the loop never writes itself")
+
+    def by_loop(self, sync_s: float, *, light: bool = False) -> None:
+        self.disk.sync_s = sync_s
+        assert self.writer.write_now(self.next(), light=light)
+
+
+@pytest.fixture
+def writing() -> Iterator[Writing]:
+    writing = Writing()
+    yield writing
+    writing.writer.stop()
+    assert writing.disk.synced == len(writing.disk.saved)
+
+
+def test_the_loop_syncs_itself_only_while_the_disk_is_quick(writing: Writing) -> None:
+    assert writing.until_by_loop() > RECENT_SYNCS
+    writing.by_loop(2 * QUICK_S * RECENT_SYNCS)
+    for light in (False, True):
+        assert writing.writer.write_now(writing.next(), light=light) is light
+    writing.disk.sync_s = 0.0
+    assert writing.until_by_loop() > 0
+
+
+def test_a_slow_sync_among_quick_ones_changes_nothing_for_what_is_light(writing: Writing) -> None:
+    writing.until_by_loop()
+    for _ in range(10):
+        writing.by_loop(4 * QUICK_LIGHT_S, light=True)
+        for _ in range(RECENT_SYNCS):
+            writing.by_loop(0.0, light=True)
+    writing.by_loop(100 * QUICK_LIGHT_S, light=True)
+    assert not writing.writer.write_now(writing.next(), light=True)
+    writing.disk.sync_s = 0.0
+    assert writing.until_by_loop(light=True) > RECENT_SYNCS
 
 
 def test_a_failed_sync_on_the_loop_is_raised_and_nothing_counts_as_durable() -> None:
-    disk, done = Disk(), threading.Semaphore(0)
-    writer = WalWriter(disk, lambda _n: done.release(), lambda _e: None, lambda _s: None, lambda: disk.now)
-    writer.start()
-    for number in range(QUICK_SYNCS):
-        writer.submit(Write(number + 1, None, [entry(1, number)]))
-        assert done.acquire(timeout=30)
-    synced, disk.broken = disk.synced, True
+    writing = Writing()
+    writing.until_by_loop()
+    synced, writing.disk.broken = writing.disk.synced, True
     with pytest.raises(OSError):
-        while not writer.write_now(Write(100, None, [entry(1, 100)])):
-            pass
-    assert disk.synced == synced and not done.acquire(blocking=False)
-    writer.stop()
+        writing.by_loop(0.0)
+    assert writing.disk.synced == synced
+    writing.writer.stop()
