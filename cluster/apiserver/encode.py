@@ -20,6 +20,7 @@ from cluster.api.errors import ApiError
 from cluster.apiserver import metrics, negotiate
 from cluster.apiserver.call import Reply
 from cluster.apiserver.requestinfo import flag
+from cluster.apiserver.whole import WholeResponse
 
 _NO_CACHE = "no-cache, private"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -62,6 +63,8 @@ async def response_of(
     metrics.RESPONSE_BYTES.inc(len(body))
     if len(body) > _SLICE_BYTES and request.method != "HEAD":
         return await _in_slices(request, web.StreamResponse(status=reply.code, headers=headers), body)
+    if WholeResponse.fits(request, reply.code):
+        return WholeResponse(reply.code, headers.items(), body)
     return web.Response(body=body, status=reply.code, headers=headers)
 
 

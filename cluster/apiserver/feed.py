@@ -31,20 +31,31 @@ _RELOAD_CODES = frozenset({"compacted", "future_revision"})
 
 
 class ReadIndex:
-    """Coalesces concurrent read-index calls: a caller joins the next round, never one already under way."""
+    """Coalesces concurrent read-index calls: a caller joins the next round, never one already under way.
+
+    Who finds nobody else asks for itself: a task for the round, and its wake-ups, are for those who share one.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._under_way = False
         self._next: list[asyncio.Future[int]] = []
         self._rounds: asyncio.Task[None] | None = None
 
     async def get(self) -> int:
         """The store's revision at some moment after this call. Raises what the store raises."""
-        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._next.append(turn)
-        if self._rounds is None:
-            self._rounds = asyncio.create_task(self._run())
-        return await turn
+        if self._under_way:
+            turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            self._next.append(turn)
+            return await turn
+        self._under_way = True
+        try:
+            return await self._store.read_index()
+        finally:
+            if self._next:
+                self._rounds = asyncio.create_task(self._run())
+            else:
+                self._under_way = False
 
     async def _run(self) -> None:
         joined: list[asyncio.Future[int]] = []
@@ -61,10 +72,17 @@ class ReadIndex:
                         turn.set_result(revision)
         finally:
             self._rounds = None
-            for turn in _waiting([*joined, *self._next]):  # cancelled under way
-                turn.cancel()
+            self._under_way = False
+            self._cancel(joined)
+
+    def _cancel(self, joined: list[asyncio.Future[int]]) -> None:
+        left, self._next = [*joined, *self._next], []
+        for turn in _waiting(left):
+            turn.cancel()
 
     async def close(self) -> None:
+        """Ends the waiting of those who share a round. Who asks alone has its answer, or error, from the store."""
+        self._cancel([])
         if self._rounds is not None:
             self._rounds.cancel()
             await asyncio.gather(self._rounds, return_exceptions=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import parse_qsl, unquote
 
 from cluster.api import errors, goduration
@@ -106,21 +107,28 @@ def _check(parts: list[str]) -> None:
 
 def parse(method: str, raw_path: str, params: Mapping[str, str]) -> RequestInfo:
     """Raises BadPath. A path outside /api/<v>/ and /apis/<g>/<v>/ is a non-resource request."""
+    return _parse(method, raw_path, params) if params else _parse_plain(method, raw_path)
+
+
+@lru_cache(maxsize=4096)  # leases are renewed, statuses written and kinds created at the same few paths
+def _parse_plain(method: str, raw_path: str) -> RequestInfo:
+    return _parse(method, raw_path, {})
+
+
+def _parse(method: str, raw_path: str, params: Mapping[str, str]) -> RequestInfo:
     try:
         parts = _segments(raw_path)
     except UnicodeDecodeError as e:
         raise BadPath("the path is not UTF-8") from e
-    plain = RequestInfo(path="/" + "/".join(parts), verb=method.lower())
-    if not parts:
-        return plain
-    prefix = parts[0]
+    path = "/" + "/".join(parts)
+    prefix = parts[0] if parts else ""
     if prefix == "api" and len(parts) >= 3:
         group, version, tail = "", parts[1], parts[2:]
     elif prefix == "apis" and len(parts) >= 4:
         group, version, tail = parts[1], parts[2], parts[3:]
     else:
         _check(parts)
-        return plain
+        return RequestInfo(path, method.lower())
     verb = _METHOD_VERBS.get(method, "")
     watch = flag(params, "watch")
     if tail[0] == "watch" and len(tail) > 1:
@@ -136,7 +144,7 @@ def parse(method: str, raw_path: str, params: Mapping[str, str]) -> RequestInfo:
     rest = ""
     if len(tail) > 3:
         if subresource not in _OPEN_ENDED:
-            raise BadPath(f"the path {plain.path!r} has more segments than a resource")
+            raise BadPath(f"the path {path!r} has more segments than a resource")
         consumed = len(parts) - (len(tail) - 3)
         rest = "/".join(raw_path[1:].split("/")[consumed:])
         _check(parts[:consumed])
@@ -144,7 +152,7 @@ def parse(method: str, raw_path: str, params: Mapping[str, str]) -> RequestInfo:
         _check(parts)
     if not name:
         name, verb = _collection(verb, watch, params)
-    return RequestInfo(plain.path, verb, True, prefix, group, version, namespace, resource, subresource, name, rest)
+    return RequestInfo(path, verb, True, prefix, group, version, namespace, resource, subresource, name, rest)
 
 
 def _collection(verb: str, watch: bool, params: Mapping[str, str]) -> tuple[str, str]:

@@ -17,8 +17,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -135,23 +134,25 @@ class FlowControl:
         headers = {_SCHEMA_UID: schema.uid, _LEVEL_UID: level.uid}
         return Flow(schema, level, counts, schema.distinguisher(user, info), headers)
 
-    @asynccontextmanager
-    async def slot(self, flow: Flow, *, mutating: bool) -> AsyncIterator[None]:
-        """Raises ApiError 429 when the flow's queues are full, its level does not queue, or its turn comes too late."""
+    def slot(self, flow: Flow, *, mutating: bool) -> Slot:
+        """A context: raises ApiError 429 when the flow's queues are full, its level does not queue, or its turn comes
+        too late."""
+        return Slot(self, flow, _KINDS[mutating])
+
+    async def enter(self, flow: Flow, kind: str) -> None:
+        """Its seat must be left again. Raises ApiError 429."""
         if not self._seats.take(flow.level):
             await self._queue(flow)
-        counts, kind = flow.counts, _KINDS[mutating]
-        counts.executing += 1
-        counts.dispatched.inc()
+        flow.counts.executing += 1
+        flow.counts.dispatched.inc()
         self._served[kind] += 1
-        try:
-            yield
-        finally:
-            self._served[kind] -= 1
-            counts.executing -= 1
-            self._seats.give(flow.level)
-            if self._idle is not None and not self.total:
-                self._idle.set()
+
+    def leave(self, flow: Flow, kind: str) -> None:
+        self._served[kind] -= 1
+        flow.counts.executing -= 1
+        self._seats.give(flow.level)
+        if self._idle is not None and not self.total:
+            self._idle.set()
 
     async def _queue(self, flow: Flow) -> None:
         level, counts = flow.level, flow.counts
@@ -188,6 +189,23 @@ class FlowControl:
     @property
     def total(self) -> int:
         return sum(self._served.values())
+
+
+class Slot:
+    """A seat for as long as the context lasts."""
+
+    __slots__ = ("_control", "_flow", "_kind")
+
+    def __init__(self, control: FlowControl, flow: Flow, kind: str) -> None:
+        self._control = control
+        self._flow = flow
+        self._kind = kind
+
+    async def __aenter__(self) -> None:
+        await self._control.enter(self._flow, self._kind)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._control.leave(self._flow, self._kind)
 
 
 def _mandatory(objs: list[Object]) -> list[Object]:

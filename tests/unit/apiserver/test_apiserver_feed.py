@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
 
 import pytest
 from memory_store import MemoryStore, StoreError
@@ -31,16 +32,16 @@ async def write(store: MemoryStore, name: str) -> int:
 
 
 class SlowIndex:
-    """Counts rounds; each waits for `gate`."""
+    """Numbers rounds; each ends when the test lets it."""
 
     def __init__(self) -> None:
         self.rounds = 0
-        self.gate = asyncio.Event()
+        self.may_end = asyncio.Semaphore(0)
 
     async def read_index(self) -> int:
-        self.rounds += 1
-        await self.gate.wait()
-        return self.rounds
+        self.rounds = own = self.rounds + 1
+        await self.may_end.acquire()
+        return own
 
 
 async def begun(store: SlowIndex, rounds: int = 1) -> None:
@@ -49,42 +50,74 @@ async def begun(store: SlowIndex, rounds: int = 1) -> None:
             await asyncio.sleep(0)
 
 
-async def test_callers_join_the_next_round_never_a_running_one():
+@pytest.fixture
+async def asking() -> AsyncIterator[tuple[SlowIndex, ReadIndex, asyncio.Task[int]]]:
+    """A round of one caller is under way."""
     store = SlowIndex()
     index = ReadIndex(store)
-    first = [asyncio.create_task(index.get()) for _ in range(5)]
+    alone = asyncio.create_task(index.get())
     await begun(store)
-    late = [asyncio.create_task(index.get()) for _ in range(5)]
+    yield store, index, alone
+    await index.close()
+
+
+def callers(index: ReadIndex, count: int) -> list[asyncio.Task[int]]:
+    return [asyncio.create_task(index.get()) for _ in range(count)]
+
+
+async def test_callers_join_the_next_round_never_a_running_one(asking):
+    store, index, alone = asking
+    second = callers(index, 5)
     await asyncio.sleep(0)  # each of them has asked
     assert store.rounds == 1
-    store.gate.set()
-    assert set(await asyncio.gather(*first)) == {1}
-    assert set(await asyncio.gather(*late)) == {2}
-    await index.close()
-
-
-async def test_a_caller_that_goes_away_disturbs_nobody():
-    store = SlowIndex()
-    index = ReadIndex(store)
-    callers = [asyncio.create_task(index.get()) for _ in range(3)]
-    await begun(store)
-    callers[1].cancel()
+    store.may_end.release()
+    assert await alone == 1
+    await begun(store, 2)
+    third = callers(index, 5)
     await asyncio.sleep(0)
-    store.gate.set()
-    found = await asyncio.gather(*callers, return_exceptions=True)
-    assert [type(f) for f in found] == [int, asyncio.CancelledError, int]
-    await index.close()
+    store.may_end.release()
+    assert set(await asyncio.gather(*second)) == {2}
+    store.may_end.release()
+    assert set(await asyncio.gather(*third)) == {3}
+    store.may_end.release()
+    assert await index.get() == 4
 
 
-async def test_closing_ends_every_wait():
-    store = SlowIndex()
-    index = ReadIndex(store)
-    callers = [asyncio.create_task(index.get()) for _ in range(2)]
-    await begun(store)
-    callers.append(asyncio.create_task(index.get()))
+async def test_a_caller_that_goes_away_disturbs_nobody(asking):
+    store, index, alone = asking
+    others = callers(index, 3)
+    await asyncio.sleep(0)
+    for gone in (alone, others[1]):
+        gone.cancel()
+    await begun(store, 2)
+    store.may_end.release()
+    found = await asyncio.gather(alone, *others, return_exceptions=True)
+    assert [type(f) for f in found] == [asyncio.CancelledError, int, asyncio.CancelledError, int]
+
+
+async def test_closing_ends_the_wait_for_the_next_round(asking):
+    store, index, alone = asking
+    waiting = callers(index, 2)
     await asyncio.sleep(0)
     await index.close()
-    assert all(isinstance(f, asyncio.CancelledError) for f in await asyncio.gather(*callers, return_exceptions=True))
+    found = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(f, asyncio.CancelledError) for f in found)
+    store.may_end.release()
+    assert await alone == 1  # it has its answer from the store
+
+
+async def test_closing_ends_the_round_that_is_shared(asking):
+    store, index, alone = asking
+    waiting = callers(index, 2)
+    await asyncio.sleep(0)
+    store.may_end.release()
+    await alone
+    await begun(store, 2)
+    waiting += callers(index, 2)
+    await asyncio.sleep(0)
+    await index.close()
+    found = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(f, asyncio.CancelledError) for f in found)
 
 
 @pytest.fixture

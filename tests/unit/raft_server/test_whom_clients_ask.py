@@ -13,7 +13,7 @@ from raft.client import StoreClient
 from raft.errors import NotLeader
 from raft.transport import Connection, Listener
 from raft.wire import Hello, error_result
-from tests.unit.raft_server.test_one_member import free_port
+from tests.support.ports import free_ports
 
 REVISION = 7
 
@@ -22,7 +22,7 @@ class Said:
     """One member. ``silent``: it takes requests and answers none of them."""
 
     def __init__(self) -> None:
-        self.endpoint = ("127.0.0.1", free_port())
+        self.endpoint = ("127.0.0.1", free_ports(1)[0])
         self.leader: tuple[str, int] | None = None
         self.asked: list[str] = []
         self.silent = False
