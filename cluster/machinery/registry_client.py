@@ -34,12 +34,15 @@ from cluster.registry.context import RequestContext
 if TYPE_CHECKING:
     from cluster.registry.registry import Registry
 
+_ECHOES = 2000
+
 
 class RegistryClient:
     def __init__(self, registry: Registry, ctx_factory: Callable[[], RequestContext]) -> None:
         self._registry = registry
         self._ctx = ctx_factory
         self._unbound: dict[PodKey, types.Stored] = {}
+        self._echoes = Echoes()
 
     def _info(self, resource: str) -> ResourceInfo:
         """A custom resource in its storage version. Raises ApiError 404 for what is not defined (any more)."""
@@ -75,6 +78,7 @@ class RegistryClient:
         label_selector: str = "",
         field_selector: str = "",
     ) -> AsyncIterator[WatchEvent]:
+        self._echoes.expect(resource)
         stream = self._registry.watch(
             self._ctx(),
             self._info(resource),
@@ -87,13 +91,13 @@ class RegistryClient:
             if event.type == "BOOKMARK":
                 yield WatchEvent("BOOKMARK", {"metadata": {"resourceVersion": str(event.stored.revision)}})
             else:
+                obj = self._echoes.of(resource, event.stored)
                 if resource == "pods":
-                    self._keep_unbound(event)
-                yield WatchEvent(event.type, event.stored.obj, event.stored.cause)
+                    self._keep_unbound(event, obj)
+                yield WatchEvent(event.type, obj, event.stored.cause)
 
-    def _keep_unbound(self, event: types.WatchEvent) -> None:
+    def _keep_unbound(self, event: types.WatchEvent, pod: Obj) -> None:
         """What `bind` can start from without reading. Of no use, and forgotten, once bound or gone."""
-        pod = event.stored.obj
         key = pod["metadata"]["namespace"], pod["metadata"]["name"]
         if event.type == "DELETED" or pod["spec"].get("nodeName"):
             self._unbound.pop(key, None)
@@ -107,11 +111,11 @@ class RegistryClient:
         stored = await self._registry.create(
             self._ctx(), self._info(resource), namespace, obj, subresource=subresource, name=name
         )
-        return stored.obj
+        return self._echoes.written(resource, stored, subresource)
 
     async def create_all(self, resource: str, objects: Sequence[Obj]) -> Created:
         made = await self._registry.create_all(self._ctx(), self._info(resource), objects)
-        return [one if isinstance(one, ApiError) else one.obj for one in made]
+        return [one if isinstance(one, ApiError) else self._echoes.written(resource, one) for one in made]
 
     async def update(self, resource: str, obj: Obj, *, subresource: str = "") -> Obj:
         meta = obj["metadata"]
@@ -123,7 +127,7 @@ class RegistryClient:
             obj,
             subresource=subresource,
         )
-        return stored.obj
+        return self._echoes.written(resource, stored, subresource)
 
     async def patch(
         self,
@@ -145,7 +149,7 @@ class RegistryClient:
             subresource=subresource,
             force=kind == "apply",
         )
-        return stored.obj
+        return self._echoes.written(resource, stored, subresource)
 
     async def delete(
         self,
@@ -169,7 +173,44 @@ class RegistryClient:
 
     async def bind(self, bindings: Sequence[Binding], *, together: bool = False, turn: int = 0) -> BindOutcomes:
         batch = [types.Binding(b.namespace, b.name, b.uid, b.node) for b in bindings]
-        return await self._registry.bind(self._ctx(), batch, self._unbound, together=together, turn=turn)
+        bound = self._echoes.bound
+        return await self._registry.bind(self._ctx(), batch, self._unbound, together=together, turn=turn, bound=bound)
+
+
+class Echoes:
+    """What this process wrote and its own watch will tell of: decoded already, it need not be decoded again.
+
+    Bounded: what nobody watches is not kept, and what the watch told of before the answer came is dropped in its turn.
+    """
+
+    def __init__(self) -> None:
+        self._watched: set[str] = set()
+        self._written: dict[tuple[str, bytes], tuple[int, Obj]] = {}
+
+    def expect(self, resource: str) -> None:
+        """Somebody here watches it."""
+        self._watched.add(resource)
+
+    def written(self, resource: str, stored: types.Stored, subresource: str = "") -> Obj:
+        """The object of an answer. Some subresources answer with another kind of object."""
+        if subresource in ("", "status") and not stored.removed:
+            self._note(resource, stored.key, stored.revision, stored.obj)
+        return stored.obj
+
+    def bound(self, key: bytes, revision: int, pod: Obj) -> None:
+        self._note("pods", key, revision, pod)
+
+    def _note(self, resource: str, key: bytes, revision: int, obj: Obj) -> None:
+        if resource not in self._watched:
+            return
+        self._written[resource, key] = revision, obj
+        if len(self._written) > _ECHOES:
+            del self._written[next(iter(self._written))]
+
+    def of(self, resource: str, told: types.Stored) -> Obj:
+        """The object that the watch tells of."""
+        written = self._written.pop((resource, told.key), None)
+        return written[1] if written is not None and written[0] == told.revision else told.obj
 
 
 def _labels(text: str) -> LabelSelector | None:

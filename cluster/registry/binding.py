@@ -14,9 +14,10 @@ and as long as there is one scheduler, that costs a compare.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
@@ -31,6 +32,8 @@ from cluster.registry.types import Binding, Stored
 
 PodKey = tuple[str, str]
 """(namespace, name)."""
+Bound = Callable[[bytes, int, dict[str, Any]], None]
+"""Told the key, the revision and the pod."""
 
 _PODS = SCHEME.named("pods")
 _ATTEMPTS = 5
@@ -40,6 +43,11 @@ _ATTEMPTS = 5
 class _Write:
     guard: Guard
     op: Op
+    pod: dict[str, Any]
+
+    def bound(self, revision: int) -> dict[str, Any]:
+        """The pod as it is read at that revision."""
+        return {**self.pod, "metadata": {**self.pod["metadata"], "resourceVersion": str(revision)}}
 
 
 class Binder:
@@ -62,6 +70,7 @@ class Binder:
         known: Mapping[PodKey, Stored],
         *,
         together: bool = False,
+        bound: Bound | None = None,
     ) -> list[ApiError | None]:
         """One outcome per binding, in order; None is success. Raises FenceLost and what concerns the whole batch."""
         if together:
@@ -70,10 +79,14 @@ class Binder:
         ready = [w for w in writes if isinstance(w, _Write)]
         if ready:
             try:
-                await self._commit(ctx, ready, explain=False)
-                return [w if isinstance(w, ApiError) else None for w in writes]
+                revision = await self._commit(ctx, ready, explain=False)
             except Stale:
                 await self._check_fence(ctx)
+            else:
+                if bound is not None and not ctx.dry_run:
+                    for write in ready:
+                        bound(write.op[1], revision, write.bound(revision))
+                return [w if isinstance(w, ApiError) else None for w in writes]
         return await self._one_by_one(ctx, bindings, writes)
 
     async def _all(
@@ -143,9 +156,9 @@ class Binder:
         if ctx.fence:
             await self._core.commit(ctx, Plan())
 
-    async def _commit(self, ctx: RequestContext, writes: Sequence[_Write], *, explain: bool = True) -> None:
+    async def _commit(self, ctx: RequestContext, writes: Sequence[_Write], *, explain: bool = True) -> int:
         ops = [] if ctx.dry_run else [w.op for w in writes]
-        await self._core.commit(ctx, Plan([w.guard for w in writes], ops), explain=explain)
+        return await self._core.commit(ctx, Plan([w.guard for w in writes], ops), explain=explain)
 
     async def _prepare(self, ctx: RequestContext, b: Binding, *, serializable: bool) -> _Write | ApiError:
         key = keys.object_key(_PODS, b.namespace, b.name)
@@ -171,7 +184,7 @@ class Binder:
         cause = ctx.cause_id or stored.cause
         pod = {**stored.obj, **changed}
         value, _, _ = self._core.codec.encode(stored.key, pod, encrypt=self._core.encrypts(_PODS), cause=cause)
-        return _Write(Guard(unchanged(stored.key, stored.revision)), put(stored.key, value))
+        return _Write(Guard(unchanged(stored.key, stored.revision)), put(stored.key, value), pod)
 
     @staticmethod
     def _refuse(b: Binding, stored: Stored) -> ApiError | None:

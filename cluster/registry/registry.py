@@ -29,7 +29,7 @@ from cluster.registry import keys, patching, scale, viewing
 from cluster.registry.admission import Admission, Request
 from cluster.registry.admission.webhooks import WebhookDispatcher
 from cluster.registry.batches import BatchCreator, Created
-from cluster.registry.binding import Binder, PodKey, held_back, within
+from cluster.registry.binding import Binder, Bound, PodKey, held_back, within
 from cluster.registry.catalog import Catalog
 from cluster.registry.context import RequestContext
 from cluster.registry.conversion import Converter
@@ -329,17 +329,19 @@ class Registry:
         *,
         together: bool = False,
         turn: int = 0,
+        bound: Bound | None = None,
     ) -> Outcomes:
         """Assign pods to nodes; one outcome each, in order. `together`: all of them or none. Raises FenceLost when the
         caller no longer leads, or another has taken a turn since `turn` (0: whoever's it is). `known`: pods as the
-        caller's watch showed them, which spares reading them; they may be out of date."""
+        caller's watch showed them, which spares reading them; they may be out of date. `bound` is told of the pods of a
+        batch as they were written."""
         known = known or {}
         ctx = ctx.with_fence(*ctx.fence, *within(turn))
         pods = scheme.SCHEME.named("pods")
         for namespace in dict.fromkeys(b.namespace for b in bindings):
             await self._core.authorize(ctx, "create", pods, namespace, subresource="binding")
         if await self._admission.quiet():
-            return await self._binder.bind(ctx, bindings, known, together=together)
+            return await self._binder.bind(ctx, bindings, known, together=together, bound=bound)
         refused = [await self._refused(ctx, pods, b) for b in bindings]
         if together and any(refused):
             return held_back(bindings, refused)
