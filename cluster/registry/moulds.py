@@ -44,7 +44,7 @@ FREE: dict[str, tuple[Path, ...]] = {
 @dataclass(frozen=True, slots=True)
 class Mould:
     """`wish`: what was asked for, without its free values; `made`: what became of it, at `created`; `guards`: what its
-    transaction compares that is not its own key or namespace."""
+    transaction compares beside its own key."""
 
     free: tuple[Path, ...]
     wish: Object

@@ -121,10 +121,9 @@ class Writer:
         """What objects like `body`, of which `draft` was made, can be cast from."""
         if len(draft.plan.ops) != 1:
             return None
-        metadata = draft.obj["metadata"]
-        own = draft.key, keys.namespace_phase(metadata.get("namespace", ""))
-        guards = tuple(g for g in draft.plan.guards if g.compare[0] not in own)
-        return mould_of(info.name, body, draft.obj, metadata["creationTimestamp"], draft.lease, guards)
+        created = draft.obj["metadata"]["creationTimestamp"]
+        guards = tuple(g for g in draft.plan.guards if g.compare[0] != draft.key)
+        return mould_of(info.name, body, draft.obj, created, draft.lease, guards)
 
     def cast(self, ctx: RequestContext, info: ResourceInfo, mould: Mould, body: Object) -> Draft | None:
         """As `draft`, of an object that is like the mould's; None when it is not. Raises ApiError 422."""
@@ -136,8 +135,8 @@ class Writer:
             name = values[0] = self._generate(body["metadata"].get("generateName", ""))
         obj, encoded = mould.cast(values, meta.uuid4(core.rng.getrandbits(128)))
         _refuse(info, obj, validation.create(info, obj))
-        key, plan = keys.object_key(info, namespace, name), Plan(list(mould.guards))
-        self._guard_creation(info, namespace, name, key, plan)
+        key = keys.object_key(info, namespace, name)
+        plan = Plan([*mould.guards, _free(info, name, key)])
         charge = self.ledger.charge(info, namespace, name, obj, None)
         sealed = core.codec.seal(key, obj, encoded, mould.offset, encrypt=core.encrypts(info), cause=ctx.cause_id)
         plan.ops.append(put(key, sealed, mould.lease))
@@ -202,11 +201,7 @@ class Writer:
 
     def _guard_creation(self, info: ResourceInfo, namespace: str, name: str, key: bytes, plan: Plan) -> None:
         """The key is free, and what it will be in is there: its namespace, which is not ending, and its definition."""
-
-        def exists(kv: KeyValue | None) -> ApiError:
-            return errors.already_exists(info, name)
-
-        plan.guards.insert(0, Guard((key, "create", "=", 0), exists))
+        plan.guards.insert(0, _free(info, name, key))
         if info.custom is not None:
             plan.guards.insert(0, self._catalog.exists(info, name))
         if info.namespaced:
@@ -516,6 +511,13 @@ def _refuse(info: ResourceInfo, obj: Object, causes: list[errors.Cause]) -> None
     if causes:
         name = obj["metadata"].get("name") or obj["metadata"].get("generateName") or ""
         raise errors.invalid(info.kind, info.group, name, causes)
+
+
+def _free(info: ResourceInfo, name: str, key: bytes) -> Guard:
+    def exists(kv: KeyValue | None) -> ApiError:
+        return errors.already_exists(info, name)
+
+    return Guard((key, "create", "=", 0), exists)
 
 
 def _finished(obj: Object, strategy: Strategy) -> bool:
