@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from cluster.api.errors import ApiError
 from cluster.api.meta import owner_reference, rfc3339
+from cluster.controllers.slow_start import SlowStart
 from cluster.machinery.client import Client, Created, Obj, clone, ignore_not_found
 from cluster.machinery.clock import Clock
 from cluster.machinery.events import EventRecorder
@@ -28,6 +29,7 @@ class PodControl:
         self._pods = pods
         self._events = events
         self._clock = clock
+        self._slow_start = SlowStart(clock)
         self.deleted: set[str] = set()
         pods.add_handler(self._on_pod)
 
@@ -36,14 +38,15 @@ class PodControl:
         return [self._terminating(p) if p["metadata"]["uid"] in self.deleted else p for p in pods]
 
     async def create(self, owner: Obj, pods: Sequence[Obj]) -> tuple[list[Obj], ApiError | None]:
-        """What was made of them, and the first error. They are created in batches of 1, 2, 4, ... and none after the
-        first batch with an error, so that a template no admission accepts costs one failed request and not hundreds
-        (slowStartBatch). An Event of the owner tells of each."""
+        """What was made of them, and the first error. They are created in batches that grow (`SlowStart`), and none
+        after the first batch with an error, so that a template no admission accepts costs one failed request and not
+        hundreds. An Event of the owner tells of each."""
         made: list[Obj] = []
         error: ApiError | None = None
         start = 0
         while start < len(pods) and error is None:
-            batch = pods[start : 2 * start + 1]
+            size = self._slow_start.size(owner)
+            batch = pods[start : start + size]
             for outcome in await self._create_all(batch):
                 if isinstance(outcome, ApiError):
                     error = error or outcome
@@ -52,6 +55,10 @@ class PodControl:
                     made.append(outcome)
                     what = f"Created pod: {outcome['metadata']['name']}"
                     self._events.event(owner, "Normal", "SuccessfulCreate", what)
+            if error is None:
+                self._slow_start.went_well(owner, size)
+            else:
+                self._slow_start.failed(owner)
             start += len(batch)
         return made, error
 

@@ -1,7 +1,7 @@
 """The ReplicaSet controller, and the ReplicationController's: keeps the wanted number of pods of one template.
 
 The two differ in what `Replicated` says and in nothing else. A thin shell around `replicaset_core`: reads informers,
-writes pods and status. Pods are made in slow-start batches (1, 2, 4, ...), so that a template no admission accepts
+writes pods and status. Pods are made in batches of 1, 2, 4, ... (`slow_start`), so that a template no admission accepts
 costs one failed request and not hundreds.
 
 Race: a pod we deleted gracefully shows its deletionTimestamp only when the watch delivers it; until then it is in

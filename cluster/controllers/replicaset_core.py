@@ -1,7 +1,7 @@
 """What a ReplicaSet should do about its pods: how many to make, which to delete, what to report.
 
 Pure: (replica set, pods, now) -> Plan. Source: kubernetes pkg/controller/replicaset and controller_utils.go
-(ActivePodsWithRanks, slow start in the shell).
+(ActivePodsWithRanks; slow start is in pod_control).
 
 Invariant: pods that are finished or being deleted are not counted, so a pod that failed or is terminating is replaced.
 """

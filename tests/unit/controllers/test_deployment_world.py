@@ -382,7 +382,9 @@ async def test_pods_are_made_in_batches_that_double(refused_after: int, tried: i
     client, events = Refusing(), Told()
     control = PodControl(client, Informer(client, "pods"), events, FakeClock())  # type: ignore[arg-type]
     pods: list[Obj] = [{"metadata": {"name": f"p{i}"}} for i in range(100)]
-    made, error = await control.create(deployment(), pods)
+    owner = deployment()
+    owner["metadata"]["uid"] = "u"
+    made, error = await control.create(owner, pods)
     assert (calls, made) == (tried, pods[: min(refused_after, 100)])
     assert (error is None) == (refused_after == 100)
     assert events.reasons == ["SuccessfulCreate"] * len(made) + ["FailedCreate"] * (calls - len(made))
