@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,7 @@ Make = Callable[[Object], Object | None]
 _ATTEMPTS = 8
 _SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _MAX_PREFIX = 58
+_MAX_WARNINGS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -467,9 +468,16 @@ def _check_type(info: ResourceInfo, body: Object) -> None:
         raise errors.invalid(kind, info.group, str(name), [fault])
 
 
-def _warn(ctx: RequestContext, texts: list[str]) -> None:
-    """Once, however often the write is tried."""
-    ctx.warnings.extend(t for t in texts if t not in ctx.warnings)
+def _warn(ctx: RequestContext, texts: Iterator[str]) -> None:
+    """Once, however often the write is tried; and no more than an answer can carry."""
+    known, left = set(ctx.warnings), _MAX_WARNINGS
+    for text in texts:
+        if left == 0:
+            return
+        if text not in known:
+            known.add(text)
+            ctx.warnings.append(text)
+            left -= 1
 
 
 def check_namespace(info: ResourceInfo, namespace: str, metadata: Object) -> None:

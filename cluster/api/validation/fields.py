@@ -123,7 +123,9 @@ _LABEL_VALUE_MESSAGE = (
 def dns_label(value: str) -> str:
     if len(value) > 63:
         return "must be no more than 63 bytes"
-    return "" if _DNS_LABEL.fullmatch(value) else DNS_LABEL_MESSAGE
+    if _DNS_LABEL.fullmatch(value):
+        return ""
+    return "must not contain dots" if _DNS_SUBDOMAIN.fullmatch(value) else DNS_LABEL_MESSAGE
 
 
 @lru_cache(maxsize=4096)

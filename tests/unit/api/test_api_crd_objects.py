@@ -187,16 +187,16 @@ def test_a_finalizer_without_a_domain_is_advised_against_not_refused() -> None:
     new = thing()
     new["metadata"]["finalizers"] = ["clean", "example.com", "example.com/clean"]
     assert create(LISTS.info, new) == []
-    assert warnings(LISTS.info, new) == [
+    assert list(warnings(LISTS.info, new)) == [
         'metadata.finalizers: "clean": prefer a domain-qualified finalizer name to avoid accidental conflicts with '
         "other finalizer writers",
         'metadata.finalizers: "example.com": prefer a domain-qualified finalizer name including a path (/) to avoid '
         "accidental conflicts with other finalizer writers",
     ]
-    assert warnings(LISTS.info, new, new) == []
+    assert list(warnings(LISTS.info, new, new)) == []
 
 
 def test_formats_that_nothing_checks_are_advised_against_once() -> None:
     crd = definition_of(obj(a={"type": "string", "format": "color"}, b={"type": "string", "format": "uuid"}))
-    assert warnings(DEFINITIONS, crd) == ['unrecognized format "color"']
-    assert warnings(DEFINITIONS, crd, crd) == []
+    assert list(warnings(DEFINITIONS, crd)) == ['unrecognized format "color"']
+    assert list(warnings(DEFINITIONS, crd, crd)) == []

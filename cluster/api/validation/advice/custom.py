@@ -1,6 +1,6 @@
-"""What an object's writer is warned of, though it is accepted. Pure.
+"""Custom resources and their definitions.
 
-Source: k8s.io/apiextensions-apiserver `pkg/registry/customresource`, `pkg/registry/customresourcedefinition`.
+Pure. Source: k8s.io/apiextensions-apiserver `pkg/registry/customresource`, `pkg/registry/customresourcedefinition`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from cluster.api.scheme import ResourceInfo
 from cluster.api.validation.fields import qualified_name
 
 Object = dict[str, Any]
@@ -18,14 +17,15 @@ _NESTED = ("items", "not", "additionalProperties")
 _LISTS = ("allOf", "anyOf", "oneOf")
 
 
-def warnings(info: ResourceInfo, new: Object, old: Object | None = None) -> list[str]:
-    """For the Warning headers of the answer to a create, or to an update of `old`."""
-    if info.custom is not None:
-        return _finalizers(new["metadata"], (old or {}).get("metadata") or {})
-    if info.name == "customresourcedefinitions.apiextensions.k8s.io":
-        known = set(_formats(old)) if old is not None else set()
-        return [f'unrecognized format "{f}"' for f in _formats(new) if f not in known]
-    return []
+def resource(new: Object, old: Object | None) -> Iterator[str]:
+    yield from _finalizers(new["metadata"], (old or {}).get("metadata") or {})
+
+
+def definition(new: Object, old: Object | None) -> Iterator[str]:
+    known = set(_formats(old)) if old is not None else set()
+    for name in _formats(new):
+        if name not in known:
+            yield f'unrecognized format "{name}"'
 
 
 def _finalizers(new: Object, old: Object) -> list[str]:
