@@ -142,13 +142,6 @@ class Group(Processes):
     def client(self, **options: Any) -> StoreClient:
         return StoreClient(list(self.endpoints.values()), self.tls[CLIENT_ROLE], **options)
 
-    def syncs(self, member: int) -> int:
-        """How often it has synced its log."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics[member]}/metrics") as answer:
-            lines = answer.read().decode().splitlines()
-        name = "etcd_disk_wal_fsync_duration_seconds_count "
-        return int(float(next(line for line in lines if line.startswith(name)).split()[1]))
-
     async def leader(self, client: StoreClient) -> int:
         """Raises StoreError while nobody leads."""
         for member, endpoint in self.endpoints.items():

@@ -115,7 +115,6 @@ class Applier:
         self.cluster_id = (backend.meta_get(_CLUSTER) or b"").decode()
         self.applied = SnapshotMeta(index, term, ConfState.from_wire(unpack(conf)))
         self.alarms: list[list[Any]] = unpack(backend.meta_get(_ALARMS) or b"\x90")
-        self.applied_commands = 0
         self._written: list[list[Written]] = []
         self.puts = self.deletes = self.txns = 0
         self.leases_granted = self.leases_revoked = 0
@@ -167,7 +166,6 @@ class Applier:
             self._commit_point(entry)
 
     def _do_all(self, commands: list[list[Any]]) -> list[Any]:
-        self.applied_commands += len(commands)
         known, txn = self._commands, self._txn
         results: list[Any] = []
         for command in commands:

@@ -1,4 +1,4 @@
-"""Time as a value that is passed in: wall time, monotonic time, and a clock that tests turn by hand.
+"""Time as a value that is passed in: wall time and monotonic time.
 
 The only place of machinery that reads the machine's clocks. Wall time is for what users see (timestamps in objects);
 durations and deadlines use monotonic time, which a stepped wall clock does not move.
@@ -19,17 +19,3 @@ def steady(clock: Clock, ticks: Clock) -> Clock:
     """`clock` as of now, running on by `ticks`: comparable with timestamps, and never stepped."""
     base = clock() - ticks()
     return lambda: base + ticks()
-
-
-class FakeClock:
-    """Callable like the real ones; stands still until `advance`."""
-
-    def __init__(self, now: float = 1_700_000_000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> float:
-        self.now += seconds
-        return self.now

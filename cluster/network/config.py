@@ -206,45 +206,6 @@ class NetworkConfig:
     proxy_ipv6: ProxyConfig | None = None
     """None: the cluster is single-stack."""
 
-    @classmethod
-    def for_node(
-        cls,
-        node_name: str,
-        node_ip: str,
-        *,
-        cluster_cidr: str = "10.244.0.0/16",
-        service_cluster_ip_range: str = "10.96.0.0/12",
-        cluster_dns: str = "10.96.0.10",
-        cluster_domain: str = "cluster.local",
-        machine_cidrs: tuple[str, ...] = ("10.89.0.0/24",),
-        upstreams: tuple[str, ...] = (),
-        protected_ports: tuple[str, ...] | None = None,
-    ) -> NetworkConfig:
-        """One set of addresses, given once, for all four parts."""
-        firewall = FirewallConfig(cluster_cidr=cluster_cidr, machine_cidrs=machine_cidrs)
-        if protected_ports is not None:
-            firewall = replace(firewall, protected_ports=protected_ports)
-        return cls(
-            proxy=ProxyConfig(
-                node_name=node_name,
-                node_ip=node_ip,
-                cluster_cidr=cluster_cidr,
-                service_cluster_ip_range=service_cluster_ip_range,
-                local_dns_ip=cluster_dns,
-            ),
-            routes=RouteConfig(node_name=node_name, node_ip=node_ip, cluster_cidr=cluster_cidr),
-            dns=DnsConfig(
-                node_ip=node_ip,
-                listen_ip=cluster_dns,
-                cluster_domain=cluster_domain,
-                cluster_cidr=cluster_cidr,
-                service_cluster_ip_range=service_cluster_ip_range,
-                upstreams=upstreams,
-                node_name=node_name,
-            ),
-            firewall=firewall,
-        )
-
     @property
     def policy(self) -> PolicyTableConfig:
         return PolicyTableConfig(self.proxy.node_name, self.dns.listen_ip, self.firewall.pod_link_prefix)

@@ -90,7 +90,6 @@ class ServiceProxy:
         self._full_reason = "start"
         self._link_dirty = True
         self._wake = asyncio.Event()
-        self._syncing = False
         self._synced_at = 0.0
         self._error = ""
         self._syncs = 0
@@ -199,9 +198,7 @@ class ServiceProxy:
         self._wake.set()
         try:
             while True:
-                self._syncing = False
                 await self._wake.wait()
-                self._syncing = True
                 self._wake.clear()
                 try:
                     await self._sync()

@@ -18,7 +18,6 @@ from cluster.controllers.config import ControllerConfig
 from cluster.controllers.daemonset_pods import target_node
 from cluster.controllers.env import NOBODY, Controller, Env, Outside
 from cluster.machinery.client import Client, Obj, clone
-from cluster.machinery.clock import FakeClock
 from cluster.machinery.informer import Informers
 from cluster.machinery.provider import Disks, DiskStatus, DiskWish, MachineStatus, MadeDisk, ProviderError
 from cluster.machinery.reconciler import Reconciler
@@ -28,6 +27,7 @@ from cluster.registry.admissionconfig import AdmissionConfig
 from cluster.registry.context import CAUSE, MASTERS, RequestContext
 from cluster.registry.registry import Registry
 from cluster.registry.types import RegistryConfig
+from tests.support.fake_clock import FakeClock
 from tests.support.memory_store import MemoryStore
 
 NODES_AS_THEY_ARE = RegistryConfig(admission=AdmissionConfig(disable=("TaintNodesByCondition",)))

@@ -27,7 +27,7 @@ from pyroute2 import IPRoute
 from benchmarks import _namespaces
 from cluster.machinery.client import ObjectList, WatchEvent
 from cluster.network.agent import NetworkAgent
-from cluster.network.config import NetworkConfig
+from cluster.network.config import DnsConfig, FirewallConfig, NetworkConfig, ProxyConfig, RouteConfig
 from cluster.node.cni_ipv6 import connect_machine, connect_pod, prepare_machine
 
 T = TypeVar("T")
@@ -43,6 +43,16 @@ PODS_IPV6 = {"a1": "fd00:10:244:1::2", "a2": "fd00:10:244:1::3", "b1": "fd00:10:
 POD_RANGE_IPV6, SERVICE_RANGE_IPV6 = "fd00:10:244::/56", "fd00:10:96::/112"
 DNS = "10.96.0.10"
 SLICES = "endpointslices.discovery.k8s.io"
+
+
+def _network_config(name: str, address: str) -> NetworkConfig:
+    """A machine's, without the ports that the lab's machines could not all have."""
+    return NetworkConfig(
+        proxy=ProxyConfig(node_name=name, node_ip=address, local_dns_ip=DNS),
+        routes=RouteConfig(node_name=name, node_ip=address),
+        dns=DnsConfig(node_ip=address, listen_ip=DNS, node_name=name),
+        firewall=FirewallConfig(machine_cidrs=("10.89.77.0/28",)),
+    )
 
 
 def enter(namespace: str) -> None:
@@ -166,7 +176,7 @@ class Machine:
 
     async def _run(self) -> None:
         address = MACHINES[self.name][0]
-        config = NetworkConfig.for_node(self.name, address, machine_cidrs=("10.89.77.0/28",))
+        config = _network_config(self.name, address)
         if self._dual_stack:
             config = config.dual_stack(MACHINES_IPV6[self.name], POD_RANGE_IPV6, SERVICE_RANGE_IPV6)
         # A registry each: two machines of one process may not share their DNS servers' metrics.

@@ -14,10 +14,10 @@ from cluster.controllers.certificates import CsrApprover, CsrCleaner, CsrSigner
 from cluster.controllers.env import Outside
 from cluster.machine import pki
 from cluster.machinery.client import Obj, clone
-from cluster.machinery.clock import FakeClock
 from cluster.registry.context import UserInfo
 from cluster.registry.types import Attributes, Decision
 from tests.support.controller_world import World
+from tests.support.fake_clock import FakeClock
 from tests.support.signing_requests import Issuer, request_pem, signing_request
 
 CSRS = "certificatesigningrequests.certificates.k8s.io"

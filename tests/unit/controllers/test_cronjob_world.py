@@ -13,8 +13,8 @@ from cluster.controllers.cronjob_core import decide
 from cluster.controllers.garbage_collector import GarbageCollector
 from cluster.controllers.job import JobController
 from cluster.machinery.client import Obj, clone
-from cluster.machinery.clock import FakeClock
 from tests.support.controller_world import World, template
+from tests.support.fake_clock import FakeClock
 
 BEGIN = parse_time("2026-05-01T10:00:30Z")
 

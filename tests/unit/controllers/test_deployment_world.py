@@ -14,11 +14,11 @@ from cluster.controllers.deployment import DeploymentController
 from cluster.controllers.pod_control import PodControl
 from cluster.controllers.replicaset import ReplicaSetController
 from cluster.machinery.client import Created, Obj, clone
-from cluster.machinery.clock import FakeClock
 from cluster.machinery.informer import Informer
 from cluster.machinery.registry_client import RegistryClient
 from cluster.registry.context import MASTERS, RequestContext
 from tests.support.controller_world import World, deployment
+from tests.support.fake_clock import FakeClock
 
 BOTH = (DeploymentController, ReplicaSetController)
 

@@ -12,8 +12,8 @@ from cluster.controllers.env import Outside
 from cluster.controllers.service_account_tokens import ServiceAccountTokenController
 from cluster.machine import pki
 from cluster.machinery.client import Obj
-from cluster.machinery.clock import FakeClock
 from tests.support.controller_world import World
+from tests.support.fake_clock import FakeClock
 
 ISSUER = "https://kubernetes.default.svc"
 NAME = "kubernetes.io/service-account.name"

@@ -13,10 +13,10 @@ from cluster.api import errors
 from cluster.api.errors import ApiError
 from cluster.machinery import events
 from cluster.machinery.client import Binding, Obj
-from cluster.machinery.clock import FakeClock
 from cluster.machinery.events import Correlator, EventRecorder
 from cluster.machinery.http_client import HttpClient, HttpConfig, _lines
 from tests.support.controller_world import World
+from tests.support.fake_clock import FakeClock
 
 POD = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "p", "namespace": "default", "uid": "u"}}
 REF = {"kind": "Pod", "name": "p", "namespace": "default", "uid": "u"}

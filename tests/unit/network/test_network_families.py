@@ -8,8 +8,10 @@ from typing import Any
 
 from dnslib import DNSRecord
 
+from actors.wiring.proxy import network_config
+from cluster.machine.config import ClusterConfig
 from cluster.network import dns_wire as wire
-from cluster.network.config import FirewallConfig, NetworkConfig
+from cluster.network.config import FirewallConfig
 from cluster.network.dns_core import Reply, Resolver
 from cluster.network.dns_zone import Zone, ZoneConfig, service_records
 from cluster.network.families import V4, V6
@@ -115,9 +117,10 @@ def test_a_single_stack_firewall_has_no_word_of_pods_ipv6() -> None:
 
 
 def test_a_dual_stack_config_is_the_single_stack_one_and_more() -> None:
-    config = NetworkConfig.for_node("m1", "10.89.0.11").dual_stack("fd00:10:89::11", PODS, SERVICES)
+    alone, both = ClusterConfig.local(), ClusterConfig.local(dual_stack=True)
+    single, config = network_config(alone, alone.machine("m1")), network_config(both, both.machine("m1"))
     config.validate()
-    assert config.proxy == NetworkConfig.for_node("m1", "10.89.0.11").proxy
+    assert config.proxy == single.proxy
     assert config.proxy_ipv6 is not None and config.proxy_ipv6.local_dns_ip == ""
 
 

@@ -7,11 +7,11 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from cluster.machinery.clock import FakeClock
 from cluster.node.config import KubeletConfig
 from cluster.node.node_agent import RUNTIME_SYNC_THRESHOLD_S, NodeAgent, RuntimeSync
 from cluster.node.node_status import MachineFacts
 from cluster.node.runtime import ImageEntry, RuntimeFailure
+from tests.support.fake_clock import FakeClock
 
 FACTS = MachineFacts(4, 8 << 30, 100 << 30, "mid", "uuid", "boot", "6.1", "Debian", "amd64")
 CONFIG = KubeletConfig("m1", "10.0.0.1", "/var/lib/k", "c", "k", "a", node_status_update_frequency_s=3600)

@@ -10,7 +10,6 @@ import pytest
 from memory_store import MemoryStore
 from pod_driver import Driver, make_pod
 
-from cluster.machinery.clock import FakeClock
 from cluster.machinery.registry_client import RegistryClient
 from cluster.node import core_events as ev
 from cluster.node.config import KubeletConfig
@@ -25,6 +24,7 @@ from cluster.node.runtime import ImageEntry
 from cluster.registry.context import MASTERS, RequestContext
 from cluster.registry.registry import Registry
 from cluster.registry.types import RegistryConfig
+from tests.support.fake_clock import FakeClock
 
 IPS = ("10.244.1.5", "fd00:10:244:1::5")
 NODE_IPS = ("10.89.0.11", "fd00:10:89::11")

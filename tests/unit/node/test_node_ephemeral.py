@@ -6,9 +6,10 @@ from typing import Any
 
 from pod_driver import T0, Driver, make_pod
 
-from cluster.machinery.clock import FakeClock, steady
+from cluster.machinery.clock import steady
 from cluster.node import core_events as ev
 from cluster.node.core_events import ExitInfo
+from tests.support.fake_clock import FakeClock
 
 
 def debugged(d: Driver, *names: str) -> None:

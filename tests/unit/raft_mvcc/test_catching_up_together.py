@@ -11,7 +11,7 @@ from raft.errors import Compacted
 from raft.mvcc.store import Mvcc
 from raft.mvcc.types import EVERY_PREVIOUS, NO_PREVIOUS, PREVIOUS_OF_DELETES, Event, in_range
 from raft.mvcc.watch import Watcher, WatchHub
-from raft.storage.backend import DictBackend
+from tests.support.dict_backend import DictBackend
 
 KEYS = [b"a", b"a/1", b"a/2", b"b", b"\xff"]
 key = st.sampled_from(KEYS)

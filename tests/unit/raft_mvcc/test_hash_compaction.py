@@ -15,7 +15,7 @@ from raft.errors import Compacted, Corrupt, FutureRevision, StoreError
 from raft.mvcc.store import Mvcc
 from raft.mvcc.types import NO_PREVIOUS, PREVIOUS_OF_DELETES, Event
 from raft.mvcc.watch import WatchHub
-from raft.storage.backend import DictBackend
+from tests.support.dict_backend import DictBackend
 
 
 class Unread(DictBackend):

@@ -13,7 +13,7 @@ from raft.errors import Invalid, LeaseNotFound
 from raft.mvcc import keys as keys_module
 from raft.mvcc.keys import SortedKeys
 from raft.mvcc.lease import Leases
-from raft.storage.backend import DictBackend
+from tests.support.dict_backend import DictBackend
 
 name = st.binary(min_size=1, max_size=2)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raft.mvcc.watch import Watcher, WatchHub
-from raft.storage.backend import DictBackend
+from tests.support.dict_backend import DictBackend
 from tests.unit.raft_mvcc.test_mvcc_oracle import World
 
 Mutation = Callable[[pytest.MonkeyPatch], None]

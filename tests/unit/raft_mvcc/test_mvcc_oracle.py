@@ -13,8 +13,8 @@ from raft.errors import Compacted, FutureRevision, LeaseNotFound, StoreError
 from raft.mvcc.store import Mvcc
 from raft.mvcc.types import Event, KeyValue, in_range
 from raft.mvcc.watch import Watcher, WatchHub
-from raft.storage.backend import DictBackend
 from raft.storage.backend_lmdb import LmdbBackend
+from tests.support.dict_backend import DictBackend
 
 KEYS = [b"a", b"a/1", b"a/2", b"b", b"b/1", b"\xff", b"c" * 40]
 key = st.sampled_from(KEYS)

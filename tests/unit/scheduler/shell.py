@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from cluster.machinery.clock import FakeClock
 from cluster.machinery.registry_client import RegistryClient
 from cluster.registry.admissionconfig import AdmissionConfig
 from cluster.registry.context import MASTERS, RequestContext
@@ -17,6 +16,7 @@ from cluster.registry.registry import Registry
 from cluster.registry.types import RegistryConfig
 from cluster.scheduler.config import Profile, SchedulerConfig
 from cluster.scheduler.scheduler import Scheduler
+from tests.support.fake_clock import FakeClock
 from tests.support.memory_store import MemoryStore
 
 Obj = dict[str, Any]

@@ -1,4 +1,4 @@
-"""A store's records in dicts, for simulation and tests. Pure; fulfils raft.mvcc.backend.Backend structurally."""
+"""A store's records in dicts. Pure; fulfils raft.mvcc.backend.Backend structurally."""
 
 from __future__ import annotations
 
