@@ -16,10 +16,8 @@ user, which knows the head, and one on the head, which knows them all). A machin
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +33,8 @@ from ray.autoscaler.tags import (
     TAG_RAY_NODE_STATUS,
     TAG_RAY_USER_NODE_TYPE,
 )
+
+from cluster.machine.files import locked, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -176,16 +176,10 @@ class OnPremNodeProvider(NodeProvider):
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Tags]]:
         self._file.parent.mkdir(mode=0o700, exist_ok=True)
-        lock = os.open(self._file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self._file.with_suffix(".lock")):
             state = self._read()
             yield state
-            new = self._file.with_suffix(".new")
-            new.write_text(json.dumps(state))
-            new.replace(self._file)
-        finally:
-            os.close(lock)
+            write_atomic(self._file, json.dumps(state).encode())
 
     # -- the configuration ---------------------------------------------------------------------------------------
     @staticmethod

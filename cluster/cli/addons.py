@@ -1,4 +1,5 @@
-"""What `sk8 up` puts into a new cluster: the `coredns` Deployment, and the image it runs. IO; each step is idempotent.
+"""What `sk8 up` gives a new cluster: the pause image, and the `coredns` Deployment with its own. IO; each step is
+idempotent.
 
 What is there is left as it is: its owner may have scaled or changed it. Nobody waits for its pods: until they are
 Ready, machines ask their own resolvers. Nor for its image, which takes some ten seconds to build from Debian's packages
@@ -18,7 +19,7 @@ from typing import Any
 import yaml
 
 from cluster.cli.api import AdminApi, ApiUnavailable
-from cluster.cli.output import Output
+from cluster.cli.output import CommandError, Output
 from cluster.cloud.machines import agent_environment
 from cluster.machine.config import ClusterConfig, load_cluster
 from cluster.machine.processes import start_daemon
@@ -26,6 +27,7 @@ from cluster.machine.processes import start_daemon
 INFRA = Path(__file__).resolve().parents[2] / "infra"
 COREDNS = INFRA / "manifests" / "system" / "coredns.yaml"
 BUILD = INFRA / "images" / "build.py"
+PAUSE_SCRIPT = INFRA / "images" / "pause" / "build.sh"
 IMAGE = "sk8/dns:2"
 _COLLECTIONS = {
     "ServiceAccount": "/api/v1/namespaces/kube-system/serviceaccounts",
@@ -43,6 +45,12 @@ def coredns_objects(config: ClusterConfig) -> list[dict[str, Any]]:
         service_cluster_ip_range=",".join(config.service_cidrs),
     )
     return list(yaml.safe_load_all(text))
+
+
+async def ensure_pause_image(config: ClusterConfig) -> None:
+    """The image that holds a pod's namespaces open; made here, as there is no registry to pull it from."""
+    if failure := await _run(config, str(PAUSE_SCRIPT)):
+        raise CommandError(f"the pause image cannot be made: {failure}", f"run {PAUSE_SCRIPT} to see more")
 
 
 async def ensure_coredns(config: ClusterConfig, out: Output) -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.cli import agent, kubeconfig, preflight, settings
-from cluster.cli.addons import ensure_coredns
+from cluster.cli.addons import ensure_coredns, ensure_pause_image
 from cluster.cli.api import AdminApi, ApiUnavailable
 from cluster.cli.engine import PrivateEngine
 from cluster.cli.output import CommandError, Output, Step
@@ -38,7 +38,6 @@ from cluster.machinery.provider import MachineState
 from cluster.registry.admissionconfig import AdmissionConfigError
 
 READY_TIMEOUT_S = 180.0
-PAUSE_SCRIPT = Path(__file__).resolve().parents[2] / "infra" / "images" / "pause" / "build.sh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,20 +293,6 @@ async def _ensure_engine(config: ClusterConfig, out: Output) -> None:
     if not await Engine(config.engine_socket).answers():
         with out.step("no container engine answered; started a private one"):
             await PrivateEngine(config).start()
-
-
-async def ensure_pause_image(config: ClusterConfig) -> None:
-    """The image that holds a pod's namespaces open; made here, as there is no registry to pull it from."""
-    process = await asyncio.create_subprocess_exec(
-        str(PAUSE_SCRIPT),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env={**os.environ, "DOCKER_HOST": f"unix://{config.engine_socket}"},
-    )
-    output, _ = await process.communicate()
-    if process.returncode:
-        last = (output.decode(errors="replace").strip().splitlines() or ["no output"])[-1]
-        raise CommandError(f"the pause image cannot be made: {last}", f"run {PAUSE_SCRIPT} to see more")
 
 
 async def wait_ready(

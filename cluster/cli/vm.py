@@ -21,9 +21,9 @@ from typing import Any
 import psutil
 
 from cluster.cli import settings, units
+from cluster.cli.addons import ensure_pause_image
 from cluster.cli.api import AdminApi
 from cluster.cli.output import CommandError, Output
-from cluster.cli.up import ensure_pause_image
 from cluster.machine import joining
 from cluster.machine.config import ClusterConfig, MachineSpec, load_cluster, save_cluster
 from cluster.machine.config_json import ConfigError

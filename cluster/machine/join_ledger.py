@@ -12,10 +12,8 @@ Sources: kubeadm's bootstrap tokens; RFC 7469, section 2.4 (the pin of a certifi
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
-import os
 import re
 import secrets
 import string
@@ -30,7 +28,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from cluster.machine.config import ClusterConfig, MachineSpec
-from cluster.machine.files import make_private_dir, write_atomic
+from cluster.machine.files import locked, make_private_dir, write_atomic
 from cluster.machine.pki import PkiError
 
 _TOKEN = re.compile(r"([a-z0-9]{6})\.([a-z0-9]{16})")
@@ -160,14 +158,10 @@ class JoinLedger:
     @contextmanager
     def _changing(self) -> Iterator[_State]:
         make_private_dir(self._file.parent)
-        lock = os.open(self._file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self._file.with_suffix(".lock")):
             state = self._read()
             yield state
             write_atomic(self._file, _encoded(state))
-        finally:
-            os.close(lock)
 
     def _read(self) -> _State:
         try:
