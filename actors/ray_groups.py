@@ -20,14 +20,14 @@ import ray
 import yaml
 from ray.autoscaler.sdk import request_resources
 
-from cluster.machine.roles import actor_name
+from cluster.machine.roles import Role, actor_name
 from cluster.machinery.provider import NodeType, ProviderError
 
 _T = TypeVar("_T")
 _MARK = "sk8-type:"
 _MACHINE = "sk8:"
 _ANSWER_S = 30.0
-_WORKER_ROLES = ("kubelet", "proxy")
+_WORKER_ROLES: tuple[Role, ...] = ("kubelet", "proxy")
 
 
 def machine_of(node: Mapping[str, Any]) -> str:
@@ -112,7 +112,7 @@ def stop_actors(machine: str) -> None:
     """Those of a machine without control plane; Ray starts them no more, and finds the machine idle."""
     for role in _WORKER_ROLES:
         try:
-            actor = ray.get_actor(actor_name(role, machine))  # type: ignore[arg-type]
+            actor = ray.get_actor(actor_name(role, machine))
         except ValueError:
             continue
         ray.kill(actor, no_restart=True)
