@@ -10,12 +10,11 @@ import random
 import time
 from collections.abc import Callable
 
-from history import NEVER, Operation
-from watches import Watched
-
 from raft.client import StoreClient
 from raft.errors import StoreError
 from raft.mvcc.types import DELETE, KeyValue
+from tests.chaos.history import NEVER, Operation
+from tests.chaos.watches import Watched
 
 KEYS = [b"c/%02d" % i for i in range(24)]
 PAIR = (b"pair/a", b"pair/b")

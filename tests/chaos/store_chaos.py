@@ -25,19 +25,16 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-_HERE = Path(__file__).parent
-sys.path[:0] = [str(_HERE), str(_HERE.parents[1]), str(_HERE.parent / "support")]
+from raft.client import StoreClient
+from raft.config import CLIENT_ROLE, PEER_ROLE
+from raft.errors import StoreError
+from tests.chaos.chaos_clients import Follower, Recorder
+from tests.chaos.chaos_place import Place, ip_of
+from tests.chaos.history import check_linearizable, check_revisions
+from tests.chaos.watches import check_against, check_previous, check_reliable, check_streams, covered
+from tests.support.store_group import Pki
 
-from chaos_clients import Follower, Recorder  # noqa: E402
-from chaos_place import Place, ip_of  # noqa: E402
-from history import check_linearizable, check_revisions  # noqa: E402
-from store_group import Pki  # noqa: E402
-from watches import check_against, check_previous, check_reliable, check_streams, covered  # noqa: E402
-
-from raft.client import StoreClient  # noqa: E402
-from raft.config import CLIENT_ROLE, PEER_ROLE  # noqa: E402
-from raft.errors import StoreError  # noqa: E402
-
+_ROOT = Path(__file__).parents[2]
 PEER_PORT, CLIENT_PORT = 2380, 2379
 CLIENTS = 8
 WITNESSES = 2
@@ -80,7 +77,7 @@ class Chaos:
         command = [*self.place.enter(member), sys.executable, "-m", "raft", "--config", str(path)]
         with (self.place.root / f"{member}.log").open("ab") as log:
             self.processes[member] = subprocess.Popen(
-                command, cwd=_HERE.parents[1], stdout=log, stderr=log, env={**os.environ, "SK8_FAULTS": faults}
+                command, cwd=_ROOT, stdout=log, stderr=log, env={**os.environ, "SK8_FAULTS": faults}
             )
 
     def kill(self, member: int) -> None:

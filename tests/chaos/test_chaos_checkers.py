@@ -6,8 +6,9 @@ import random
 import time
 
 import pytest
-from history import NEVER, Operation, check_linearizable, check_revisions, explain
-from watches import Watched, check_against, check_previous, check_reliable, check_streams, covered
+
+from tests.chaos.history import NEVER, Operation, check_linearizable, check_revisions, explain
+from tests.chaos.watches import Watched, check_against, check_previous, check_reliable, check_streams, covered
 
 K = b"k"
 

@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 
 import pytest
-from chaos_place import clean_up
+
+from tests.chaos.chaos_place import clean_up
 
 HERE = Path(__file__).parent
 KINDS = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from history import Operation
+from tests.chaos.history import Operation
 
 Change = tuple[bytes, bytes | None, bytes | None]
 """(key, value, or None for a delete, previous value)."""

@@ -17,9 +17,9 @@ from urllib.parse import quote
 
 import pytest
 import yaml
-from monitoring_files import MONITORING, series_read
 
 from tests.e2e.conftest import BASE, ROOT, Cluster, actor_pids, eventually, machines
+from tests.support.monitoring_files import MONITORING, series_read
 
 pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(1300)]
 

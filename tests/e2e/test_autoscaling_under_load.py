@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import Cluster, eventually
+from tests.e2e.conftest import Cluster, eventually
 
 pytestmark = [
     pytest.mark.cluster,

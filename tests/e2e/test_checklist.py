@@ -6,9 +6,9 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from doc_commands import blocks, commands
 
 from tests.e2e.conftest import BASE, ROOT, SK8, Cluster, eventually
+from tests.support.doc_commands import blocks, commands
 
 pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(900)]
 

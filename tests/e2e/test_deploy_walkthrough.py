@@ -6,12 +6,10 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import PREFIX, ROOT, Cluster, eventually
+from tests.e2e.conftest import PREFIX, ROOT, Cluster, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(900)]
 

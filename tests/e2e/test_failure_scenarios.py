@@ -15,13 +15,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import BASE, ROOT, Cluster, actor_pids, eventually, machines
+from tests.e2e.conftest import BASE, ROOT, Cluster, actor_pids, eventually, machines
 
 pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(900)]
 

@@ -21,8 +21,7 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import MACHINES, NODE_PORT, SK8, Cluster, ask, eventually, in_machine
+from tests.e2e.conftest import MACHINES, NODE_PORT, SK8, Cluster, ask, eventually, in_machine
 
 pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(300)]
 

@@ -14,11 +14,8 @@ from pathlib import Path
 
 import atheris
 
-_HERE = Path(__file__).parent
-sys.path[:0] = [str(_HERE), str(_HERE.parents[1])]
-
 with atheris.instrument_imports(include=["raft"]):
-    from fuzz_targets import SEEDS, TARGETS
+    from tests.fuzz.fuzz_targets import SEEDS, TARGETS
 
 
 def main() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from node_world import build_image, remove_image
+
+from tests.support.node_world import build_image, remove_image
 
 
 @pytest.fixture(scope="module")

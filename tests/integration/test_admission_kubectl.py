@@ -18,12 +18,12 @@ import aiohttp
 import orjson
 import pytest
 from aiohttp import web
-from apiserver_harness import Pki, edge
-from kubeconfig import write_kubeconfig
-from memory_store import MemoryStore
 
 from cluster.machinery.webhooks import WebhookClient
 from cluster.registry import bootstrap
+from tests.support.apiserver_harness import Pki, edge
+from tests.support.kubeconfig import write_kubeconfig
+from tests.support.memory_store import MemoryStore
 
 _VERSIONED = Path("/usr/lib/google-cloud-sdk/bin/kubectl.1.32")
 KUBECTL = str(_VERSIONED) if _VERSIONED.exists() else shutil.which("kubectl.1.32") or shutil.which("kubectl")

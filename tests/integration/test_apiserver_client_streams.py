@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from client_process import needs_node, node_client, node_client_is_there, python_client
-from kubeconfig import write_kubeconfig
-from node_world import NODE_TESTS, NodeWorld, machine_namespace
+
+from tests.support.client_process import needs_node, node_client, node_client_is_there, python_client
+from tests.support.kubeconfig import write_kubeconfig
+from tests.support.node_world import NODE_TESTS, NodeWorld, machine_namespace
 
 pytestmark = NODE_TESTS
 

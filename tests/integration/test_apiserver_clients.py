@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from apiserver_harness import Pki, edge
-from client_process import needs_node, node_client, node_client_is_there, python_client
-from kubeconfig import write_kubeconfig
+
+from tests.support.apiserver_harness import Pki, edge
+from tests.support.client_process import needs_node, node_client, node_client_is_there, python_client
+from tests.support.kubeconfig import write_kubeconfig
 
 
 @pytest.mark.parametrize("which", ["official", "dynamic", "kr8s", "lightkube", "aio"])

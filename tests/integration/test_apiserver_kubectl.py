@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from apiserver_harness import Pki, edge
-from kubeconfig import write_kubeconfig
+
+from tests.support.apiserver_harness import Pki, edge
+from tests.support.kubeconfig import write_kubeconfig
 
 _VERSIONED = Path("/usr/lib/google-cloud-sdk/bin/kubectl.1.32")
 KUBECTL = str(_VERSIONED) if _VERSIONED.exists() else shutil.which("kubectl.1.32") or shutil.which("kubectl")

@@ -15,11 +15,12 @@ import pytest
 pytest.importorskip("schemathesis", reason="`make bootstrap` installs it")
 
 import schemathesis
-from apiserver_harness import Edge, Pki, edge
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance
+
+from tests.support.apiserver_harness import Edge, Pki, edge
 
 EXAMPLES = 8
 _LEASES = "/apis/coordination.k8s.io/v1"

@@ -5,10 +5,10 @@ import contextlib
 
 import orjson
 import pytest
-from apiserver_harness import Pki, edge
 
 from raft.client import StoreClient
 from raft.server import StateConfig, StateServer, create_member
+from tests.support.apiserver_harness import Pki, edge
 from tests.support.ports import free_ports
 
 CM = "/api/v1/namespaces/default/configmaps"

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from node_world import engine_answers
 
 from cluster.api.errors import ApiError
 from cluster.controllers.env import Controller, Env
@@ -20,6 +19,7 @@ from cluster.controllers.hpa import HpaController
 from cluster.controllers.hpa_prometheus import PrometheusMetrics
 from cluster.machinery.prometheus import Prometheus
 from tests.support.controller_world import World
+from tests.support.node_world import engine_answers
 from tests.support.ports import free_ports
 from tests.unit.controllers.test_hpa_world import replicas, start
 

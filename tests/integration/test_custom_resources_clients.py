@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 import yaml
-from apiserver_harness import Edge, Pki
-from custom_world import crontab, crontab_definition, custom_edge, established, until
-from kubeconfig import write_kubeconfig
+
+from tests.support.apiserver_harness import Edge, Pki
+from tests.support.custom_world import crontab, crontab_definition, custom_edge, established, until
+from tests.support.kubeconfig import write_kubeconfig
 
 pytest.importorskip("cel_expr_python", reason="`make bootstrap` installs it")
 kopf = pytest.importorskip("kopf", reason="`make bootstrap` installs it")

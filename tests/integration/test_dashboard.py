@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from apiserver_harness import Edge, Pki, edge, pod_on_kubelet
-from browser import CHROMIUM, accessibility_problems, browser_page
-from kubeconfig import write_kubeconfig
-from memory_store import MemoryStore
 from playwright.async_api import Page, expect
 
 from cluster.chaos.report import Happened, Report
 from cluster.cli.chaos_publish import KEPT, publish
 from cluster.cli.dashboard_proxy import DashboardProxy
 from cluster.machinery.http_client import HttpConfig
+from tests.support.apiserver_harness import Edge, Pki, edge, pod_on_kubelet
+from tests.support.browser import CHROMIUM, accessibility_problems, browser_page
+from tests.support.kubeconfig import write_kubeconfig
+from tests.support.memory_store import MemoryStore
 from tests.support.stand_in import listening
 
 pytestmark = [

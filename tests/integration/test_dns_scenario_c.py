@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 import pytest
 from dnslib import DNSRecord
-from network_lab import DNS, PODS, Lab, dns, eventually, inside, running_lab, service
+
+from tests.support.network_lab import DNS, PODS, Lab, dns, eventually, inside, running_lab, service
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 NAMES = {f"s{number}.shop": f"10.96.2.{number}" for number in range(1, 101)}

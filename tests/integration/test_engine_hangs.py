@@ -8,12 +8,12 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from node_world import IMAGE, NODE_TESTS, sh
 
 from cluster.cloud import engine
 from cluster.cloud.container_processes import processes_of
 from cluster.cloud.engine import LABEL, Engine
 from cluster.machine.processes import ProcessId, all_processes, command_line
+from tests.support.node_world import IMAGE, NODE_TESTS, sh
 
 pytestmark = NODE_TESTS
 _MACHINE = f"sk8t-hang-{os.getpid()}"

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from kubectl_world import NEEDS_KUBECTL, kubectl_cluster
+
+from tests.support.kubectl_world import NEEDS_KUBECTL, kubectl_cluster
 
 pytestmark = NEEDS_KUBECTL
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import orjson
 import pytest
-from apiserver_harness import Pki, edge
 
 from cluster.api import validation
 from cluster.api.scheme import SCHEME
 from cluster.node.admission import reject
 from cluster.node.config import KubeletConfig
+from tests.support.apiserver_harness import Pki, edge
 
 LIMIT = 1024 * 1024
 DEFAULT_PODS = 110

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 import yaml
-from apiserver_harness import Edge, Pki, edge
-from kubeconfig import write_kubeconfig
 
 from cluster.api.scheme import SCHEME
+from tests.support.apiserver_harness import Edge, Pki, edge
+from tests.support.kubeconfig import write_kubeconfig
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "infra" / "manifests" / "reference"
 FILES = sorted(path.name for path in MANIFESTS.glob("*.yaml"))

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from node_world import NodeWorld, engine_answers, machine_namespace, sh
+
+from tests.support.node_world import NodeWorld, engine_answers, machine_namespace, sh
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "infra" / "manifests" / "reference"
 IMAGES = ("nginx:1.21", "busybox:1.36", "sk8/pause:1")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from monitoring_files import MONITORING, dashboard_queries, series_read
-from node_world import engine_answers
+
+from tests.support.monitoring_files import MONITORING, dashboard_queries, series_read
+from tests.support.node_world import engine_answers
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "prom/prometheus:v2.42.0"

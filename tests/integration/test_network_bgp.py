@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from network_lab import eventually, inside, nft, node, tcp
-from segments_lab import MACHINES, NODES, links, route, segments
 
 from cluster.api.bgp import Router
 from cluster.network.bgp import Speaker, bird_config, session_name
@@ -24,6 +22,8 @@ from cluster.network.bird import Bird
 from cluster.network.config import FirewallConfig, RouteConfig
 from cluster.network.firewall import firewall_rules
 from cluster.network.routes import apply
+from tests.support.network_lab import eventually, inside, nft, node, tcp
+from tests.support.segments_lab import MACHINES, NODES, links, route, segments
 
 __all__ = ["segments"]
 pytestmark = [

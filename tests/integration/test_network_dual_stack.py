@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from network_lab import (
+
+from cluster.network.agent import clean_up
+from tests.support.network_lab import (
     MACHINES_IPV6,
     PODS,
     PODS_IPV6,
@@ -30,8 +32,6 @@ from network_lab import (
     udp,
     udp_ask,
 )
-
-from cluster.network.agent import clean_up
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 Obj = dict[str, Any]

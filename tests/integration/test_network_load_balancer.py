@@ -9,10 +9,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from network_lab import MACHINES, SLICES, Lab, endpoints, eventually, inside, node, running_lab, service, tcp
 
 from cluster.network import links
 from cluster.network.announce import holder
+from tests.support.network_lab import (
+    MACHINES,
+    SLICES,
+    Lab,
+    endpoints,
+    eventually,
+    inside,
+    node,
+    running_lab,
+    service,
+    tcp,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 Obj = dict[str, Any]

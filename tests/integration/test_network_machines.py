@@ -11,7 +11,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from network_lab import (
+
+from cluster.network.agent import clean_up
+from cluster.network.nft import BinaryNft, LibNft, NftError, NftRunner
+from cluster.network.ruleset import render_full
+from cluster.network.ruleset_base import TableConfig
+from tests.support.network_lab import (
     DNS,
     MACHINES,
     PODS,
@@ -32,11 +37,6 @@ from network_lab import (
     udp,
     udp_ask,
 )
-
-from cluster.network.agent import clean_up
-from cluster.network.nft import BinaryNft, LibNft, NftError, NftRunner
-from cluster.network.ruleset import render_full
-from cluster.network.ruleset_base import TableConfig
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 Obj = dict[str, Any]

@@ -15,13 +15,13 @@ from collections.abc import Collection
 from typing import Any
 
 import pytest
-from network_lab import PREFIX, Echo, connect_ipv6, inside, ip, nft, tcp
-from segments_lab import MACHINES, NODES, links, route, segments
 
 from cluster.network.config import OVERLAY_PORT, FirewallConfig, RouteConfig
 from cluster.network.firewall import firewall_rules
 from cluster.network.overlay import HEADERS_BYTES, VNI, vtep_mac
 from cluster.network.routes import apply
+from tests.support.network_lab import PREFIX, Echo, connect_ipv6, inside, ip, nft, tcp
+from tests.support.segments_lab import MACHINES, NODES, links, route, segments
 
 __all__ = ["segments"]
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]

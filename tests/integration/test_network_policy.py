@@ -7,7 +7,21 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from network_lab import MACHINES, PODS, STRANGER, Lab, dns, eventually, inside, ip, nft, running_lab, tcp, udp
+
+from tests.support.network_lab import (
+    MACHINES,
+    PODS,
+    STRANGER,
+    Lab,
+    dns,
+    eventually,
+    inside,
+    ip,
+    nft,
+    running_lab,
+    tcp,
+    udp,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 Obj = dict[str, Any]

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from network_lab import PREFIX, Echo, inside, ip, tcp
 
 from cluster.node.cni import NetworkFailure
 from cluster.node.cni_plugins import PluginNetwork, find_conflist
 from cluster.node.host_port_rules import PortMapping
 from cluster.node.runtime import PodRef
+from tests.support.network_lab import PREFIX, Echo, inside, ip, tcp
 
 BIN = "/usr/lib/cni"
 pytestmark = [

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cri_world import CriWorld, containerd, containerd_is_there
-from kubelet_caller import Caller
-from node_world import build_image, condition, engine_answers, machine_namespace, remove_image, sh
+
+from tests.support.cri_world import CriWorld, containerd, containerd_is_there
+from tests.support.kubelet_caller import Caller
+from tests.support.node_world import build_image, condition, engine_answers, machine_namespace, remove_image, sh
 
 pytestmark = [
     pytest.mark.root,

@@ -5,11 +5,11 @@ import json
 from dataclasses import replace
 
 import pytest
-from kubectl_world import NEEDS_KUBECTL, kubectl_cluster
 
 from cluster.cli.main import parser
 from cluster.cli.output import CommandError, Output
 from cluster.machine.config import ClusterConfig, save_cluster
+from tests.support.kubectl_world import NEEDS_KUBECTL, kubectl_cluster
 
 pytestmark = NEEDS_KUBECTL
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node_world import CIDR, NODE_TESTS, NodeWorld, machine_namespace, sh
+
+from tests.support.node_world import CIDR, NODE_TESTS, NodeWorld, machine_namespace, sh
 
 pytestmark = NODE_TESTS
 RANGE, GATEWAY = "fd00:10:244:9::/64", "fd00:10:244:9::1"

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from node_world import NODE_TESTS, NodeWorld, machine_namespace, sh
+
+from tests.support.node_world import NODE_TESTS, NodeWorld, machine_namespace, sh
 
 pytestmark = NODE_TESTS
 SERVE = "mkdir /tmp/w; echo served > /tmp/w/index.html; exec httpd -f -p {port} -h /tmp/w"

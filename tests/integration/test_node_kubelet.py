@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from device_plugin import GPU, Plugin
-from node_world import IMAGE, NODE_TESTS, NodeWorld, condition, machine_namespace, sh
 
 from cluster.node.cgroup_plan import SANDBOX_BYTES
+from tests.support.device_plugin import GPU, Plugin
+from tests.support.node_world import IMAGE, NODE_TESTS, NodeWorld, condition, machine_namespace, sh
 
 pytestmark = NODE_TESTS
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node_world import NODE_TESTS, NodeWorld, machine_namespace, sh
+
+from tests.support.node_world import NODE_TESTS, NodeWorld, machine_namespace, sh
 
 pytestmark = NODE_TESTS
 PODS = int(os.environ.get("SK8_LEAK_PODS", "20"))

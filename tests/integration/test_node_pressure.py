@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node_world import NODE_TESTS, NodeWorld, condition, machine_namespace, sh
 
 from cluster.node.machine_usage import MachineUsage
+from tests.support.node_world import NODE_TESTS, NodeWorld, condition, machine_namespace, sh
 
 pytestmark = NODE_TESTS
 SOON = {"eviction_monitor_s": 0.5, "metering_period_s": 0.5, "shares_box": True}

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from node_world import IMAGE, NODE_TESTS, NodeWorld, machine_namespace, sh
 
 from cluster.node.runtime import RuntimeFailure
+from tests.support.node_world import IMAGE, NODE_TESTS, NodeWorld, machine_namespace, sh
 
 pytestmark = [*NODE_TESTS, pytest.mark.skipif(not shutil.which("docker-registry"), reason="needs docker-registry")]
 HOST = "127.0.0.1:5998"

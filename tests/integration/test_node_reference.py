@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from node_world import IMAGE, NODE_TESTS, NodeWorld, machine_namespace, sh
+
+from tests.support.node_world import IMAGE, NODE_TESTS, NodeWorld, machine_namespace, sh
 
 pytestmark = NODE_TESTS
 

@@ -12,11 +12,11 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
-from kubelet_caller import Caller
-from node_world import NODE_TESTS, NodeWorld, machine_namespace, sh
 
 from cluster.api.remotecommand import why_refused
 from cluster.node.runtime import RuntimeFailure
+from tests.support.kubelet_caller import Caller
+from tests.support.node_world import NODE_TESTS, NodeWorld, machine_namespace, sh
 
 pytestmark = NODE_TESTS
 

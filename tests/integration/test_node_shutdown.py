@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from node_world import NODE_TESTS, NodeWorld, machine_namespace
 
 from cluster.api.meta import parse_time
 from cluster.machine.pods_shutdown import end_pods
+from tests.support.node_world import NODE_TESTS, NodeWorld, machine_namespace
 
 pytestmark = NODE_TESTS
 BY_PRIORITY = ((0, 20.0), (1000, 20.0))

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node_world import IMAGE, NodeWorld, build_image, engine_answers, machine_namespace, remove_image
+
+from tests.support.node_world import IMAGE, NodeWorld, build_image, engine_answers, machine_namespace, remove_image
 
 pytestmark = [
     pytest.mark.root,

@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from node_world import NODE_TESTS, NodeWorld, machine_namespace, sh
 
 from cluster.cloud.engine import Engine
 from cluster.machinery.container_kill import groups_of
+from tests.support.node_world import NODE_TESTS, NodeWorld, machine_namespace, sh
 
 pytestmark = NODE_TESTS
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node_world import NODE_TESTS, NodeWorld, machine_namespace, sh
 
 from cluster.api.volumes import BLOCK, DiskSource
+from tests.support.node_world import NODE_TESTS, NodeWorld, machine_namespace, sh
 
 pytestmark = NODE_TESTS
 CLAIMED: dict[str, Any] = {"volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}]}

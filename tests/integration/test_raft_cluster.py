@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_group import REPOSITORY, Watched, eventually, running, same_everywhere
 
 from raft.config import CLIENT_ROLE, PEER_ROLE
 from raft.errors import Invalid, OutcomeUnknown, StoreError, Unavailable
 from raft.transport import Connection, client_context, dial
 from raft.wire import Hello
 from tests.support.ports import free_ports
+from tests.support.store_group import REPOSITORY, Watched, eventually, running, same_everywhere
 
 
 async def test_leader_is_killed_while_clients_write(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from store_group import eventually, running
 
 from raft.client import StoreClient
 from raft.errors import OutcomeUnknown
+from tests.support.store_group import eventually, running
 
 WATCHES, WRITTEN = 12_000, 600
 

@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from store_group import Group, Watched, eventually, running, same_everywhere
 
 from raft.client import StoreClient
 from raft.errors import OutcomeUnknown, StoreError
+from tests.support.store_group import Group, Watched, eventually, running, same_everywhere
 
 
 @contextlib.asynccontextmanager

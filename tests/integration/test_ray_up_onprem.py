@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 import yaml
-from vm_lab import CHECKOUT, Lab, Vm, eventually, run
+
+from tests.support.vm_lab import CHECKOUT, Lab, Vm, eventually, run
 
 pytestmark = [
     pytest.mark.root,

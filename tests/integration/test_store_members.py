@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from control_plane import REPOSITORY, ControlPlane, eventually, new_config
 
+from tests.support.control_plane import REPOSITORY, ControlPlane, eventually, new_config
 from tests.support.ports import free_ports
 
 Listed = list[dict[str, Any]]

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from control_plane import ControlPlane, eventually, new_config
 
 from cluster.machine.config import load_cluster
+from tests.support.control_plane import ControlPlane, eventually, new_config
 
 NETWORK = 62
 KINDS = "namespaces,configmaps,secrets,deployments,services"

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from control_plane import ControlPlane, eventually, new_config
-from otlp_receiver import Got, Received, receiving
+
+from tests.support.control_plane import ControlPlane, eventually, new_config
+from tests.support.otlp_receiver import Got, Received, receiving
 
 NETWORK = 71
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

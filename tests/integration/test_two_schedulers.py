@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from control_plane import REPOSITORY, ControlPlane, eventually, new_config
+
+from tests.support.control_plane import REPOSITORY, ControlPlane, eventually, new_config
 
 NODES, CPUS = 10, 8
 PODS = "/api/v1/namespaces/default/pods"

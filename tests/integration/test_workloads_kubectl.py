@@ -6,8 +6,8 @@ import json
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from kubectl_world import NEEDS_KUBECTL, kubectl_cluster
 
+from tests.support.kubectl_world import NEEDS_KUBECTL, kubectl_cluster
 from tests.support.signing_requests import request_pem, signing_request
 
 pytestmark = NEEDS_KUBECTL

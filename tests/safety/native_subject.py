@@ -6,15 +6,14 @@ import random
 from types import SimpleNamespace
 from typing import Any
 
-from safety_subject import Item, Refused
-from sim_checker import Checker
-from sim_member import SimMember, Tuning, World
-from sim_world import Clock, Network
-
 from raft.core.memory import BOOTSTRAP_INDEX, BOOTSTRAP_TERM
 from raft.core.types import ConfState, Entry, EntryKind, Message, MessageKind, Role
 from raft.errors import StoreError
 from raft.storage.errors import StorageError
+from tests.safety.safety_subject import Item, Refused
+from tests.sim.sim_checker import Checker
+from tests.sim.sim_member import SimMember, Tuning, World
+from tests.sim.sim_world import Clock, Network
 
 K = MessageKind
 

@@ -12,14 +12,13 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from raftos_subject import TICK_MS, Machine, start_engine
-from sim_loop import SimLoop, over
-from sim_world import Clock, Network, SimFailure
-
 from raft.core.types import Entry, Message
 from raft.engines.raftos_engine import RaftosEngine
 from raft.errors import Corrupt, StoreError
 from raft.wire import pack
+from tests.safety.raftos_subject import TICK_MS, Machine, start_engine
+from tests.safety.sim_loop import SimLoop, over
+from tests.sim.sim_world import Clock, Network, SimFailure
 
 MEMBERS = (1, 2, 3)
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None

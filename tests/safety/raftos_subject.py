@@ -8,10 +8,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from safety_subject import Item, Refused
-from sim_loop import Address, SimLoop
-from sim_world import Clock
-
 from raft.config import StateConfig
 from raft.core.memory import bootstrap_meta
 from raft.core.types import ConfChange, ConfState, Entry, Message, SnapshotMeta, SoftState
@@ -20,6 +16,9 @@ from raft.engines.raftos_engine import DEFLATED, EMPTY, PLAIN, RaftosEngine
 from raft.engines.raftos_library import Wire, load
 from raft.errors import Invalid, StoreError
 from raft.wire import pack, unpack
+from tests.safety.safety_subject import Item, Refused
+from tests.safety.sim_loop import Address, SimLoop
+from tests.sim.sim_world import Clock
 
 TICK_MS = 50
 ADDRESSES = {member: (f"10.0.0.{member}", 2380, 2379) for member in (1, 2, 3)}

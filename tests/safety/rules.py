@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from safety_subject import Item, Subject
+from tests.safety.safety_subject import Item, Subject
 
 Check = Callable[[Subject], None]
 

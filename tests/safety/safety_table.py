@@ -9,21 +9,15 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
-_HERE = Path(__file__).parent
-for _folder in (_HERE, _HERE.parent / "sim"):
-    if str(_folder) not in sys.path:
-        sys.path.insert(0, str(_folder))
-
-import harness  # noqa: E402
-import raftos_group  # noqa: E402
-from native_subject import NativeSubject  # noqa: E402
-from raftos_subject import RaftosSubject  # noqa: E402
-from rules import RULES, Check  # noqa: E402
-from safety_subject import Refused  # noqa: E402
-from sim_world import SimFailure  # noqa: E402
+from tests.safety import raftos_group
+from tests.safety.native_subject import NativeSubject
+from tests.safety.raftos_subject import RaftosSubject
+from tests.safety.rules import RULES, Check
+from tests.safety.safety_subject import Refused
+from tests.sim import harness
+from tests.sim.sim_world import SimFailure
 
 SUBJECTS: tuple[Callable[[], NativeSubject | RaftosSubject], ...] = (NativeSubject, RaftosSubject)
 SEEDS = 30

@@ -9,7 +9,7 @@ from asyncio import events
 from collections.abc import Callable
 from typing import Any
 
-from sim_world import Clock, Network
+from tests.sim.sim_world import Clock, Network
 
 Address = tuple[str, int]
 

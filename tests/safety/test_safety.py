@@ -10,9 +10,10 @@ import re
 from pathlib import Path
 
 import pytest
-import safety_table
-from native_subject import NativeSubject
-from rules import RULES, Rule
+
+from tests.safety import safety_table
+from tests.safety.native_subject import NativeSubject
+from tests.safety.rules import RULES, Rule
 
 DOCUMENT = Path(__file__).parents[2] / "docs/consensus.md"
 SEEDS = 6

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from cluster_store import Weather
-from cluster_world import Machine, Sim
+from tests.sim.cluster_store import Weather
+from tests.sim.cluster_world import Machine, Sim
 
 
 class Nemesis:

@@ -10,13 +10,12 @@ import logging
 import time
 from dataclasses import dataclass
 
-from cluster_faults import Nemesis
-from cluster_loop import VirtualLoop
-from cluster_rest import Always, AtRest
-from cluster_users import User
-from cluster_world import Sim
-
 from cluster.api.errors import ApiError
+from tests.sim.cluster_faults import Nemesis
+from tests.sim.cluster_loop import VirtualLoop
+from tests.sim.cluster_rest import Always, AtRest
+from tests.sim.cluster_users import User
+from tests.sim.cluster_world import Sim
 
 START_S = 20.0
 FAULTY_S = 240.0

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from cluster_world import Sim
-
 from cluster.api.pods import is_ready, is_terminal
 from cluster.api.selectors import from_label_selector
 from cluster.machinery.client import Obj
 from cluster.registry.codec import Codec
+from tests.sim.cluster_world import Sim
 from tests.support.memory_store import Batch
 
 _NOISE = (b"/registry/coordination.k8s.io/", b"/registry/core/events/", b"/registry/core/nodes/", b"/sk8/")

@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from cluster_world import Sim
-
 from cluster.api.errors import ApiError
 from cluster.machinery.client import Obj
 from cluster.node.hollow.parts import RUN_SECONDS
+from tests.sim.cluster_world import Sim
 
 NAMESPACES = ("default", "team")
 BRIEF = [

@@ -14,8 +14,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from cluster_store import Line, SharedStore, Weather
-
 from cluster.cloud.local_balancers import AddressPool
 from cluster.controllers.config import profile
 from cluster.controllers.env import Outside
@@ -32,6 +30,7 @@ from cluster.registry.registry import Registry
 from cluster.registry.types import RegistryConfig
 from cluster.scheduler.config import SchedulerConfig
 from cluster.scheduler.scheduler import Scheduler
+from tests.sim.cluster_store import Line, SharedStore, Weather
 from tests.support.controller_world import FakeProvider
 from tests.support.memory_store import Batch
 

@@ -10,12 +10,11 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sim_checker import Checker
-from sim_member import FAST_APPLY_MS, SimMember, Tuning, World
-from sim_world import Clock, Network, SimFailure
-
 from raft.core.errors import RaftError
 from raft.core.types import ConfChange, ConfOp, ConfState, Entry, Role
+from tests.sim.sim_checker import Checker
+from tests.sim.sim_member import FAST_APPLY_MS, SimMember, Tuning, World
+from tests.sim.sim_world import Clock, Network, SimFailure
 
 FAULTY_MS = 6000.0
 HEAL_MS = 20000.0

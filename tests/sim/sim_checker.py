@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from sim_world import SimFailure
-
 from raft.core.memory import BOOTSTRAP_INDEX
 from raft.core.node import RawNode
 from raft.core.types import Entry, Message, MessageKind
+from tests.sim.sim_world import SimFailure
 
 
 class Committed(NamedTuple):

@@ -12,10 +12,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sim_checker import Checker
-from sim_disk import SimDisk
-from sim_world import Clock, Network, SimFailure
-
 from raft.core.config import Config
 from raft.core.errors import NotLeader, ProposalDropped
 from raft.core.memory import MemoryStorage, bootstrap_hard_state, bootstrap_meta
@@ -32,6 +28,9 @@ from raft.core.types import (
     Snapshot,
     SnapshotMeta,
 )
+from tests.sim.sim_checker import Checker
+from tests.sim.sim_disk import SimDisk
+from tests.sim.sim_world import Clock, Network, SimFailure
 
 SNAPSHOT_EVERY = 40
 KEEP_ENTRIES = 10

@@ -191,7 +191,7 @@ def applies_twice(mp: pytest.MonkeyPatch) -> None:
 
 def goes_on_after_a_failed_sync(mp: pytest.MonkeyPatch) -> None:
     """As if a second sync that succeeds said anything about the first."""
-    from sim_member import SimMember
+    from tests.sim.sim_member import SimMember
 
     original = SimMember._synced
 

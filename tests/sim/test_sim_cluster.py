@@ -9,11 +9,11 @@ import os
 from dataclasses import replace
 from typing import Any
 
-import cluster_harness
 import pytest
 
 from cluster.controllers import disruption_core, node_lifecycle_core
 from cluster.controllers.node_lifecycle_core import Verdict
+from tests.sim import cluster_harness
 
 SEEDS = int(os.environ.get("SK8_SIM_SEEDS", "15"))
 ONE = os.environ.get("SK8_SIM_SEED")

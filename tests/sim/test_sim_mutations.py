@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import harness
 import pytest
-import sim_mutations
-from sim_world import SimFailure
+
+from tests.sim import harness, sim_mutations
+from tests.sim.sim_world import SimFailure
 
 SEEDS = 150
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 
-import harness
 import pytest
+
+from tests.sim import harness
 
 SEEDS = int(os.environ.get("SK8_SIM_SEEDS", "150"))
 ONE = os.environ.get("SK8_SIM_SEED")

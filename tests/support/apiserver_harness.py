@@ -21,13 +21,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from memory_store import MemoryStore
 
 from cluster.apiserver.config import ApiServerConfig
 from cluster.apiserver.server import ApiServer
 from cluster.registry.rbac import RbacAuthorizer
 from cluster.registry.registry import Registry
 from cluster.registry.types import RegistryConfig
+from tests.support.memory_store import MemoryStore
 
 _DAY = datetime.timedelta(days=1)
 

@@ -14,14 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from node_world import IMAGE, NodeWorld, sh
-
 from cluster.node.cni import PodNetwork
 from cluster.node.cri import cni_server
 from cluster.node.cri.client import CriClient
 from cluster.node.cri.cni_server import CniServer
 from cluster.node.cri.runtime import CriRuntime
 from cluster.node.runtime import Runtime, RuntimeFailure
+from tests.support.node_world import IMAGE, NodeWorld, sh
 
 PAUSE = "sk8/pause:1"
 _CONFIG = """version = 2

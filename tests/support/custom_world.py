@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import orjson
-from apiserver_harness import Edge, Pki, edge
 
 from cluster.api import schema
 from cluster.controllers.config import ControllerConfig
@@ -23,6 +22,7 @@ from cluster.machinery.informer import Informers
 from cluster.machinery.registry_client import RegistryClient
 from cluster.machinery.write_through import WriteThrough
 from cluster.registry.context import MASTERS, RequestContext
+from tests.support.apiserver_harness import Edge, Pki, edge
 
 Object = dict[str, Any]
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"

@@ -10,7 +10,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from browser import browser_page
+from tests.support.browser import browser_page
 
 
 async def take(address: str, directory: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-from apiserver_harness import Edge
+
+from tests.support.apiserver_harness import Edge
 
 
 def write_kubeconfig(server: Edge, path: Path, user: str = "admin") -> Path:

@@ -13,9 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from apiserver_harness import Pki, edge
-from kubeconfig import write_kubeconfig
-from memory_store import MemoryStore
 
 from cluster.api.errors import ApiError
 from cluster.api.meta import rfc3339
@@ -27,6 +24,9 @@ from cluster.machine.pki import KeyPair
 from cluster.machinery.client import clone
 from cluster.machinery.registry_client import RegistryClient
 from cluster.registry.context import MASTERS, RequestContext
+from tests.support.apiserver_harness import Pki, edge
+from tests.support.kubeconfig import write_kubeconfig
+from tests.support.memory_store import MemoryStore
 from tests.support.signing_requests import Issuer
 
 _VERSIONED = Path("/usr/lib/google-cloud-sdk/bin/kubectl.1.32")

@@ -9,7 +9,8 @@ import ssl
 from typing import Any
 
 import aiohttp
-from node_world import NodeWorld
+
+from tests.support.node_world import NodeWorld
 
 
 class Caller:

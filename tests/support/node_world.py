@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from apiserver_harness import Edge, Pki, edge
-from memory_store import MemoryStore
 
 from benchmarks import _namespaces
 from cluster.cloud import cgroups
@@ -36,6 +34,8 @@ from cluster.node.runtime import Runtime
 from cluster.registry.context import MASTERS, RequestContext
 from cluster.registry.registry import Registry
 from cluster.registry.types import RegistryConfig
+from tests.support.apiserver_harness import Edge, Pki, edge
+from tests.support.memory_store import MemoryStore
 
 IMAGE = "sk8t-node/busybox:1"
 CIDR = "10.244.77.0/24"

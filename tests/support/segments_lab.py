@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from network_lab import PREFIX, Echo, inside, ip, node
+
+from tests.support.network_lab import PREFIX, Echo, inside, ip, node
 
 Obj = dict[str, Any]
 MACHINES = {"a": ("10.89.77.11", "10.244.1"), "b": ("10.89.78.12", "10.244.2"), "c": ("10.89.77.13", "10.244.3")}

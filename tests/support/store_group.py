@@ -18,11 +18,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from ports import free_ports
 
 from raft.client import StoreClient
 from raft.config import CLIENT_ROLE, PEER_ROLE, TlsFiles
 from raft.errors import Unavailable
+from tests.support.ports import free_ports
 
 REPOSITORY = Path(__file__).parents[2]
 

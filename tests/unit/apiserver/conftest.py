@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from apiserver_harness import Pki
+
+from tests.support.apiserver_harness import Pki
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,11 @@ import aiohttp
 import pytest
 import yarl
 from aiohttp import web
-from apiserver_harness import Edge, Pki, edge
 from multidict import CIMultiDict
 
 from cluster.api import errors
 from cluster.apiserver import upgrades
+from tests.support.apiserver_harness import Edge, Pki, edge
 from tests.support.stand_in import listening
 
 Object = dict[str, Any]

@@ -10,12 +10,12 @@ from typing import Any
 import orjson
 import pytest
 import yaml
-from apiserver_harness import edge
 
 from cluster.apiserver.audit import BadPolicy, Policy
 from cluster.apiserver.auditlog import RotatingFile
 from cluster.apiserver.requestinfo import parse
 from cluster.registry.context import UserInfo
+from tests.support.apiserver_harness import edge
 
 CM = "/api/v1/namespaces/default/configmaps"
 JANE = UserInfo("jane", groups=("dev", "system:authenticated"))

@@ -3,9 +3,9 @@
 import dataclasses
 
 import pytest
-from apiserver_harness import edge
 
 from cluster.apiserver.tokens import InvalidToken, TokenSigner, TokenVerifier
+from tests.support.apiserver_harness import edge
 
 SA = "/api/v1/namespaces/default/serviceaccounts"
 ISSUER = "https://kubernetes.default.svc.cluster.local"

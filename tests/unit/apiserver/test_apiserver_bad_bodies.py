@@ -8,7 +8,8 @@ import copy
 from typing import Any
 
 import pytest
-from apiserver_harness import Edge, edge
+
+from tests.support.apiserver_harness import Edge, edge
 
 NAMESPACE = "/api/v1/namespaces/default"
 REVIEWS = "/apis/authorization.k8s.io/v1"

@@ -15,11 +15,19 @@ from tests.support.stand_in import listening
 
 pytest.importorskip("cel_expr_python", reason="`make bootstrap` installs it")
 
-from apiserver_harness import Edge, Pki
-from custom_world import CRDS, CRONTABS, crontab, crontab_definition, custom_edge, established, until, watched
-
 from cluster.api.errors import ApiError
 from cluster.machinery.webhooks import WebhookClient
+from tests.support.apiserver_harness import Edge, Pki
+from tests.support.custom_world import (
+    CRDS,
+    CRONTABS,
+    crontab,
+    crontab_definition,
+    custom_edge,
+    established,
+    until,
+    watched,
+)
 
 Object = dict[str, Any]
 V2 = CRONTABS.replace("/v1/", "/v2/")

@@ -12,8 +12,8 @@ import yaml
 
 pytest.importorskip("cel_expr_python", reason="`make bootstrap` installs it")
 
-from apiserver_harness import Edge, Pki, edge
-from custom_world import (
+from tests.support.apiserver_harness import Edge, Pki, edge
+from tests.support.custom_world import (
     CRDS,
     CRONTABS,
     condition,
@@ -25,7 +25,7 @@ from custom_world import (
     until,
     watched,
 )
-from memory_store import MemoryStore
+from tests.support.memory_store import MemoryStore
 
 TABLE = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
 CRD = f"{CRDS}/crontabs.stable.example.com"

@@ -10,7 +10,8 @@ import aiohttp
 import orjson
 import pytest
 from aiohttp import WSMsgType
-from apiserver_harness import edge
+
+from tests.support.apiserver_harness import edge
 
 FILES = Path(__file__).parents[3] / "cluster" / "dashboard"
 CM = "/api/v1/namespaces/default/configmaps"

@@ -7,8 +7,9 @@ import logging
 from typing import Any
 
 import pytest
-from apiserver_harness import edge
-from memory_store import MemoryStore
+
+from tests.support.apiserver_harness import edge
+from tests.support.memory_store import MemoryStore
 
 CM = "/api/v1/namespaces/default/configmaps"
 MAP = {"metadata": {"name": "a"}}

@@ -5,7 +5,6 @@ import random
 from collections.abc import AsyncIterator
 
 import pytest
-from memory_store import MemoryStore, StoreError
 
 from cluster.api.errors import ApiError
 from cluster.api.scheme import SCHEME
@@ -18,6 +17,7 @@ from cluster.registry.context import internal_context
 from cluster.registry.registry import Registry
 from cluster.registry.store import put
 from cluster.registry.types import RegistryConfig
+from tests.support.memory_store import MemoryStore, StoreError
 
 CONFIG_MAPS = SCHEME.named("configmaps")
 

@@ -6,11 +6,11 @@ import time
 from typing import Any
 
 import pytest
-from apiserver_harness import edge
 
 from cluster.api import forgotten
 from cluster.api.meta import rfc3339
 from cluster.apiserver.authn import identity_of
+from tests.support.apiserver_harness import edge
 
 _MAPS = f"/api/v1/namespaces/{forgotten.NAMESPACE}/configmaps"
 _MERGE = {"Content-Type": "application/merge-patch+json"}

@@ -8,9 +8,9 @@ import threading
 import orjson
 import pytest
 import yaml
-from apiserver_harness import edge
 
 from cluster.apiserver.call import read_patch
+from tests.support.apiserver_harness import edge
 
 CM = "/api/v1/namespaces/default/configmaps"
 TABLE = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"}

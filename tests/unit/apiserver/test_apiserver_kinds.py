@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from apiserver_harness import edge
-from samples import path_of, sample, signing_request
 
 from cluster.api.scheme import SCHEME
+from tests.support.apiserver_harness import edge
+from tests.support.samples import path_of, sample, signing_request
 
 TABLE = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
 MERGE = {"Content-Type": "application/merge-patch+json"}

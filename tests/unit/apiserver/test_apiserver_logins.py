@@ -14,11 +14,11 @@ import aiohttp
 import jwt
 import pytest
 from aiohttp import web
-from apiserver_harness import Edge, Pki, edge
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from cluster.api.meta import rfc3339
 from cluster.apiserver import oidc
+from tests.support.apiserver_harness import Edge, Pki, edge
 from tests.support.stand_in import listening
 
 REVIEW = "/apis/authentication.k8s.io/v1/selfsubjectreviews"

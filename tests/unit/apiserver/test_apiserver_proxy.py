@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from aiohttp import WSMsgType, web
-from apiserver_harness import Edge, edge
 
 from cluster.apiserver import proxying
+from tests.support.apiserver_harness import Edge, edge
 from tests.support.stand_in import listening
 
 PODS = "/api/v1/namespaces/default/pods"

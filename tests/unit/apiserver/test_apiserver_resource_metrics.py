@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from apiserver_harness import Pki, edge
 
 from cluster.machinery.kubelet_metrics import KubeletAccess, KubeletPodMetrics
+from tests.support.apiserver_harness import Pki, edge
 from tests.support.stand_in import listening
 
 API = "/apis/metrics.k8s.io/v1beta1"

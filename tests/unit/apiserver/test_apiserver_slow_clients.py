@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from apiserver_harness import Edge, edge
 
 from cluster.apiserver import connection, encode
+from tests.support.apiserver_harness import Edge, edge
 
 HEAD = "POST /api/v1/namespaces HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 

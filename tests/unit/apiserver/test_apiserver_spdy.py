@@ -8,10 +8,10 @@ from collections import defaultdict
 
 import pytest
 from aiohttp import WSMsgType, web
-from apiserver_harness import edge, pod_on_kubelet
 
 from cluster.api.spdy import Data, GoAway, Ping, Reset, SpdyConnection
 from cluster.apiserver import spdy
+from tests.support.apiserver_harness import edge, pod_on_kubelet
 from tests.support.stand_in import listening
 
 PODS = "/api/v1/namespaces/default/pods"

@@ -6,9 +6,9 @@ import contextlib
 import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
-from apiserver_harness import edge, pod_on_kubelet
 
 from cluster.api.remotecommand import refusal
+from tests.support.apiserver_harness import edge, pod_on_kubelet
 from tests.support.stand_in import listening
 
 PODS = "/api/v1/namespaces/default/pods"

@@ -5,7 +5,8 @@ import contextlib
 
 import orjson
 import pytest
-from apiserver_harness import edge
+
+from tests.support.apiserver_harness import edge
 
 CM = "/api/v1/namespaces/default/configmaps"
 

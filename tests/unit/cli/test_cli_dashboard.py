@@ -5,9 +5,9 @@ from __future__ import annotations
 import aiohttp
 import pytest
 import yarl
-from apiserver_harness import Pki, edge
 
 from cluster.cli.dashboard_proxy import DashboardProxy, allowed
+from tests.support.apiserver_harness import Pki, edge
 
 PODS = "/api/v1/namespaces/default/pods"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from dns_server import Running, Upstream, running_servers, running_upstream
+
+from tests.support.dns_server import Running, Upstream, running_servers, running_upstream
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from dns_server import PATIENT_S, FakeApi, Running, Upstream, address, over_udp, upstreams
 from dnslib import CNAME, MX, QTYPE, RR, TXT, DNSHeader, DNSQuestion, DNSRecord
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +14,7 @@ from cluster.network import dns_wire as wire
 from cluster.network.dns_cache import Cache
 from cluster.network.dns_message import Message, Record
 from cluster.network.dns_upstreams import Upstreams
+from tests.support.dns_server import PATIENT_S, FakeApi, Running, Upstream, address, over_udp, upstreams
 
 NXDOMAIN, SERVFAIL = 3, 2
 

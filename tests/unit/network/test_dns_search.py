@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from dns_server import PATIENT_S, FakeApi, Running, Upstream, address, over_udp, upstreams
 from dnslib import QTYPE, DNSRecord
 
 from cluster.network import dns_wire as wire
@@ -13,6 +12,7 @@ from cluster.network.dns_core import Reply, Resolver
 from cluster.network.dns_elsewhere import Elsewhere
 from cluster.network.dns_search import SearchPaths, expansions
 from cluster.network.dns_zone import Zone, ZoneConfig, service_records
+from tests.support.dns_server import PATIENT_S, FakeApi, Running, Upstream, address, over_udp, upstreams
 
 Obj = dict[str, Any]
 CLIENT, STRANGER = "10.244.1.7", "10.244.1.8"

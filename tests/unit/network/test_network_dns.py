@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dns_server import FakeApi, Running, over_udp
 from dnslib import EDNS0, QTYPE, DNSRecord
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +19,7 @@ from cluster.network.dns_core import Reply, Resolver
 from cluster.network.dns_elsewhere import Elsewhere
 from cluster.network.dns_forward import matches
 from cluster.network.dns_zone import Zone, ZoneConfig, service_records
+from tests.support.dns_server import FakeApi, Running, over_udp
 
 Obj = dict[str, Any]
 NXDOMAIN, SERVFAIL, REFUSED, NOTIMP, FORMERR = 3, 2, 5, 4, 1

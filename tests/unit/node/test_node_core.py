@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from pod_driver import T0, Driver, make_pod
 
 from cluster.api.errors import ApiError
 from cluster.node import core_events as ev
 from cluster.node.core import PodCore
 from cluster.node.core_events import ExitInfo
 from cluster.node.logs import run_of
+from tests.support.pod_driver import T0, Driver, make_pod
 
 
 def test_a_plain_pod_becomes_running_and_ready() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import grpc
 import pytest
-from device_plugin import GPU, Plugin
 
 from cluster.node import device_wire as wire
 from cluster.node.device_core import DeviceTable, Grant, NoDevices, ended_before, requested
@@ -18,6 +17,7 @@ from cluster.node.device_plugins import DevicePlugins
 from cluster.node.pod_config import with_devices
 from cluster.node.pod_env import ConfigError
 from cluster.node.runtime import ContainerConfig, Device, Mount, PodRef
+from tests.support.device_plugin import GPU, Plugin
 
 Obj = dict[str, Any]
 CHECKPOINT = "kubelet_internal_checkpoint"

@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-from memory_store import MemoryStore
-from pod_driver import Driver, make_pod
 
 from cluster.machinery.registry_client import RegistryClient
 from cluster.node import core_events as ev
@@ -25,6 +23,8 @@ from cluster.registry.context import MASTERS, RequestContext
 from cluster.registry.registry import Registry
 from cluster.registry.types import RegistryConfig
 from tests.support.fake_clock import FakeClock
+from tests.support.memory_store import MemoryStore
+from tests.support.pod_driver import Driver, make_pod
 
 IPS = ("10.244.1.5", "fd00:10:244:1::5")
 NODE_IPS = ("10.89.0.11", "fd00:10:89::11")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pod_driver import T0, Driver, make_pod
-
 from cluster.machinery.clock import steady
 from cluster.node import core_events as ev
 from cluster.node.core_events import ExitInfo
 from tests.support.fake_clock import FakeClock
+from tests.support.pod_driver import T0, Driver, make_pod
 
 
 def debugged(d: Driver, *names: str) -> None:

@@ -6,12 +6,12 @@ import copy
 from typing import Any
 
 import pytest
-from pod_driver import Driver, make_pod
 
 from cluster.node import core_events as ev
 from cluster.node.admission import judge_resize
 from cluster.node.core_resize import RETRY_S
 from cluster.node.status_writer import timed_conditions
+from tests.support.pod_driver import Driver, make_pod
 
 
 def resources(cpu: str, memory: str = "64Mi") -> dict[str, Any]:

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pod_driver import Driver, make_pod
 
 from cluster.node import core_events as ev
 from cluster.node import node_shutdown
 from cluster.node.config import KubeletConfig
 from cluster.node.shutdown_plan import MESSAGE, REASON, Group, groups, periods
+from tests.support.pod_driver import Driver, make_pod
 
 CRITICAL = 2_000_000_000
 

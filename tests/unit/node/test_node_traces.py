@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from recording_tracer import RecordingTracer
-
 from cluster.node import core_events as ev
 from cluster.node.pod_worker import PodWorker
 from cluster.node.traces import trace_runtime
+from tests.support.recording_tracer import RecordingTracer
 from tests.unit.node.test_node_pod_worker import tools
 
 

@@ -6,11 +6,11 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from raft_backup_store import addresses, saved, serving
 
 from raft.backup.file import describe, restore
 from raft.errors import Corrupt, Invalid, StoreError
 from raft.storage.errors import DirectoryNotEmpty
+from tests.unit.raft_backup.raft_backup_store import addresses, saved, serving
 
 
 async def test_status_says_what_is_in_it(tmp_path: Path) -> None:

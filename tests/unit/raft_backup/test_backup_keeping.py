@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from raft_backup_store import one, saved
 from s3transfer.exceptions import TransferNotDoneError
 
 from raft.backup import schedule
@@ -20,6 +19,7 @@ from raft.backup.schedule import Taken
 from raft.backup.targets import Directory, Target, TargetError, _clear, open_target
 from raft.client_backup import save_from_any
 from raft.errors import Corrupt, Invalid, Unavailable
+from tests.unit.raft_backup.raft_backup_store import one, saved
 
 HOUR = 3600.0
 BORN = 1_800_000_000.0

@@ -25,8 +25,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from raft_net import Host, Net
-
 from raft.core.errors import RaftError
 from raft.core.types import (
     NO_ANSWER,
@@ -41,6 +39,7 @@ from raft.core.types import (
     add_voter,
     remove_member,
 )
+from tests.unit.raft_core.raft_net import Host, Net
 
 SEPARATOR = "----"
 

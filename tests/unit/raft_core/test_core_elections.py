@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from raft_net import Host, Net
 
 from raft.core.errors import InvariantBroken, NotLeader, ProposalDropped
 from raft.core.types import Message, MessageKind, Role
+from tests.unit.raft_core.raft_net import Host, Net
 
 
 def test_a_majority_elects_one_leader_after_a_timeout() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from raft_net import Net
 
 from raft.core.confchange import Membership, change
 from raft.core.errors import ConfChangeRefused, NotLeader
@@ -21,6 +20,7 @@ from raft.core.types import (
     add_voter,
     remove_member,
 )
+from tests.unit.raft_core.raft_net import Net
 
 
 class TestReads:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from raft_net import Net, entry
 
 from raft.core.errors import ConfigError, InvariantBroken, NotLeader, ProposalDropped
 from raft.core.memory import MemoryStorage
 from raft.core.node import RawNode
 from raft.core.types import NO_ANSWER, ConfState, HardState, Message, MessageKind, Role
 from tests.sim.sim_mutations import commits_entries_of_older_terms
+from tests.unit.raft_core.raft_net import Net, entry
 
 
 def test_an_entry_on_a_majority_is_committed_and_applied_everywhere_in_order() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import core_script
 import pytest
+
+from tests.unit.raft_core import core_script
 
 SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.txt"))
 

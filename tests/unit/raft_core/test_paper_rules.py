@@ -6,10 +6,10 @@ The other files of this directory look closer (durability, flow control, members
 from __future__ import annotations
 
 import pytest
-from raft_net import Net
 
 from raft.core.errors import InvariantBroken, NotLeader
 from raft.core.types import Entry, Message, MessageKind, Role
+from tests.unit.raft_core.raft_net import Net
 
 
 def vote(net: Net, voter: int, candidate: int, term: int, index: int, log_term: int) -> bool | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from recording_tracer import RecordingTracer
 
 from raft.errors import Invalid, StoreError
 from raft.tracing import TRACED
+from tests.support.recording_tracer import RecordingTracer
 from tests.unit.raft_server.test_one_member import One, serving
 
 HEADER = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

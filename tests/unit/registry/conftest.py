@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from memory_store import MemoryStore
 
 from cluster.api.scheme import SCHEME
 from cluster.registry.context import MASTERS, RequestContext
 from cluster.registry.registry import Registry
 from cluster.registry.types import DeleteOptions, RegistryConfig, Stored
+from tests.support.memory_store import MemoryStore
 
 Object = dict[str, Any]
 

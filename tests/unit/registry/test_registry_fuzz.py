@@ -12,10 +12,10 @@ from typing import Any
 import orjson
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from samples import sample
 
 from cluster.api.errors import ApiError
 from cluster.api.scheme import SCHEME, ResourceInfo
+from tests.support.samples import sample
 
 Object = dict[str, Any]
 
