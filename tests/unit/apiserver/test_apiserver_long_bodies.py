@@ -7,9 +7,9 @@ import threading
 from collections.abc import AsyncIterator
 
 import pytest
-from apiserver_harness import Edge, Pki, edge
 
 from cluster.apiserver.longwork import aside
+from tests.support.apiserver_harness import Edge, Pki, edge
 
 LONG = {"metadata": {"name": "long"}, "data": {f"key-{i}": "x" * 100 for i in range(3000)}}
 SHORT = {"metadata": {"name": "short"}, "data": {"a": "b"}}
