@@ -73,7 +73,8 @@ class LmdbBackend:
         self._write: Any = None
         self._pending = _Overlay()
         self._flushing: _Overlay | None = None
-        self._todo: list[tuple[int, bytes | None]] = []
+        self._puts: list[tuple[bytes, bytes]] = []
+        self._deletes: list[bytes] = []
         self.is_open = True
         self.used_bytes = self._used_bytes()
         """Pages that hold something, as of the last flush; the rest of the file is free to be written again."""
@@ -180,7 +181,10 @@ class LmdbBackend:
             return False
         self._flushing, self._pending = self._pending, _Overlay()
         # Positions put and deleted since the last flush never reach the disk.
-        self._todo = sorted(self._flushing.records.items(), reverse=True)
+        records, pack = self._flushing.records, _POS.pack
+        self._puts = [(pack(pos), record) for pos in self._flushing.order if (record := records[pos]) is not None]
+        self._puts.reverse()
+        self._deletes = [pack(pos) for pos in sorted(records, reverse=True) if records[pos] is None]
         self._write = self._env.begin(write=True)
         return True
 
@@ -188,14 +192,15 @@ class LmdbBackend:
         """Hand ``limit`` records to LMDB. Whether all are."""
         if self._flushing is None:
             raise RuntimeError("no flush is under way")
-        write, db = self._write, self._records_db
-        for _ in range(min(limit, len(self._todo))):
-            pos, record = self._todo.pop()
-            if record is None:
-                write.delete(_POS.pack(pos), db=db)
-            else:
-                write.put(_POS.pack(pos), record, db=db)
-        if self._todo:
+        write = self._write
+        if self._puts:
+            some = self._puts[-limit:]
+            del self._puts[-limit:]
+            some.reverse()
+            self._append(some)
+        for _ in range(min(limit, len(self._deletes))):
+            write.delete(self._deletes.pop(), db=self._records_db)
+        if self._puts or self._deletes:
             return False
         for name, value in self._flushing.meta.items():
             if value is None:
@@ -203,6 +208,15 @@ class LmdbBackend:
             else:
                 write.put(name, value, db=self._meta_db)
         return True
+
+    def _append(self, records: list[tuple[bytes, bytes]]) -> None:
+        """Positions rise, so LMDB may put each after the last one, unasked: that fills its pages, which it else leaves
+        half empty behind the newest, and takes half the time."""
+        with self._write.cursor(db=self._records_db) as cursor:
+            _, added = cursor.putmulti(records, append=True)
+        if added != len(records):  # those at or below the last were left out
+            for name, record in records:
+                self._write.put(name, record, db=self._records_db)
 
     def commit(self) -> None:
         """Make the flush durable. Blocks; the one call that may be made on another thread."""
