@@ -44,12 +44,10 @@ def _owners(cluster: ClusterConfig, local: LocalProvider) -> tuple[Provider | No
     return (local, local) if cluster.provider == "local" else (None, OwnAuthority(cluster))
 
 
-async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
-    basics.serve_metrics(cluster.controllers_port)
-    store = basics.store_client(cluster, machine)
-    authorizer = RbacAuthorizer(store)
-    registry = common.registry(cluster, machine, store, authorizer, "controllers")
-    config = replace(
+def config_of(cluster: ClusterConfig, machine: MachineConfig) -> settings.ControllerConfig:
+    """The profile's, with the user's flags, and what the cluster's own configuration says."""
+    unneeded_s = parse_duration(cluster.scale_down_unneeded_time)
+    return replace(
         with_flags(settings.profile(cluster.profile), cluster.controllers),
         cluster_cidr=cluster.pod_cidr,
         node_cidr_mask_size=cluster.pod_mask,
@@ -57,24 +55,33 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
         node_cidr_mask_size_ipv6=cluster.pod_mask_ipv6,
         service_cluster_ip_range=cluster.service_cidr,
         root_ca_file=str(machine.pki / "ca.crt"),
-        scale_down=ScaleDownRules(
-            parse_duration(cluster.scale_down_unneeded_time), cluster.scale_down_utilization_threshold
-        ),
+        scale_down=ScaleDownRules(unneeded_s, cluster.scale_down_utilization_threshold),
     )
+
+
+def _kubelets(cluster: ClusterConfig, machine: MachineConfig) -> KubeletAccess:
     pki = machine.pki
-    access = KubeletAccess(
+    return KubeletAccess(
         port=cluster.kubelet_port,
         ca_file=str(pki / "ca.crt"),
         cert_file=str(pki / "kubelet-client.crt"),
         key_file=str(pki / "kubelet-client.key"),
     )
-    proxy = (pki / "front-proxy.crt", pki / "front-proxy.key")
+
+
+async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
+    basics.serve_metrics(cluster.controllers_port)
+    store = basics.store_client(cluster, machine)
+    authorizer = RbacAuthorizer(store)
+    registry = common.registry(cluster, machine, store, authorizer, "controllers")
+    config, pki = config_of(cluster, machine), machine.pki
+    front_proxy = FrontProxy(str(pki / "front-proxy.crt"), str(pki / "front-proxy.key"))
     local = LocalProvider(cluster.host_socket)
     cloud = open_cloud(cluster, local, lambda name: manager.node(name))
     provider, issuer = _owners(cluster, local)
     outside = Outside(
         provider=provider,
-        metrics=KubeletPodMetrics(access),
+        metrics=KubeletPodMetrics(_kubelets(cluster, machine)),
         issuer=issuer,
         authorizer=authorizer,
         disks=cloud.disks,
@@ -83,7 +90,7 @@ async def build(cluster: ClusterConfig, machine: MachineConfig) -> Part:
         machines=MachineProbe(cluster, machine),
         series=Prometheus(config.prometheus_url, registry.cluster_ip) if config.prometheus_url else None,
         groups=_groups(cluster),
-        aggregated=AggregatedApis(registry.cluster_ip, FrontProxy(*map(str, proxy)), USER),
+        aggregated=AggregatedApis(registry.cluster_ip, front_proxy, USER),
         balancers=cloud.balancers,
         tokens=TokenSigner(str(pki / "sa.key"), LEGACY_ISSUER, time.time),
     )

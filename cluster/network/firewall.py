@@ -36,34 +36,8 @@ _RETRY_S = 1.0
 
 def firewall_rules(config: FirewallConfig, machine_ips: Iterable[str]) -> str:
     """The whole table as one transaction."""
-    protected, refused = _to(config.protected_ports), _to((*config.protected_ports, *config.refused_to_pods))
-    machines = ", ".join(config.machine_cidrs)
     known = ", ".join(sorted(set(machine_ips)))
     elements = f" elements = {{ {known} }};" if known else ""
-    pods = config.cluster_cidr
-    guard = (
-        ""
-        if not refused
-        else f"""
-    iif lo accept
-    ct state established,related accept
-    {refused} ip saddr {pods} goto refuse"""
-    )
-    guard += (
-        ""
-        if not protected
-        else f"""
-    {protected} ip saddr != {{ {machines} }} ip saddr != @machines drop
-    meta nfproto ipv6 {protected} drop"""
-    )
-    pass_guard = (
-        ""
-        if not refused
-        else f"""
-    ct state established,related accept
-    ip saddr {pods} ip daddr {{ {machines} }} {refused} goto refuse
-    ip saddr {pods} ip daddr @machines {refused} goto refuse"""
-    )
     return f"""add table inet sk8
 delete table inet sk8
 table inet sk8 {{
@@ -74,16 +48,46 @@ table inet sk8 {{
   }}
   chain spoofed {{
     type filter hook prerouting priority -250; policy accept;
-    iifname "{config.pod_link_prefix}*" ip saddr != {pods} drop{_spoofed_ipv6(config)}
+    iifname "{config.pod_link_prefix}*" ip saddr != {config.cluster_cidr} drop{_spoofed_ipv6(config)}
   }}
   chain input {{
-    type filter hook input priority -10; policy accept;{guard}
+    type filter hook input priority -10; policy accept;{_to_this_machine(config)}
   }}
   chain forward {{
-    type filter hook forward priority -10; policy accept;{_to_routers(config)}{pass_guard}
+    type filter hook forward priority -10; policy accept;{_to_routers(config)}{_to_other_machines(config)}
   }}
 }}
 """
+
+
+def _to_this_machine(config: FirewallConfig) -> str:
+    protected, refused, machines = _to(config.protected_ports), _refused(config), ", ".join(config.machine_cidrs)
+    text = ""
+    if refused:
+        text += f"""
+    iif lo accept
+    ct state established,related accept
+    {refused} ip saddr {config.cluster_cidr} goto refuse"""
+    if protected:
+        text += f"""
+    {protected} ip saddr != {{ {machines} }} ip saddr != @machines drop
+    meta nfproto ipv6 {protected} drop"""
+    return text
+
+
+def _to_other_machines(config: FirewallConfig) -> str:
+    refused, pods, machines = _refused(config), config.cluster_cidr, ", ".join(config.machine_cidrs)
+    if not refused:
+        return ""
+    return f"""
+    ct state established,related accept
+    ip saddr {pods} ip daddr {{ {machines} }} {refused} goto refuse
+    ip saddr {pods} ip daddr @machines {refused} goto refuse"""
+
+
+def _refused(config: FirewallConfig) -> str:
+    """What matches packets to ports that no pod may speak to."""
+    return _to((*config.protected_ports, *config.refused_to_pods))
 
 
 def _to(ports: Iterable[str]) -> str:
