@@ -76,7 +76,10 @@ def _refuse(base: Path, config: ClusterConfig) -> None:
         raise CommandError(f"the cluster that runs here is that of {running}", f"sk8 down --base {running} removes it")
     others = cleanup.foreign(base)
     if others and not (base / "cluster.json").exists():
-        raise CommandError(f"{base} is no cluster's directory: {', '.join(others[:3])} in it is not sk8's")
+        raise CommandError(
+            f"{base} is no cluster's directory: {', '.join(others[:3])} in it is not sk8's",
+            "name the cluster's own with --base",
+        )
 
 
 async def _stop_machines(config: ClusterConfig, out: Output) -> None:

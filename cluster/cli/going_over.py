@@ -69,7 +69,10 @@ class GoingOver:
         try:
             return release.in_directory(Path(reported))
         except NoRelease as e:
-            raise CommandError(f"{self.machine.name} runs what it could not go back to: {e}") from e
+            raise CommandError(
+                f"{self.machine.name} runs what it could not go back to: {e}",
+                "put that release back where it was",
+            ) from e
 
     async def go(self, target: Release, before: Release | None, *, by_force: bool = False) -> None:
         """Returns when the whole cluster is healthy with `target` there. `before`: what a rollback then leads to.

@@ -86,7 +86,7 @@ async def _prepull(args: argparse.Namespace, out: Output) -> int:
         finally:
             await _remove(client, pods)
     if failures:
-        raise CommandError("\n".join(failures))
+        raise CommandError("\n".join(failures), "docs/operations.md says where kubelets look for images")
     return 0
 
 

@@ -27,7 +27,9 @@ def save_keys(config: ClusterConfig, path: Path) -> None:
     try:
         keys = {name: base64.b64encode((config.pki / name).read_bytes()).decode() for name in NAMES}
     except FileNotFoundError as e:
-        raise CommandError(f"the cluster's keys are not all here: {e.filename} is missing") from e
+        raise CommandError(
+            f"the cluster's keys are not all here: {e.filename} is missing", "run it where sk8 up was run"
+        ) from e
     document = {"format": FORMAT, "cluster": config.to_json().decode(), "pki": keys}
     write_atomic(path.absolute(), orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
 
@@ -37,12 +39,13 @@ def load_keys(path: Path, base: Path) -> tuple[ClusterConfig, dict[str, bytes]]:
     try:
         document = orjson.loads(path.read_bytes())
         if document["format"] != FORMAT:
-            raise CommandError(f"{path} has format {document['format']}; this sk8 reads {FORMAT}")
+            fix = "use the sk8 that wrote it: sk8 snapshot save --keys"
+            raise CommandError(f"{path} has format {document['format']}; this sk8 reads {FORMAT}", fix)
         config = ClusterConfig.from_json(document["cluster"].encode())
         keys = {name: base64.b64decode(document["pki"][name], validate=True) for name in NAMES}
         return replace(config, base_dir=str(base.absolute())).validate(), keys
     except FileNotFoundError as e:
-        raise CommandError(f"{path} does not exist") from e
+        raise CommandError(f"{path} does not exist", "sk8 snapshot save --keys FILE writes such a file") from e
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         why = (
             str(e) if isinstance(e, ConfigError) else f"it is damaged, or no `sk8 snapshot save --keys` made it ({e!r})"

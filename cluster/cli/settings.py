@@ -80,7 +80,7 @@ def read(path: Path | None) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(path.read_text()) or {}
     except (OSError, yaml.YAMLError) as e:
-        raise CommandError(f"cannot read {path}: {e}") from e
+        raise CommandError(f"cannot read {path}: {e}", "one setting a line, in YAML: docs/configuration.md") from e
     if not isinstance(raw, dict):
-        raise CommandError(f"{path} must be a mapping of settings, such as `profile: kubernetes`")
+        raise CommandError(f"{path} must be a mapping of settings", "such as `profile: kubernetes`")
     return parse_settings(raw)
