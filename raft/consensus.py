@@ -28,9 +28,11 @@ from raft.core.types import (
     Entry,
     EntryKind,
     HardState,
+    LightReady,
     Message,
     MessageKind,
     Proposed,
+    ReadState,
     Ready,
     Snapshot,
     SnapshotMeta,
@@ -44,7 +46,8 @@ from raft.reads import ReadBarrier
 from raft.wal_writer import Log, WalWriter, Write
 
 SLICE_S = 0.003
-LIGHT_BYTES = 2 << 10
+LIGHT_BYTES = 4 << 10
+"""An entry of one caller's object is no longer than that, as a rule; many callers' commands share one that is."""
 ENTRIES_IN_FLIGHT = 2
 """While so many of our entries wait for a majority, further commands gather for the next. Every entry costs each member
 a message, a sync and an answer: without it, many connections' commands would leave in as many small entries as the loop
@@ -211,7 +214,11 @@ class Consensus:
                 self.proposals.flush()
             self.reads.start()
             while self.node.has_ready():
-                await self._handle(self.node.ready())
+                light = self.node.light_ready()
+                if light is None:
+                    await self._handle(self.node.ready())
+                else:
+                    self._handle_light(light)
             apply = bool(self._to_apply)
             if apply:
                 self._apply_slice()
@@ -241,9 +248,17 @@ class Consensus:
         else:
             self._write(ready)
         self._to_apply.extend(ready.committed_entries)
-        for state in ready.read_states:
+        self._answer(ready.read_states)
+
+    def _handle_light(self, light: LightReady) -> None:
+        if light.messages:
+            self._send(light.messages)
+        self._answer(light.read_states)
+
+    def _answer(self, states: list[ReadState]) -> None:
+        for state in states:
             self.reads.answered(state.index, state.context)
-        if ready.read_states:
+        if states:
             self.reads.advance(self._applied)
 
     def _write(self, ready: Ready) -> None:

@@ -51,6 +51,12 @@ class Connection(RequestHandler):
         for close in closers:
             close()
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """aiohttp calls it for every body that was read. Where nothing was paused it would have the parser look at
+        nothing and the transport go on with what it does already."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def add_closer(self, close: Callable[[], None]) -> None:
         self._closers.append(close)
 

@@ -8,6 +8,8 @@
         ...                       # apply
         node.advance_applied(index)
 
+(``node.light_ready()`` first is quicker where there is often nothing to write or apply.)
+
 Several Readys may be under way at once; report them in order. Everything must happen on one thread.
 """
 
@@ -26,6 +28,7 @@ from raft.core.types import (
     ConfChange,
     ConfState,
     EntryKind,
+    LightReady,
     Message,
     MessageKind,
     Proposed,
@@ -125,18 +128,32 @@ class RawNode:
 
     def has_ready(self) -> bool:
         r = self._r
+        return bool(r.outbox or r.read_states or r.reads.round_wanted) or self._concerns_state()
+
+    def _concerns_state(self) -> bool:
+        """There is something to write, to apply or to know, or to say once it is written."""
+        r = self._r
         log = r.log
         return bool(
-            r.outbox
-            or r.durable_outbox
-            or r.read_states
-            or r.reads.round_wanted
+            r.durable_outbox
             or log.handed < log.last_index()
             or log.can_apply()
             or (log.pending_snapshot is not None and not log.snapshot_handed)
-            or r.hard_state() != self._handed_hard
-            or self._soft_state() != self._handed_soft
+            or (r.term, r.vote, log.committed) != self._handed_hard
+            or (r.leader, r.role) != self._handed_soft
         )
+
+    def light_ready(self) -> LightReady | None:
+        """What there is to do if that is only to send and to answer reads, as with heartbeats; None if it is more. It
+        takes no number and has nothing to report. (Messages of a Ready may leave before anything of it is written.)"""
+        if self._concerns_state():
+            return None
+        r = self._r
+        if r.reads.round_wanted:
+            replication.start_read_round(r)
+        light = LightReady(r.outbox, r.read_states)
+        r.outbox, r.read_states = [], []
+        return light
 
     def ready(self) -> Ready:
         """Everything there is to do since the last one."""

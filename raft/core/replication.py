@@ -168,7 +168,7 @@ def _accepted(r: RaftState, m: Message, pr: Progress) -> None:
         broadcast_append(r, quiet=True)
     elif was_paused:
         send_append(r, m.sender)
-    while not pr.is_paused() and send_append(r, m.sender, even_if_empty=False):
+    while pr.next <= r.log.last_index() and not pr.is_paused() and send_append(r, m.sender, even_if_empty=False):
         pass
     if m.sender == r.transferee and pr.match == r.log.last_index():
         r.send(Message(MessageKind.TIMEOUT_NOW, m.sender))

@@ -324,6 +324,13 @@ class Status(NamedTuple):
     """Per member, the leader's view; empty elsewhere."""
 
 
+class LightReady(NamedTuple):
+    """A Ready without what concerns the member's state."""
+
+    messages: list[Message]
+    read_states: list[ReadState]
+
+
 @dataclass(slots=True)
 class Ready:
     """What the shell has to do now. Numbers rise by one; do the disk work of Readys in their order.

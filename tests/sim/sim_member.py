@@ -21,6 +21,7 @@ from raft.core.types import (
     ConfState,
     Entry,
     EntryKind,
+    LightReady,
     Message,
     MessageKind,
     Ready,
@@ -162,7 +163,7 @@ class SimMember:
     def pump(self) -> None:
         self._check()
         while self.node.has_ready():
-            ready = self.node.ready()
+            ready = self.node.light_ready() or self.node.ready()
             self._check()
             for message in ready.messages:
                 self._send(message)
@@ -170,6 +171,8 @@ class SimMember:
                 needed = self.reads.pop(context, None)
                 if needed is not None:
                     self.due_reads.append((index, needed))
+            if isinstance(ready, LightReady):
+                continue
             if ready.committed_entries:
                 self.to_apply.append(ready.committed_entries)
             self.writes.append(ready)

@@ -206,6 +206,45 @@ class TestWhomARoundAsks:
         assert read(net, b"r") == [3] and answered(net) == [b"full", b"r"]
 
 
+class TestLightReady:
+    def test_a_read_is_light_for_all_who_take_part(self) -> None:
+        net = Net(3)
+        net.elect(1)
+        leader, follower = net[1].node, net[2].node
+        leader.read_index(b"r")
+        asked = leader.light_ready()
+        assert asked is not None and [m.kind for m in asked.messages] == [MessageKind.HEARTBEAT] * 2
+        follower.step(next(m for m in asked.messages if m.to == 2))
+        answer = follower.light_ready()
+        assert answer is not None and [m.kind for m in answer.messages] == [MessageKind.HEARTBEAT_RESP]
+        leader.step(answer.messages[0])
+        confirmed = leader.light_ready()
+        assert confirmed is not None and [(s.index, s.context) for s in confirmed.read_states] == [(2, b"r")]
+        assert not leader.has_ready() and not follower.has_ready()
+
+    def test_what_is_written_applied_or_learned_is_not(self) -> None:
+        net = Net(3)
+        leader = net.elect(1)
+        leader.node.read_index(b"r")
+        leader.node.propose([b"a"])
+        assert leader.node.light_ready() is None
+        ready = leader.node.ready()  # nothing was taken from it
+        assert {m.kind for m in ready.messages} == {MessageKind.APPEND, MessageKind.HEARTBEAT}
+        assert [e.data for e in ready.entries] == [b"a"]
+        net[2].node.step(next(m for m in ready.messages if m.to == 2 and m.kind is MessageKind.APPEND))
+        assert net[2].node.light_ready() is None
+
+    def test_an_answer_in_a_term_that_is_not_durable_waits_for_the_disk(self) -> None:
+        net = Net(3)
+        net.elect(1)
+        follower = net[2].node
+        follower.step(Message(MessageKind.HEARTBEAT, 2, 3, term=9, hint=1))
+        assert follower.light_ready() is None
+        ready = follower.ready()
+        assert ready.must_sync and [m.kind for m in ready.persisted_messages] == [MessageKind.HEARTBEAT_RESP]
+        assert MessageKind.HEARTBEAT_RESP not in {m.kind for m in ready.messages}
+
+
 class TestMembership:
     def test_a_joining_member_gets_the_first_membership_with_a_snapshot(self) -> None:
         net = Net(3)
