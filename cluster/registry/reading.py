@@ -43,6 +43,7 @@ _FIELDS: dict[str, frozenset[str]] = {
     "replicationcontrollers": frozenset(("status.replicas",)),
     "jobs.batch": frozenset(("status.successful",)),
     "certificatesigningrequests.certificates.k8s.io": frozenset(("spec.signerName",)),
+    "resourceslices.resource.k8s.io": frozenset(("spec.driver", "spec.nodeName")),
 }  # fmt: skip
 
 

@@ -103,7 +103,7 @@ def default_priority_class(obj: Object) -> None:
 
 def _scaling_rules(rules: Object, policies: list[Object], window_s: int | None) -> None:
     rules.setdefault("selectPolicy", "Max")
-    if not rules.get("policies"):
+    if rules.get("policies") is None:
         rules["policies"] = policies
     if window_s is not None:
         rules.setdefault("stabilizationWindowSeconds", window_s)

@@ -133,6 +133,11 @@ _UPDATE: dict[str, OnUpdate] = {
     "runtimeclasses.node.k8s.io": controlplane.validate_runtime_class_update,
 }
 
+_WHOLE_FIRST = frozenset(
+    ("deployments.apps", "replicasets.apps", "statefulsets.apps", "daemonsets.apps", "jobs.batch", "persistentvolumes",
+     "persistentvolumeclaims", "storageclasses.storage.k8s.io", "rolebindings.rbac.authorization.k8s.io",
+     "clusterrolebindings.rbac.authorization.k8s.io")
+)  # fmt: skip
 _PARTS: dict[tuple[str, str], OnUpdate] = {
     ("pods", "status"): ips.validate_pod_status,
     ("services", "status"): ips.validate_service_status,
@@ -174,13 +179,20 @@ def update(info: ResourceInfo, new: Object, old: Object, subresource: str = "") 
         return faults.causes
     spec_changed = any(new.get(k) != old.get(k) for k in {**new, **old} if k not in ("metadata", "status"))
     if spec_changed:
-        check = _UPDATE.get(info.name)
-        if check is not None:
-            check(faults, new, old)
-        fn = _CREATE.get(info.name)
-        if fn is not None and not faults.causes:
-            fn(faults, new)
-    return faults.causes
+        _changed(faults, info, new, old)
+    return list(dict.fromkeys(faults.causes))
+
+
+def _changed(faults: Faults, info: ResourceInfo, new: Object, old: Object) -> None:
+    """What is wrong with the object as it would be, and with its change. A kind whose change says all of it is judged
+    as a whole only once that is right."""
+    whole, change = _CREATE.get(info.name), _UPDATE.get(info.name)
+    if whole is not None and info.name in _WHOLE_FIRST:
+        whole(faults, new)
+    if change is not None:
+        change(faults, new, old)
+    if whole is not None and info.name not in _WHOLE_FIRST and not faults.causes:
+        whole(faults, new)
 
 
 def has(info: ResourceInfo) -> bool:

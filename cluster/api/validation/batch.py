@@ -22,10 +22,7 @@ _COUNTS = ("parallelism", "completions", "activeDeadlineSeconds", "backoffLimit"
 _PER_INDEX = ("backoffLimitPerIndex", "maxFailedIndexes")
 _MAX_FAILED_INDEXES = 100_000
 _MANY_COMPLETIONS = 100_000
-_FROZEN = (
-    "selector", "completionMode", "podFailurePolicy", "podReplacementPolicy", "manualSelector", "managedBy",
-    "backoffLimitPerIndex", "successPolicy",
-)  # fmt: skip
+_FROZEN = ("completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy")
 _MUTABLE_WHEN_SUSPENDED = ("nodeSelector", "affinity", "tolerations", "schedulingGates")
 
 
@@ -196,17 +193,15 @@ def _exit_codes(faults: Faults, at: str, codes: Object, names: set[Any]) -> None
 
 def validate_job_update(faults: Faults, new: Object, old: Object) -> None:
     a, b = new["spec"], old["spec"]
-    elastic = (
-        a.get("completionMode") == "Indexed"
-        and a.get("completions") is not None
-        and a.get("completions") == a.get("parallelism")
-        and b.get("completions") is not None
-    )
-    if not elastic:
-        faults.immutable("spec.completions", a.get("completions"), b.get("completions"))
+    wanted, before = a.get("completions"), b.get("completions")
+    if a.get("completionMode") != "Indexed":
+        faults.immutable("spec.completions", wanted, before)
+    elif wanted is not None and wanted not in (before, a.get("parallelism")):
+        faults.invalid("spec.completions", wanted, "can only be modified in tandem with spec.parallelism")
+    faults.immutable("spec.selector", a.get("selector"), b.get("selector"))
+    faults.immutable("spec.template", _fixed_template(a, old), _fixed_template(b, old))
     for field in _FROZEN:
         faults.immutable(f"spec.{field}", a.get(field), b.get(field))
-    faults.immutable("spec.template", _fixed_template(a, old), _fixed_template(b, old))
 
 
 def _fixed_template(spec: Object, old: Object) -> Object:

@@ -68,6 +68,15 @@ def validate_volume(faults: Faults, obj: Object) -> None:
         faults.forbidden("spec." + extra, "may not specify more than 1 volume type")
     if spec.get("storageClassName"):
         faults.check("spec.storageClassName", spec["storageClassName"], fields.dns_subdomain(spec["storageClassName"]))
+    if spec.get("nodeAffinity") is not None:
+        _node_affinity(faults, "spec.nodeAffinity.required", spec["nodeAffinity"].get("required"))
+
+
+def _node_affinity(faults: Faults, at: str, required: Object | None) -> None:
+    if required is None:
+        faults.required(at, "must specify required node constraints")
+    elif not required.get("nodeSelectorTerms"):
+        faults.required(f"{at}.nodeSelectorTerms", "must have at least one node selector term")
 
 
 def validate_volume_update(faults: Faults, new: Object, old: Object) -> None:

@@ -25,7 +25,7 @@ _PERCENT_MESSAGE = (
 )
 
 
-def _selector_and_template(faults: Faults, spec: Object, restart: tuple[str, ...] = ("Always",)) -> None:
+def _selector_and_template(faults: Faults, spec: Object, kind: str = "deployment") -> None:
     selector = spec.get("selector")
     template = spec.get("template") or {}
     if selector is None:
@@ -33,15 +33,15 @@ def _selector_and_template(faults: Faults, spec: Object, restart: tuple[str, ...
     else:
         fields.label_selector(faults, "spec.selector", selector)
         if not selector.get("matchLabels") and not selector.get("matchExpressions"):
-            faults.invalid("spec.selector", selector, "empty selector is invalid for deployment")
+            faults.invalid("spec.selector", selector, f"empty selector is invalid for {kind}")
     labels = (template.get("metadata") or {}).get("labels") or {}
     if selector and not faults.causes and not selectors.from_label_selector(selector).matches(labels):
         faults.invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`")
     claims = [(c.get("metadata") or {}).get("name", "") for c in spec.get("volumeClaimTemplates") or ()]
     pods.validate_template(faults, "spec.template", template, claims)
     policy = (template.get("spec") or {}).get("restartPolicy", "Always")
-    if policy not in restart:
-        faults.unsupported("spec.template.spec.restartPolicy", policy, restart)
+    if policy != "Always":
+        faults.unsupported("spec.template.spec.restartPolicy", policy, ("Always",))
 
 
 def _counts(faults: Faults, spec: Object, *names: str) -> None:
@@ -60,13 +60,17 @@ def int_or_percent(faults: Faults, at: str, value: Any) -> int:
     return int(value or 0)
 
 
+def _at_most_all(faults: Faults, at: str, value: Any, number: int) -> None:
+    if fields.is_percent(value) and number > 100:
+        faults.invalid(at, value, "must not be greater than 100%")
+
+
 def _rolling(faults: Faults, at: str, rolling: Object) -> None:
     unavailable = int_or_percent(faults, at + ".maxUnavailable", rolling.get("maxUnavailable", 0))
     surge = int_or_percent(faults, at + ".maxSurge", rolling.get("maxSurge", 0))
     if unavailable == 0 and surge == 0:
         faults.invalid(at + ".maxUnavailable", rolling.get("maxUnavailable", 0), "may not be 0 when `maxSurge` is 0")
-    if fields.is_percent(rolling.get("maxUnavailable")) and unavailable > 100:
-        faults.invalid(at + ".maxUnavailable", rolling["maxUnavailable"], "must not be greater than 100%")
+    _at_most_all(faults, at + ".maxUnavailable", rolling.get("maxUnavailable"), unavailable)
 
 
 def validate_deployment(faults: Faults, obj: Object) -> None:
@@ -94,7 +98,7 @@ def validate_replica_set(faults: Faults, obj: Object) -> None:
 def validate_stateful_set(faults: Faults, obj: Object) -> None:
     spec = obj.get("spec") or {}
     _counts(faults, spec, "replicas", "minReadySeconds", "revisionHistoryLimit")
-    _selector_and_template(faults, spec)
+    _selector_and_template(faults, spec, "statefulset")
     faults.enum("spec.podManagementPolicy", spec.get("podManagementPolicy"), ("OrderedReady", "Parallel"))
     strategy = spec.get("updateStrategy") or {}
     faults.enum("spec.updateStrategy.type", strategy.get("type"), ("OnDelete", "RollingUpdate"))
@@ -106,14 +110,13 @@ def validate_stateful_set(faults: Faults, obj: Object) -> None:
         number = int_or_percent(faults, at + ".maxUnavailable", unavailable)
         if number == 0:
             faults.invalid(at + ".maxUnavailable", unavailable, "cannot be 0")
-        if fields.is_percent(unavailable) and number > 100:
-            faults.invalid(at + ".maxUnavailable", unavailable, "must not be greater than 100%")
+        _at_most_all(faults, at + ".maxUnavailable", unavailable, number)
 
 
 def validate_daemon_set(faults: Faults, obj: Object) -> None:
     spec = obj.get("spec") or {}
     _counts(faults, spec, "minReadySeconds", "revisionHistoryLimit")
-    _selector_and_template(faults, spec)
+    _selector_and_template(faults, spec, "daemonset")
     strategy = spec.get("updateStrategy") or {}
     faults.enum("spec.updateStrategy.type", strategy.get("type"), ("OnDelete", "RollingUpdate"))
     if strategy.get("type") == "RollingUpdate":
@@ -141,8 +144,11 @@ def validate_budget(faults: Faults, obj: Object) -> None:
         faults.invalid("spec", spec, "minAvailable and maxUnavailable cannot be both set")
     for field in ("minAvailable", "maxUnavailable"):
         if field in spec:
-            int_or_percent(faults, "spec." + field, spec[field])
+            _at_most_all(faults, "spec." + field, spec[field], int_or_percent(faults, "spec." + field, spec[field]))
     fields.label_selector(faults, "spec.selector", spec.get("selector"))
+    if spec.get("unhealthyPodEvictionPolicy") is not None:
+        policies = ("AlwaysAllow", "IfHealthyBudget")
+        faults.enum("spec.unhealthyPodEvictionPolicy", spec["unhealthyPodEvictionPolicy"], policies)
 
 
 def validate_revision(faults: Faults, obj: Object) -> None:
