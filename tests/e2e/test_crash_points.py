@@ -11,7 +11,11 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 
+import pytest
+
 from tests.e2e.conftest import BASE, PREFIX, Cluster, actor_pids, eventually, machines
+
+pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(900)]
 
 
 def everywhere(actor: str) -> dict[str, set[int]]:

@@ -10,7 +10,11 @@ import os
 import signal
 import time
 
+import pytest
+
 from tests.e2e.conftest import Cluster, actor_pids, eventually
+
+pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(900)]
 
 POD = "dns-loop"
 KILLS = 3

@@ -23,7 +23,7 @@ import pytest
 
 from tests.e2e.conftest import MACHINES, NODE_PORT, SK8, Cluster, ask, eventually, in_machine
 
-pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(600)]
 
 
 def test_three_ready_nodes(cluster: Cluster) -> None:
@@ -219,7 +219,6 @@ def _leader_machine(cluster: Cluster) -> str:
     return str(status["store"]["leader"])
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("holder", ["database", "raft leader", "ray head", "scheduler"])
 def test_machine_killed(cluster: Cluster, holder: str) -> None:
     """A power failure: endpoints leave, pods are Ready elsewhere within 15 s, no acknowledged row is lost."""
@@ -251,7 +250,6 @@ def test_machine_killed(cluster: Cluster, holder: str) -> None:
     _wait_serving()
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("victim", ["m1", "m3"])
 def test_machine_killed_and_its_disk_wiped(cluster: Cluster, victim: str) -> None:
     """m1 holds Ray's head, m3 the State member with the greatest id: both come back as new members of everything."""
@@ -398,7 +396,6 @@ def test_second_up_changes_nothing(cluster: Cluster) -> None:
     assert uids == {p["metadata"]["uid"] for p in cluster.pods("app=web")}
 
 
-@pytest.mark.timeout(400)
 def test_down_keeping_data_and_up_again(cluster: Cluster) -> None:
     cluster.wait_demo()
     number = cluster.add_user("kept")
@@ -411,7 +408,6 @@ def test_down_keeping_data_and_up_again(cluster: Cluster) -> None:
     assert number in {row["id"] for row in rows}
 
 
-@pytest.mark.timeout(300)
 def test_down_leaves_nothing(cluster: Cluster) -> None:
     """Last: what `make down` promises. The cluster fixture's own `down` then has nothing to do."""
     if not str(cluster.kubeconfig).startswith("/tmp"):

@@ -16,6 +16,7 @@ import pytest
 
 from tests.e2e.conftest import BASE, MACHINES, SK8, Cluster, actor_pids, eventually
 
+pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.engine, pytest.mark.timeout(900)]
 PATIENCE_S = 20
 
 
@@ -34,7 +35,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         cluster.sk8("up", "--config", str(settings), timeout_s=300)
         yield cluster
     finally:
-        subprocess.run([SK8, "down"], env=cluster.env, capture_output=True, check=False, timeout=120)
+        subprocess.run([SK8, "down"], env=cluster.env, capture_output=True, check=False, timeout=300)
 
 
 def status(cluster: Cluster) -> dict[str, str]:

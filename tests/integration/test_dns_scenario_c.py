@@ -18,7 +18,7 @@ from dnslib import DNSRecord
 
 from tests.support.network_lab import DNS, PODS, Lab, dns, eventually, inside, running_lab, service
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.root
 NAMES = {f"s{number}.shop": f"10.96.2.{number}" for number in range(1, 101)}
 """name.namespace -> its ClusterIP: with ndots:5 the second name of the search path, but for autopath."""
 SEARCH = ("default.svc.cluster.local", "svc.cluster.local", "cluster.local", "")

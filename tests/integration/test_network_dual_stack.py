@@ -33,7 +33,7 @@ from tests.support.network_lab import (
     udp_ask,
 )
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.root
 Obj = dict[str, Any]
 A, B = MACHINES_IPV6["a"], MACHINES_IPV6["b"]
 A1, B1 = PODS_IPV6["a1"], PODS_IPV6["b1"]

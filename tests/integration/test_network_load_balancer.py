@@ -25,7 +25,7 @@ from tests.support.network_lab import (
     tcp,
 )
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.root
 Obj = dict[str, Any]
 VIP = "10.89.77.120"
 CLUSTER_IP = "10.96.3.1"

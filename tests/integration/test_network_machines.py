@@ -38,7 +38,7 @@ from tests.support.network_lab import (
     udp_ask,
 )
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.root
 Obj = dict[str, Any]
 
 

@@ -24,7 +24,7 @@ from tests.support.network_lab import PREFIX, Echo, connect_ipv6, inside, ip, nf
 from tests.support.segments_lab import MACHINES, NODES, links, route, segments
 
 __all__ = ["segments"]
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.root
 Obj = dict[str, Any]
 
 

@@ -23,7 +23,7 @@ from tests.support.network_lab import (
     udp,
 )
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.root
 Obj = dict[str, Any]
 POLICIES = "networkpolicies.networking.k8s.io"
 A1, A2, B1 = (PODS[name][1] for name in ("a1", "a2", "b1"))

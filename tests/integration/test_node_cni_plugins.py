@@ -22,7 +22,6 @@ from tests.support.network_lab import PREFIX, Echo, inside, ip, tcp
 BIN = "/usr/lib/cni"
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.timeout(120),
     pytest.mark.skipif(not Path(BIN, "bridge").exists(), reason="Debian's containernetworking-plugins is missing"),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
 ]

@@ -62,14 +62,20 @@ class Both:
             out.error(e)
         return code, out.out.getvalue(), out.err.getvalue()
 
-    async def same(self, *command: str) -> tuple[int, str, str]:
-        """What both said, from the same state on: schedulable nodes."""
-        await self.kubectl("uncordon", "n1", "n2")
+    async def same(self, *command: str, again: str = "") -> tuple[int, str, str]:
+        """What both said, from the same state on: schedulable nodes, and the pod `again` made and ready again."""
+        await self._as_before(again)
         theirs = await self._cluster.run(*command)
-        await self.kubectl("uncordon", "n1", "n2")
+        await self._as_before(again)
         ours = await self.sk8(*command)
         assert (ours[0], _once(ours[1]), _plain(ours[2])) == (theirs[0], _once(theirs[1]), _plain(theirs[2]))
         return ours
+
+    async def _as_before(self, again: str) -> None:
+        await self.kubectl("uncordon", "n1", "n2")
+        if again:
+            await self.waits_for("--for=create", f"pod/{again}")
+            await self.waits_for("--for=condition=Ready", f"pod/{again}")
 
     async def waits_for(self, *what: str) -> None:
         await self.kubectl("wait", "--timeout=60s", *what)
@@ -140,10 +146,10 @@ async def test_a_drain_moves_what_may_be_moved_and_respects_a_budget(both) -> No
     await both.kubectl("delete", "pdb", "db")
     moved = "--pod-selector=statefulset.kubernetes.io/pod-name=db-0"
     for way in ((), ("--disable-eviction",), ("--grace-period=0",)):
-        code, told, _ = await both.same("drain", "n1", moved, *way)
+        code, told, _ = await both.same("drain", "n1", moved, *way, again="db-0")
         done = "deleted" if way == ("--disable-eviction",) else "evicted"
         assert code == 0 and told.endswith(f"pod/db-0 {done}\nnode/n1 drained\n")
-        await both.waits_for("--for=jsonpath={.status.readyReplicas}=2", "sts/db")
+    await both.waits_for("--for=jsonpath={.status.readyReplicas}=2", "sts/db")
     await both.kubectl("apply", "-f", "-", stdin=bare("alone"))
     await both.waits_for("--for=condition=Ready", "pod/alone")
     code, told, warned = await both.sk8("drain", "n1", *_ALL)
