@@ -18,6 +18,8 @@ from raft.errors import Unavailable, from_wire
 from raft.mvcc.types import EventBatch
 
 BUFFER_EVENTS = 20_000
+TOGETHER_EVENTS = 128
+"""Of several revisions that came together; what follows has its turn after others had theirs."""
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 1.0
 """Thousands of watches of one process try again together: at a constant pause they would leave a handshake no time."""
 
@@ -51,15 +53,23 @@ class _Stream:
         self._news.set()
 
     async def next(self) -> tuple[int, Any]:
-        """(-2, None) once the connection broke, or once all is read after an overrun."""
+        """What is there: the events of one revision, or of several that came together, so that whoever is told of many
+        small writes is told once; or progress. (-2, None) once the connection broke, or once all is read after an
+        overrun."""
         while not self._batches:
             if self.overrun:
                 return -2, None
             self._news.clear()
             await self._news.wait()
-        revision, events = self._batches.popleft()
-        if revision >= 0:
-            self._events -= len(events)
+        batches = self._batches
+        revision, events = batches.popleft()
+        if revision < 0 or not events:
+            return revision, events
+        events = list(events)  # it may be another watch's, too
+        while batches and batches[0][0] >= 0 and batches[0][1] and len(events) < TOGETHER_EVENTS:
+            revision, more = batches.popleft()
+            events += more
+        self._events -= len(events)
         return revision, events
 
     def stop(self) -> None:
@@ -89,7 +99,7 @@ async def watch_batches(
                     if revision < next_revision:
                         continue
                     next_revision = revision + 1
-                    yield EventBatch(revision, list(events))
+                    yield EventBatch(revision, events)
             finally:
                 stream.stop()
             if stream.overrun:
