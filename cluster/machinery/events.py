@@ -29,7 +29,7 @@ _GATHER_S = 0.05
 _AT_ONCE = 128
 """Events that gather for a moment are created together, in process with few transactions: one at a time, each would
 cost every member of the store a command, a message and a sync."""
-_PER_S, _CROWD = 300.0, _QUEUE // 2
+_PER_S, _CROWD = 500.0, _QUEUE // 2
 """An Event costs the store as much as the bind it tells of. In a burst it is written behind it, at this rate (client-go
 allows itself 50 requests a second), unless so many wait that some might have to be dropped."""
 _SIMILAR_MAX = 10
