@@ -11,7 +11,8 @@ import errno
 import socket
 from dataclasses import dataclass, field
 
-FIRST, LAST = 9, 40
+FIRST, LAST = 10, 41
+"""127.0.9.51 is the peer's (`_peer`)."""
 PORTS_APART = 20
 """More than the usual ports differ, less than makes 1,000 over all networks: `_stack.on_machine` adds those."""
 _NAME = "\0sk8-benchmarks-127.0.{}.0"
