@@ -34,7 +34,7 @@ class Network:
 
     def port(self, usual: int) -> int:
         """For what every machine has on 127.0.0.1, which all networks share."""
-        return usual + PORTS_APART * (self.number - FIRST)
+        return usual + PORTS_APART * (1 + self.number - FIRST)
 
     def give_up(self) -> None:
         if self._claim is not None:
