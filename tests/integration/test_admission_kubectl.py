@@ -7,10 +7,7 @@ written has to count at the other.
 import asyncio
 import base64
 import contextlib
-import itertools
 import json
-import os
-import shutil
 import ssl
 from pathlib import Path
 
@@ -22,14 +19,12 @@ from aiohttp import web
 from cluster.machinery.webhooks import WebhookClient
 from cluster.registry import bootstrap
 from tests.support.apiserver_harness import Pki, edge
-from tests.support.kubeconfig import write_kubeconfig
+from tests.support.kubectl import NEEDS_KUBECTL, Kubectl
 from tests.support.memory_store import MemoryStore
 
-_VERSIONED = Path("/usr/lib/google-cloud-sdk/bin/kubectl.1.32")
-KUBECTL = str(_VERSIONED) if _VERSIONED.exists() else shutil.which("kubectl.1.32") or shutil.which("kubectl")
 EXAMPLES = Path(__file__).resolve().parents[2] / "infra" / "examples"
 
-pytestmark = pytest.mark.skipif(KUBECTL is None, reason="kubectl is not on PATH")
+pytestmark = NEEDS_KUBECTL
 
 POD = """
 apiVersion: v1
@@ -37,26 +32,6 @@ kind: Pod
 metadata: {name: %s, namespace: %s}
 spec: {containers: [{name: c, image: "%s"}]}
 """
-
-
-class Kubectl:
-    """One user's kubectl, which speaks to the servers in turn."""
-
-    def __init__(self, servers, root: Path, user: str) -> None:
-        self._env = {"PATH": os.environ["PATH"], "HOME": str(root)}
-        files = [write_kubeconfig(s, root / f"{user}-{i}", user) for i, s in enumerate(servers)]
-        self._configs = itertools.cycle(map(str, files))
-
-    async def __call__(self, *args: str, stdin: str = "", fails: bool = False) -> str:
-        pipe = asyncio.subprocess.PIPE
-        env = {**self._env, "KUBECONFIG": next(self._configs)}
-        process = await asyncio.create_subprocess_exec(
-            str(KUBECTL), *args, stdin=pipe, stdout=pipe, stderr=pipe, env=env
-        )
-        out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 120)
-        text = out.decode() + err.decode()
-        assert (process.returncode != 0) == fails, text
-        return text
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +52,7 @@ async def servers(pki):
 
 @pytest.fixture
 async def kubectl(servers, tmp_path):
-    run = Kubectl(servers, tmp_path, "admin")
+    run = Kubectl(*servers, root=tmp_path)
     for namespace in ("default", "kube-system"):
         account = '{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}'
         await run("apply", "-n", namespace, "-f", "-", stdin=account)
@@ -129,7 +104,7 @@ async def test_pod_security(kubectl) -> None:
 
 
 async def test_nobody_grants_what_he_does_not_hold(kubectl, servers, tmp_path) -> None:
-    alice = Kubectl(servers, tmp_path, "alice")
+    alice = Kubectl(*servers, root=tmp_path, user="alice")
     await kubectl("create", "rolebinding", "alice", "--clusterrole=admin", "--user=alice")
     await kubectl("create", "role", "strong", "--verb=*", "--resource=nodes")
     await _eventually(alice, "create", "role", "fine", "--verb=get", "--resource=pods")

@@ -6,20 +6,15 @@ No controllers run here: what is tested is that the clients' every request is un
 import asyncio
 import contextlib
 import json
-import os
 import shutil
-from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.support.apiserver_harness import Pki, edge
-from tests.support.kubeconfig import write_kubeconfig
+from tests.support.kubectl import NEEDS_KUBECTL, Kubectl
 
-_VERSIONED = Path("/usr/lib/google-cloud-sdk/bin/kubectl.1.32")
-KUBECTL = str(_VERSIONED) if _VERSIONED.exists() else shutil.which("kubectl.1.32") or shutil.which("kubectl")
-
-pytestmark = pytest.mark.skipif(KUBECTL is None, reason="kubectl is not on PATH")
+pytestmark = NEEDS_KUBECTL
 
 DEPLOYMENT = """
 apiVersion: apps/v1
@@ -43,27 +38,6 @@ spec:
 """
 
 
-class Kubectl:
-    """Runs kubectl with a kubeconfig and a home of its own."""
-
-    def __init__(self, server, root: Path, cert: str = "admin") -> None:
-        self.kubeconfig = write_kubeconfig(server, root / f"{cert}.kubeconfig", cert)
-        self.env = {"PATH": os.environ["PATH"], "HOME": str(root), "KUBECONFIG": str(self.kubeconfig)}
-
-    async def start(self, *args: str, **env: str) -> asyncio.subprocess.Process:
-        pipe = asyncio.subprocess.PIPE
-        return await asyncio.create_subprocess_exec(
-            str(KUBECTL), *args, stdin=pipe, stdout=pipe, stderr=pipe, env={**self.env, **env}
-        )
-
-    async def __call__(self, *args: str, stdin: str = "", fails: bool = False, **env: str) -> str:
-        process = await self.start(*args, **env)
-        out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 60)
-        text = out.decode() + err.decode()
-        assert (process.returncode != 0) == fails, text
-        return text if fails else out.decode() + ("" if not err else "\n" + err.decode())
-
-
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory) -> Pki:
     made = Pki(tmp_path_factory.mktemp("pki"))
@@ -79,7 +53,7 @@ async def server(pki):
 
 @pytest.fixture
 def kubectl(server, tmp_path) -> Kubectl:
-    return Kubectl(server, tmp_path)
+    return Kubectl(server, root=tmp_path)
 
 
 async def test_discovery_and_explain(kubectl):
@@ -199,7 +173,7 @@ async def test_create_and_its_errors(kubectl):
 async def test_who_am_i_and_what_may_i(server, kubectl, tmp_path):
     assert "admin" in await kubectl("auth", "whoami")
     assert "yes" in await kubectl("auth", "can-i", "delete", "nodes")
-    alice = Kubectl(server, tmp_path, "alice")
+    alice = Kubectl(server, root=tmp_path, user="alice")
     assert "no" in await alice("auth", "can-i", "list", "secrets", fails=True)
     denied = await alice("get", "pods", fails=True)
     assert 'pods is forbidden: User "alice" cannot list resource "pods"' in denied
@@ -228,7 +202,7 @@ async def test_watch_prints_rows(kubectl):
 
 async def test_official_python_client(server, kubectl, tmp_path):
     await kubectl("apply", "-f", "-", stdin=DEPLOYMENT)
-    names, events = await asyncio.to_thread(_python_client, str(kubectl.kubeconfig))
+    names, events = await asyncio.to_thread(_python_client, str(kubectl.kubeconfigs[0]))
     assert names == ["web"]
     assert events == [("ADDED", "one"), ("MODIFIED", "one"), ("DELETED", "one")]
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.kubectl_world import NEEDS_KUBECTL, kubectl_cluster
+from tests.support.kubectl import NEEDS_KUBECTL
+from tests.support.kubectl_world import kubectl_cluster
 
 pytestmark = NEEDS_KUBECTL
 

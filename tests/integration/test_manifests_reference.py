@@ -6,12 +6,9 @@ so in infra/manifests/reference/README.md, and only such a one may.
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import json
-import os
 import re
-import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -20,15 +17,14 @@ import pytest
 import yaml
 
 from cluster.api.scheme import SCHEME
-from tests.support.apiserver_harness import Edge, Pki, edge
-from tests.support.kubeconfig import write_kubeconfig
+from tests.support.apiserver_harness import Pki, edge
+from tests.support.kubectl import NEEDS_KUBECTL, Kubectl
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "infra" / "manifests" / "reference"
 FILES = sorted(path.name for path in MANIFESTS.glob("*.yaml"))
-KUBECTL = shutil.which("kubectl")
 Obj = dict[str, Any]
 
-pytestmark = pytest.mark.skipif(KUBECTL is None, reason="kubectl is not on PATH")
+pytestmark = NEEDS_KUBECTL
 
 
 def documents(name: str) -> list[Obj]:
@@ -45,34 +41,20 @@ def readme_rows() -> dict[str, str]:
     return dict(rows)
 
 
-class Kubectl:
-    def __init__(self, server: Edge, root: Path) -> None:
-        path = write_kubeconfig(server, root / "kubeconfig")
-        self._env = {"PATH": os.environ["PATH"], "HOME": str(root), "KUBECONFIG": str(path)}
-
-    async def __call__(self, *argv: str) -> tuple[int, str]:
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(
-            str(KUBECTL), *argv, stdout=pipe, stderr=asyncio.subprocess.STDOUT, env=self._env
-        )
-        out, _ = await asyncio.wait_for(process.communicate(), 60)
-        return process.returncode or 0, out.decode()
+class Manifests(Kubectl):
+    """kubectl on the reference's manifests, by their file names."""
 
     async def apply(self, name: str) -> list[str]:
-        code, out = await self("apply", "-f", str(MANIFESTS / name))
-        assert code == 0, out
-        return out.splitlines()
+        return (await self("apply", "-f", str(MANIFESTS / name))).splitlines()
 
     async def versions(self, name: str) -> str:
         template = "jsonpath={.items[*].metadata.resourceVersion}{.metadata.resourceVersion}"
-        code, out = await self("get", "-f", str(MANIFESTS / name), "-o", template)
-        assert code == 0 and out, out
+        out = await self("get", "-f", str(MANIFESTS / name), "-o", template)
+        assert out
         return out
 
     async def get(self, kind: str, name: str) -> Obj:
-        code, out = await self("get", kind, name, "-o", "json")
-        assert code == 0, out
-        found: Obj = json.loads(out)
+        found: Obj = json.loads(await self("get", kind, name, "-o", "json"))
         return found
 
 
@@ -82,11 +64,11 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
 
 
 @pytest.fixture
-async def kubectl(pki: Pki, tmp_path: Path) -> AsyncIterator[Kubectl]:
+async def kubectl(pki: Pki, tmp_path: Path) -> AsyncIterator[Manifests]:
     async with edge(pki) as server:
-        run = Kubectl(server, tmp_path)
+        run = Manifests(server, root=tmp_path)
         # made by a controller in a whole cluster; without it Kubernetes admits no Pod
-        assert (await run("create", "serviceaccount", "default"))[0] == 0
+        await run("create", "serviceaccount", "default")
         yield run
 
 
@@ -105,7 +87,7 @@ def test_each_says_where_it_is_from_and_what_was_done(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if known(name)])
-async def test_it_is_stored_and_a_second_apply_changes_nothing(kubectl: Kubectl, name: str) -> None:
+async def test_it_is_stored_and_a_second_apply_changes_nothing(kubectl: Manifests, name: str) -> None:
     first = await kubectl.apply(name)
     assert len(first) == len(documents(name)) and all(line.endswith(" created") for line in first), first
     before = await kubectl.versions(name)
@@ -198,13 +180,13 @@ ANSWERS: dict[str, tuple[str, str, Callable[[Obj], None]]] = {
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-async def test_what_is_filled_in_is_what_kubernetes_fills_in(kubectl: Kubectl, name: str) -> None:
+async def test_what_is_filled_in_is_what_kubernetes_fills_in(kubectl: Manifests, name: str) -> None:
     kind, called, check = ANSWERS[name]
     await kubectl.apply(name)
     check(await kubectl.get(kind, called))
 
 
-async def test_the_anti_affinity_changes_the_deployment_of_section_5(kubectl: Kubectl) -> None:
+async def test_the_anti_affinity_changes_the_deployment_of_section_5(kubectl: Manifests) -> None:
     await kubectl.apply("05-1-deployment-api.yaml")
     assert await kubectl.apply("06a-3-deployment-api-spread.yaml") == ["deployment.apps/api configured"]
     found = await kubectl.get("deployment", "api")
@@ -212,14 +194,13 @@ async def test_the_anti_affinity_changes_the_deployment_of_section_5(kubectl: Ku
     _spread(found)
 
 
-async def test_a_selector_that_its_template_does_not_meet_is_refused(kubectl: Kubectl, tmp_path: Path) -> None:
+async def test_a_selector_that_its_template_does_not_meet_is_refused(kubectl: Manifests, tmp_path: Path) -> None:
     """What the reference's ReplicaSet is without its "# Pod definition"."""
     bare = documents("03c-replicaset-web.yaml")[1]
     bare["spec"]["template"] = {}
     path = tmp_path / "bare.yaml"
     path.write_text(yaml.safe_dump(bare))
-    code, out = await kubectl("apply", "-f", str(path))
-    assert code == 1
+    out = await kubectl("apply", "-f", str(path), fails=True)
     assert (
         "`selector` does not match template `labels`" in out and "spec.template.spec.containers: Required value" in out
     )

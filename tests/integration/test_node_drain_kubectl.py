@@ -9,7 +9,8 @@ import pytest
 from cluster.cli.main import parser
 from cluster.cli.output import CommandError, Output
 from cluster.machine.config import ClusterConfig, save_cluster
-from tests.support.kubectl_world import NEEDS_KUBECTL, kubectl_cluster
+from tests.support.kubectl import NEEDS_KUBECTL
+from tests.support.kubectl_world import kubectl_cluster
 
 pytestmark = NEEDS_KUBECTL
 

@@ -7,7 +7,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.support.kubectl_world import NEEDS_KUBECTL, kubectl_cluster
+from tests.support.kubectl import NEEDS_KUBECTL
+from tests.support.kubectl_world import kubectl_cluster
 from tests.support.signing_requests import request_pem, signing_request
 
 pytestmark = NEEDS_KUBECTL

@@ -40,6 +40,6 @@ class Kubectl:
     async def __call__(self, *args: str, stdin: str = "", fails: bool = False, **env: str) -> str:
         """All it says; `fails`: it has to."""
         code, out, err = await self.run(*args, stdin=stdin, **env)
-        text = "\n".join(filter(None, (out, err)))
+        text = out + err
         assert (code != 0) == fails, text
         return text

@@ -5,14 +5,10 @@ The played kubelet binds pods where their affinity says, runs what restarts and 
 
 import asyncio
 import contextlib
-import os
-import shutil
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-
-import pytest
 
 from cluster.api.errors import ApiError
 from cluster.api.meta import rfc3339
@@ -25,22 +21,17 @@ from cluster.machinery.client import clone
 from cluster.machinery.registry_client import RegistryClient
 from cluster.registry.context import MASTERS, RequestContext
 from tests.support.apiserver_harness import Pki, edge
-from tests.support.kubeconfig import write_kubeconfig
+from tests.support.kubectl import Kubectl
 from tests.support.memory_store import MemoryStore
 from tests.support.signing_requests import Issuer
-
-_VERSIONED = Path("/usr/lib/google-cloud-sdk/bin/kubectl.1.32")
-KUBECTL = str(_VERSIONED) if _VERSIONED.exists() else shutil.which("kubectl.1.32") or shutil.which("kubectl")
-NEEDS_KUBECTL = pytest.mark.skipif(KUBECTL is None, reason="kubectl is not on PATH")
 
 
 class Cluster:
     """kubectl and the played kubelet over one server."""
 
     def __init__(self, server, root: Path) -> None:
-        path = write_kubeconfig(server, root / "kubeconfig")
         self.root, self.server = root, server
-        self._env = {"PATH": os.environ["PATH"], "HOME": str(root), "KUBECONFIG": str(path)}
+        self.run = Kubectl(server, root=root).run
         self.client = RegistryClient(server.registry, lambda: RequestContext(MASTERS, field_manager="kubelet"))
         self._ip = 1
 
@@ -48,15 +39,6 @@ class Cluster:
         code, out, err = await self.run(*args, stdin=stdin)
         assert fails == (code != 0), (args, out, err)
         return err if fails else out
-
-    async def run(self, *args: str, stdin: str = "") -> tuple[int, str, str]:
-        """kubectl's exit code and both its outputs."""
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(
-            str(KUBECTL), *args, stdin=pipe, stdout=pipe, stderr=pipe, env=self._env
-        )
-        out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 60)
-        return process.returncode or 0, out.decode(), err.decode()
 
     async def columns(self, *args: str) -> list[list[str]]:
         return [line.split() for line in (await self.kubectl("get", *args, "--no-headers")).splitlines()]

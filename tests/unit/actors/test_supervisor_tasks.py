@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import orjson
@@ -15,6 +15,7 @@ from cluster.registry.keys import MEMBER_REQUESTS
 from cluster.registry.store import put
 from raft.backup.keeper import SnapshotKeeper
 from raft.errors import Compacted
+from tests.support.eventually import until_then_end
 from tests.support.memory_store import MemoryStore
 
 
@@ -43,17 +44,6 @@ class FakeTask:
         await asyncio.Event().wait()
 
 
-async def until(condition: Callable[[], bool], task: asyncio.Task[Any]) -> None:
-    try:
-        async with asyncio.timeout(30):
-            while not condition():
-                assert not task.done(), task
-                await asyncio.sleep(0.01)
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
 async def test_neither_a_broken_watch_nor_a_task_that_fails_ends_the_others() -> None:
     store, snapshots, ray_head = Members(), FakeTask(), FakeTask()
     await store.txn([], [put(MEMBER_REQUESTS + b"10.0.0.2", b"no JSON")])
@@ -66,7 +56,7 @@ async def test_neither_a_broken_watch_nor_a_task_that_fails_ends_the_others() ->
         cast(RayHeadWatch, ray_head),
     )
     task = asyncio.create_task(supervisor._lead())
-    await until(lambda: store.watched >= 2 and snapshots.runs >= 2 and ray_head.runs >= 2, task)
+    await until_then_end(lambda: store.watched >= 2 and snapshots.runs >= 2 and ray_head.runs >= 2, task)
 
 
 async def test_a_request_that_cannot_be_read_is_written_anew() -> None:
@@ -74,7 +64,7 @@ async def test_a_request_that_cannot_be_read_is_written_anew() -> None:
     key = MEMBER_REQUESTS + b"10.0.0.2"
     await store.txn([], [put(key, b"[]")])
     task = asyncio.create_task(ask_to_join(cast(Any, store), "10.0.0.2"))
-    await until(lambda: store._live[key].value != b"[]", task)
+    await until_then_end(lambda: store._live[key].value != b"[]", task)
     assert orjson.loads(store._live[key].value)["nonce"]
 
 

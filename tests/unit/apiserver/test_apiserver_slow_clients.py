@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from aiohttp import web
 
 from cluster.apiserver import connection, encode
 from tests.support.apiserver_harness import Edge, edge
+from tests.support.eventually import until
 
 HEAD = "POST /api/v1/namespaces HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
@@ -27,12 +27,6 @@ async def said(server: Edge, sent: str) -> bytes:
             return await reader.read()
     finally:
         writer.close()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not holds():
-            await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize("sent", ["", "GET /api/v1/names", HEAD])

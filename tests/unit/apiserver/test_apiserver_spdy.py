@@ -12,6 +12,7 @@ from aiohttp import WSMsgType, web
 from cluster.api.spdy import Data, GoAway, Ping, Reset, SpdyConnection
 from cluster.apiserver import spdy
 from tests.support.apiserver_harness import edge, pod_on_kubelet
+from tests.support.eventually import until
 from tests.support.stand_in import listening
 
 PODS = "/api/v1/namespaces/default/pods"
@@ -142,12 +143,6 @@ async def upgraded(server, path: str, *protocols: str, method: str = "POST"):
             await writer.wait_closed()
 
 
-async def eventually(holds) -> None:
-    async with asyncio.timeout(60):
-        while not holds():
-            await asyncio.sleep(0.01)
-
-
 @pytest.mark.parametrize(("method", "what"), [("POST", "exec"), ("GET", "exec"), ("POST", "attach")])
 async def test_input_output_and_exit_code(world, method, what):
     server, told = world
@@ -188,7 +183,7 @@ async def test_output_waits_for_its_streams_and_a_terminal_has_a_size(world):
         client.say("resize", b'{"Width":80,"Hei')
         client.say("resize", b'ght":24}\n{"Width":81,"Height":25}\n')
         client.say("stdin", b"early")
-        await eventually(lambda: told[1:] == [b'\x04{"Width":80,"Height":24}', b'\x04{"Width":81,"Height":25}'])
+        await until(lambda: told[1:] == [b'\x04{"Width":80,"Height":24}', b'\x04{"Width":81,"Height":25}'])
         client.open("stdout")
         await client.read(lambda: client.came["stdout"] == b"early")
         client.say("stdin", b"", fin=True)
@@ -211,7 +206,7 @@ async def test_a_command_that_ends_while_its_input_is_coming(world):
         feeding.cancel()
         await asyncio.gather(feeding, return_exceptions=True)
     assert (len(client.came["stdout"]), json.loads(client.came["error"])) == (1_000_000, EXITED)
-    await eventually(lambda: told[-1] == "closed")
+    await until(lambda: told[-1] == "closed")
 
 
 async def test_a_client_that_leaves_closes_the_kubelets_side(world):
@@ -219,7 +214,7 @@ async def test_a_client_that_leaves_closes_the_kubelets_side(world):
     async with upgraded(server, f"{PODS}/p/exec?stdout=true&command=cat", "v4.channel.k8s.io") as client:
         client.open("error", "stdout", "nonsense")
         await client.read(lambda: Reset(client.streams["nonsense"]) in client.events)
-    await eventually(lambda: told[-1] == "closed")
+    await until(lambda: told[-1] == "closed")
 
 
 async def test_a_client_that_opens_no_streams_is_not_waited_for_for_ever(world, monkeypatch):
@@ -228,7 +223,7 @@ async def test_a_client_that_opens_no_streams_is_not_waited_for_for_ever(world, 
     async with upgraded(server, f"{PODS}/p/exec?stdout=true&command=cat", "v4.channel.k8s.io") as client:
         async with asyncio.timeout(60):
             assert await client.reader.read() == b""
-    await eventually(lambda: told[-1] == "closed")
+    await until(lambda: told[-1] == "closed")
 
 
 async def test_a_client_that_speaks_something_else_is_cut_off(world):
@@ -237,7 +232,7 @@ async def test_a_client_that_speaks_something_else_is_cut_off(world):
         client.writer.write(b"GET / HTTP/1.1\r\n\r\n\xff\xff\xff\xff")
         async with asyncio.timeout(60):
             assert await client.reader.read() == b""
-    await eventually(lambda: told[-1] == "closed")
+    await until(lambda: told[-1] == "closed")
 
 
 async def test_port_forward_carries_the_connection_as_it_is(world):
@@ -247,7 +242,7 @@ async def test_port_forward_carries_the_connection_as_it_is(world):
         client.writer.write(b"anything at all")
         async with asyncio.timeout(60):
             assert await client.reader.readexactly(15) == b"anything at all"
-    await eventually(lambda: told == ["/portForward/default/p", "closed"])
+    await until(lambda: told == ["/portForward/default/p", "closed"])
 
 
 @pytest.mark.parametrize(

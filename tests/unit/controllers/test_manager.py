@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
 
 import pytest
 
@@ -15,6 +14,7 @@ from cluster.controllers.manager import ControllerManager, build
 from cluster.registry.registry import Registry
 from cluster.registry.types import RegistryConfig
 from tests.support.controller_world import FakeProvider, World, deployment
+from tests.support.eventually import until
 from tests.support.memory_store import MemoryStore
 
 
@@ -22,12 +22,6 @@ def manager(store: MemoryStore, name: str) -> ControllerManager:
     registry = Registry(store, RegistryConfig(), clock=time.time, rng=random.Random(name))
     config = ControllerConfig(leader_elect_lease_duration_s=3)
     return ControllerManager(store, registry, config, name, Outside(FakeProvider()))
-
-
-async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_a_standby_takes_over_and_goes_on_where_the_leader_stopped() -> None:

@@ -14,6 +14,7 @@ import pytest
 from cluster.machine import pki
 from cluster.machine.config import ClusterConfig
 from cluster.machine.forwarder import Backends, Endpoint, Forwarder, ForwarderConfig
+from tests.support.eventually import until
 
 A, B, C = ("10.0.0.1", 1), ("10.0.0.2", 1), ("10.0.0.3", 1)
 
@@ -110,20 +111,13 @@ async def running(tmp_path: Path, *apis: Api) -> AsyncIterator[tuple[Forwarder, 
     forwarder = Forwarder(ForwarderConfig(listen, ends, tmp_path / "ca.crt", prefer=ends[0], interval_s=0.02))
     task = asyncio.create_task(forwarder.run())
     try:
-        await eventually(lambda: len(forwarder.health()["up"]) == len(apis))  # type: ignore[arg-type]
+        await until(lambda: len(forwarder.health()["up"]) == len(apis))  # type: ignore[arg-type]
         yield forwarder, listen
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         for server in servers:
             server.close()
-
-
-async def eventually(condition: object) -> None:
-    assert callable(condition)
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def ask(listen: Endpoint, tmp_path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -163,7 +157,7 @@ async def test_connections_to_the_only_backend_outlive_its_slow_minutes(tmp_path
     async with running(tmp_path, one) as (forwarder, listen):
         reader, writer = await ask(listen, tmp_path)
         one.ready = False
-        await eventually(lambda: not forwarder.health()["ok"])
+        await until(lambda: not forwarder.health()["ok"])
         writer.write(b"create\n")
         assert await reader.readline() == b"one create\n"
         writer.close()

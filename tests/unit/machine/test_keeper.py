@@ -19,6 +19,7 @@ from cluster.machine.keeper import NEW_METADATA_AFTER, KeeperTimes, RayKeeper
 from cluster.machine.processes import Children, Stat
 from cluster.machine.rejoin import HeadStatus, Unreachable
 from cluster.machine.release import Release
+from tests.support.eventually import end, until, until_then_end
 from tests.unit.machine.test_machine_parts import machine_in
 
 NO_PID = 1 << 30  # above the kernel's greatest
@@ -87,17 +88,6 @@ def make(
     return keeper, record
 
 
-async def until(condition: Callable[[], bool], task: asyncio.Task[Any]) -> None:
-    try:
-        async with asyncio.timeout(30):
-            while not condition():
-                assert not task.done()
-                await asyncio.sleep(0.001)
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
 def silent() -> HeadStatus:
     raise Unreachable("off")
 
@@ -111,7 +101,7 @@ async def test_a_head_whose_ray_does_not_start_begins_again_without_metadata(tmp
     (ray_dir / "gcs" / "CURRENT").write_text("damaged")
     (ray_dir / "epoch").write_text("before")
     task = asyncio.create_task(keeper.run())
-    await until(lambda: len(children.commands) > NEW_METADATA_AFTER + 2, task)
+    await until_then_end(lambda: len(children.commands) > NEW_METADATA_AFTER + 2, task)
     assert (ray_dir / "gcs.failed" / "CURRENT").read_text() == "damaged"
     assert not (ray_dir / "gcs" / "CURRENT").exists()
     assert (ray_dir / "epoch").read_text() != "before"
@@ -135,7 +125,7 @@ async def test_an_error_while_looking_at_the_head_restarts_nothing(tmp_path: Pat
 
     head = FakeHead(broken)
     keeper, _ = make(tmp_path, "m2", FakeChildren(0), head)
-    await until(lambda: head.asked > 3, asyncio.create_task(keeper._until_foreign()))
+    await until_then_end(lambda: head.asked > 3, asyncio.create_task(keeper._until_foreign()))
 
 
 async def test_an_answer_that_is_no_object_proves_nothing(tmp_path: Path) -> None:
@@ -179,7 +169,7 @@ async def test_a_head_that_hears_of_its_own_new_generation_starts_anew(tmp_path:
         while not runs(2):
             await asyncio.sleep(0.001)
     second = str(keeper.status()["epoch"])
-    await until(lambda: True, task)
+    await end(task)
     assert first and "-" not in first and second.startswith("2-")
     assert keeper.status()["ray"] == "stopped"
 
@@ -197,7 +187,7 @@ async def test_ray_begins_anew_when_asked_and_only_in_its_turn(
     head.given.set()
     await started(keeper, 2)
     assert orderly_stops(children) == 1
-    await until(lambda: True, task)
+    await end(task)
 
 
 async def test_an_epoch_that_passes_while_a_turn_is_waited_for_freezes(
@@ -207,14 +197,14 @@ async def test_an_epoch_that_passes_while_a_turn_is_waited_for_freezes(
     head = FakeHead(lambda: told)
     keeper, task = await asked_to_restart(tmp_path, "m2", head, monkeypatch)
     told = HeadStatus("f", False, ray=rejoin.RUNNING)
-    await eventually(lambda: keeper.status()["ray"] == "frozen")
+    await until(lambda: keeper.status()["ray"] == "frozen")
     head.given.set()
     asked = head.asked
-    await eventually(lambda: head.asked > asked)
+    await until(lambda: head.asked > asked)
     assert keeper.status()["starts"] == 1, "the head's own actors come first"
     told = HeadStatus("e", True, ray=rejoin.RUNNING)
     await started(keeper, 2)
-    await until(lambda: True, task)
+    await end(task)
 
 
 async def test_a_raylet_that_ends_while_a_turn_is_waited_for_starts_at_once(
@@ -233,7 +223,7 @@ async def test_a_raylet_that_ends_while_a_turn_is_waited_for_starts_at_once(
     )
     ends[-1].set_result(-9)
     await started(keeper, 2)
-    await until(lambda: True, task)
+    await end(task)
 
 
 async def test_a_worker_that_gets_no_turn_asks_who_is_head(tmp_path: Path) -> None:
@@ -279,7 +269,7 @@ async def test_nobody_leaves_his_ray_for_a_head_whose_own_does_not_run(
     now = HeadStatus("another", True, ray=rejoin.RUNNING)
     await says(rejoin.RUNNING, 2)
     assert keeper.status()["epoch"] == "another"
-    await until(lambda: True, task)
+    await end(task)
 
 
 async def test_a_turn_is_given_back_when_there_is_no_ray_to_join_any_more(
@@ -316,10 +306,4 @@ async def asked_to_restart(
 
 
 async def started(keeper: RayKeeper, times: int) -> None:
-    await eventually(lambda: keeper.status()["starts"] == times and keeper.status()["ensured"] is True)
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.001)
+    await until(lambda: keeper.status()["starts"] == times and keeper.status()["ensured"] is True)

@@ -18,6 +18,7 @@ from cluster.machine.head import HeadRecord
 from cluster.machine.keeper import KeeperTimes, RayKeeper
 from cluster.machine.processes import Children
 from cluster.machine.release import Release
+from tests.support.eventually import until
 from tests.unit.machine.test_keeper import FakeChildren
 from tests.unit.machine.test_machine_parts import machine_in
 
@@ -112,13 +113,7 @@ class Three:
             ensured = all(keeper.status()["ensured"] is True for keeper in self.keepers.values())
             return ensured and self.starts() == starts
 
-        await eventually(so)
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(120):
-        while not condition():
-            await asyncio.sleep(0.01)
+        await until(so)
 
 
 @pytest.fixture

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from cluster.node.config import KubeletConfig
 from cluster.node.node_agent import RUNTIME_SYNC_THRESHOLD_S, NodeAgent, RuntimeSync
 from cluster.node.node_status import MachineFacts
 from cluster.node.runtime import ImageEntry, RuntimeFailure
+from tests.support.eventually import until
 from tests.support.fake_clock import FakeClock
 
 FACTS = MachineFacts(4, 8 << 30, 100 << 30, "mid", "uuid", "boot", "6.1", "Debian", "amd64")
@@ -70,12 +71,6 @@ async def reporting(api: Api, engine: Engine, wall: FakeClock, steady: FakeClock
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def test_an_engine_is_down_after_thirty_seconds_without_an_answer() -> None:

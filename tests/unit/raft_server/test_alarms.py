@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from raft.corruption import CorruptionCheck
 from raft.errors import StoreError
 from raft.server import StateConfig, StateServer, create_member
 from raft.storage.backend_lmdb import LmdbBackend
+from tests.support.eventually import until
 from tests.support.ports import free_ports
 
 
@@ -49,7 +50,7 @@ class Group:
         assert found is not None
         backend = found.backend
         assert isinstance(backend, LmdbBackend)
-        await eventually(lambda: bool(backend.scan(0, 1 << 62, 1)))  # it may be a little behind
+        await until(lambda: bool(backend.scan(0, 1 << 62, 1)))  # it may be a little behind
         pos, record = backend.scan(0, 1 << 62, 1)[0]
         backend.put(pos, record[:-1] + b"X")
 
@@ -66,14 +67,6 @@ async def running(root: Path, size: int = 3, **settings: Any) -> AsyncIterator[G
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def eventually(what: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if what():
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("not within 20 s")
 
 
 async def check(group: Group) -> dict[int, int]:
@@ -108,7 +101,7 @@ async def test_members_measure_each_other(tmp_path: Path) -> None:
             sent = [found[f"etcd_network_peer_sent_bytes_total[('To', '{p:x}')]"] for p in links]
             return len(links) == 2 and min(counts) >= 1 and min(sent) > 500
 
-        await eventually(both)
+        await until(both)
 
 
 async def test_a_member_that_differs_stops_the_writes(tmp_path: Path) -> None:
@@ -167,7 +160,7 @@ async def test_the_leader_looks_by_itself(tmp_path: Path) -> None:
         await group.corrupt(2)
         member = group.leader().member
         assert member is not None
-        await eventually(lambda: bool(member.applier.alarms))
+        await until(lambda: bool(member.applier.alarms))
         assert await group.store.alarm_list() == [(2, "CORRUPT")]
 
 
@@ -184,10 +177,10 @@ async def test_space_comes_back_by_itself(tmp_path: Path) -> None:
         for _ in range(12):
             # 2,100 bytes take a page of 4,096 each.
             await asyncio.gather(*(group.store.put(b"k/%d" % i, b"v" * 2100) for i in range(250)))
-            await eventually(lambda: member.space_in_use() > 250 * 4096)
+            await until(lambda: member.space_in_use() > 250 * 4096)
             await group.store.delete(b"k/", b"k0")
             await group.store.compact(await group.store.read_index())
-            await eventually(lambda: member.space_in_use() < 200_000)
+            await until(lambda: member.space_in_use() < 200_000)
             sizes.append(member.backend.size_bytes())
         assert await group.store.alarm_list() == []
         assert max(sizes) <= 2 * quota and max(sizes[6:]) <= max(sizes[:6]) * 1.25
