@@ -1,6 +1,6 @@
 """What sk8 left on a box, and its removal: after a crash, a reboot, or an orderly `sk8 down`.
 
-IO; blocking but for the engine. Everything sk8 makes is recognisable (docs/contracts.md, "Containers and names"), so
+IO; blocking but for the engine. Everything sk8 makes is recognisable (docs/contracts.md, "Containers on a box"), so
 nothing here depends on a record that a crash may have lost. Idempotent; other people's namespaces, links, containers,
 mounts and tables are not touched. What does not go holds up nothing else.
 """

@@ -1,6 +1,7 @@
 """The verdict on a machine, and what its Node has to show for it: conditions and taints.
 
-Pure. DESIGN.md "Liveness"; kubernetes pkg/controller/nodelifecycle. Verdicts, from weakest to strongest:
+Pure. Sources: docs/architecture.md, "When a machine loses power"; Kubernetes' pkg/controller/nodelifecycle. The
+verdicts, from weakest to strongest:
 
 - ALIVE: the lease was renewed within the grace period; the kubelet's own conditions stand.
 - AGENT_DOWN: its kubelet is silent for longer, but the machine answers. As UNREACHABLE, but its pods go on and stay in

@@ -11,7 +11,7 @@ until something breaks:
    the head at once;
  - `restart_in_turn` was called (new certificates): Ray runs on until this machine has its turn, then it restarts.
 
-While the head is silent nothing is concluded and nothing is stopped (DESIGN.md, "What is true").
+While the head is silent nothing is concluded and nothing is stopped (docs/architecture.md, "What is true").
 Invariant: before Ray starts, no process of an earlier start is left (two State actors never meet on one directory).
 """
 

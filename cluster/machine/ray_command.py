@@ -17,8 +17,8 @@ from cluster.machine.machine_config import MachineConfig, load_machine, only_mac
 
 _DAY_S = 86_400
 
-# Ray is not the failure detector (DESIGN.md, "Liveness"): it must never kill a raylet, and with it all actors of a
-# machine, because it did not hear from it for a while.
+# Ray is not the failure detector (docs/architecture.md, "When a machine loses power"): it must never kill a raylet, and
+# with it all actors of a machine, because it did not hear from it for a while.
 SETTINGS: Mapping[str, str] = {
     "RAY_gcs_rpc_server_reconnect_timeout_s": str(_DAY_S),
     "RAY_raylet_liveness_self_check_interval_ms": str(_DAY_S * 1000),  # the keeper decides when to rejoin

@@ -1,6 +1,6 @@
 """Who leads: one key per component in the store, held by a store lease; standbys watch it and take over at once.
 
-IO through the injected Store. DESIGN.md "Liveness", docs/contracts.md "Leadership".
+IO through the injected Store. Keys and values: docs/contracts.md, "Store".
 
 Invariants:
 - `fence` is a compare that holds only while this very term of leadership holds; every write of a leader carries it, so

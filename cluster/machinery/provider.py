@@ -1,7 +1,8 @@
 """What the machines' owner (a cloud, or the local host) can do and prove: a Protocol, no IO.
 
-`cluster.cloud.local` fulfils it over host.sock. "off" from `machines()` is the proof behind the verdict Gone
-(DESIGN.md, "Liveness"): such a machine runs nothing and writes nothing any more. "unknown" proves nothing.
+`cluster.cloud.local` fulfils it over host.sock. "off" from `machines()` is the proof behind the verdict GONE
+(docs/architecture.md, "When a machine loses power"): such a machine runs nothing and writes nothing any more.
+"unknown" proves nothing.
 
 Errors: `ProviderError`; `retriable` says whether the same call may succeed later.
 """

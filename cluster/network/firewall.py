@@ -1,5 +1,5 @@
 """Keeps pods and outsiders away from the ports that only machines may use: Ray, State, engine, kubelet, VXLAN
-(DESIGN.md, "Trust": who can talk to Ray owns the cluster). `firewall_rules` is pure; `Firewall` is the shell.
+(docs/security.md: who can talk to Ray owns the cluster). `firewall_rules` is pure; `Firewall` is the shell.
 
 Table `inet sk8`. On the way in, a protected port answers to the machine itself, to addresses in `machine_cidrs` and
 to the InternalIP of every Node; on the way through, pods of this machine cannot reach a protected port of another
