@@ -100,14 +100,15 @@ def paths(s: FieldSet, prefix: str = "") -> list[str]:
     for k, v in s.items():
         if k == MEMBER:
             continue
-        at = prefix + _shown(k)
+        at = prefix + shown(k)
         if is_member(v):
             out.append(at)
         out.extend(paths(v, at))
     return out
 
 
-def _shown(element: str) -> str:
+def shown(element: str) -> str:
+    """A path element as texts have it: `.image`, `[name="c"]`."""
     if element.startswith("f:"):
         return "." + element[2:]
     if element.startswith("k:"):

@@ -8,13 +8,13 @@ written it, so it never comes or goes as a whole. Source: sigs.k8s.io/structured
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from cluster.api.fieldsets import MEMBER, FieldSet, is_member
+from cluster.api.fieldsets import MEMBER, FieldSet, is_member, shown
 from cluster.api.schema import Kind, Node
 
 Object = dict[str, Any]
@@ -126,6 +126,22 @@ def _whole(node: Node | None, value: Any) -> FieldSet:
 def all_named(node: Node, body: Object) -> FieldSet:
     """What there is of `ownable`, with the declared fields on the way."""
     return with_named_members(node, _named(node, body) or {})
+
+
+def duplicates(node: Node | None, value: Any, at: str = "") -> Iterator[str]:
+    """What lists have more than once that can have it once; of an object that its client wrote."""
+    if node is None or not value or not _granular(node, value):
+        return
+    if type(value) is dict:
+        for k, v in value.items():
+            if type(v) in (dict, list):
+                yield from duplicates(node.child(k), v, f"{at}.{k}")
+        return
+    for key, same in _items(node, value).items():
+        for _ in same[1:]:
+            yield f"{at}: duplicate entries for key {shown(key)}"
+        for item in same if node.list_type == "map" else ():
+            yield from duplicates(node.elem, item, at + shown(key))
 
 
 def with_named_members(node: Node | None, s: FieldSet) -> FieldSet:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
-from cluster.api import errors, last_applied, managed, patch, schema, scheme, selectors, typecheck
+from cluster.api import errors, fieldwalks, last_applied, managed, patch, schema, scheme, selectors, typecheck
 from cluster.api.scheme import ResourceInfo
 from cluster.registry import duplicates, json_input, keys, patch_errors, scale, yaml_input
 from cluster.registry.context import RequestContext
@@ -21,6 +22,8 @@ from cluster.registry.types import Stored
 from cluster.registry.writing import Make, Writer
 
 Object = dict[str, Any]
+
+_MAX_FAULTS = 100
 
 
 def covers(budget: Object, pod: Object) -> bool:
@@ -186,8 +189,7 @@ class Patcher:
             raise errors.bad_request("metadata.managedFields must be nil")
         noting = replace(ctx, field_validation="Warn", repeated=(), warnings=[])
         clean = self._clean(noting, info, wish)
-        if noting.warnings:
-            raise _undeclared(info, namespace, name, noting.warnings)
+        _check_typed(info, namespace, name, clean, noting.warnings)
         _check_repeated(ctx)
         clean["metadata"].setdefault("name", name)
         if info.namespaced:
@@ -313,14 +315,16 @@ def parse_body(body: Any, media_type: str) -> tuple[Any, tuple[str, ...]]:
     return found, tuple(again)
 
 
-def _undeclared(info: ResourceInfo, namespace: str, name: str, warnings: list[str]) -> errors.ApiError:
-    """An apply patch cannot own fields that its kind does not have, whatever fieldValidation says."""
+def _check_typed(info: ResourceInfo, namespace: str, name: str, clean: Object, warnings: list[str]) -> None:
+    """An apply patch cannot own fields that its kind does not have, nor an item twice, whatever fieldValidation says.
+    Raises 400."""
     unknown = [w.removeprefix('unknown field "').removesuffix('"') for w in warnings]
-    what = [f".{path}: field not declared in schema" for path in unknown]
-    listed = what[0] if len(what) == 1 else "errors:\n  " + "\n  ".join(what)
-    return errors.bad_request(
-        f"failed to create typed patch object ({namespace}/{name}; {info.api_version}, Kind={info.kind}): {listed}"
-    )
+    faults = [f".{path}: field not declared in schema" for path in unknown]
+    faults = faults or list(islice(fieldwalks.duplicates(schema.node_of(info), clean), _MAX_FAULTS))
+    if faults:
+        listed = faults[0] if len(faults) == 1 else "errors:\n  " + "\n  ".join(faults)
+        of = f"{namespace}/{name}; {info.api_version}, Kind={info.kind}"
+        raise errors.bad_request(f"failed to create typed patch object ({of}): {listed}")
 
 
 def _check_repeated(ctx: RequestContext) -> None:

@@ -25,7 +25,7 @@ from cluster.api import defaults, errors, managed, meta, schema, typecheck, vali
 from cluster.api.errors import ApiError, Cause
 from cluster.api.scheme import SCHEME, ResourceInfo
 from cluster.api.validation import advice
-from cluster.registry import keys
+from cluster.registry import keys, owners
 from cluster.registry.addresses import IP_ADDRESSES
 from cluster.registry.admission import Admission, Request
 from cluster.registry.allocate import ServiceAllocator
@@ -187,6 +187,7 @@ class Writer:
         stamp_new(obj, meta.uuid4(core.rng.getrandbits(128)), now, strategy)
         strategy.asked_by(obj, ctx.user)
         defaults.apply(info, obj)
+        _warn(ctx, owners.kept_once(obj["metadata"]))
         if manage is not None:
             manage(obj)
         else:
@@ -198,7 +199,7 @@ class Writer:
         if info.name == "services":
             self._services.settle(info, obj, None)
         _refuse(info, obj, validation.create(info, obj))
-        _warn(ctx, advice.warnings(info, obj))
+        _advise(ctx, advice.warnings(info, obj))
 
     def _guard_creation(self, info: ResourceInfo, namespace: str, name: str, key: bytes, plan: Plan) -> None:
         """The key is free, and what it will be in is there: its namespace, which is not ending, and its definition."""
@@ -299,6 +300,7 @@ class Writer:
             defaults.apply(info, new)
         elif info.custom is not None:
             info.custom.default_status(new)
+        _warn(ctx, owners.kept_once(new["metadata"]))
         if manage is not None:
             manage(new, old)
         else:
@@ -312,7 +314,7 @@ class Writer:
         if info.name == "services" and subresource == "":
             self._services.settle(info, new, old)
         _refuse(info, new, validation.update(info, new, old, subresource))
-        _warn(request.ctx, advice.warnings(info, new, old))
+        _advise(request.ctx, advice.warnings(info, new, old))
 
     async def _mutate(self, request: Request) -> None:
         """Admission may change the object, but not who owns what of it."""
@@ -468,16 +470,17 @@ def _check_type(info: ResourceInfo, body: Object) -> None:
         raise errors.invalid(kind, info.group, str(name), [fault])
 
 
-def _warn(ctx: RequestContext, texts: Iterator[str]) -> None:
+def _warn(ctx: RequestContext, text: str) -> None:
+    if text and text not in ctx.warnings:
+        ctx.warnings.append(text)
+
+
+def _advise(ctx: RequestContext, texts: Iterator[str]) -> None:
     """Once, however often the write is tried; and no more than an answer can carry."""
-    known, left = set(ctx.warnings), _MAX_WARNINGS
     for text in texts:
-        if left == 0:
+        if len(ctx.warnings) >= _MAX_WARNINGS:
             return
-        if text not in known:
-            known.add(text)
-            ctx.warnings.append(text)
-            left -= 1
+        _warn(ctx, text)
 
 
 def check_namespace(info: ResourceInfo, namespace: str, metadata: Object) -> None:

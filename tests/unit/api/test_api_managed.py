@@ -219,6 +219,17 @@ def test_duplicates_in_a_list_are_owned_together() -> None:
     assert (owned(once, "a"), owned(once, "b")) == ({}, {'k:{"name":"A"}': {".": {}, "f:name": {}, "f:value": {}}})
 
 
+def test_duplicates_are_named_by_their_path() -> None:
+    twice = _deployment(finalizers=["a.io/x", "a.io/x"])
+    container = twice["spec"]["template"]["spec"]["containers"][0]
+    container["env"] = [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}, {"name": "B"}]
+    assert list(fieldwalks.duplicates(NODE, twice)) == [
+        '.metadata.finalizers: duplicate entries for key [="a.io/x"]',
+        '.spec.template.spec.containers[name="c"].env: duplicate entries for key [name="A"]',
+    ]
+    assert list(fieldwalks.duplicates(NODE, _deployment())) == []
+
+
 def test_the_first_apply_finds_an_owner_for_what_is_there() -> None:
     live = _deployment()
     live["metadata"]["uid"] = "u"

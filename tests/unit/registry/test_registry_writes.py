@@ -413,3 +413,27 @@ async def test_strict_validation(bench: Any, make: Any) -> None:
     bench.ctx = replace(bench.ctx, field_validation="Warn")
     await bench.create("pods", bad)
     assert bench.ctx.warnings == ['unknown field "spec.oops"']
+
+
+async def test_an_apply_names_each_item_once(bench: Any, make: Any) -> None:
+    body = make.deployment()
+    body.update(apiVersion="apps/v1", kind="Deployment")
+    body["spec"]["template"]["spec"]["containers"][0]["env"] = [{"name": "A"}, {"name": "A"}]
+    media = "application/apply-patch+yaml"
+    e = await refusal(bench.registry.patch(bench.ctx, DEPLOYMENTS, "default", "d", media, body))
+    assert (e.code, e.message) == (
+        400,
+        "failed to create typed patch object (default/d; apps/v1, Kind=Deployment): "
+        '.spec.template.spec.containers[name="c"].env: duplicate entries for key [name="A"]',
+    )
+
+
+async def test_an_owner_that_is_named_twice_is_kept_once(bench: Any) -> None:
+    owner = {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"}
+    other = {**owner, "name": "q"}
+    made = await bench.create("configmaps", {"metadata": {"name": "x", "ownerReferences": [owner, other, owner]}})
+    assert made.obj["metadata"]["ownerReferences"] == [owner, other]
+    assert [w for w in bench.ctx.warnings if "ownerReferences" in w] == [
+        ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may "
+        "reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: u"
+    ]

@@ -1,0 +1,35 @@
+"""Owner references that are there twice: once is kept, and the client told.
+
+Pure, in place. Source: k8s.io/apiserver `pkg/endpoints/handlers/rest.go` (dedupOwnerReferencesAndAddWarning).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Object = dict[str, Any]
+
+_TWICE = (
+    ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject "
+    "such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: "
+)
+
+
+def kept_once(metadata: Object) -> str:
+    """The warning; "" where nothing was there twice."""
+    refs = metadata.get("ownerReferences")
+    if not refs or len(refs) < 2:
+        return ""
+    by_uid: dict[str, list[Object]] = {}
+    kept, twice = [], []
+    for ref in refs:
+        same = by_uid.setdefault(ref.get("uid", ""), [])
+        if ref in same:
+            twice.append(ref.get("uid", ""))
+        else:
+            same.append(ref)
+            kept.append(ref)
+    if not twice:
+        return ""
+    metadata["ownerReferences"] = kept
+    return _TWICE + ", ".join(twice)
