@@ -18,6 +18,8 @@ from cluster.apiserver.authn import CertIdentity, identity_of
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 _FIRST_REQUEST_S = 30.0
+CLOSE_S = 2.0
+"""How long the peer of a WebSocket may take to answer our close frame."""
 
 
 class Connection(RequestHandler):

@@ -35,10 +35,10 @@ from cluster.api.scheme import SCHEME
 from cluster.apiserver import proxy_links
 from cluster.apiserver.cache import Cache
 from cluster.apiserver.call import Call
-from cluster.apiserver.connection import on_close
+from cluster.apiserver.connection import CLOSE_S, on_close
 from cluster.apiserver.feed import CacheFeed
 from cluster.apiserver.kubelet import KubeletClient
-from cluster.apiserver.streams import CLOSE_S, relay
+from cluster.apiserver.streams import relay
 
 _HOP = frozenset(
     ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding",

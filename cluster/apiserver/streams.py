@@ -28,9 +28,10 @@ from cluster.api.bodies import read_at_most
 from cluster.api.remotecommand import SPDY_PROTOCOLS, V5, WEBSOCKET_PROTOCOLS, why_refused
 from cluster.apiserver import metrics, spdy
 from cluster.apiserver.call import Call
-from cluster.apiserver.connection import on_close
+from cluster.apiserver.connection import CLOSE_S
 from cluster.apiserver.feed import CacheFeed
 from cluster.apiserver.kubelet import KubeletClient
+from cluster.apiserver.log_streams import LOG_PROTOCOLS, HttpLog, LogStream, SocketLog
 from cluster.apiserver.requestinfo import flag, multi
 from cluster.apiserver.spdy_exec import ExecTranslation
 
@@ -49,7 +50,6 @@ _LOG_OPTIONS = (
 )
 _STREAMS = ("stdin", "stdout", "stderr")
 _CHUNK = 64 * 1024
-CLOSE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,39 +71,26 @@ class StreamServer:
     # --- logs
 
     async def log(self, call: Call) -> web.StreamResponse:
-        """Relay the kubelet's answer as it comes."""
+        """Relay the kubelet's answer as it comes, by HTTP or, where the client asks for an upgrade, a WebSocket."""
+        offered = _offered(call, LOG_PROTOCOLS) if _asks_for_socket(call) else None
         await self._feed.barrier()
         target = self._kubelets.target(call.namespace, call.info.name, call.params.get("container", ""), must_run=False)
         query = {k: call.params[k] for k in _LOG_OPTIONS if k in call.params}
         url = target.url("containerLogs") + ("?" + urlencode(query) if query else "")
+        headers = {"Content-Type": "text/plain", "Cache-Control": "no-cache, private", "Audit-Id": call.audit_id}
         metrics.LONG_RUNNING.labels("log", "pods").inc()
         try:
             async with self._kubelets.session.get(url) as upstream:
                 if upstream.status != 200:
                     why, _ = await read_at_most(upstream.content.iter_any(), _CHUNK)
                     raise _from_kubelet(upstream.status, why)
-                return await self._copy(call, upstream)
+                if offered is None:
+                    return await _copy(upstream, HttpLog(call.request, headers))
+                return await _copy(upstream, SocketLog(call.request, headers, offered))
         except aiohttp.ClientError as e:
             raise _unreachable(target.base_url, e) from e
         finally:
             metrics.LONG_RUNNING.labels("log", "pods").dec()
-
-    async def _copy(self, call: Call, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
-        headers = {"Content-Type": "text/plain", "Cache-Control": "no-cache, private", "Audit-Id": call.audit_id}
-        response = web.StreamResponse(headers=headers)
-        response.enable_chunked_encoding()
-        on_close(call.request, upstream.close)
-        await response.prepare(call.request)
-        try:
-            async for chunk in upstream.content.iter_any():
-                await response.write(chunk)
-            await response.write_eof()
-        except (aiohttp.ClientError, ConnectionError):
-            # Too late for a status: an unfinished chunked body tells the client that the log broke off.
-            response.force_close()
-            if call.request.transport is not None:
-                call.request.transport.close()
-        return response
 
     # --- exec, attach
 
@@ -198,9 +185,24 @@ class StreamServer:
             raise _unreachable(kubelet.base, e) from e
 
 
+async def _copy(upstream: aiohttp.ClientResponse, stream: LogStream) -> web.StreamResponse:
+    await stream.start(upstream.close)
+    try:
+        async for chunk in upstream.content.iter_any():
+            await stream.write(chunk)
+        await stream.end()
+    except (aiohttp.ClientError, ConnectionError):
+        await stream.cut()
+    return stream.response
+
+
+def _asks_for_socket(call: Call) -> bool:
+    return call.headers.get("Upgrade", "").lower() == "websocket"
+
+
 def _offered(call: Call, served: tuple[str, ...]) -> tuple[str, ...]:
     """The WebSocket subprotocols both sides know; none when the client named none. Raises ApiError 400."""
-    if call.headers.get("Upgrade", "").lower() != "websocket":
+    if not _asks_for_socket(call):
         raise errors.bad_request("Upgrade request required")
     asked = [p.strip() for p in call.headers.get("Sec-WebSocket-Protocol", "").split(",")]
     known = tuple(p for p in served if p in asked)

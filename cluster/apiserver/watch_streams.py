@@ -6,8 +6,6 @@ that they watch by. Source: Kubernetes apiserver/pkg/endpoints/handlers/watch.go
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
@@ -15,7 +13,7 @@ from aiohttp import web
 
 from cluster.apiserver.authn import websocket_protocols
 from cluster.apiserver.connection import on_close
-from cluster.apiserver.streams import CLOSE_S
+from cluster.apiserver.one_way import OneWaySocket
 
 AT_ONCE_BYTES = 256 * 1024
 """More than this is written in parts, each once the client has taken the one before."""
@@ -81,25 +79,12 @@ class HttpStream:
 
 class SocketStream:
     def __init__(self, request: web.BaseRequest, headers: Mapping[str, str]) -> None:
-        self._request = request
         protocols = websocket_protocols(request.headers, with_token=False)[:1]
-        self.response: web.WebSocketResponse = web.WebSocketResponse(
-            protocols=protocols, compress=False, timeout=CLOSE_S
-        )
-        self.response.headers.update({k: v for k, v in headers.items() if k != "Content-Type"})
-        self._reader: asyncio.Task[None] | None = None
+        self._socket = OneWaySocket(request, headers, tuple(protocols))
+        self.response = self._socket.response
 
     async def start(self, gone: Callable[[], None]) -> None:
-        on_close(self._request, gone)
-        await self.response.prepare(self._request)
-        self._reader = asyncio.create_task(self._read(gone), name="watch-socket")
-
-    async def _read(self, gone: Callable[[], None]) -> None:
-        """What a client says is of no interest but that it goes; reading also answers its pings."""
-        with contextlib.suppress(ConnectionError):
-            async for _ in self.response:
-                pass
-        gone()
+        await self._socket.start(gone)
 
     def at_once(self, framed: bytes) -> bool:
         return False
@@ -109,7 +94,4 @@ class SocketStream:
             await self.response.send_str(line.decode())
 
     async def end(self) -> None:
-        if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
-        await self.response.close()
+        await self._socket.end()

@@ -1,6 +1,7 @@
 """Logs and exec through a stand-in kubelet that speaks HTTP and WebSocket like the real one."""
 
 import asyncio
+import base64
 import contextlib
 
 import aiohttp
@@ -33,6 +34,8 @@ async def kubelet(pki):
         response = web.StreamResponse()
         await response.prepare(request)
         await response.write(b"one\n")
+        if request.query.get("sinceSeconds"):  # breaks off
+            request.transport.close()
         if request.query.get("follow"):
             await asyncio.sleep(0.1)
             await response.write(b"two\n")
@@ -88,6 +91,38 @@ async def test_logs(world):
     got = await server.call("GET", f"{PODS}/p/log?container=nope")
     assert (got.status, got.json["message"]) == (400, "container nope is not valid for pod p")
     assert (await server.call("GET", f"{PODS}/none/log")).status == 404
+
+
+async def log_by_socket(server, query: str, *protocols: str) -> tuple[str | None, list[bytes | str], int | None]:
+    """The subprotocol agreed on, the messages, and the code the server closed with."""
+    url = f"{server.url}{PODS}/p/log?{query}"
+    context = server.pki.client_context("admin")
+    async with server.session.ws_connect(url, ssl=context, protocols=protocols) as ws:
+        return ws.protocol, [message.data async for message in ws], ws.close_code
+
+
+async def test_logs_by_websocket(world):
+    server, _ = world
+    for protocols in ((), ("binary.k8s.io",)):
+        agreed, (first, *rest), code = await log_by_socket(server, "follow=true", *protocols)
+        assert (agreed, first, b"".join(rest), code) == (*(protocols or (None,)), b"", b"one\ntwo\n", 1000)
+    agreed, (first, *rest), code = await log_by_socket(server, "follow=true", "base64.binary.k8s.io")
+    decoded = b"".join(base64.b64decode(message) for message in rest)
+    assert (agreed, first, decoded, code) == ("base64.binary.k8s.io", "", b"one\ntwo\n", 1000)
+
+
+async def test_a_log_that_cannot_be_read_is_no_websocket(world):
+    server, _ = world
+    for query, protocols in (("previous=true", ()), ("", ("v4.channel.k8s.io",))):
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await log_by_socket(server, query, *protocols)
+        assert refused.value.status == 400
+
+
+async def test_a_log_that_breaks_off_ends_no_websocket_in_order(world):
+    server, _ = world
+    _, messages, code = await log_by_socket(server, "sinceSeconds=1")
+    assert (b"".join(messages), code) == (b"one\n", 1011)
 
 
 async def test_exec_relays_both_ways(world):
