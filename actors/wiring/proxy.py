@@ -46,6 +46,7 @@ def network_config(cluster: ClusterConfig, machine: MachineConfig) -> NetworkCon
                 *bgp_port,
             ),
             refused_to_pods=(str(cluster.proxy_health_port),),
+            open_to_pods=(str(cluster.kubelet_port),) if cluster.kubelet_open_to_pods else (),
             bgp_routers=tuple(parse_router(each).address for each in cluster.bgp_routers) if bgp_port else (),
         ),
     )

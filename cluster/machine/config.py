@@ -108,6 +108,8 @@ class ClusterConfig:
     state_peer_port: int = 2380
     state_metrics_port: int = 2381
     kubelet_port: int = 10250
+    kubelet_open_to_pods: bool = False
+    """Pods reach it, as in Kubernetes: for a Prometheus or a metrics-server that scrapes kubelets themselves."""
     kubelet_healthz_port: int = 10248
     scheduler_port: int = 10259
     controllers_port: int = 10257

@@ -120,6 +120,8 @@ class FirewallConfig:
     )
     refused_to_pods: tuple[str, ...] = ()
     """Ports of machines that pods alone do not reach: the proxy's health, which load balancers ask for."""
+    open_to_pods: tuple[str, ...] = ()
+    """Protected ports that pods reach all the same."""
     bgp_routers: tuple[str, ...] = ()
     """Addresses of routers that this machine speaks BGP to; a pod, masqueraded, would speak as the machine."""
     pod_link_prefix: str = "veth"
@@ -130,8 +132,8 @@ class FirewallConfig:
             _network(f"machine_cidrs[{index}]", cidr)
         if not self.machine_cidrs:
             raise ConfigError("machine_cidrs: empty; name the subnet the machines are in, e.g. 10.89.0.0/24")
-        for name, listed in (("protected_ports", self.protected_ports), ("refused_to_pods", self.refused_to_pods)):
-            for index, ports in enumerate(listed):
+        for name in ("protected_ports", "refused_to_pods", "open_to_pods"):
+            for index, ports in enumerate(getattr(self, name)):
                 port_range(f"{name}[{index}]", ports)
         for index, router in enumerate(self.bgp_routers):
             _address(f"bgp_routers[{index}]", router)

@@ -6,8 +6,8 @@ to the InternalIP of every Node; on the way through, pods of this machine cannot
 machine either (theirs would refuse too: this covers one whose agent is not up yet). Pods get a clear refusal, others
 silence. Machines speak IPv4 to each other, so to IPv6 these ports are closed altogether. A pod's link may send only
 from pod addresses, so that no pod poses as a machine. Ports in `refused_to_pods` are closed to pods alone, and so is
-BGP to the cluster's routers: they know a machine by the address that its pods leave the cluster with. Everything else
-(6443, DNS, NodePorts, ICMP) is left alone.
+BGP to the cluster's routers: they know a machine by the address that its pods leave the cluster with; those in
+`open_to_pods` are open to pods and machines. Everything else (6443, DNS, NodePorts, ICMP) is left alone.
 
 The static part is in force before the API server is reachable; Nodes join the set as they are learnt.
 """
@@ -66,7 +66,7 @@ def _to_this_machine(config: FirewallConfig) -> str:
     if refused:
         text += f"""
     iif lo accept
-    ct state established,related accept
+    ct state established,related accept{_open_to_pods(config)}
     {refused} ip saddr {config.cluster_cidr} goto refuse"""
     if protected:
         text += f"""
@@ -80,7 +80,7 @@ def _to_other_machines(config: FirewallConfig) -> str:
     if not refused:
         return ""
     return f"""
-    ct state established,related accept
+    ct state established,related accept{_open_to_pods(config)}
     ip saddr {pods} ip daddr {{ {machines} }} {refused} goto refuse
     ip saddr {pods} ip daddr @machines {refused} goto refuse"""
 
@@ -88,6 +88,13 @@ def _to_other_machines(config: FirewallConfig) -> str:
 def _refused(config: FirewallConfig) -> str:
     """What matches packets to ports that no pod may speak to."""
     return _to((*config.protected_ports, *config.refused_to_pods))
+
+
+def _open_to_pods(config: FirewallConfig) -> str:
+    """Before pods are refused."""
+    if not config.open_to_pods:
+        return ""
+    return f"\n    {_to(config.open_to_pods)} ip saddr {config.cluster_cidr} accept"
 
 
 def _to(ports: Iterable[str]) -> str:

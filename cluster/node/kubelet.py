@@ -27,6 +27,7 @@ from cluster.machinery.clock import monotonic, steady
 from cluster.machinery.events import EventRecorder
 from cluster.machinery.informer import Informer
 from cluster.node import core_events as ev
+from cluster.node.access import Access
 from cluster.node.admission import judge_resize, reject
 from cluster.node.adoption import Adopter
 from cluster.node.cgroup_plan import pods_root
@@ -128,7 +129,8 @@ class Kubelet:
             runtime, self._set, period_s=config.relist_period_s, listed=self._listed, failed=self._agent.changed
         )
         self._keeping = self._housekeeping(facts)
-        self.server = KubeletServer(config, runtime, self, self._keeping.meter, clock=clock)
+        access = Access(client, config.node_name, config.allowed_groups, clock=monotonic)
+        self.server = KubeletServer(config, runtime, self, self._keeping.meter, access, clock=clock)
         self._network_error = ""
 
     # ------------------------------------------------------------ its parts

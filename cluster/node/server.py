@@ -1,7 +1,7 @@
 """The kubelet's server: logs, exec, attach, port-forward, health, pods, statistics, metrics.
 
-IO: HTTPS on the node's address with the cluster CA's client certificates, by group (docs/contracts.md); plain /healthz
-on loopback. Refusals are metav1.Status objects, so that the API server can pass them on.
+IO: HTTPS on the node's address, for those whom access.py lets in (docs/contracts.md); plain /healthz on loopback.
+Refusals are metav1.Status objects, so that the API server can pass them on.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from aiohttp import web
 from cluster.api import errors
 from cluster.api.errors import ApiError
 from cluster.api.remotecommand import WEBSOCKET_PROTOCOLS, refusal
-from cluster.machinery.mtls import groups_of, server_context
+from cluster.machinery.mtls import server_context
 from cluster.node import exec_stream, logs, parts, pod_dial, pod_story, port_forward
+from cluster.node.access import Access, asked_for
 from cluster.node.config import KubeletConfig
 from cluster.node.core import PodCore
 from cluster.node.core_status import container_status
@@ -57,12 +58,14 @@ class KubeletServer:
         runtime: Runtime,
         pods: Pods,
         meter: Meter,
+        access: Access,
         *,
         clock: Callable[[], float],
     ) -> None:
         self._config = config
         self._runtime = runtime
         self._pods = pods
+        self._access = access
         self._views = Views(config, runtime, pods, meter)
         self._clock = clock
         self._runners: list[web.AppRunner] = []
@@ -114,16 +117,16 @@ class KubeletServer:
 
     def _tls(self) -> ssl.SSLContext:
         config = self._config
-        return server_context(config.server_cert_file, config.server_key_file, config.client_ca_file)
+        files = (config.server_cert_file, config.server_key_file, config.client_ca_file)
+        return server_context(*files, clients=ssl.CERT_OPTIONAL)  # who shows none brings a token
 
     @web.middleware
     async def _authorize(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        groups = groups_of(request.transport.get_extra_info("peercert") if request.transport else None)
+        certificate = request.transport.get_extra_info("peercert") if request.transport else None
+        page = request.match_info.route.resource
+        asked = asked_for(request.method, page.canonical if page else "")
         try:
-            if not groups & set(self._config.allowed_groups):
-                raise errors.ApiError(
-                    403, "Forbidden", f"the client's certificate is of none of {', '.join(self._config.allowed_groups)}"
-                )
+            await self._access.require(certificate, request.headers, asked)
             return await handler(request)
         except ApiError as err:
             return _refused(err)

@@ -194,13 +194,38 @@ def _crashed(status: dict[str, Any], restarts: int) -> bool:
     return reason == "CrashLoopBackOff" and container["restartCount"] == restarts
 
 
-async def test_only_the_right_groups_may_ask(world: NodeWorld) -> None:
-    for certificate, expected in (("stranger", 403), ("admin", 200), ("node", 403)):
-        caller = Caller(world, certificate)
-        try:
-            assert (await caller.get("/pods"))[0] == expected
-        finally:
-            await caller.session.close()
-    async with aiohttp.ClientSession() as plain:
-        with pytest.raises(aiohttp.ClientError):
-            await plain.get(f"https://127.0.0.1:{world.kubelet.server.port}/pods", ssl=False)
+async def test_who_may_ask(tmp_path: Path) -> None:
+    """Certificates, and tokens as the API server judges them."""
+    with machine_namespace("sk8t-node-server"):
+        async with NodeWorld(tmp_path, edge=True) as world:
+            for certificate, expected in (("stranger", 403), ("admin", 200), ("node", 403)):
+                caller = Caller(world, certificate)
+                try:
+                    assert (await caller.get("/pods"))[0] == expected
+                finally:
+                    await caller.session.close()
+            assert await _by_token(world, "/metrics", "") == 401
+            await _may_read_metrics(world, "default")
+            request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+            made = await world.client.create("serviceaccounts", request, "default", subresource="token", name="default")
+            token = f"Bearer {made['status']['token']}"
+            assert await _by_token(world, "/metrics/resource", token) == 200
+            assert await _by_token(world, "/configz", token) == 403
+
+
+async def _by_token(world: NodeWorld, path: str, authorization: str) -> int:
+    assert world.kubelet is not None
+    url = f"https://127.0.0.1:{world.kubelet.server.port}{path}"
+    headers = {"Authorization": authorization} if authorization else {}
+    async with aiohttp.ClientSession() as session, session.get(url, ssl=False, headers=headers) as response:
+        return response.status
+
+
+async def _may_read_metrics(world: NodeWorld, account: str) -> None:
+    api = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "scraper"}}
+    rules = [{"apiGroups": [""], "resources": ["nodes/metrics"], "verbs": ["get"]}]
+    await world.client.create("clusterroles.rbac.authorization.k8s.io", {**api, "kind": "ClusterRole", "rules": rules})
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "scraper"}
+    subjects = [{"kind": "ServiceAccount", "namespace": "default", "name": account}]
+    binding = {**api, "kind": "ClusterRoleBinding", "roleRef": role, "subjects": subjects}
+    await world.client.create("clusterrolebindings.rbac.authorization.k8s.io", binding)

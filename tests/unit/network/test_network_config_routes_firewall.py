@@ -112,6 +112,20 @@ def test_load_balancers_anywhere_ask_for_a_machines_health() -> None:
         FirewallConfig(refused_to_pods=("health",)).validate()
 
 
+def test_kubelets_are_open_to_pods_when_the_cluster_says_so() -> None:
+    for settings, want in (({}, 0), ({"kubelet_open_to_pods": True}, 2)):
+        cluster = ClusterConfig.local(**settings)
+        rules = [
+            line.strip()
+            for line in firewall_rules(network_config(cluster, cluster.machine("m1")).firewall, []).splitlines()
+        ]
+        opened = [at for at, line in enumerate(rules) if line.endswith(f"ip saddr {cluster.pod_cidr} accept")]
+        assert len(opened) == want
+        for at in opened:  # before what refuses them
+            assert names(rules[at], cluster.kubelet_port) and rules[at + 1].endswith("goto refuse")
+            assert not names(rules[at], cluster.state_client_port)
+
+
 def test_only_machines_reach_the_tunnels_port() -> None:
     cluster = ClusterConfig.local()
     for firewall in (FirewallConfig(), network_config(cluster, cluster.machine("m1")).firewall):

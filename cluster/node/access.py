@@ -1,0 +1,155 @@
+"""Who may ask a kubelet for what; the API server says so where the caller is not one of its own.
+
+IO: TokenReviews and SubjectAccessReviews.
+
+    certificate of a trusted group (API servers, system:masters) ──> everything, without asking anybody
+    another certificate of the cluster's CA ─┐
+    Authorization: Bearer ── TokenReview ────┴─ SubjectAccessReview of nodes/metrics, nodes/stats, ... ──> 403 or on
+    neither ──> 401
+
+So a Prometheus or a metrics-server scrapes kubelets with its service account's token and the roles it brings along.
+Answers are kept as long as kubelets keep them. What can change a pod (exec, attach, port-forward) is `create`, though
+it is asked for by GET: who may but read `nodes/proxy` runs no commands.
+
+Source: Kubernetes pkg/kubelet/server/auth.go (with the finer subresources of KEP-2862), webhook authentication's and
+authorization's defaults.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from cluster.api import errors
+from cluster.api.errors import ApiError
+from cluster.machinery.client import Client
+from cluster.machinery.mtls import groups_of, name_of
+
+Obj = dict[str, Any]
+User = Obj
+"""`username`, `uid`, `groups`, `extra`, as a TokenReview has them."""
+
+TOKEN_S, ALLOWED_S, DENIED_S = 120.0, 300.0, 30.0
+_MOST = 1024
+_AUTHENTICATED = "system:authenticated"
+_BEARER = "bearer "
+_VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+_CHANGES_PODS: Final = ("exec", "attach", "portForward")
+_SUBRESOURCES = {
+    "metrics": ("metrics",),
+    "stats": ("stats",),
+    "logs": ("log",),
+    "pods": ("pods", "proxy"),
+    "runningpods": ("pods", "proxy"),
+    "configz": ("configz", "proxy"),
+    "healthz": ("healthz", "proxy"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Any one of `subresources` is enough."""
+
+    verb: str
+    subresources: tuple[str, ...]
+
+
+def asked_for(method: str, route: str) -> Asked:
+    """`route` is the path of the page as it is registered, "" where there is none."""
+    page = route.split("/")[1] if route.startswith("/") else ""
+    verb = "create" if page in _CHANGES_PODS else _VERBS.get(method, "get")
+    return Asked(verb, _SUBRESOURCES.get(page, ("proxy",)))
+
+
+V = TypeVar("V")
+
+
+class _Kept(Generic[V]):
+    """What was answered, until its time is over."""
+
+    def __init__(self) -> None:
+        self._answers: dict[Any, tuple[float, V]] = {}
+
+    def get(self, key: Any, now: float) -> V | None:
+        until, answer = self._answers.get(key, (0.0, None))
+        return answer if until > now else None
+
+    def put(self, key: Any, answer: V, until: float) -> None:
+        self._answers.pop(key, None)
+        if len(self._answers) >= _MOST:
+            del self._answers[next(iter(self._answers))]
+        self._answers[key] = (until, answer)
+
+
+class Access:
+    """`trusted_groups` are asked nothing. `clock` is monotonic, in seconds."""
+
+    def __init__(
+        self, client: Client, node_name: str, trusted_groups: tuple[str, ...], *, clock: Callable[[], float]
+    ) -> None:
+        self._client = client
+        self._node = node_name
+        self._trusted = frozenset(trusted_groups)
+        self._clock = clock
+        self._users: _Kept[User] = _Kept()
+        self._decisions: _Kept[bool] = _Kept()
+
+    async def require(self, certificate: Any, headers: Mapping[str, str], asked: Asked) -> None:
+        """`certificate`: the peer's, verified, as `ssl` shows it. Raises ApiError 401 when it is not known who asks,
+        403 when he may not, 503 when the API server does not say."""
+        groups = groups_of(certificate)
+        if groups & self._trusted:
+            return
+        if name := name_of(certificate):
+            user: User = {"username": name, "groups": sorted(groups | {_AUTHENTICATED})}
+        else:
+            user = await self._user_of(headers.get("Authorization", ""))
+        for subresource in asked.subresources:
+            if await self._allowed(user, asked.verb, subresource):
+                return
+        raise ApiError(
+            403,
+            "Forbidden",
+            f"Forbidden (user={user['username']}, verb={asked.verb}, resource=nodes, "
+            f"subresource(s)=[{' '.join(asked.subresources)}])",
+        )
+
+    async def _user_of(self, authorization: str) -> User:
+        token = authorization[len(_BEARER) :].strip()
+        if not authorization.lower().startswith(_BEARER) or not token:
+            raise errors.unauthorized()
+        key = hashlib.sha256(token.encode()).digest()
+        now = self._clock()
+        user = self._users.get(key, now)
+        if user is None:
+            status = await self._review("tokenreviews.authentication.k8s.io", "TokenReview", {"token": token})
+            user = status["user"] if status.get("authenticated") else {}
+            self._users.put(key, user, now + (TOKEN_S if user else DENIED_S))
+        if not user:
+            raise errors.unauthorized()
+        return user
+
+    async def _allowed(self, user: User, verb: str, subresource: str) -> bool:
+        groups, extra = tuple(user.get("groups") or ()), user.get("extra") or {}
+        key = (user["username"], user.get("uid", ""), groups, repr(sorted(extra.items())), verb, subresource)
+        now = self._clock()
+        allowed = self._decisions.get(key, now)
+        if allowed is None:
+            what = {"verb": verb, "version": "v1", "resource": "nodes", "subresource": subresource, "name": self._node}
+            spec = {"user": user["username"], "uid": user.get("uid", ""), "groups": list(groups), "extra": extra}
+            spec["resourceAttributes"] = what
+            status = await self._review("subjectaccessreviews.authorization.k8s.io", "SubjectAccessReview", spec)
+            allowed = bool(status.get("allowed"))
+            self._decisions.put(key, allowed, now + (ALLOWED_S if allowed else DENIED_S))
+        return allowed
+
+    async def _review(self, resource: str, kind: str, spec: Obj) -> Obj:
+        group = resource.partition(".")[2]
+        try:
+            answer = await self._client.create(resource, {"kind": kind, "apiVersion": f"{group}/v1", "spec": spec})
+        except ApiError as err:
+            raise errors.service_unavailable(f"the API server does not answer a {kind}: {err.message}") from err
+        status: Obj = answer.get("status") or {}
+        return status

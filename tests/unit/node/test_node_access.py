@@ -1,0 +1,189 @@
+"""Whom a kubelet lets in: its own, and those of whom the API server says so."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from apiserver_harness import Pki
+
+from cluster.api import errors
+from cluster.api.errors import ApiError
+from cluster.node.access import ALLOWED_S, DENIED_S, TOKEN_S, Access, Asked, asked_for
+from cluster.node.config import KubeletConfig
+from cluster.node.server import KubeletServer
+
+SCRAPER = "system:serviceaccount:monitoring:prometheus"
+METRICS = Asked("get", ("metrics",))
+TOKEN = {"Authorization": "Bearer good"}
+
+
+class Reviews:
+    """An API server that knows the token `good`, and allows what is in `rules`: (user, verb, subresource)."""
+
+    def __init__(self) -> None:
+        self.rules = {(SCRAPER, "get", "metrics")}
+        self.asked: list[Any] = []
+        self.down = False
+
+    async def create(self, resource: str, obj: dict[str, Any]) -> dict[str, Any]:
+        if self.down:
+            raise errors.service_unavailable("no leader")
+        spec = obj["spec"]
+        if obj["kind"] == "TokenReview":
+            self.asked.append(spec["token"])
+            good = spec["token"] == "good"
+            user = {"username": SCRAPER, "uid": "1", "groups": ["system:authenticated"], "extra": {"a": ["b"]}}
+            return {"status": {"authenticated": good, "user": user if good else {}}}
+        assert obj["kind"] == "SubjectAccessReview" and obj["apiVersion"] == "authorization.k8s.io/v1"
+        what = spec["resourceAttributes"]
+        assert (what["resource"], what["name"]) == ("nodes", "m1") and "system:authenticated" in spec["groups"]
+        question = (spec["user"], what["verb"], what["subresource"])
+        self.asked.append(question)
+        return {"status": {"allowed": question in self.rules}}
+
+
+class World:
+    def __init__(self) -> None:
+        self.reviews = Reviews()
+        self.now = 1000.0
+        self.access = Access(self.reviews, "m1", ("sk8:apiservers",), clock=lambda: self.now)  # type: ignore[arg-type]
+
+    async def code(self, asked: Asked, headers: dict[str, str] | None = None, certificate: Any = None) -> int:
+        try:
+            await self.access.require(certificate, headers or {}, asked)
+        except ApiError as err:
+            return err.code
+        return 200
+
+
+def certificate(name: str, *groups: str) -> dict[str, Any]:
+    subject = [(("commonName", name),), *((("organizationName", g),) for g in groups)]
+    return {"subject": tuple(subject)}
+
+
+@pytest.mark.parametrize(
+    ("method", "route", "verb", "subresources"),
+    [
+        ("GET", "/metrics", "get", ("metrics",)),
+        ("GET", "/metrics/parts/{part}", "get", ("metrics",)),
+        ("GET", "/stats/summary", "get", ("stats",)),
+        ("GET", "/logs", "get", ("log",)),
+        ("GET", "/pods/", "get", ("pods", "proxy")),
+        ("GET", "/configz", "get", ("configz", "proxy")),
+        ("GET", "/healthz/ping", "get", ("healthz", "proxy")),
+        ("GET", "/containerLogs/{ns}/{pod}/{container}", "get", ("proxy",)),
+        ("GET", "/exec/{ns}/{pod}/{container}", "create", ("proxy",)),
+        ("GET", "/portForward/{ns}/{pod}", "create", ("proxy",)),
+        ("DELETE", "", "delete", ("proxy",)),
+    ],
+)
+def test_what_a_page_is_to_the_authorizer(method: str, route: str, verb: str, subresources: tuple[str, ...]) -> None:
+    assert asked_for(method, route) == Asked(verb, subresources)
+
+
+async def test_api_servers_are_let_in_while_the_api_is_down() -> None:
+    world = World()
+    world.reviews.down = True
+    assert await world.code(METRICS, certificate=certificate("kube-apiserver", "sk8:apiservers")) == 200
+    assert await world.code(METRICS, TOKEN) == 503
+    assert world.reviews.asked == []
+
+
+async def test_nobody_is_401() -> None:
+    world = World()
+    for headers in ({}, {"Authorization": "Basic Zm9v"}, {"Authorization": "Bearer "}, {"Authorization": "Bearer bad"}):
+        assert await world.code(METRICS, headers) == 401
+    assert world.reviews.asked == ["bad"]
+
+
+async def test_roles_say_what_a_token_is_good_for() -> None:
+    world = World()
+    assert await world.code(METRICS, TOKEN) == 200
+    assert await world.code(Asked("get", ("proxy",)), TOKEN) == 403
+    assert await world.code(Asked("create", ("proxy",)), TOKEN) == 403
+    world.reviews.rules.add((SCRAPER, "get", "pods"))
+    assert await world.code(Asked("get", ("pods", "proxy")), TOKEN) == 200
+    with pytest.raises(
+        ApiError, match=r"user=.*prometheus, verb=get, resource=nodes, subresource\(s\)=\[configz proxy\]"
+    ):
+        await world.access.require(None, TOKEN, Asked("get", ("configz", "proxy")))
+
+
+async def test_a_certificate_is_a_user_too() -> None:
+    world = World()
+    assert await world.code(METRICS, certificate=certificate(SCRAPER)) == 200
+    assert await world.code(METRICS, certificate=certificate("somebody", "dev")) == 403
+    assert await world.code(METRICS, TOKEN, certificate("somebody", "dev")) == 403, "the certificate counts"
+
+
+async def test_answers_are_kept_for_their_time() -> None:
+    world = World()
+    for _ in range(3):
+        assert await world.code(METRICS, TOKEN) == 200
+        assert await world.code(Asked("get", ("log",)), TOKEN) == 403
+    assert world.reviews.asked == ["good", (SCRAPER, "get", "metrics"), (SCRAPER, "get", "log")]
+    world.reviews.rules = {(SCRAPER, "get", "log")}
+    world.now += DENIED_S + 1
+    assert await world.code(Asked("get", ("log",)), TOKEN) == 200
+    assert await world.code(METRICS, TOKEN) == 200, "still from before"
+    world.now += max(ALLOWED_S, TOKEN_S)
+    assert await world.code(METRICS, TOKEN) == 403
+
+
+class Healthy:
+    """As much of a kubelet as a server asks for its health."""
+
+    def health(self) -> dict[str, object]:
+        return {"ready": True}
+
+
+@asynccontextmanager
+async def server(pki: Pki, access: Access) -> AsyncIterator[str]:
+    files = {"server_cert_file": "node.crt", "server_key_file": "node.key", "client_ca_file": "ca.crt"}
+    config = KubeletConfig(
+        "m1", "127.0.0.1", "/nowhere", **{k: pki.path(v) for k, v in files.items()}, port=0, healthz_port=0
+    )
+    unused: Any = None
+    running = KubeletServer(config, unused, Healthy(), unused, access, clock=time.time)  # type: ignore[arg-type]
+    await running.start()
+    try:
+        yield f"https://127.0.0.1:{running.port}"
+    finally:
+        await running.stop()
+
+
+def client(pki: Pki, name: str = "") -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=pki.path("ca.crt"))
+    context.check_hostname = False
+    if name:
+        context.load_cert_chain(pki.path(f"{name}.crt"), pki.path(f"{name}.key"))
+    return context
+
+
+async def test_the_server_asks_for_each_page(tmp_path: Path) -> None:
+    pki = Pki(tmp_path)
+    pki.issue("node", "system:node:m1", ("system:nodes",), server=True)
+    pki.issue("apiserver", "kube-apiserver", ("sk8:apiservers",))
+    world = World()
+    async with server(pki, world.access) as url, aiohttp.ClientSession() as session:
+
+        async def get(path: str, certificate: str = "", **headers: str) -> int:
+            async with session.get(url + path, ssl=client(pki, certificate), headers=headers) as response:
+                return response.status
+
+        assert await get("/healthz") == 401
+        assert await get("/healthz", "apiserver") == 200
+        assert await get("/healthz", "node") == 403
+        assert await get("/metrics", **TOKEN) == 200
+        assert await get("/healthz", **TOKEN) == 403
+        assert await get("/nowhere", **TOKEN) == 403
+        assert await get("/nowhere", "apiserver") == 404
+        assert await get("/exec/ns/pod/c?command=ls", **TOKEN) == 403
+    assert (SCRAPER, "create", "proxy") in world.reviews.asked
