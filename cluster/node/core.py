@@ -152,14 +152,8 @@ class PodCore:
                 self.containers.setdefault(name, fresh)
         for spec in (*(event.pod["spec"].get("initContainers") or ()), *(event.pod["spec"].get("containers") or ())):
             state = self.containers.get(spec["name"])
-            if state is None:
-                continue
-            if state.spec.get("image") != spec.get("image") and state.phase == "running":
-                # The one part of a container that may change: run the new image.
-                message = f"Container {state.name} definition changed, will be restarted"
-                self._emit("Normal", "Killing", message, state.name)
-                self._stop(state, self._grace(), pre_stop=True)
-            state.spec = spec
+            if state is not None:
+                state.respecify(spec)
         self._look_at(event.pod)
 
     def _look_at(self, pod: dict[str, Any]) -> None:
@@ -438,7 +432,16 @@ class PodCore:
                     state.last, state.exit = state.exit, None
                     state.phase, state.waiting_reason = "waiting", ""
 
+    def _replace_outdated(self) -> None:
+        for state in self.containers.values():
+            if state.kind in ("main", "sidecar") and state.outdated:
+                message = f"Container {state.name} definition changed, will be restarted"
+                self._emit("Normal", "Killing", message, state.name)
+                state.replacing = True
+                self._stop(state, self._grace(), pre_stop=True)
+
     def _advance_containers(self, now: float) -> None:
+        self._replace_outdated()
         for state in self.containers.values():
             if state.kind == "ephemeral":
                 self._start_if_due(state, now)

@@ -78,7 +78,9 @@ class ContainerState:
     attempt: int = 0
     ran: bool = False
     id: str = ""
+    image: str = ""  # what the current run was started with; the spec's may have changed since
     image_id: str = ""
+    replacing: bool = False  # stopped to run another image: restartPolicy has no say
     started_at: float = 0.0
     ended_at: float = 0.0
     exit: ExitInfo | None = None
@@ -99,6 +101,7 @@ class ContainerState:
     resize_error: str = ""
 
     def __post_init__(self) -> None:
+        self.image = self.spec.get("image", "")
         self.allocated = self.actual = self.spec.get("resources") or {}
 
     @property
@@ -125,7 +128,7 @@ class ContainerState:
 
     def wants_restart(self, policy: str) -> bool:
         """Whether an exited container is to run again, by its pod's restartPolicy."""
-        if self.exit is None:
+        if self.exit is None or self.replacing:
             return True
         if self.kind == "ephemeral":
             return False
@@ -141,9 +144,23 @@ class ContainerState:
             return self.backoff.until(self.ended_at)
         return max(self.blocked.at, self.pulling.at)
 
+    @property
+    def outdated(self) -> bool:
+        """It runs an image that its spec no longer names."""
+        return self.phase == "running" and self.image != self.spec.get("image", "")
+
+    def respecify(self, spec: dict[str, Any]) -> None:
+        """A new image, the one part of a container that may change, has not failed yet: it is tried at once."""
+        if spec.get("image") != self.spec.get("image"):
+            self.backoff = Backoff()
+            self.blocked.reset()
+            self.pulling.reset()
+        self.spec = spec
+
     def begin_start(self, now: float) -> None:
-        if self.phase == "exited" and self.exit is not None:
+        if self.phase == "exited" and self.exit is not None and not self.replacing:
             self.backoff.grow(self.ended_at, now)
+        self.image, self.replacing = self.spec.get("image", ""), False
         if self.ran:
             self.attempt += 1
             self.ran = False
@@ -174,7 +191,8 @@ class ContainerState:
         self.phase = "waiting"
         self.waiting_reason, self.waiting_message = reason, message
         self.blocked_at = now
-        (self.pulling if pull else self.blocked).failed(now)
+        if self.image == self.spec.get("image", ""):
+            (self.pulling if pull else self.blocked).failed(now)
 
 
 def containers_of(pod: dict[str, Any]) -> dict[str, ContainerState]:

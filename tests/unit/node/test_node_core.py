@@ -380,6 +380,61 @@ def test_a_changed_image_restarts_the_container() -> None:
     assert d.container("app")["image"] == "img:2"
 
 
+NEW_IMAGE = {"containers": [{"name": "app", "image": "img:2"}]}
+
+
+def test_a_new_image_does_not_wait_for_what_the_old_one_did() -> None:
+    d = Driver(make_pod())
+    for _ in range(4):
+        d.exit("app", 1)
+        d.advance(100)
+    d.exit("app", 1)
+    assert d.container("app")["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+    starts = len(d.of(ev.StartContainer))
+    d.send(ev.PodSeen(make_pod(**NEW_IMAGE)))
+    assert len(d.of(ev.StartContainer)) == starts + 1 and "running" in d.container("app")["state"]
+    d.advance(1)
+    d.exit("app", 1)
+    assert d.core.containers["app"].backoff.current_s == 10, "the old image's back-off is forgotten"
+
+
+def test_a_new_image_is_pulled_at_once() -> None:
+    d = Driver(make_pod(), auto=False)
+    d.send(ev.SandboxReady("s", "1.2.3.4"))
+    d.send(ev.VolumesReady())
+    for _ in range(5):
+        d.send(ev.ContainerBlocked("app", "ErrImagePull", "no such image", True))
+        d.advance(301)
+    d.send(ev.ContainerBlocked("app", "ErrImagePull", "no such image", True))
+    starts = len(d.of(ev.StartContainer))
+    d.send(ev.PodSeen(make_pod(**NEW_IMAGE)))
+    assert len(d.of(ev.StartContainer)) == starts + 1
+    d.send(ev.PodSeen(make_pod()))  # changed again while that one is being pulled
+    d.send(ev.ContainerBlocked("app", "ErrImagePull", "no such image", True))
+    assert len(d.of(ev.StartContainer)) == starts + 2, "the failure was the other image's"
+
+
+@pytest.mark.parametrize("policy", ["Always", "OnFailure", "Never"])
+def test_a_changed_image_is_run_whatever_the_restart_policy(policy: str) -> None:
+    d = Driver(make_pod(restartPolicy=policy))
+    d.send(ev.PodSeen(make_pod(restartPolicy=policy, **NEW_IMAGE)))
+    assert d.status["phase"] == "Running" and d.container("app")["restartCount"] == 1
+    d.exit("app", 1)
+    assert d.status["phase"] == ("Failed" if policy == "Never" else "Running")
+
+
+def test_an_image_that_changes_while_the_old_one_starts() -> None:
+    d = Driver(make_pod(), auto=False)
+    d.send(ev.SandboxReady("s", "1.2.3.4"))
+    d.send(ev.VolumesReady())
+    d.send(ev.PodSeen(make_pod(**NEW_IMAGE)))
+    assert not d.of(ev.StopContainer)
+    d.send(ev.ContainerStarted("app", "app-0", "sha256:1", d.now))
+    assert [a.id for a in d.of(ev.StopContainer)] == ["app-0"]
+    d.exit("app", 143)
+    assert len(d.of(ev.StartContainer)) == 2
+
+
 def test_a_dead_container_is_kept_until_the_next_but_one_starts() -> None:
     d = Driver(make_pod())
 
