@@ -10,11 +10,12 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from cluster.api.errors import ApiError
+from cluster.node import mounts, subpaths
 from cluster.node.config import KubeletConfig
 from cluster.node.core_events import ContainerBlocked, ContainerExited, ContainerStarted, ExitInfo, StartContainer
 from cluster.node.device_core import Grant
@@ -33,7 +34,8 @@ from cluster.node.pod_config import (
 from cluster.node.pod_env import ConfigError, EnvContext, references
 from cluster.node.pull_secrets import credentials, mirrored
 from cluster.node.runtime import UNANSWERED, ContainerConfig, Emit, ImageInfo, Mount, Runtime, RuntimeFailure
-from cluster.node.volumes import MountedVolumes, resolve_subpath
+from cluster.node.subpaths import Bind, bind_subpath
+from cluster.node.volumes import MountedVolumes
 
 log = logging.getLogger(__name__)
 Obj = dict[str, Any]
@@ -230,7 +232,8 @@ class ContainerStarter:
         config = container_config(place.pod, place.spec, inputs)
         if self._devices is not None:
             config = with_devices(config, await self._devices.grants(place.pod, place.spec))
-        return _with_subpaths(config, place.volumes)
+        at = place.directory / subpaths.DIRECTORY / config.name
+        return await asyncio.to_thread(with_subpaths, config, place.volumes, at)
 
     def _write_files(self, place: Place, message_file: Path) -> tuple[Mount, ...]:
         """The pod's resolver and hosts file, and the file for the termination message."""
@@ -270,20 +273,19 @@ def _write_if_changed(path: Path, text: str) -> None:
         path.chmod(0o644)
 
 
-def _with_subpaths(config: ContainerConfig, volumes: MountedVolumes) -> ContainerConfig:
-    """Replace subPaths by what they really are, inside their volume. Raises ConfigError.
+def with_subpaths(
+    config: ContainerConfig, volumes: MountedVolumes, at: Path, bind: Bind = mounts.bind
+) -> ContainerConfig:
+    """Replace subPaths by what they are bound at, below `at`. Blocking. Raises ConfigError.
 
     Volumes may lie inside one another (a hostPath of / holds them all): a source is of the innermost.
     """
     changed = []
-    for mount in config.mounts:
+    for number, mount in enumerate(config.mounts):
         source = mount.source
         around = [b for b in volumes.paths.values() if source == b or source.startswith(f"{b.rstrip('/')}/")]
         base = max(around, key=len, default=source)
         if base != source:
-            source = resolve_subpath(base, source)
-        changed.append(Mount(source, mount.target, mount.read_only, mount.propagation))
-    return ContainerConfig(
-        **{name: getattr(config, name) for name in ContainerConfig.__dataclass_fields__ if name != "mounts"},
-        mounts=tuple(changed),
-    )
+            source = bind_subpath(base, source, at / str(number), bind)
+        changed.append(replace(mount, source=source))
+    return replace(config, mounts=tuple(changed))

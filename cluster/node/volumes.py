@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from cluster.api.errors import ApiError
 from cluster.api.quantity import units
 from cluster.machinery.client import Client
-from cluster.node import mounts
+from cluster.node import mounts, subpaths
 from cluster.node.disk_use import tree
 from cluster.node.host_path import check_host_path
 from cluster.node.object_cache import ObjectCache
@@ -118,6 +118,7 @@ class Volumes:
         self._tokens.forget(uid)
         self._claims.forget(uid)
         directory = self.pod_dir(uid)
+        await asyncio.to_thread(_unmount_below, directory / subpaths.DIRECTORY)  # they hold the volumes they are of
         claims = [
             e.target for e in await asyncio.to_thread(mounts.below, str(directory)) if "kubernetes.io~csi" in e.target
         ]
@@ -307,20 +308,6 @@ def _own(target: Path, group: int | None, *, recursive: bool, only_on_mismatch: 
             os.chown(path, -1, group)
             extra = 0o2770 if path.is_dir() else 0o660
             path.chmod(stat.S_IMODE(path.stat().st_mode) | extra)
-
-
-def resolve_subpath(volume: str, source: str) -> str:
-    """The real path of a subPath, made a directory if absent. Raises ConfigError when it leaves the volume."""
-    root = os.path.realpath(volume)
-    real = os.path.realpath(source)
-    if real != root and not real.startswith(f"{root.rstrip('/')}/"):
-        raise ConfigError(f"subPath {source[len(volume) :].lstrip('/')!r} leads out of the volume")
-    if not os.path.lexists(real):
-        mode = stat.S_IMODE(os.stat(root).st_mode) if os.path.isdir(root) else 0o755
-        os.makedirs(real, exist_ok=True)
-        os.chmod(real, mode)
-        os.chown(real, os.stat(root).st_uid, os.stat(root).st_gid)
-    return real
 
 
 def _unmount_below(directory: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from cluster.api.volumes import DiskSource
-from cluster.node.container_start import _with_subpaths
 from cluster.node.docker_spec import container_body
 from cluster.node.host_path import check_host_path
 from cluster.node.mounts import parse_mountinfo
@@ -16,7 +15,6 @@ from cluster.node.pod_env import ConfigError, EnvContext
 from cluster.node.runtime import ContainerConfig, Mount, PodRef
 from cluster.node.volume_device import VolumeFailure
 from cluster.node.volume_files import FileContent, checked_path, downward_payload, object_payload, write_atomically
-from cluster.node.volumes import MountedVolumes, resolve_subpath
 
 
 def test_updates_are_one_rename_and_old_content_goes(tmp_path: Path) -> None:
@@ -73,27 +71,6 @@ def test_downward_api() -> None:
     ]
     payload = downward_payload(items, EnvContext(pod, "", ""), 0o644)
     assert {k: v.data for k, v in payload.items()} == {"labels": b'a="b"', "cpu": b"2"}
-
-
-def test_sub_paths_are_made_and_kept_inside(tmp_path: Path) -> None:
-    volume = tmp_path / "v"
-    volume.mkdir(mode=0o770)
-    made = resolve_subpath(str(volume), f"{volume}/a/b")
-    assert Path(made).is_dir()
-    (volume / "out").symlink_to("/etc")
-    with pytest.raises(ConfigError, match="leads out"):
-        resolve_subpath(str(volume), f"{volume}/out/passwd")
-
-
-def test_a_mount_is_of_the_innermost_volume(tmp_path: Path) -> None:
-    """Regression: a hostPath of / (kubectl debug node) took every other volume for one of its subPaths."""
-    token = tmp_path / "token"
-    token.mkdir()
-    volumes = MountedVolumes({"host": "/", "token": str(token)}, frozenset())
-    mounts = (Mount("/", "/host"), Mount(str(token), "/run/token"), Mount(f"{token}/sub", "/sub"))
-    config = ContainerConfig(PodRef("n", "p", "u"), "c", 0, "s", "i", mounts=mounts)
-    assert [m.source for m in _with_subpaths(config, volumes).mounts] == ["/", str(token), f"{token}/sub"]
-    assert resolve_subpath("/", str(token)) == str(token)
 
 
 def test_only_a_propagation_that_is_not_the_default_is_asked_for() -> None:
