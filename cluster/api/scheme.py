@@ -321,6 +321,14 @@ REVIEWS = (
     _review(_AUTHORIZATION, "SelfSubjectRulesReview", "selfsubjectrulesreviews"),
     _review(_AUTHORIZATION, "SubjectAccessReview", "subjectaccessreviews"),
 )
+_REVIEWS_BY_NAME = {info.name: info for info in REVIEWS}
+
+
+def creatable(name: str) -> ResourceInfo:
+    """By the name of a stored resource, or of a review, which is answered and kept nowhere. Raises KeyError."""
+    return _REVIEWS_BY_NAME.get(name) or SCHEME.named(name)
+
+
 # Answered by the API server itself, never stored.
 EDGE = (
     *REVIEWS,

@@ -19,7 +19,7 @@ import orjson
 
 from cluster.api import errors
 from cluster.api.errors import ApiError
-from cluster.api.scheme import SCHEME, ResourceInfo
+from cluster.api.scheme import SCHEME, ResourceInfo, creatable
 from cluster.api.tracing import Tracer
 from cluster.machinery.client import (
     PATCH_MEDIA_TYPES,
@@ -157,7 +157,7 @@ class HttpClient:
     async def create(
         self, resource: str, obj: Obj, namespace: str = "", *, subresource: str = "", name: str = ""
     ) -> Obj:
-        info = SCHEME.named(resource)
+        info = creatable(resource)
         namespace = namespace or obj.get("metadata", {}).get("namespace", "")
         if subresource:
             name = name or obj["metadata"]["name"]

@@ -11,15 +11,17 @@ from typing import Any
 
 import aiohttp
 import pytest
-from apiserver_harness import Pki
 
 from cluster.api import errors
 from cluster.api.errors import ApiError
+from cluster.machinery.http_client import HttpClient, HttpConfig
 from cluster.node.access import ALLOWED_S, DENIED_S, TOKEN_S, Access, Asked, asked_for
 from cluster.node.config import KubeletConfig
 from cluster.node.server import KubeletServer
+from tests.support.apiserver_harness import Edge, Pki, edge
 
 SCRAPER = "system:serviceaccount:monitoring:prometheus"
+RBAC = "rbac.authorization.k8s.io"
 METRICS = Asked("get", ("metrics",))
 TOKEN = {"Authorization": "Bearer good"}
 
@@ -135,6 +137,35 @@ async def test_answers_are_kept_for_their_time() -> None:
     assert await world.code(METRICS, TOKEN) == 200, "still from before"
     world.now += max(ALLOWED_S, TOKEN_S)
     assert await world.code(METRICS, TOKEN) == 403
+
+
+async def test_a_real_api_server_judges(tmp_path: Path) -> None:
+    """With the kubelet's own identity: the Node authorizer lets it ask."""
+    pki = Pki(tmp_path)
+    pki.issue("m1", "system:node:m1", ("system:nodes",))
+    async with edge(pki) as api, HttpClient(http_config(api, "m1")) as own, HttpClient(http_config(api)) as admin:
+        await admin.create("namespaces", {"metadata": {"name": "monitoring"}})
+        await admin.create("serviceaccounts", {"metadata": {"name": "prometheus"}}, "monitoring")
+        rules = [{"apiGroups": [""], "resources": ["nodes/metrics"], "verbs": ["get"]}]
+        await admin.create(f"clusterroles.{RBAC}", {"metadata": {"name": "scraper"}, "rules": rules})
+        role = {"apiGroup": RBAC, "kind": "ClusterRole", "name": "scraper"}
+        who = [{"kind": "ServiceAccount", "namespace": "monitoring", "name": "prometheus"}]
+        binding = {"metadata": {"name": "scraper"}, "roleRef": role, "subjects": who}
+        await admin.create(f"clusterrolebindings.{RBAC}", binding)
+        asked = {"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "spec": {}}
+        made = await admin.create("serviceaccounts", asked, "monitoring", subresource="token", name="prometheus")
+        token = {"Authorization": f"Bearer {made['status']['token']}"}
+        world = World()
+        world.access = Access(own, "m1", ("sk8:apiservers",), clock=lambda: 0.0)
+        assert await world.code(METRICS, token) == 200
+        assert await world.code(Asked("get", ("log",)), token) == 403
+        assert await world.code(METRICS, {"Authorization": "Bearer x.y.z"}) == 401
+        assert await world.code(METRICS, certificate=certificate("somebody")) == 403
+
+
+def http_config(api: Edge, certificate: str = "admin") -> HttpConfig:
+    files = {"cert_file": api.pki.path(f"{certificate}.crt"), "key_file": api.pki.path(f"{certificate}.key")}
+    return HttpConfig(server=api.url, ca_file=api.pki.path("ca.crt"), **files)
 
 
 class Healthy:
