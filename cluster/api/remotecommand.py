@@ -54,6 +54,9 @@ class Dialect:
         return message[0], message[1:]
 
 
+URL_BYTES: Final = 1 << 20
+"""A command comes in the URL. So long may the request line be at API server and kubelet, as in Go's net/http."""
+
 REFUSAL: Final = "X-Stream-Refusal"
 """The header that says why a kubelet upgrades no connection: WebSocket clients throw such an answer's body away."""
 

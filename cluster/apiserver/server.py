@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from cluster.api import errors
+from cluster.api.remotecommand import URL_BYTES
 from cluster.api.scheme import SCHEME
 from cluster.api.tracing import Tracer
 from cluster.apiserver import edge, metrics
@@ -217,7 +218,7 @@ class ApiServer:
             unread_s=self._config.unread_timeout_s,
             access_log=None,
             auto_decompress=False,  # nobody compresses bodies, and one that grows a thousandfold is not let in
-            max_line_size=_HEAD_BYTES,
+            max_line_size=URL_BYTES,
             max_field_size=_HEAD_BYTES,
             keepalive_timeout=180.0,
         )

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from cluster.api import errors
 from cluster.api.errors import ApiError
-from cluster.api.remotecommand import WEBSOCKET_PROTOCOLS, refusal
+from cluster.api.remotecommand import URL_BYTES, WEBSOCKET_PROTOCOLS, refusal
 from cluster.machinery.mtls import server_context
 from cluster.node import exec_stream, logs, parts, pod_dial, pod_story, port_forward
 from cluster.node.access import Access, asked_for
@@ -109,7 +109,7 @@ class KubeletServer:
         self._runners.clear()
 
     async def _listen(self, app: web.Application, host: str, port: int, tls: ssl.SSLContext | None) -> int:
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0, max_line_size=URL_BYTES)
         self._runners.append(runner)
         await runner.setup()
         await web.TCPSite(runner, host, port, ssl_context=tls).start()

@@ -230,6 +230,12 @@ async def test_exec_refusals(world):
         assert e.value.status == 400
 
 
+async def test_a_long_command_is_read(world):
+    server, _ = world
+    got = await server.call("GET", f"{PODS}/none/exec?stdout=true&command={'a' * 200_000}")
+    assert got.status == 404
+
+
 async def test_a_refused_upgrade_says_why(world):
     """As kubectl reads it that falls back to SPDY: the body of what answers its POST."""
     server, _ = world
