@@ -21,6 +21,8 @@ _HEADER = struct.Struct(">BxxxI")
 _READ = 32 * 1024
 _MAX_HEAD = 64 * 1024
 _ANSWER_S = 30.0
+LINGER_S = 3.0
+"""So long an attachment whose input ended must be silent before the engine is told."""
 
 
 async def upgrade(
@@ -85,8 +87,9 @@ class StreamSession:
         exit_code: Callable[[], Awaitable[int]],
         passes_eof: bool = True,
     ) -> None:
-        """`passes_eof`: whether the end of input is told. The engine ends an attachment whose input ended, output and
-        all, unless the container's input is to end with it.
+        """`passes_eof`: whether the end of input is told at once. The engine ends an attachment whose input ended,
+        output and all, unless the container's input is to end with it (stdinOnce); so then it hears of it only once
+        the container has been silent for LINGER_S.
         """
         self._reader = reader
         self._writer = writer
@@ -94,6 +97,8 @@ class StreamSession:
         self._resize = resize
         self._exit_code = exit_code
         self._passes_eof = passes_eof
+        self._reads = 0
+        self._lingering: asyncio.Task[None] | None = None
         self._input: socket.socket | None = writer.get_extra_info("socket").dup()
         if self._input is not None:
             self._input.setblocking(False)
@@ -102,11 +107,13 @@ class StreamSession:
         try:
             if self._tty:
                 while data := await self._reader.read(_READ):
+                    self._reads += 1
                     yield 1, data
                 return
             while True:
                 header = await self._reader.readexactly(_HEADER.size)
                 stream, length = _HEADER.unpack(header)
+                self._reads += 1
                 while length:
                     data = await self._reader.read(min(length, _READ))
                     if not data:
@@ -123,7 +130,20 @@ class StreamSession:
                 await asyncio.get_running_loop().sock_sendall(self._input, data)
 
     async def close_stdin(self) -> None:
-        if self._input is not None and self._passes_eof:
+        if self._passes_eof:
+            self._end_input()
+        elif self._lingering is None:
+            self._lingering = asyncio.create_task(self._linger(), name="attachment-lingers")
+
+    async def _linger(self) -> None:
+        seen = -1
+        while seen != self._reads:
+            seen = self._reads
+            await asyncio.sleep(LINGER_S)
+        self._end_input()
+
+    def _end_input(self) -> None:
+        if self._input is not None:
             with contextlib.suppress(OSError):
                 self._input.shutdown(socket.SHUT_WR)
 
@@ -135,6 +155,8 @@ class StreamSession:
 
     async def close(self) -> None:
         """At once; no `write` may be under way."""
+        if self._lingering is not None:
+            self._lingering.cancel()
         if self._input is not None:
             self._input.close()
             self._input = None

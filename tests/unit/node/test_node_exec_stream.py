@@ -16,7 +16,7 @@ import pytest
 from aiohttp import WSMsgType, web
 
 from cluster.api.remotecommand import ERROR, WEBSOCKET_PROTOCOLS
-from cluster.node import exec_stream
+from cluster.node import docker_stream, exec_stream
 from cluster.node.docker_stream import StreamSession, upgrade
 
 Engine = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -129,8 +129,12 @@ async def test_input_that_is_closed_but_not_the_output(tmp_path: Path) -> None:
         assert await talk(url) == (b"late", "4", 1000)
 
 
-async def test_an_attachment_whose_input_ended_still_shows_what_comes(tmp_path: Path) -> None:
-    """Regression: `kubectl debug -i </dev/null` ended at once; the engine detaches whoever ends its input."""
+async def test_an_attachment_whose_input_ended_shows_what_comes_and_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regressions: `kubectl debug -i </dev/null` ended at once, as the engine detaches whoever ends its input; and once
+    it was not told any more, `kubectl run --stdin --leave-stdin-open </dev/null` never ended."""
+    monkeypatch.setattr(docker_stream, "LINGER_S", 0.5)
 
     async def engine(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ended = asyncio.create_task(reader.read())
@@ -138,7 +142,7 @@ async def test_an_attachment_whose_input_ended_still_shows_what_comes(tmp_path: 
         if not ended.done():  # as dockerd: nothing more for a client whose input ended
             writer.write(b"\x01\0\0\0\0\0\0\x04late")
             await writer.drain()
-        ended.cancel()
+        await ended
 
     async with (
         asyncio.timeout(30),
