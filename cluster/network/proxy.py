@@ -90,6 +90,8 @@ class ServiceProxy:
         self._full_reason = "start"
         self._link_dirty = True
         self._wake = asyncio.Event()
+        self._syncing = False
+        """Tests wait for the end of a sync by it."""
         self._synced_at = 0.0
         self._error = ""
         self._syncs = 0
@@ -198,7 +200,9 @@ class ServiceProxy:
         self._wake.set()
         try:
             while True:
+                self._syncing = False
                 await self._wake.wait()
+                self._syncing = True
                 self._wake.clear()
                 try:
                     await self._sync()
