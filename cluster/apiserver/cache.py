@@ -272,6 +272,11 @@ class Cache:
         key = table.prefix + (f"{namespace}/{name}" if info.namespaced else name).encode()
         return table.entries.get(key)
 
+    def entry(self, key: bytes) -> Entry | None:
+        """By its key in the store."""
+        table = self._tables.get(key[: key.find(b"/", key.find(b"/", len(REGISTRY)) + 1) + 1])
+        return table.entries.get(key) if table is not None else None
+
     def install(self, snapshot: Snapshot) -> None:
         """Replace everything; windows start at the snapshot's revision."""
         self._tables = snapshot.tables

@@ -60,7 +60,7 @@ from cluster.registry.codec import Codec
 from cluster.registry.context import internal_context
 from cluster.registry.registry import Registry
 from cluster.registry.store import Store
-from cluster.registry.types import Authorizer
+from cluster.registry.types import Authorizer, Stored
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,7 @@ class ApiServer:
         self._cache = self._new_cache()
         catalog.on_change(self._hub.stop_outdated)
         self._feed = CacheFeed(store, self._cache, wait_s=config.cache_wait_s, on_reset=self._on_reset)
+        registry.start_from(self._known)
         self._kubelets = KubeletClient(config, self._cache)
         self._proxy = ProxyServer(self._kubelets, self._cache, self._feed)
         self._aggregator = Aggregator(self._cache, config, registry.cluster_ip)
@@ -136,6 +137,11 @@ class ApiServer:
         for info in SCHEME.all():
             metrics.WATCH_CACHE_CAPACITY.labels(info.group, info.plural).set(cache.capacity(info.name))
         return cache
+
+    def _known(self, key: bytes) -> Stored | None:
+        """What the cache has of an object, as long as it is fed."""
+        entry = self._cache.entry(key) if self._feed.connected else None
+        return Stored(key, entry.raw, entry.revision, entry.meta.uid) if entry is not None else None
 
     def _authenticator(self, verifier: TokenVerifier) -> Authenticator:
         config, clock = self._config, self._clock

@@ -37,6 +37,7 @@ from cluster.registry.core import Away, Core, Plan
 from cluster.registry.deletion import Deleter
 from cluster.registry.eviction import Evictor
 from cluster.registry.group_deletes import GroupDeleter
+from cluster.registry.known import LookUp
 from cluster.registry.quota_count import QUOTAS
 from cluster.registry.reading import Filter, Reader, check_fields
 from cluster.registry.store import Store
@@ -97,6 +98,11 @@ class Registry:
         if not address or address == "None":
             raise errors.service_unavailable(f'service "{namespace}/{name}" has no cluster IP')
         return str(address)
+
+    def start_from(self, look_up: LookUp) -> None:
+        """Where the newest state of objects is known without asking the store, though perhaps not the last one:
+        updates and patches start from there."""
+        self._writer.start_from(look_up)
 
     def run_long_work(self, away: Away) -> None:
         """Where work on long objects is to be done: `away(work, *args)`, while the loop serves others."""

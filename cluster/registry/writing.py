@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 
 from cluster.api import defaults, errors, managed, meta, schema, typecheck, validation
-from cluster.api.errors import ApiError, Cause
+from cluster.api.errors import ApiError, Cause, FenceLost
 from cluster.api.scheme import SCHEME, ResourceInfo
 from cluster.api.validation import advice
 from cluster.registry import keys, owners
@@ -34,6 +34,7 @@ from cluster.registry.codec import body_of, splice
 from cluster.registry.context import RequestContext
 from cluster.registry.core import LEASE_NOT_FOUND, Core, Guard, Plan, Stale, namespace_guard
 from cluster.registry.expiry import Expiry
+from cluster.registry.known import Known, LookUp
 from cluster.registry.moulds import Mould, mould_of
 from cluster.registry.quota import QuotaLedger
 from cluster.registry.quota_book import Charge
@@ -46,6 +47,8 @@ Object = dict[str, Any]
 Make = Callable[[Object], Object | None]
 
 _ATTEMPTS = 8
+_JUDGEMENTS = (400, 403, 404, 409, 410, 422)
+"""About the object that was looked at; if that was not read, it may be another by now. Nothing was written."""
 _SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _MAX_PREFIX = 58
 _MAX_WARNINGS = 64
@@ -75,7 +78,12 @@ class Writer:
         self._admission = admission
         self._services = ServiceAllocator(core)
         self._expiry = Expiry(core)
+        self._known = Known(core)
         self.ledger = QuotaLedger(core, core.config.admission.enabled("ResourceQuota"), catalog.all)
+
+    def start_from(self, look_up: LookUp) -> None:
+        """Where changes start from; see `known`."""
+        self._known.look_up = look_up
 
     # --- create
 
@@ -228,19 +236,24 @@ class Writer:
         manage: Callable[[Object, Object], None] | None = None,
     ) -> Stored:
         """Replace the object by `make(fresh decoded copy)`; None leaves it. The new object's resourceVersion, if any,
-        must be the current one. Conflicts that the caller did not ask for are retried."""
+        must be the current one. Conflicts that the caller did not ask for are retried. The first try starts from what
+        is known of the object, if anything is: what comes of it is believed only if it was written."""
         key = keys.object_key(info, namespace, name)
+        known = self._known.of(info, key)
+        if known is not None:
+            try:
+                return await self._change_once(ctx, info, known, make, subresource, 0, manage, known=True)
+            except Stale:
+                pass
+            except ApiError as e:
+                if isinstance(e, FenceLost) or e.code not in _JUDGEMENTS:
+                    raise
         for attempt in range(_ATTEMPTS):
             current = await self._core.read(key, deadline=ctx.deadline)
             if current is None:
                 raise errors.not_found(info, name)
-            outdated = info.custom is not None and _outdated(info, current)
-            current = await self._core.served(info, current)
-            new = await self._core.apart(max(ctx.body_bytes, len(current.raw)), _made, make, current)
-            if new is None:
-                return current
             try:
-                return await self._change_once(ctx, info, current, new, subresource, attempt, manage, outdated)
+                return await self._change_once(ctx, info, current, make, subresource, attempt, manage)
             except Stale:
                 await asyncio.sleep(0)
         raise errors.conflict(info, name)
@@ -250,16 +263,23 @@ class Writer:
         ctx: RequestContext,
         info: ResourceInfo,
         current: Stored,
-        new: Object,
+        make: Make,
         subresource: str,
         attempt: int,
         manage: Callable[[Object, Object], None] | None,
-        outdated: bool,
+        *,
+        known: bool = False,
     ) -> Stored:
-        """`outdated`: stored in a version that is no longer the storage version, so written even if unchanged."""
+        """`known`: `current` was not read, but what was known before. Raises Stale instead of leaving it as it is."""
+        # Stored in a version that is no longer the storage version: written even if unchanged.
+        outdated = info.custom is not None and _outdated(info, current)
+        current = await self._core.served(info, current)
         core, strategy, old = self._core, strategy_for(info), current.obj
         name, namespace = old["metadata"]["name"], old["metadata"].get("namespace", "")
         size = max(ctx.body_bytes, len(current.raw))
+        new = await core.apart(size, _made, make, current)
+        if new is None:
+            return _as_it_is(current, known)
         conditional = _check_preconditions(info, current, name, new["metadata"])
         await core.apart(size, self._prepare_change, ctx, info, new, old, subresource, manage)
         plan = Plan()
@@ -272,13 +292,14 @@ class Writer:
         bump_generation(new, old, strategy)
         stale_key = core.encrypts(info) and current.key_id != core.codec.primary
         if unchanged_object(new, old) and not outdated and not stale_key:
-            return current  # else it is written for the key's sake: that is how a key is rotated
+            return _as_it_is(current, known)  # else it is written for the key's sake: that is how a key is rotated
         plan.guards.insert(0, Guard(unchanged(current.key, current.revision), _gone_or_stale(info, name, conditional)))
         if _finished(new, strategy):
             return await self._remove(ctx, info, current, plan)
         charge = self.ledger.charge(info, namespace, name, new, old, subresource)
         draft = await self._encoded(ctx, info, current.key, new, plan, strategy, charge, whole=manage is not None)
         stored = self.written(ctx, draft, await self.store(ctx, draft), current)
+        self._known.wrote(stored)
         if info is QUOTAS and not subresource and not ctx.dry_run:
             await self._count(ctx, namespace, name)
         return stored
@@ -440,6 +461,13 @@ class Writer:
         if metadata.get("resourceVersion"):
             raise errors.bad_request("resourceVersion should not be set on objects to be created")
         check_namespace(info, namespace, metadata)
+
+
+def _as_it_is(current: Stored, known: bool) -> Stored:
+    """The answer to a write that changes nothing; Stale, as that is said of what is there now alone."""
+    if known:
+        raise Stale
+    return current
 
 
 def misplaced(info: ResourceInfo, kind: str, version: str) -> ApiError:
