@@ -9,8 +9,8 @@ from cluster.api.errors import ApiError, forbidden
 from cluster.controllers.pod_control import PodControl
 from cluster.controllers.slow_start import TRUST_S, SlowStart
 from cluster.machinery.client import Created, Obj
-from cluster.machinery.clock import FakeClock
 from tests.support.controller_world import World
+from tests.support.fake_clock import FakeClock
 
 
 def owner(uid: str = "u1", generation: int = 1) -> Obj:
