@@ -1,9 +1,6 @@
-"""Puts tests/support on the path, so that every room's tests can import its helpers (`memory_store`)."""
+"""What holds for all tests. They import each other's helpers from the root: `tests.support.memory_store`."""
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -11,10 +8,6 @@ from hypothesis import HealthCheck, settings
 # A busy box is no failure: neither an example that took long, nor that drawing them did.
 settings.register_profile("sk8", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("sk8")
-
-_SUPPORT = str(Path(__file__).parent / "support")
-if _SUPPORT not in sys.path:
-    sys.path.insert(0, _SUPPORT)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
