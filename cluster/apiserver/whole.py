@@ -7,6 +7,7 @@ as much work as everything this server does to find it.
 from __future__ import annotations
 
 import http
+import re
 import time
 from collections.abc import Iterable
 from email.utils import formatdate
@@ -17,13 +18,15 @@ from aiohttp.abc import AbstractStreamWriter
 
 _REASONS = {status.value: status.phrase for status in http.HTTPStatus}
 _BODILESS = frozenset((204, 304))
+_FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class WholeResponse(web.StreamResponse):
     """Head and body leave with one write. Only where `fits` says so."""
 
     def __init__(self, code: int, fields: Iterable[tuple[str, str]], body: bytes) -> None:
-        """`fields`: all but Content-Length, Date and Connection. Raises ValueError for a line break in one."""
+        """`fields`: all but Content-Length, Date and Connection. Preparing raises ValueError for a control character
+        in one."""
         super().__init__(status=code)
         self._fields = fields
         self._whole = body
@@ -42,6 +45,7 @@ class WholeResponse(web.StreamResponse):
         self._last = not request.keep_alive
         head = _head(self.status, self._fields, len(self._whole), last=self._last)
         await request.writer.write(head + self._whole)
+        await request.writer.drain()  # a client that takes no answer is sent no more of them
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
@@ -54,10 +58,9 @@ def _head(code: int, fields: Iterable[tuple[str, str]], length: int, *, last: bo
     lines += [f"Content-Length: {length}", f"Date: {_date(int(time.time()))}"]
     if last:
         lines.append("Connection: close")
-    text = "\r\n".join(lines)
-    if not text.count("\r") == text.count("\n") == len(lines) - 1:  # whoever wrote it could write a second answer
-        raise ValueError("a header must not hold a line break")
-    return text.encode() + b"\r\n\r\n"
+    if _FORBIDDEN.search("".join(lines)):  # whoever writes a line break could write a second answer
+        raise ValueError("a header must not hold control characters")
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
 
 @lru_cache(maxsize=1)

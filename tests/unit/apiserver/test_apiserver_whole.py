@@ -60,18 +60,42 @@ async def test_what_it_does_not_speak_is_left_to_aiohttp(port: int, asked: bytes
     assert got.endswith(b"\r\n\r\n") is asked.startswith(b"HEAD")
 
 
-@pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "a\nb", "a\rb", "\r\n\r\n<html>"])
-async def test_a_field_cannot_end_the_head(value: str) -> None:
-    written: list[bytes] = []
+class Unread:
+    """A request whose client takes nothing until `taken`; `written` is what was sent to it."""
 
-    class Writer:
-        async def write(self, data: bytes) -> None:
-            written.append(data)
+    keep_alive = True
 
-    class Request:
-        keep_alive = True
-        writer = Writer()
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.taken = asyncio.Event()
 
-    with pytest.raises(ValueError, match="line break"):
-        await WholeResponse(200, [("Warning", value)], b"").prepare(Request())  # type: ignore[arg-type]
-    assert written == []
+    @property
+    def writer(self) -> Unread:
+        return self
+
+    async def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    async def drain(self) -> None:
+        await self.taken.wait()
+
+
+@pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "a\nb", "a\rb", "\r\n\r\n<html>", "a\0", "\x1b[2J"])
+async def test_a_field_cannot_end_the_head_nor_hide_in_it(value: str) -> None:
+    unread = Unread()
+    with pytest.raises(ValueError, match="control characters"):
+        await WholeResponse(200, [("Warning", value)], b"").prepare(unread)  # type: ignore[arg-type]
+    assert unread.written == []
+
+
+async def test_the_next_request_waits_until_the_answer_is_taken() -> None:
+    """Or a client that sends on and reads nothing would fill the server's memory with answers."""
+    unread = Unread()
+    answer = asyncio.create_task(WholeResponse(200, FIELDS, b"{}").prepare(unread))  # type: ignore[arg-type]
+    async with asyncio.timeout(30):
+        while not unread.written:
+            await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not answer.done()
+    unread.taken.set()
+    await answer
