@@ -19,6 +19,8 @@ _METHOD_VERBS = {"POST": "create", "GET": "get", "HEAD": "get", "PUT": "update",
 _NAMESPACE_SUBRESOURCES = frozenset({"status", "finalize"})
 # Subresources below which the rest of the path belongs to somebody else (a proxied server).
 _OPEN_ENDED = frozenset({"proxy"})
+# Paths whose parse is kept, and how long they may be: whoever sends them need not be known.
+_REMEMBERED, _REMEMBERED_LENGTH = 4096, 300
 _LONG_RUNNING_SUBRESOURCES = frozenset({"exec", "attach", "portforward", "log", "proxy"})
 
 
@@ -107,10 +109,12 @@ def _check(parts: list[str]) -> None:
 
 def parse(method: str, raw_path: str, params: Mapping[str, str]) -> RequestInfo:
     """Raises BadPath. A path outside /api/<v>/ and /apis/<g>/<v>/ is a non-resource request."""
-    return _parse(method, raw_path, params) if params else _parse_plain(method, raw_path)
+    if params or len(raw_path) > _REMEMBERED_LENGTH:
+        return _parse(method, raw_path, params)
+    return _parse_plain(method, raw_path)
 
 
-@lru_cache(maxsize=4096)  # leases are renewed, statuses written and kinds created at the same few paths
+@lru_cache(maxsize=_REMEMBERED)  # leases are renewed, statuses written and kinds created at the same few paths
 def _parse_plain(method: str, raw_path: str) -> RequestInfo:
     return _parse(method, raw_path, {})
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from cluster.apiserver import requestinfo
 from cluster.apiserver.requestinfo import BadPath, flag, multi, parse, split_target
 
 
@@ -90,3 +91,14 @@ def test_long_running_and_mutating():
     assert not info("GET", "/api/v1/pods").long_running
     assert info("DELETE", "/api/v1/namespaces/a/pods").mutating
     assert not info("GET", "/api/v1/pods").mutating
+
+
+def test_what_is_remembered_of_paths_stays_small():
+    """They come from anybody, also with the longest head that is read."""
+    requestinfo._parse_plain.cache_clear()
+    for i in range(3):
+        assert requestinfo.parse("GET", f"/api/v1/pods/{i}{'x' * 60_000}", {}).resource == "pods"
+    assert requestinfo._parse_plain.cache_info().currsize == 0
+    for _ in range(3):
+        assert requestinfo.parse("GET", "/api/v1/namespaces/a/pods/b", {}).name == "b"
+    assert requestinfo._parse_plain.cache_info()[:2] == (2, 1)
