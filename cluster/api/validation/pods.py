@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from cluster.api import quantity
-from cluster.api.validation import fields, ips
+from cluster.api.validation import downward, fields, ips, podplacement, podvolumes
 from cluster.api.validation.fields import Faults
 from cluster.api.validation.securitycontext import validate_container_security, validate_pod_security
 
@@ -22,8 +22,6 @@ _RESTART = ("Always", "Never", "OnFailure")
 _DNS = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
 _PULL = ("Always", "IfNotPresent", "Never")
 _PROTOCOLS = ("SCTP", "TCP", "UDP")
-_TOLERATION_OPERATORS = ("Equal", "Exists", "Gt", "Lt")
-_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 _HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc")
 _UNCHANGED = (
     "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,"
@@ -60,7 +58,7 @@ def validate_template(faults: Faults, at: str, template: Object, claim_volumes: 
 
 
 def validate_pod_spec(faults: Faults, at: str, spec: Object, claim_volumes: Collection[str] = ()) -> None:
-    volumes = _volumes(faults, at + ".volumes", spec.get("volumes") or []) | set(claim_volumes)
+    volumes = podvolumes.validate_volumes(faults, at + ".volumes", spec.get("volumes") or []) | set(claim_volumes)
     claims = {c.get("name") for c in spec.get("resourceClaims") or ()}
     if not spec.get("containers"):
         faults.required(at + ".containers")
@@ -88,36 +86,7 @@ def validate_pod_spec(faults: Faults, at: str, spec: Object, claim_volumes: Coll
     for field in ("hostname", "subdomain"):
         if spec.get(field):
             faults.check(f"{at}.{field}", spec[field], fields.dns_label(spec[field]))
-    _tolerations(faults, at + ".tolerations", spec.get("tolerations") or [])
-    _affinity(faults, at + ".affinity", spec.get("affinity") or {})
-    _spread(faults, at + ".topologySpreadConstraints", spec.get("topologySpreadConstraints") or [])
-
-
-def _volumes(faults: Faults, at: str, volumes: list[Object]) -> set[str]:
-    names: set[str] = set()
-    for i, v in enumerate(volumes):
-        where, name = f"{at}[{i}]", v.get("name", "")
-        if not name:
-            faults.required(where + ".name")
-        else:
-            faults.check(where + ".name", name, fields.dns_label(name))
-        if name in names:
-            faults.duplicate(where + ".name", name)
-        names.add(name)
-        sources = [k for k in v if k != "name"]
-        for extra in sources[1:]:
-            faults.forbidden(f"{where}.{extra}", "may not specify more than 1 volume type")
-        if not sources:
-            faults.required(where, "must specify a volume type")
-        elif sources[0] == "persistentVolumeClaim" and not v["persistentVolumeClaim"].get("claimName"):
-            faults.required(where + ".persistentVolumeClaim.claimName")
-        elif sources[0] == "secret" and not v["secret"].get("secretName"):
-            faults.required(where + ".secret.secretName")
-        elif sources[0] == "configMap" and not v["configMap"].get("name"):
-            faults.required(where + ".configMap.name")
-        elif sources[0] == "hostPath" and not v["hostPath"].get("path"):
-            faults.required(where + ".hostPath.path")
-    return names
+    podplacement.validate_placement(faults, at, spec)
 
 
 def _container(
@@ -138,7 +107,11 @@ def _container(
     _ports(faults, at + ".ports", c.get("ports") or [])
     for i, e in enumerate(c.get("env") or ()):
         _env(faults, f"{at}.env[{i}]", e)
-    _mounts(faults, at + ".volumeMounts", c.get("volumeMounts") or [], volumes)
+    for i, e in enumerate(c.get("envFrom") or ()):
+        _env_from(faults, f"{at}.envFrom[{i}]", e)
+    privileged = bool((c.get("securityContext") or {}).get("privileged"))
+    mounts = c.get("volumeMounts") or []
+    podvolumes.validate_mounts(faults, at + ".volumeMounts", mounts, volumes, privileged=privileged)
     resources(faults, at + ".resources", c.get("resources") or {})
     validate_container_security(faults, at, c)
     sidecar = c.get("restartPolicy") == "Always"
@@ -147,6 +120,8 @@ def _container(
             if init and not sidecar:
                 faults.forbidden(f"{at}.{probe}", "may not be set for init containers without restartPolicy=Always")
             _probe(faults, f"{at}.{probe}", c[probe], readiness=probe == "readinessProbe")
+    if c.get("lifecycle") and init and not sidecar:
+        faults.forbidden(at + ".lifecycle", "may not be set for init containers without restartPolicy=Always")
     for hook in ("postStart", "preStop"):
         handler = (c.get("lifecycle") or {}).get(hook)
         if handler is not None:
@@ -207,6 +182,7 @@ def _env(faults: Faults, at: str, e: Object) -> None:
         faults.invalid(at + ".valueFrom", "", why)
     elif e.get("value"):
         faults.invalid(at + ".valueFrom", "", "may not be specified when `value` is not empty")
+    downward.validate_source(faults, at + ".valueFrom", source)
     for kind in ("configMapKeyRef", "secretKeyRef"):
         if kind in source:
             if not source[kind].get("name"):
@@ -215,25 +191,17 @@ def _env(faults: Faults, at: str, e: Object) -> None:
                 faults.required(f"{at}.valueFrom.{kind}.key")
 
 
-def _mounts(faults: Faults, at: str, mounts: list[Object], volumes: set[str]) -> None:
-    paths: set[str] = set()
-    for i, m in enumerate(mounts):
-        where = f"{at}[{i}]"
-        if not m.get("name"):
-            faults.required(where + ".name")
-        elif m["name"] not in volumes:
-            faults.not_found(where + ".name", m["name"])
-        path = m.get("mountPath", "")
-        if not path:
-            faults.required(where + ".mountPath")
-        elif path in paths:
-            faults.invalid(where + ".mountPath", path, "must be unique")
-        paths.add(path)
-        sub = m.get("subPath", "")
-        if sub.startswith("/"):
-            faults.invalid(where + ".subPath", sub, "must be a relative path")
-        if ".." in sub.split("/"):
-            faults.invalid(where + ".subPath", sub, "must not contain '..'")
+def _env_from(faults: Faults, at: str, e: Object) -> None:
+    if e.get("prefix"):
+        faults.check(at + ".prefix", e["prefix"], fields.env_var_name(e["prefix"]))
+    present = [k for k in ("configMapRef", "secretRef") if e.get(k) is not None]
+    for kind in present:
+        if not e[kind].get("name"):
+            faults.required(f"{at}.{kind}.name")
+    if not present:
+        faults.invalid(at, "", "must specify one of: `configMapRef` or `secretRef`")
+    elif len(present) > 1:
+        faults.invalid(at, "", "may not have more than one field specified at a time")
 
 
 def _resource_name(faults: Faults, at: str, name: str) -> None:
@@ -252,6 +220,8 @@ def resources(faults: Faults, at: str, r: Object) -> None:
             _resource_name(faults, where, name)
             if value[:1] == "-":
                 faults.invalid(where, value, "must be greater than or equal to 0")
+            elif "/" in name and quantity.parse_quantity(value).denominator != 1:
+                faults.invalid(where, value, "must be an integer")
     for name, value in requests.items():
         if name in limits and quantity.parse_quantity(value) > quantity.parse_quantity(limits[name]):
             why = f"must be less than or equal to {name} limit of {limits[name]}"
@@ -292,54 +262,6 @@ def _handler(faults: Faults, at: str, handler: Object, kinds: tuple[str, ...]) -
             faults.check(f"{at}.{kind}.port", port, fields.port_name(port))
     if "httpGet" in handler:
         faults.enum(at + ".httpGet.scheme", handler["httpGet"].get("scheme"), ("HTTP", "HTTPS"))
-
-
-def _tolerations(faults: Faults, at: str, tolerations: list[Object]) -> None:
-    for i, t in enumerate(tolerations):
-        where = f"{at}[{i}]"
-        if t.get("key"):
-            faults.check(where + ".key", t["key"], fields.qualified_name(t["key"]))
-        elif t.get("operator") != "Exists":
-            why = 'operator must be Exists when `key` is empty, which means "match all values and all keys"'
-            faults.invalid(where + ".operator", t.get("operator", ""), why)
-        if t.get("tolerationSeconds") is not None and t.get("effect") != "NoExecute":
-            why = "effect must be 'NoExecute' when `tolerationSeconds` is set"
-            faults.invalid(where + ".effect", t.get("effect", ""), why)
-        operator = t.get("operator") or "Equal"
-        if operator not in _TOLERATION_OPERATORS:
-            faults.unsupported(where + ".operator", operator, ("Equal", "Exists"))
-        elif operator == "Exists" and t.get("value"):
-            faults.invalid(where + ".operator", t["value"], "value must be empty when `operator` is 'Exists'")
-        elif operator == "Equal" and t.get("value"):
-            faults.check(where + ".value", t["value"], fields.label_value(t["value"]))
-        if t.get("effect"):
-            faults.enum(where + ".effect", t["effect"], _EFFECTS)
-
-
-def _affinity(faults: Faults, at: str, affinity: Object) -> None:
-    node = affinity.get("nodeAffinity") or {}
-    required = node.get("requiredDuringSchedulingIgnoredDuringExecution")
-    if required is not None and not required.get("nodeSelectorTerms"):
-        where = at + ".nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms"
-        faults.required(where, "must have at least one node selector term")
-    for kind in ("podAffinity", "podAntiAffinity"):
-        for i, term in enumerate(
-            (affinity.get(kind) or {}).get("requiredDuringSchedulingIgnoredDuringExecution") or ()
-        ):
-            where = f"{at}.{kind}.requiredDuringSchedulingIgnoredDuringExecution[{i}]"
-            if not term.get("topologyKey"):
-                faults.required(where + ".topologyKey", "can not be empty")
-            fields.label_selector(faults, where + ".labelSelector", term.get("labelSelector"))
-
-
-def _spread(faults: Faults, at: str, constraints: list[Object]) -> None:
-    for i, c in enumerate(constraints):
-        where = f"{at}[{i}]"
-        if c.get("maxSkew", 0) <= 0:
-            faults.invalid(where + ".maxSkew", c.get("maxSkew", 0), "must be greater than zero")
-        if not c.get("topologyKey"):
-            faults.required(where + ".topologyKey", "can not be empty")
-        faults.enum(where + ".whenUnsatisfiable", c.get("whenUnsatisfiable", ""), ("DoNotSchedule", "ScheduleAnyway"))
 
 
 def validate_pod_update(faults: Faults, new: Object, old: Object) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from cluster.api import quantity
-from cluster.api.validation import fields
+from cluster.api.validation import fields, podplacement
 from cluster.api.validation.fields import Faults
 
 Object = dict[str, Any]
@@ -75,8 +75,8 @@ def validate_volume(faults: Faults, obj: Object) -> None:
 def _node_affinity(faults: Faults, at: str, required: Object | None) -> None:
     if required is None:
         faults.required(at, "must specify required node constraints")
-    elif not required.get("nodeSelectorTerms"):
-        faults.required(f"{at}.nodeSelectorTerms", "must have at least one node selector term")
+    else:
+        podplacement.node_selector(faults, at, required)
 
 
 def validate_volume_update(faults: Faults, new: Object, old: Object) -> None:

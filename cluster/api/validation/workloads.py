@@ -100,6 +100,8 @@ def validate_stateful_set(faults: Faults, obj: Object) -> None:
     _counts(faults, spec, "replicas", "minReadySeconds", "revisionHistoryLimit")
     _selector_and_template(faults, spec, "statefulset")
     faults.enum("spec.podManagementPolicy", spec.get("podManagementPolicy"), ("OrderedReady", "Parallel"))
+    for field, policy in (spec.get("persistentVolumeClaimRetentionPolicy") or {}).items():
+        faults.enum(f"spec.persistentVolumeClaimRetentionPolicy.{field}", policy, ("Delete", "Retain"))
     strategy = spec.get("updateStrategy") or {}
     faults.enum("spec.updateStrategy.type", strategy.get("type"), ("OnDelete", "RollingUpdate"))
     faults.non_negative(
