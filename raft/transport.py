@@ -313,12 +313,12 @@ async def dial(
             cluster_id, member_id = await answered
     except (OSError, TimeoutError) as error:
         connection.abort()
-        raise Unavailable(f"cannot reach {host}:{port}: {error or 'timed out'}") from error
+        raise Unavailable(f"cannot reach {host}:{port}: {str(error) or 'timed out'}") from error
     except BaseException:
         connection.abort()
         raise
     finally:
-        if answered.done() and not answered.cancelled():
+        if not answered.cancel() and not answered.cancelled():  # the connection may end later: nobody waits by then
             answered.exception()  # seen, whatever was raised instead
     if hello.cluster_id and cluster_id != hello.cluster_id:
         connection.abort()

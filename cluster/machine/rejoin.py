@@ -207,7 +207,7 @@ class HeadClient:
                     writer.write(orjson.dumps({"op": "rejoin", "machine": machine}) + b"\n")
                     given = b"go" in await reader.readline()
             except (OSError, TimeoutError) as e:
-                log.warning("no turn to rejoin Ray: %s", e or "timed out")
+                log.warning("no turn to rejoin Ray: %s", str(e) or "timed out")
             yield given
         finally:
             if writer is not None:
