@@ -49,6 +49,8 @@ def validate_pod_addresses(faults: Faults, at: str, spec: Object) -> None:
     for alias in spec.get("hostAliases") or ():
         if fields.ip_address(alias.get("ip", "")):
             faults.invalid(f"{at}.hostAliases.ip", alias.get("ip", ""), _BAD_IP)
+        for name in alias.get("hostnames") or ():
+            faults.check(f"{at}.hostAliases.hostnames", name, fields.dns_subdomain(name))
     config = spec.get("dnsConfig")
     servers = (config or {}).get("nameservers") or []
     if spec.get("dnsPolicy") == "None" and config is None:
@@ -59,6 +61,10 @@ def validate_pod_addresses(faults: Faults, at: str, spec: Object) -> None:
     if len(servers) > _MAX_NAMESERVERS:
         why = f"must not have more than {_MAX_NAMESERVERS} nameservers"
         faults.invalid(f"{at}.dnsConfig.nameservers", servers, why)
+    for i, domain in enumerate((config or {}).get("searches") or ()):
+        plain = domain.removesuffix(".").replace("_", "x")  # of DNS, not of host names
+        if plain:
+            faults.check(f"{at}.dnsConfig.searches[{i}]", domain, fields.dns_subdomain(plain))
     for i, server in enumerate(servers):
         if fields.ip_address(server):
             faults.invalid(f"{at}.dnsConfig.nameservers[{i}]", server, _BAD_IP)

@@ -43,6 +43,8 @@ def validate_pod(faults: Faults, pod: Object) -> None:
         return
     before = len(faults.causes)
     validate_pod_spec(faults, "spec", spec)
+    if spec.get("nodeName") and spec.get("schedulingGates"):
+        faults.forbidden("spec.nodeName", "cannot be set until all schedulingGates have been cleared")
     if len(faults.causes) == before and len(raw) <= _LONGEST:
         if len(_sound) >= _REMEMBERED:
             _sound.clear()
@@ -59,7 +61,7 @@ def validate_template(faults: Faults, at: str, template: Object, claim_volumes: 
 
 def validate_pod_spec(faults: Faults, at: str, spec: Object, claim_volumes: Collection[str] = ()) -> None:
     volumes = podvolumes.validate_volumes(faults, at + ".volumes", spec.get("volumes") or []) | set(claim_volumes)
-    claims = {c.get("name") for c in spec.get("resourceClaims") or ()}
+    claims = _claims(faults, at + ".resourceClaims", spec.get("resourceClaims") or [])
     if not spec.get("containers"):
         faults.required(at + ".containers")
     names: set[str] = set()
@@ -87,6 +89,20 @@ def validate_pod_spec(faults: Faults, at: str, spec: Object, claim_volumes: Coll
         if spec.get(field):
             faults.check(f"{at}.{field}", spec[field], fields.dns_label(spec[field]))
     podplacement.validate_placement(faults, at, spec)
+    if spec.get("os") is not None:
+        faults.enum(at + ".os.name", spec["os"].get("name") or "", ("linux", "windows"))
+
+
+def _claims(faults: Faults, at: str, claims: list[Object]) -> set[Any]:
+    """Their names."""
+    for i, claim in enumerate(claims):
+        named = [f for f in ("resourceClaimName", "resourceClaimTemplateName") if claim.get(f) is not None]
+        which = "`resourceClaimName`{}`resourceClaimTemplateName`"
+        if not named:
+            faults.invalid(f"{at}[{i}]", claim, "must specify one of: " + which.format(", "))
+        elif len(named) > 1:
+            faults.invalid(f"{at}[{i}]", claim, f"at most one of {which.format(' or ')} may be specified")
+    return {c.get("name") for c in claims}
 
 
 def _container(

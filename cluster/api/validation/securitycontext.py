@@ -37,6 +37,8 @@ def validate_pod_security(faults: Faults, at: str, spec: Object) -> None:
         _id(faults, f"{at}.supplementalGroups[{i}]", group)
     if context.get("fsGroupChangePolicy") is not None:
         faults.enum(at + ".fsGroupChangePolicy", context["fsGroupChangePolicy"], _FS_GROUP_POLICIES)
+    if context.get("supplementalGroupsPolicy") is not None:
+        faults.enum(at + ".supplementalGroupsPolicy", context["supplementalGroupsPolicy"], ("Merge", "Strict"))
     _sysctls(faults, at + ".sysctls", context.get("sysctls") or [], spec)
     _seccomp(faults, at + ".seccompProfile", context.get("seccompProfile"))
 
@@ -50,6 +52,8 @@ def validate_container_security(faults: Faults, at: str, container: Object) -> N
     for field in ("runAsUser", "runAsGroup"):
         _id(faults, f"{at}.{field}", context.get(field))
     _seccomp(faults, at + ".seccompProfile", context.get("seccompProfile"))
+    if context.get("procMount") is not None:
+        faults.enum(at + ".procMount", context["procMount"], ("Default", "Unmasked"))
     if context.get("allowPrivilegeEscalation") is not False:
         return
     refused = "cannot set `allowPrivilegeEscalation` to false and "

@@ -76,6 +76,9 @@ def _load_balancer(faults: Faults, spec: Object, kind: Any) -> None:
             ipaddress.ip_network(str(cidr).strip(), strict=False)
         except ValueError:
             faults.invalid(at, cidr, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)")
+    if kind == "LoadBalancer" and spec.get("loadBalancerClass"):
+        name = spec["loadBalancerClass"]
+        faults.check("spec.loadBalancerClass", name, fields.qualified_name(name))
     port = spec.get("healthCheckNodePort")
     if port and not (kind == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local"):
         why = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"
@@ -118,6 +121,8 @@ def _ports(faults: Faults, ports: list[Object], kind: Any) -> None:
             faults.check(at + ".targetPort", target, fields.port_number(target))
         elif target is not None:
             faults.check(at + ".targetPort", target, fields.port_name(target))
+        if p.get("appProtocol"):
+            faults.check(at + ".appProtocol", p["appProtocol"], fields.qualified_name(p["appProtocol"]))
         if (p.get("protocol"), p.get("port")) in seen:
             faults.duplicate(at, {"protocol": p.get("protocol"), "port": p.get("port")})
         seen.add((p.get("protocol"), p.get("port")))

@@ -70,6 +70,13 @@ def validate_volume(faults: Faults, obj: Object) -> None:
         faults.check("spec.storageClassName", spec["storageClassName"], fields.dns_subdomain(spec["storageClassName"]))
     if spec.get("nodeAffinity") is not None:
         _node_affinity(faults, "spec.nodeAffinity.required", spec["nodeAffinity"].get("required"))
+    elif spec.get("local") is not None:
+        faults.required("metadata.annotations", "Local volume requires node affinity")
+    for field in ("driver", "volumeHandle") if spec.get("csi") is not None else ():
+        if not spec["csi"].get(field):
+            faults.required(f"spec.csi.{field}")
+    if (spec.get("hostPath") or {}).get("path") == "/" and spec.get("persistentVolumeReclaimPolicy") == "Recycle":
+        faults.forbidden("spec.persistentVolumeReclaimPolicy", "may not be 'recycle' for a hostPath mount of '/'")
 
 
 def _node_affinity(faults: Faults, at: str, required: Object | None) -> None:
@@ -186,6 +193,9 @@ def validate_secret(faults: Faults, obj: Object) -> None:
             faults.required(f"data[{k}]")
         elif k.startswith(".docker") and not _is_json(data[k]):
             faults.invalid(f"data[{k}]", "<secret contents redacted>", "invalid character")
+    if kind == "kubernetes.io/basic-auth" and not {"username", "password"} & data.keys():
+        for k in ("username", "password"):
+            faults.required(f"data[{k}]")
     if kind == "kubernetes.io/service-account-token":
         annotations = obj["metadata"].get("annotations") or {}
         if not annotations.get("kubernetes.io/service-account.name"):

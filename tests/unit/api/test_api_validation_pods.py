@@ -192,3 +192,37 @@ def test_gates_and_preemption() -> None:
         'schedulingGates[1]: Duplicate value: "a.io/b"',
         'preemptionPolicy: Unsupported value: "Sometimes": supported values: "Never", "PreemptLowerPriority"',
     ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (
+            {"schedulingGates": [{"name": "a"}], "nodeName": "n"},
+            "nodeName: Forbidden: cannot be set until all schedulingGates have been cleared",
+        ),
+        (
+            {"resourceClaims": [{"name": "a"}]},
+            'resourceClaims[0]: Invalid value: {"name":"a"}: must specify one of: `resourceClaimName`, '
+            "`resourceClaimTemplateName`",
+        ),
+        ({"os": {"name": "plan9"}}, 'os.name: Unsupported value: "plan9": supported values: "linux", "windows"'),
+        (
+            {"securityContext": {"supplementalGroupsPolicy": "X"}},
+            'securityContext.supplementalGroupsPolicy: Unsupported value: "X": supported values: "Merge", "Strict"',
+        ),
+    ],
+)
+def test_what_else_a_pod_says(spec: Object, said: str) -> None:
+    assert of_pod(**spec) == [said]
+
+
+def test_names_of_hosts_and_search_paths() -> None:
+    found = of_pod(
+        hostAliases=[{"ip": "1.2.3.4", "hostnames": ["ok.example", "not_ok"]}],
+        dnsConfig={"searches": [".", "example.com.", "_tcp.example.com", "a b"]},
+    )
+    assert [f.partition(": a lowercase")[0] for f in found] == [
+        'hostAliases.hostnames: Invalid value: "not_ok"',
+        'dnsConfig.searches[3]: Invalid value: "a b"',
+    ]

@@ -132,6 +132,38 @@ def test_a_volume_says_where_it_is_or_nothing() -> None:
     ]
 
 
+def test_a_volume_of_one_machine_says_which() -> None:
+    spec = {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"]}
+    assert faults("persistentvolumes", {**spec, "local": {"path": "/x"}}) == [
+        "metadata.annotations: Required value: Local volume requires node affinity"
+    ]
+    assert faults("persistentvolumes", {**spec, "csi": {"driver": "d"}}) == ["spec.csi.volumeHandle: Required value"]
+    root = {**spec, "hostPath": {"path": "/"}, "persistentVolumeReclaimPolicy": "Recycle"}
+    assert faults("persistentvolumes", root) == [
+        "spec.persistentVolumeReclaimPolicy: Forbidden: may not be 'recycle' for a hostPath mount of '/'"
+    ]
+
+
+def test_a_secret_for_a_password_has_a_name_or_a_password() -> None:
+    secret: Object = {"metadata": {"name": "x", "namespace": "default"}, "type": "kubernetes.io/basic-auth"}
+    info = SCHEME.named("secrets")
+    assert [str(c) for c in validation.create(info, secret)] == [
+        "data[username]: Required value",
+        "data[password]: Required value",
+    ]
+    assert validation.create(info, {**secret, "data": {"password": ""}}) == []
+
+
+def test_ports_and_classes_of_services_have_qualified_names() -> None:
+    port = {"name": "p", "port": 80, "appProtocol": "a b"}
+    spec = {"type": "LoadBalancer", "ports": [port], "loadBalancerClass": "c d", "clusterIP": "10.0.0.1"}
+    found = [f.partition(": name part")[0] for f in faults("services", {**spec, "clusterIPs": ["10.0.0.1"]})]
+    assert [f for f in found if "IPs" not in f] == [
+        'spec.ports[0].appProtocol: Invalid value: "a b"',
+        'spec.loadBalancerClass: Invalid value: "c d"',
+    ]
+
+
 def _job(**spec: Any) -> Object:
     pod = {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i:1"}]}
     labels = {"a": "b"}
