@@ -44,7 +44,7 @@ def json_patch(obj: Any, operations: Any) -> Any:
             f"The allowed maximum operations in a JSON patch is {_MAX_OPERATIONS}, got {len(operations)}"
         )
     try:
-        patch = jsonpatch.JsonPatch(operations)
+        patch = jsonpatch.JsonPatch([_with_value(op) for op in operations])
     except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException, *_UNAPPLIED) as e:
         raise errors.bad_request(f"error decoding patch: {e}") from e
     try:
@@ -57,6 +57,13 @@ def json_patch(obj: Any, operations: Any) -> Any:
         raise errors.ApiError(422, "Invalid", f"{_REJECTED}: testing the value failed") from e
     except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException, *_UNAPPLIED) as e:
         raise errors.ApiError(422, "Invalid", _REJECTED, {"causes": [{"message": str(e)}]}) from e
+
+
+def _with_value(operation: Any) -> Any:
+    """A value that is missing is null, as to Kubernetes; Go's clients leave out empty ones (omitempty)."""
+    if isinstance(operation, dict) and operation.get("op") in ("add", "replace", "test"):
+        return {"value": None, **operation}
+    return operation
 
 
 def _applied(patch: jsonpatch.JsonPatch, obj: Any) -> Any:

@@ -32,6 +32,13 @@ def test_merge_patch_rfc7386() -> None:
     assert patch.merge_patch({"a": [1]}, {"a": [2]}) == {"a": [2]}
 
 
+def test_a_value_that_is_missing_is_null() -> None:
+    """Regression: a client whose types omit empty values could not add one (a label without a value)."""
+    assert patch.json_patch({"labels": {}}, [{"op": "add", "path": "/labels/a"}]) == {"labels": {"a": None}}
+    assert patch.json_patch({"a": 1}, [{"op": "replace", "path": "/a"}]) == {"a": None}
+    assert patch.json_patch({"a": None}, [{"op": "test", "path": "/a"}]) == {"a": None}
+
+
 def test_json_patch() -> None:
     assert patch.json_patch({"a": [1]}, [{"op": "add", "path": "/a/-", "value": 2}]) == {"a": [1, 2]}
     with pytest.raises(ApiError) as e:
