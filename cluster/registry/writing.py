@@ -47,8 +47,8 @@ Object = dict[str, Any]
 Make = Callable[[Object], Object | None]
 
 _ATTEMPTS = 8
-_JUDGEMENTS = (400, 403, 404, 409, 410, 422)
-"""About the object that was looked at; if that was not read, it may be another by now. Nothing was written."""
+_REFUSALS = (400, 403, 404, 409, 410, 422)
+"""What a guard says, or a quota: nothing was written. Other codes of a commit are the store's, and may be otherwise."""
 _SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _MAX_PREFIX = 58
 _MAX_WARNINGS = 64
@@ -67,6 +67,27 @@ class Draft:
     offset: int
     lease: int
     cast: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """A change that somebody wants of an object."""
+
+    ctx: RequestContext
+    info: ResourceInfo
+    name: str
+    make: Make
+    subresource: str
+    manage: Callable[[Object, Object], None] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What was judged to become of `current`; without a draft, that it goes."""
+
+    current: Stored
+    plan: Plan
+    draft: Draft | None
 
 
 class Writer:
@@ -237,51 +258,65 @@ class Writer:
     ) -> Stored:
         """Replace the object by `make(fresh decoded copy)`; None leaves it. The new object's resourceVersion, if any,
         must be the current one. Conflicts that the caller did not ask for are retried. The first try starts from what
-        is known of the object, if anything is: what comes of it is believed only if it was written."""
+        is known of the object, if anything is: what comes of it is believed only if it was written, or if the object
+        turns out to be as it was known."""
         key = keys.object_key(info, namespace, name)
+        wish = _Wish(ctx, info, name, make, subresource, manage)
         known = self._known.of(info, key)
+        outcome: Stored | ApiError | None = None
         if known is not None:
-            try:
-                return await self._change_once(ctx, info, known, make, subresource, 0, manage, known=True)
-            except Stale:
-                pass
-            except ApiError as e:
-                if isinstance(e, FenceLost) or e.code not in _JUDGEMENTS:
-                    raise
+            done, outcome = await self._from_known(wish, known)
+            if done is not None:
+                return done
         for attempt in range(_ATTEMPTS):
             current = await self._core.read(key, deadline=ctx.deadline)
             if current is None:
                 raise errors.not_found(info, name)
+            if known is not None and outcome is not None and current.revision == known.revision:
+                if isinstance(outcome, ApiError):
+                    raise outcome
+                return outcome
             try:
-                return await self._change_once(ctx, info, current, make, subresource, attempt, manage)
+                judged = await self._judged(wish, current, attempt)
+                return judged if isinstance(judged, Stored) else await self._changed(wish, judged)
             except Stale:
                 await asyncio.sleep(0)
         raise errors.conflict(info, name)
 
-    async def _change_once(
-        self,
-        ctx: RequestContext,
-        info: ResourceInfo,
-        current: Stored,
-        make: Make,
-        subresource: str,
-        attempt: int,
-        manage: Callable[[Object, Object], None] | None,
-        *,
-        known: bool = False,
-    ) -> Stored:
-        """`known`: `current` was not read, but what was known before. Raises Stale instead of leaving it as it is."""
+    async def _from_known(self, wish: _Wish, known: Stored) -> tuple[Stored | None, Stored | ApiError | None]:
+        """(what was written, else None; what to answer if the object is as it was known). Raises what the store says
+        of a commit, as nobody may know whether it took effect, and FenceLost."""
+        try:
+            judged = await self._judged(wish, known, 0)
+        except Stale:
+            return None, None
+        except ApiError as e:  # whatever it is, nothing was to be written yet
+            return None, e
+        if isinstance(judged, Stored):
+            return None, judged
+        try:
+            return await self._changed(wish, judged), None
+        except Stale:
+            return None, None
+        except ApiError as e:
+            if isinstance(e, FenceLost) or e.code not in _REFUSALS:
+                raise
+            return None, e
+
+    async def _judged(self, wish: _Wish, current: Stored, attempt: int) -> _Change | Stored:
+        """Everything up to the transaction; the object itself when it stays as it is."""
+        ctx, info, subresource = wish.ctx, wish.info, wish.subresource
         # Stored in a version that is no longer the storage version: written even if unchanged.
         outdated = info.custom is not None and _outdated(info, current)
         current = await self._core.served(info, current)
         core, strategy, old = self._core, strategy_for(info), current.obj
         name, namespace = old["metadata"]["name"], old["metadata"].get("namespace", "")
         size = max(ctx.body_bytes, len(current.raw))
-        new = await core.apart(size, _made, make, current)
+        new = await core.apart(size, _made, wish.make, current)
         if new is None:
-            return _as_it_is(current, known)
+            return current
         conditional = _check_preconditions(info, current, name, new["metadata"])
-        await core.apart(size, self._prepare_change, ctx, info, new, old, subresource, manage)
+        await core.apart(size, self._prepare_change, ctx, info, new, old, subresource, wish.manage)
         plan = Plan()
         request = Request(ctx, info, "UPDATE", namespace, name, new, old, plan, subresource)
         await self._mutate(request)
@@ -292,16 +327,25 @@ class Writer:
         bump_generation(new, old, strategy)
         stale_key = core.encrypts(info) and current.key_id != core.codec.primary
         if unchanged_object(new, old) and not outdated and not stale_key:
-            return _as_it_is(current, known)  # else it is written for the key's sake: that is how a key is rotated
+            return current  # else it is written for the key's sake: that is how a key is rotated
         plan.guards.insert(0, Guard(unchanged(current.key, current.revision), _gone_or_stale(info, name, conditional)))
         if _finished(new, strategy):
-            return await self._remove(ctx, info, current, plan)
+            return _Change(current, plan, None)
         charge = self.ledger.charge(info, namespace, name, new, old, subresource)
-        draft = await self._encoded(ctx, info, current.key, new, plan, strategy, charge, whole=manage is not None)
-        stored = self.written(ctx, draft, await self.store(ctx, draft), current)
-        self._known.wrote(stored)
-        if info is QUOTAS and not subresource and not ctx.dry_run:
-            await self._count(ctx, namespace, name)
+        whole = wish.manage is not None
+        draft = await self._encoded(ctx, info, current.key, new, plan, strategy, charge, whole=whole)
+        return _Change(current, plan, draft)
+
+    async def _changed(self, wish: _Wish, change: _Change) -> Stored:
+        """Commit it."""
+        ctx, info, current = wish.ctx, wish.info, change.current
+        if change.draft is None:
+            return await self._remove(ctx, info, current, change.plan)
+        stored = self.written(ctx, change.draft, await self.store(ctx, change.draft), current)
+        if not ctx.dry_run:
+            self._known.wrote(stored)
+            if info is QUOTAS and not wish.subresource:
+                await self._count(ctx, current.obj["metadata"].get("namespace", ""), wish.name)
         return stored
 
     def _prepare_change(
@@ -461,13 +505,6 @@ class Writer:
         if metadata.get("resourceVersion"):
             raise errors.bad_request("resourceVersion should not be set on objects to be created")
         check_namespace(info, namespace, metadata)
-
-
-def _as_it_is(current: Stored, known: bool) -> Stored:
-    """The answer to a write that changes nothing; Stale, as that is said of what is there now alone."""
-    if known:
-        raise Stale
-    return current
 
 
 def misplaced(info: ResourceInfo, kind: str, version: str) -> ApiError:

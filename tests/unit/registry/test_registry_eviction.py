@@ -128,6 +128,20 @@ async def test_pods_that_are_not_ready(bench: Any, make: Any, healthy: int, poli
         assert "deletionTimestamp" in (await evict(bench, "p")).obj["metadata"]
 
 
+async def test_a_budget_that_allows_one_by_now_is_not_judged_by_what_was_known(bench: Any, make: Any) -> None:
+    """Regression: `kubectl drain` was told to come back in 10 s."""
+    await running(bench, make, "p")
+    await budget(bench, 0, healthy=1)
+    known = await bench.get(BUDGETS.name, "b")
+
+    def allow(obj: dict[str, Any]) -> dict[str, Any]:
+        return {**obj, "status": {**obj["status"], "disruptionsAllowed": 1, "currentHealthy": 2}}
+
+    await bench.registry.modify(bench.ctx, BUDGETS, "default", "b", allow, subresource="status")
+    bench.registry.start_from({known.key: known}.get)
+    assert "deletionTimestamp" in (await evict(bench, "p")).obj["metadata"]
+
+
 async def test_two_budgets_are_an_error(bench: Any, make: Any) -> None:
     await running(bench, make, "p")
     await budget(bench, 1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from cluster.api.errors import ApiError
 from cluster.api.scheme import SCHEME
+from cluster.registry.admission import Admission
 from cluster.registry.types import Stored
 
 Obj = dict[str, Any]
@@ -52,6 +54,33 @@ def reads(bench: Any, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
     monkeypatch.setattr(bench.registry._core, "read", watched)
     return seen
+
+
+@pytest.fixture
+def admitted(monkeypatch: pytest.MonkeyPatch) -> list[Obj]:
+    """What was put before admission."""
+    seen: list[Obj] = []
+    validate = Admission.validate
+
+    async def watched(self: Admission, request: Any) -> None:
+        seen.append(request.obj)
+        await validate(self, request)
+
+    monkeypatch.setattr(Admission, "validate", watched)
+    return seen
+
+
+@pytest.fixture
+def denied(monkeypatch: pytest.MonkeyPatch, admitted: list[Obj]) -> None:
+    """Admission says no to what has `wrong` among its data, with a code that Kubernetes lets a webhook choose."""
+    watched = Admission.validate
+
+    async def judge(self: Admission, request: Any) -> None:
+        await watched(self, request)
+        if "wrong" in request.obj.get("data", {}):
+            raise ApiError(500, "InternalError", "admission said no")
+
+    monkeypatch.setattr(Admission, "validate", judge)
 
 
 async def patch(bench: Any, data: Obj, name: str = "m", **meta: Any) -> Stored:
@@ -144,3 +173,42 @@ async def test_of_what_is_encrypted_nothing_is_known(bench: Any, memory: Memory)
         bench.ctx, info, "default", "s", "application/merge-patch+json", {"stringData": {"a": "b"}}
     )
     assert memory.asked == 0
+
+
+async def test_admission_sees_a_write_that_changes_nothing_once(
+    bench: Any, memory: Memory, reads: list[bytes], admitted: list[Obj]
+) -> None:
+    admitted.clear()
+    assert (await patch(bench, {"a": "1"})).revision == memory.known[b"/registry/core/configmaps/default/m"].revision
+    assert len(admitted) == 1 and len(reads) == 1
+
+
+@pytest.mark.usefixtures("denied")
+async def test_admission_sees_a_write_that_it_refuses_once(
+    bench: Any, memory: Memory, reads: list[bytes], admitted: list[Obj]
+) -> None:
+    admitted.clear()
+    with pytest.raises(ApiError, match="admission said no"):
+        await patch(bench, {"wrong": "1"})
+    assert len(admitted) == 1 and len(reads) == 1
+
+
+@pytest.mark.usefixtures("denied")
+async def test_what_admission_refuses_is_put_before_it_again_if_the_object_is_another(
+    bench: Any, memory: Memory, admitted: list[Obj]
+) -> None:
+    await bench.another().patch(bench.ctx, MAPS, "default", "m", "application/merge-patch+json", {"data": {"a": "2"}})
+    admitted.clear()
+    with pytest.raises(ApiError, match="admission said no"):
+        await patch(bench, {"wrong": "1"})
+    assert [obj["data"]["a"] for obj in admitted] == ["1", "2"]
+
+
+async def test_a_dry_run_leaves_what_is_known(bench: Any, memory: Memory, reads: list[bytes]) -> None:
+    """Regression: the revision of the store, which the object never reached, was taken for the object's."""
+    await bench.create("configmaps", {"metadata": {"name": "other"}})
+    ctx, bench.ctx = bench.ctx, replace(bench.ctx, dry_run=True)
+    await patch(bench, {"b": "2"})
+    bench.ctx = ctx
+    await patch(bench, {"b": "3"})
+    assert reads == []
