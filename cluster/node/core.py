@@ -19,51 +19,24 @@ Source: Kubernetes' pod lifecycle and the kubelet's behaviour; see the modules i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cluster.api.meta import parse_time
 from cluster.api.pods import qos_class
+from cluster.node import core_backoff, core_resize
 from cluster.node import core_events as ev
-from cluster.node.core_adopt import adopt_container, known_statuses, remember_lost
-from cluster.node.core_container import ContainerState, Retry, containers_of
-from cluster.node.core_events import Action, Event, ExitInfo
+from cluster.node.core_adopt import adopt
+from cluster.node.core_container import ContainerState, containers_of
+from cluster.node.core_events import Action, Event
+from cluster.node.core_output import Output
 from cluster.node.core_probe import describe
-from cluster.node.core_resize import (
-    RETRY_S,
-    ResizeState,
-    allocated_pod,
-    conditions,
-    needs_restart,
-    resizable,
-    same,
-    wanted_of,
-    wants_resize,
-)
+from cluster.node.core_resize import ResizeState, allocated_pod, conditions
+from cluster.node.core_sandbox import SandboxState, VolumesState
 from cluster.node.core_status import PodView, final_phase, pod_status
 from cluster.node.core_story import Step, Story
 
 Mode = Literal["run", "finish", "terminate", "done"]
 MIN_GRACE_S = 2.0
-SHOW_ERROR_S = 1.0  # how long ErrImagePull is shown before it turns into ImagePullBackOff
-
-
-@dataclass(slots=True)
-class SandboxState:
-    phase: Literal["none", "starting", "ready", "stopping"] = "none"
-    id: str = ""
-    ip: str = ""
-    second_ip: str = ""
-    attempt: int = 0
-    lost: bool = False
-    retry: Retry = field(default_factory=lambda: Retry(0.5, 30.0))
-
-
-@dataclass(slots=True)
-class VolumesState:
-    phase: Literal["none", "mounting", "mounted", "releasing", "released"] = "none"
-    waits: int = 0
-    retry: Retry = field(default_factory=lambda: Retry(0.5, 30.0))
 
 
 class PodCore:
@@ -94,8 +67,7 @@ class PodCore:
         started = (pod.get("status") or {}).get("startTime")
         self._start_time = parse_time(started) if started else now
         self._reported: dict[str, Any] | None = None
-        self._out: list[Action] = []
-        self._seq = 0
+        self._out = Output()
         self._story = Story()
         self._look_at(pod)
 
@@ -103,22 +75,19 @@ class PodCore:
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take one event at `now`; returns the actions in the order to be begun."""
-        self._seq += 1
+        self._out.begin()
         _HANDLERS[type(event)](self, event, now)
         self._reconcile(now)
         self._report()
-        out, self._out = self._out, []
-        self._story.add(self._seq, now, event, out)
-        return out
+        actions = self._out.take()
+        self._story.add(self._out.cause, now, event, actions)
+        return actions
 
     def next_wake(self) -> float | None:
         """When a Tick is due at the latest; None when only another event can change anything."""
         times = [t for c in self.containers.values() for t in self._container_wakes(c)]
         if self.mode == "run":
-            if self.sandbox.phase == "none" and self.sandbox.retry.failures:
-                times.append(self.sandbox.retry.at)
-            if self.volumes.phase == "none" and (self.volumes.retry.failures or self.volumes.waits):
-                times.append(self.volumes.retry.at)
+            times += self.sandbox.next_wake() + self.volumes.next_wake()
             deadline = self._deadline()
             if deadline is not None:
                 times.append(deadline)
@@ -136,7 +105,7 @@ class PodCore:
 
     def validate(self) -> None:
         """Raise when an invariant is broken (called by tests after every event)."""
-        if self.mode != "run" and any(isinstance(a, ev.StartContainer | ev.StartSandbox) for a in self._out):
+        if self.mode != "run" and any(isinstance(a, ev.StartContainer | ev.StartSandbox) for a in self._out.actions):
             raise RuntimeError("something was started outside of run")
         if self.sandbox.phase == "none" and any(c.phase == "running" for c in self.containers.values()):
             raise RuntimeError("a container runs without a sandbox")
@@ -180,50 +149,23 @@ class PodCore:
             self._decide("Failed", event.reason, event.message)
 
     def _on_adopt(self, event: ev.Adopt, now: float) -> None:
-        known = known_statuses(self.pod)
-        if event.sandbox is not None:
-            self.sandbox.id, self.sandbox.ip = event.sandbox.id, event.sandbox.ip
-            self.sandbox.second_ip = event.sandbox.second_ip
-            self.sandbox.attempt = event.sandbox.attempt
-            self.sandbox.phase = "ready"
-            self.sandbox.lost = not event.sandbox.running
-        seen = {c.name: c for c in event.containers}
-        for state in self.containers.values():
-            if state.name in seen:
-                adopt_container(state, seen[state.name], known.get(state.name, {}), now)
-            elif state.name in known:
-                remember_lost(state, known[state.name], now)
-        in_sandbox = [c for c in event.containers if c.sandbox_id == self.sandbox.id]
-        mains = {c.name for c in self.containers.values() if c.kind == "main"}
-        self.initialized = any(c.name in mains for c in in_sandbox)
-        if self.initialized:
-            for state in self.containers.values():
-                if state.kind == "init" and not state.succeeded:
-                    state.end_run(ExitInfo("", 0, "Completed"), now)
+        self.initialized = adopt(event, self.pod, self.sandbox, self.containers, now)
 
     def _on_volumes_ready(self, event: ev.VolumesReady, now: float) -> None:
-        self.volumes.phase = "mounted"
-        self.volumes.retry.reset()
+        self.volumes.became_mounted()
 
     def _on_volumes_failed(self, event: ev.VolumesFailed, now: float) -> None:
-        self.volumes.phase = "none"
         if event.waiting:
-            self.volumes.waits += 1
-            self.volumes.retry.at = now + min(0.2 + 0.02 * self.volumes.waits, 1.0)
+            self.volumes.wait(now)
             return
-        self.volumes.retry.failed(now)
+        self.volumes.failed(now)
         self._emit("Warning", "FailedMount", event.message)
 
     def _on_sandbox_ready(self, event: ev.SandboxReady, now: float) -> None:
-        self.sandbox.phase, self.sandbox.id, self.sandbox.ip = "ready", event.id, event.ip
-        self.sandbox.second_ip = event.second_ip
-        self.sandbox.lost = False
-        self.sandbox.retry.reset()
+        self.sandbox.became_ready(event)
 
     def _on_sandbox_failed(self, event: ev.SandboxFailed, now: float) -> None:
-        self.sandbox.phase = "none"
-        self.sandbox.attempt += 1
-        self.sandbox.retry.failed(now)
+        self.sandbox.failed(now)
         self._emit("Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {event.message}")
 
     def _on_sandbox_lost(self, event: ev.SandboxLost, now: float) -> None:
@@ -235,9 +177,7 @@ class PodCore:
     def _on_sandbox_stopped(self, event: ev.SandboxStopped, now: float) -> None:
         if self.sandbox.phase != "stopping":
             return
-        self.sandbox.phase, self.sandbox.id, self.sandbox.lost = "none", "", False
-        self.sandbox.attempt += 1
-        self.sandbox.retry.reset()
+        self.sandbox.stopped()
         if self.mode == "run":
             self.sandbox.ip = self.sandbox.second_ip = ""
             self.initialized = False
@@ -305,38 +245,10 @@ class PodCore:
             self._stop(state, grace, pre_stop=True)
 
     def _on_resize_checked(self, event: ev.ResizeChecked, now: float) -> None:
-        self.resize.asking = False
-        if event.wanted != wanted_of(self.containers.values()):
-            return  # the spec changed meanwhile: it is asked about anew
-        new = self.resize.pending is None or self.resize.pending[0] != event.reason
-        self.resize.answered, self.resize.retry_at = event.wanted, now + RETRY_S
-        self.resize.pending = (event.reason, event.message) if event.reason else None
-        if event.reason:
-            if new:
-                self._emit("Warning", f"Resize{event.reason}", f"Pod resize {event.reason}: {event.message}")
-            return
-        self._emit("Normal", "ResizeStarted", "Pod resize started")
-        for state in self.containers.values():
-            if resizable(state):
-                state.allocated = state.spec.get("resources") or {}
-                if not state.active:
-                    state.actual = state.allocated
+        core_resize.checked(self.resize, self.containers, event, self._out, now)
 
     def _on_resized(self, event: ev.ContainerResized, now: float) -> None:
-        state = self.containers[event.name]
-        if state.id != event.id:
-            return
-        state.resizing = False
-        if event.error:
-            state.resize.failed(now)
-            if event.error != state.resize_error:
-                self._emit("Warning", "ResizeError", f"Pod resize failed: {event.error}", state.name)
-            state.resize_error = event.error
-            return
-        state.actual, state.resize_error = event.resources, ""
-        state.resize.reset()
-        if all(same(s.actual, s.allocated) for s in self.containers.values() if resizable(s)):
-            self._emit("Normal", "ResizeCompleted", "Pod resize completed")
+        core_resize.resized(self.containers, event, self._out, now)
 
     def _on_tick(self, event: ev.Tick, now: float) -> None:
         return
@@ -387,35 +299,19 @@ class PodCore:
         if self.sandbox.lost:
             self._replace_sandbox()
             return
-        if self.volumes.phase == "none" and now >= self.volumes.retry.at:
+        if self.volumes.is_due(now):
             self.volumes.phase = "mounting"
-            self._out.append(ev.MountVolumes(self._seq))
-        if self.sandbox.phase == "none" and now >= self.sandbox.retry.at:
+            self._out.add(ev.MountVolumes(self._out.cause))
+        if self.sandbox.is_due(now):
             self.sandbox.phase = "starting"
-            self._out.append(ev.StartSandbox(self.sandbox.attempt, self._seq))
+            self._out.add(ev.StartSandbox(self.sandbox.attempt, self._out.cause))
         if self.volumes.phase == "mounted" and self.sandbox.phase == "ready":
             self._advance_containers(now)
-            self._advance_resize(now)
+            core_resize.advance(self.resize, self.containers, self._out, now, restart=self._restart_resized)
 
-    def _advance_resize(self, now: float) -> None:
-        """See core_resize: from wanted to allocated, from allocated to actual."""
-        states = self.containers.values()
-        wanted = wanted_of(states)
-        if not wants_resize(states):
-            self.resize.pending = None
-        elif self.resize.is_due(wanted, now):
-            self.resize.asking = True
-            self._out.append(ev.CheckResize(wanted, self._seq))
-        for state in states:
-            behind = resizable(state) and state.phase == "running" and not same(state.actual, state.allocated)
-            if not behind or state.resizing or now < state.resize.at:
-                continue
-            if needs_restart(state):
-                self._emit("Normal", "Killing", f"Container {state.name} resize requires restart", state.name)
-                self._stop(state, self._grace(), pre_stop=True)
-            else:
-                state.resizing = True
-                self._out.append(ev.ResizeContainer(state.name, state.id, state.allocated, self._seq))
+    def _restart_resized(self, state: ContainerState) -> None:
+        self._emit("Normal", "Killing", f"Container {state.name} resize requires restart", state.name)
+        self._stop(state, self._grace(), pre_stop=True)
 
     def _replace_sandbox(self) -> None:
         """The pause container is gone and the network with it: stop all, then build anew."""
@@ -425,7 +321,7 @@ class PodCore:
                 self._stop(state, MIN_GRACE_S, pre_stop=False)
         if not active and self.sandbox.phase == "ready":
             self.sandbox.phase = "stopping"
-            self._out.append(ev.StopSandbox(self.sandbox.id, self._seq))
+            self._out.add(ev.StopSandbox(self.sandbox.id, self._out.cause))
             for state in self.containers.values():
                 if state.kind == "init" and state.phase == "exited":
                     self._drop_last(state)
@@ -462,7 +358,7 @@ class PodCore:
     def _drop_last(self, state: ContainerState) -> None:
         """A newer run is about to become the last one: until then its log can be asked for (lastState, --previous)."""
         if state.exit is not None and state.last is not None and state.last.id not in ("", state.exit.id):
-            self._out.append(ev.RemoveContainer(state.last.id, self._seq))
+            self._out.add(ev.RemoveContainer(state.last.id, self._out.cause))
 
     def _start_if_due(self, state: ContainerState, now: float) -> None:
         if state.active:
@@ -470,26 +366,11 @@ class PodCore:
         if state.phase == "exited" and not state.wants_restart(self._policy):
             return
         if now < state.try_at():
-            self._show_backoff(state, now)
+            core_backoff.show(state, self.pod, self._out, now)
             return
         self._drop_last(state)
         state.begin_start(now)
-        self._out.append(ev.StartContainer(state.name, state.attempt, self._seq))
-
-    def _show_backoff(self, state: ContainerState, now: float) -> None:
-        meta = self.pod["metadata"]
-        if state.phase == "exited" and state.waiting_reason != "CrashLoopBackOff":
-            where = f"pod={meta['name']}_{meta['namespace']}({meta['uid']})"
-            delay = _go_duration(state.backoff.current_s)
-            state.waiting_reason = "CrashLoopBackOff"
-            state.waiting_message = f"back-off {delay} restarting failed container={state.name} {where}"
-            text = f"Back-off restarting failed container {state.name} in pod {meta['name']}_{meta['namespace']}"
-            self._emit("Warning", "BackOff", f"{text}({meta['uid']})", state.name)
-        elif state.waiting_reason == "ErrImagePull" and now >= state.blocked_at + SHOW_ERROR_S:
-            state.waiting_reason = "ImagePullBackOff"
-            image = state.spec.get("image", "")
-            state.waiting_message = f'Back-off pulling image "{image}": ErrImagePull: {state.waiting_message}'
-            self._emit("Normal", "BackOff", f'Back-off pulling image "{image}"', state.name)
+        self._out.add(ev.StartContainer(state.name, state.attempt, self._out.cause))
 
     def _grace(self) -> float:
         """Seconds a container of this pod gets to end by itself, from the deletion or the spec."""
@@ -508,7 +389,7 @@ class PodCore:
         if state.phase == "stopping" and grace_s >= state.stop_grace_s:
             return
         state.phase, state.stop_grace_s = "stopping", grace_s
-        self._out.append(ev.StopContainer(state.name, state.id, grace_s, pre_stop, self._seq))
+        self._out.add(ev.StopContainer(state.name, state.id, grace_s, pre_stop, self._out.cause))
 
     def _wind_down(self) -> None:
         states = list(self.containers.values())
@@ -523,10 +404,10 @@ class PodCore:
             return
         if self.sandbox.phase == "ready":
             self.sandbox.phase = "stopping"
-            self._out.append(ev.StopSandbox(self.sandbox.id, self._seq))
+            self._out.add(ev.StopSandbox(self.sandbox.id, self._out.cause))
         elif self.volumes.phase != "released":
             self.volumes.phase = "releasing"
-            self._out.append(ev.ReleaseVolumes(self._seq))
+            self._out.add(ev.ReleaseVolumes(self._out.cause))
         elif self.mode == "terminate":
             self._remove()
 
@@ -543,14 +424,14 @@ class PodCore:
     def _remove(self) -> None:
         if self._removed == "no":
             self._removed = "removing"
-            self._out.append(ev.RemovePod(self._seq))
+            self._out.add(ev.RemovePod(self._out.cause))
         elif self._removed == "removed" and self.object_gone:
             self.mode = "done"
-            self._out.append(ev.Forget(self._seq))
+            self._out.add(ev.Forget(self._out.cause))
         elif self._removed == "removed" and not self._deleting:
             self._report()
             self._deleting = True
-            self._out.append(ev.DeleteObject(self._seq))
+            self._out.add(ev.DeleteObject(self._out.cause))
 
     def _poll_probes(self, now: float) -> None:
         winding_down = self.mode != "run"
@@ -560,7 +441,7 @@ class PodCore:
             for kind, probe in state.probes.active(winding_down):
                 if probe.is_due(now):
                     probe.begin(now)
-                    self._out.append(ev.RunProbe(state.name, state.id, kind, self._seq))
+                    self._out.add(ev.RunProbe(state.name, state.id, kind, self._out.cause))
 
     def _container_wakes(self, state: ContainerState) -> list[float]:
         if state.phase == "running":
@@ -569,16 +450,12 @@ class PodCore:
             return [*times, state.resize.at] if state.resize_error and not state.resizing else times
         if self.mode != "run" or state.active:
             return []
-        if state.phase == "exited":
-            return [state.try_at()] if state.wants_restart(self._policy) else []
-        if state.waiting_reason == "ErrImagePull":
-            return [min(state.try_at(), state.blocked_at + SHOW_ERROR_S)]
-        return [state.try_at()] if state.waiting_reason else []
+        return core_backoff.next_wake(state, self._policy)
 
     # ------------------------------------------------------------ output
 
     def _emit(self, type_: Literal["Normal", "Warning"], reason: str, message: str, container: str = "") -> None:
-        self._out.append(ev.Emit(type_, reason, message, self._seq, container))
+        self._out.emit(type_, reason, message, container)
 
     def _report(self) -> None:
         if self.object_gone or self._deleting:
@@ -586,7 +463,7 @@ class PodCore:
         status = self.status()
         if status != self._reported:
             self._reported = status
-            self._out.append(ev.Report(status, self._seq))
+            self._out.add(ev.Report(status, self._out.cause))
 
     def status(self) -> dict[str, Any]:
         """The status as of the last event; conditions without their times."""
@@ -606,12 +483,6 @@ class PodCore:
             resize=conditions(self.resize, self.containers.values()),
         )
         return pod_status(view, list(self.containers.values()))
-
-
-def _go_duration(seconds: float) -> str:
-    """10 -> 10s, 80 -> 1m20s, 300 -> 5m0s: as Go prints durations."""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
 
 
 _HANDLERS: dict[type, Callable[..., None]] = {

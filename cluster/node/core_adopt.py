@@ -1,16 +1,41 @@
-"""What a core makes of containers that ran before its kubelet did: those the engine has, and those it lost.
+"""What a core makes of what ran before its kubelet did: the sandbox and containers that the engine has, and those it
+lost.
 
-Pure; changes the ContainerState it is given.
+Pure; changes the states it is given.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cluster.node import core_events as ev
 from cluster.node.core_container import ContainerState
 from cluster.node.core_events import ExitInfo
 from cluster.node.core_resize import recall
+from cluster.node.core_sandbox import SandboxState
+
+
+def adopt(
+    event: ev.Adopt, pod: dict[str, Any], sandbox: SandboxState, containers: Mapping[str, ContainerState], now: float
+) -> bool:
+    """Take over what the engine runs of `pod`; whether its init containers are behind it."""
+    known = known_statuses(pod)
+    if event.sandbox is not None:
+        sandbox.adopt(event.sandbox)
+    seen = {c.name: c for c in event.containers}
+    for state in containers.values():
+        if state.name in seen:
+            adopt_container(state, seen[state.name], known.get(state.name, {}), now)
+        elif state.name in known:
+            remember_lost(state, known[state.name], now)
+    mains = {c.name for c in containers.values() if c.kind == "main"}
+    initialized = any(c.name in mains for c in event.containers if c.sandbox_id == sandbox.id)
+    if initialized:
+        for state in containers.values():
+            if state.kind == "init" and not state.succeeded:
+                state.end_run(ExitInfo("", 0, "Completed"), now)
+    return initialized
 
 
 def known_statuses(pod: dict[str, Any]) -> dict[str, dict[str, Any]]:

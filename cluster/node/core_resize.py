@@ -12,12 +12,14 @@ running container *actually* has.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cluster.api.pods import amounts
 from cluster.node.core_container import ContainerState
+from cluster.node.core_events import CheckResize, ContainerResized, ResizeChecked, ResizeContainer
+from cluster.node.core_output import Output
 
 Obj = dict[str, Any]
 RETRY_S = 3.0
@@ -40,6 +42,72 @@ class ResizeState:
         if wanted != self.answered or self.pending is None:
             return True
         return self.pending[0] == "Deferred" and now >= self.retry_at
+
+
+def advance(
+    resize: ResizeState,
+    states: Mapping[str, ContainerState],
+    out: Output,
+    now: float,
+    *,
+    restart: Callable[[ContainerState], None],
+) -> None:
+    """One step from wanted to allocated, and from allocated to actual; `restart` those whose policy asks for it."""
+    wanted = wanted_of(states.values())
+    if not wants_resize(states.values()):
+        resize.pending = None
+    elif resize.is_due(wanted, now):
+        resize.asking = True
+        out.add(CheckResize(wanted, out.cause))
+    for state in states.values():
+        behind = resizable(state) and state.phase == "running" and not same(state.actual, state.allocated)
+        if not behind or state.resizing or now < state.resize.at:
+            continue
+        if needs_restart(state):
+            restart(state)
+        else:
+            state.resizing = True
+            out.add(ResizeContainer(state.name, state.id, state.allocated, out.cause))
+
+
+def checked(
+    resize: ResizeState, states: Mapping[str, ContainerState], event: ResizeChecked, out: Output, now: float
+) -> None:
+    """The answer whether there is room: grant what is wanted, or show why not."""
+    resize.asking = False
+    if event.wanted != wanted_of(states.values()):
+        return  # the spec changed meanwhile: it is asked about anew
+    new = resize.pending is None or resize.pending[0] != event.reason
+    resize.answered, resize.retry_at = event.wanted, now + RETRY_S
+    resize.pending = (event.reason, event.message) if event.reason else None
+    if event.reason:
+        if new:
+            out.emit("Warning", f"Resize{event.reason}", f"Pod resize {event.reason}: {event.message}")
+        return
+    out.emit("Normal", "ResizeStarted", "Pod resize started")
+    for state in states.values():
+        if resizable(state):
+            state.allocated = state.spec.get("resources") or {}
+            if not state.active:
+                state.actual = state.allocated
+
+
+def resized(states: Mapping[str, ContainerState], event: ContainerResized, out: Output, now: float) -> None:
+    """What came of ResizeContainer."""
+    state = states[event.name]
+    if state.id != event.id:
+        return
+    state.resizing = False
+    if event.error:
+        state.resize.failed(now)
+        if event.error != state.resize_error:
+            out.emit("Warning", "ResizeError", f"Pod resize failed: {event.error}", state.name)
+        state.resize_error = event.error
+        return
+    state.actual, state.resize_error = event.resources, ""
+    state.resize.reset()
+    if all(same(s.actual, s.allocated) for s in states.values() if resizable(s)):
+        out.emit("Normal", "ResizeCompleted", "Pod resize completed")
 
 
 def resizable(state: ContainerState) -> bool:
