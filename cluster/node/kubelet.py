@@ -49,7 +49,7 @@ from cluster.node.object_cache import ObjectCache
 from cluster.node.pleg import Pleg
 from cluster.node.pod_cgroups import PodCgroups
 from cluster.node.pod_set import PodSet
-from cluster.node.pod_worker import Tools, api_deleter
+from cluster.node.pod_tools import Tools, api_deleter
 from cluster.node.prober import Prober
 from cluster.node.runtime import ContainerInfo, Runtime, RuntimeFailure
 from cluster.node.runtime_class import handlers

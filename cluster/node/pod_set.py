@@ -13,7 +13,8 @@ from prometheus_client import Gauge
 
 from cluster.node import core_events as ev
 from cluster.node.core import PodCore
-from cluster.node.pod_worker import PodWorker, Tools
+from cluster.node.pod_tools import Tools
+from cluster.node.pod_worker import PodWorker
 from cluster.node.static_spec import is_static
 
 Obj = dict[str, Any]

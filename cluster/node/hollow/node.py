@@ -35,7 +35,7 @@ from cluster.node.node_status import MachineFacts, allocatable_amounts, capacity
 from cluster.node.pod_cgroups import PodCgroups
 from cluster.node.pod_config import pod_ref
 from cluster.node.pod_set import PodSet
-from cluster.node.pod_worker import Tools, api_deleter
+from cluster.node.pod_tools import Tools, api_deleter
 from cluster.node.runtime import SANDBOX_CONTAINER, ContainerInfo
 from cluster.node.runtime_class import no_handlers
 from cluster.node.status_writer import StatusWriter

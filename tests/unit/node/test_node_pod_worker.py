@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from cluster.api.faults import no_fault
-from cluster.node import container_stop, last_resort, pod_worker
+from cluster.node import container_stop, last_resort, pod_containers
 from cluster.node import core_events as ev
+from cluster.node.core import PodCore
 from cluster.node.hollow.node import HollowSpec
 from cluster.node.hollow.parts import (
     HollowLogs,
@@ -23,9 +24,12 @@ from cluster.node.hollow.parts import (
 from cluster.node.hollow.runtime import HollowRuntime
 from cluster.node.last_resort import LastResort, nothing_there
 from cluster.node.pod_cgroups import PodCgroups
-from cluster.node.pod_worker import PodWorker, Tools
+from cluster.node.pod_shell import PodShell
+from cluster.node.pod_tools import Tools
+from cluster.node.pod_worker import PodWorker
 from cluster.node.runtime import ContainerInfo, PodRef
 from cluster.node.runtime_class import no_handlers
+from cluster.node.traces import StartTrace
 
 Obj = dict[str, Any]
 
@@ -94,6 +98,37 @@ async def test_devices_that_cannot_be_given_back_at_once_do_not_keep_the_pod() -
     assert asked == ["u1", "u1"]
 
 
+class Heard(Told):
+    """Keeps the events' references."""
+
+    def __init__(self) -> None:
+        self.about: list[Obj] = []
+
+    def event(self, obj: Obj, type_: str, reason: str, message: str) -> None:
+        self.about.append(obj)
+
+
+def test_an_event_names_the_field_of_its_container() -> None:
+    """Regression: an ephemeral container's events were told of spec.initContainers."""
+    spec = {"initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}], "containers": [{"name": "c"}]}
+    pod = {
+        "metadata": {"name": "p", "namespace": "default", "uid": "u1"},
+        "spec": spec | {"ephemeralContainers": [{"name": "e"}]},
+    }
+    heard = Heard()
+    given = tools(recorder=heard)
+    shell = PodShell(PodCore(pod, "10.0.0.1", 0.0), given, lambda event: None, StartTrace(None, pod, adopted=False))
+    for name in ("i", "s", "c", "e", ""):
+        shell.emit("Normal", "Pulled", "m", name)
+    assert [each.get("fieldPath") for each in heard.about] == [
+        "spec.initContainers{i}",
+        "spec.initContainers{s}",
+        "spec.containers{c}",
+        "spec.ephemeralContainers{e}",
+        None,
+    ]
+
+
 class SlowToLook(HollowRuntime):
     """Tells of ends at once, if at all, and says how they were only when it is `asked` for the third time."""
 
@@ -114,8 +149,8 @@ async def test_nothing_is_killed_past_an_engine_that_told_of_the_end_and_is_slow
 ) -> None:
     """Regression: a busy engine lost its shim, and a false FailedKillPod said that it does not end the container."""
     for module, name in (
-        (pod_worker, "_LOOK_S"),
-        (pod_worker, "_KILL_AGAIN_S"),
+        (pod_containers, "_LOOK_S"),
+        (pod_containers, "_KILL_AGAIN_S"),
         (container_stop, "_AFTER_KILL_S"),
         (last_resort, "_HEARD_S"),
     ):
