@@ -36,14 +36,10 @@ async def test_a_pod_runs_is_ready_and_leaves_nothing(world: NodeWorld) -> None:
     assert status["podIP"].startswith("10.244.77.")
     assert status["containerStatuses"][0]["state"]["running"]
     assert sh("ping", "-c1", "-W1", status["podIP"]) if os.path.exists("/bin/ping") else True
-    await world.until(lambda: _told(world, "web", {"Pulled", "Created", "Started"}), 60)  # events come a moment later
+    await world.told("web", "Pulled", "Created", "Started")
     await world.client.delete("pods", "web", "default")
     await world.gone("web")
     assert world.leftovers() == []
-
-
-async def _told(world: NodeWorld, name: str, wanted: set[str]) -> bool:
-    return wanted <= set(await world.reasons(name))
 
 
 async def test_a_crashing_container_is_restarted_with_back_off(world: NodeWorld) -> None:
@@ -142,7 +138,7 @@ async def test_readiness_follows_the_probe(world: NodeWorld) -> None:
     await world.ready("probed")
     sh("docker", "exec", container, "rm", "/tmp/ok")
     await world.status("probed", lambda s: condition(s, "Ready") == "False")
-    assert "Unhealthy" in await world.reasons("probed")
+    await world.told("probed", "Unhealthy")
 
 
 async def test_what_cannot_run_says_why(world: NodeWorld) -> None:

@@ -102,11 +102,7 @@ async def test_faults_leave_nothing_and_say_what_happened(world: NodeWorld) -> N
         "killed": "SandboxChanged",
     }
     for name, reason in said.items():
-
-        async def told(name: str = name, reason: str = reason) -> bool:
-            return bool(reason in await world.reasons(name))
-
-        await world.until(told, 60)
+        await world.told(name, reason)
     await world.ready("killed", 60)
     for name in said:
         await world.client.delete("pods", name, "default", grace_period_s=1)

@@ -76,12 +76,8 @@ async def evicted(world: NodeWorld, name: str) -> str:
         "TerminationByKubelet",
         status["message"],
     )
-    await world.until(lambda: _reason(world, name, "Evicted"))
+    await world.told(name, "Evicted")
     return str(status["message"])
-
-
-async def _reason(world: NodeWorld, name: str, reason: str) -> bool:
-    return bool(reason in await world.reasons(name))
 
 
 async def node_has(world: NodeWorld, kind: str, wanted: str) -> None:
@@ -102,7 +98,7 @@ async def test_who_uses_most_memory_beyond_its_request_goes_and_the_others_stay(
     assert "Container app was using " in said and "request is 0, has larger consumption of memory. " in said
     await node_has(world, "MemoryPressure", "True")
     assert (await world.pod("modest"))["status"]["phase"] == "Running"
-    assert "EvictionThresholdMet" in await world.reasons(world.name)
+    await world.told(world.name, "EvictionThresholdMet")
     await world.run_pod("late")
     assert await evicted_at_the_door(world, "late") == "Pod was rejected: The node had condition: [MemoryPressure]. "
 

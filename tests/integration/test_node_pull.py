@@ -64,7 +64,7 @@ async def test_a_pull_secret_opens_the_registry(world: NodeWorld) -> None:
     await _login(world)
     await world.run_pod("open", container={"image": PUSHED}, imagePullSecrets=[{"name": "login"}])
     await world.ready("open", 30)
-    assert "Pulled" in await world.reasons("open")
+    await world.told("open", "Pulled")
 
 
 async def _login(world: NodeWorld) -> None:
@@ -87,11 +87,12 @@ async def test_pull_policies_and_a_mirror(world: NodeWorld) -> None:
         await world.ready("mirrored", 30)
         await world.run_pod("present", container={"image": image, "imagePullPolicy": "IfNotPresent"})
         await world.ready("present", 30)
+        await world.told("present", "Started")  # the last of them
         assert "Pulling" not in await world.reasons("present")
         policy = {"image": image, "imagePullPolicy": "Always"}
         await world.run_pod("always", container=policy, imagePullSecrets=secrets)
         await world.ready("always", 30)
-        assert "Pulling" in await world.reasons("always")
+        await world.told("always", "Pulling")
         await world.ready("never", 30)  # tried again, it finds the image now
     finally:
         sh("docker", "rmi", "-f", image, check=False)

@@ -144,11 +144,7 @@ async def test_a_claim_is_formatted_once_and_keeps_its_data(world: NodeWorld, de
 async def test_a_missing_volume_says_so_and_comes_later(world: NodeWorld) -> None:
     use = {"container": {"volumeMounts": [{"name": "c", "mountPath": "/c"}]}}
     await world.run_pod("late", volumes=[{"name": "c", "configMap": {"name": "later"}}], **use)
-
-    async def said() -> bool:
-        return "FailedMount" in await world.reasons("late")
-
-    await world.until(said)
+    await world.told("late", "FailedMount")
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "later"}, "data": {"a": "b"}}
     await world.client.create("configmaps", config, "default")
     await world.ready("late")
@@ -215,11 +211,7 @@ async def test_a_volume_that_was_made_larger_grows(world: NodeWorld, device: str
     before = room(status)
     await make_larger(world, device)
     if not may_grow_mounted():
-
-        async def said() -> bool:
-            return "VolumeResizeFailed" in await world.reasons("first")
-
-        await world.until(said, 60)
+        await world.told("first", "VolumeResizeFailed")
         await world.client.delete("pods", "first", "default", grace_period_s=1)
         await world.gone("first")
         await world.run_pod("second", **MOUNTED)
@@ -232,7 +224,7 @@ async def test_a_volume_that_was_made_larger_grows(world: NodeWorld, device: str
     await world.until(done, 60)
     assert room(status) > before * 1.5
     assert in_pod(status, "cat", "/data/row") == "kept\n"
-    assert "FileSystemResizeSuccessful" in await world.reasons("first" if may_grow_mounted() else "second")
+    await world.told("first" if may_grow_mounted() else "second", "FileSystemResizeSuccessful")
 
 
 async def test_a_raw_device_reaches_the_container_and_keeps_its_bytes(world: NodeWorld, device: str) -> None:

@@ -274,6 +274,14 @@ class NodeWorld:
         events = (await self.client.list("events", "default")).items
         return [e["reason"] for e in events if e["involvedObject"]["name"] == name]
 
+    async def told(self, name: str, *reasons: str) -> None:
+        """Wait for Events about it with these reasons: they are written a moment after what they tell of."""
+
+        async def all_told() -> bool:
+            return {*reasons} <= {*await self.reasons(name)}
+
+        await self.until(all_told, 60)
+
     def story(self, name: str) -> str:
         """What the kubelet's core of a pod went through, for messages of failed asserts."""
         core = self.kubelet.core_of("default", name) if self.kubelet else None
