@@ -80,10 +80,11 @@ class StoreClient(Calls):
                 part = await self.txn((), (("delete", key, some.kvs[-1].key + b"\0"),))
                 deleted += part.responses[0][1]
 
-    async def read_index(self) -> int:
+    async def read_index(self, *, tell_watches: bool = False) -> int:
         """A revision at or above all that was acknowledged before. The leader is asked if it is known: any other member
-        would have to ask it first."""
-        answer = await self._from_leader("read_index")
+        would have to ask it first. ``tell_watches``: the member that this client's watches are on is asked, which tells
+        them at once how far they are; quiet ones hear of it by and by otherwise."""
+        answer = None if tell_watches else await self._from_leader("read_index")
         revision: int = await self._read("read_index") if answer is None else answer
         return revision
 

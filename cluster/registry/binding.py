@@ -60,7 +60,7 @@ class Binder:
         before = await self._core.range(keys.TURN)
         revision = await self._core.commit(ctx, Plan([], [put(keys.TURN, orjson.dumps({"holder": holder}))]))
         with suppress(ApiError):  # the turn is taken; they hear of it, only later
-            await self._core.read_index()
+            await self._core.read_index(tell_watches=True)
         return revision, orjson.loads(before.kvs[0].value)["holder"] if before.kvs else ""
 
     async def bind(

@@ -156,9 +156,9 @@ class Core:
                 raise
             raise mapped from e
 
-    async def read_index(self) -> int:
+    async def read_index(self, *, tell_watches: bool = False) -> int:
         try:
-            return await self.store.read_index()
+            return await self.store.read_index(tell_watches=tell_watches)
         except Exception as e:
             mapped = from_store_error(e)
             if mapped is None:

@@ -264,7 +264,7 @@ class RbacAuthorizer:
         await _loaded(self._graph_feed)
         decision = self._graph.decide(node, attributes)
         if not decision.allowed:
-            revision = await self._store.read_index()
+            revision = await self._store.read_index(tell_watches=True)
             await self._graph_feed.until(lambda: self._graph_feed.revision >= revision, _CATCH_UP_S)
             decision = self._graph.decide(node, attributes)
         return decision

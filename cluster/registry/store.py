@@ -105,8 +105,9 @@ class Store(Protocol):
         deadline: float | None = None,
     ) -> TxnResult: ...
 
-    async def read_index(self) -> int:
-        """The current revision, linearizable: every write acknowledged before the call is at or below it."""
+    async def read_index(self, *, tell_watches: bool = False) -> int:
+        """The current revision, linearizable: every write acknowledged before the call is at or below it.
+        `tell_watches`: this store's watches hear at once how far they are, which costs a follower's way more."""
         ...
 
     async def compact(self, revision: int) -> None: ...

@@ -114,9 +114,9 @@ class Line:
         await self._ask()
         return await self._store.range(key, range_end, **options)
 
-    async def read_index(self) -> int:
+    async def read_index(self, *, tell_watches: bool = False) -> int:
         await self._ask()
-        return await self._store.read_index()
+        return await self._store.read_index(tell_watches=tell_watches)
 
     async def txn(
         self,

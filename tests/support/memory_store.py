@@ -140,7 +140,7 @@ class MemoryStore:
             kvs = [replace(kv, value=b"") for kv in kvs]
         return RangeResult(kvs, count, not count_only and count > len(kvs), self.revision)
 
-    async def read_index(self) -> int:
+    async def read_index(self, *, tell_watches: bool = False) -> int:
         return self.revision
 
     # --- writes

@@ -38,7 +38,7 @@ class SlowIndex:
         self.rounds = 0
         self.may_end = asyncio.Semaphore(0)
 
-    async def read_index(self) -> int:
+    async def read_index(self, *, tell_watches: bool = False) -> int:
         self.rounds = own = self.rounds + 1
         await self.may_end.acquire()
         return own

@@ -86,6 +86,16 @@ async def test_the_leader_once_a_write_has_found_it() -> None:
         assert (follower.asked, leader.asked) == (["read_index", "txn"], ["txn", "read_index"])
 
 
+async def test_the_preferred_member_for_the_sake_of_its_watches() -> None:
+    """Only the member that a watch is on can tell it how far it is."""
+    async with follower_and_leader() as (follower, leader, client):
+        await client.put(b"k", b"v")
+        assert await client.read_index(tell_watches=True) == REVISION
+        assert (follower.asked, leader.asked) == (["txn", "read_index"], ["txn"])
+        assert await client.read_index() == REVISION  # others still ask the leader
+        assert leader.asked == ["txn", "read_index"]
+
+
 async def test_the_preferred_member_when_the_leader_went_away() -> None:
     async with follower_and_leader() as (follower, leader, client):
         await client.put(b"k", b"v")

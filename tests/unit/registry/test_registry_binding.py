@@ -84,7 +84,8 @@ async def test_a_turn_lost_in_the_middle_is_told_when_nothing_can_be_written_any
 async def test_a_turn_that_was_written_is_had_though_watches_hear_of_it_later(
     bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def away() -> int:
+    async def away(*, tell_watches: bool) -> int:
+        assert tell_watches
         raise service_unavailable("the store is electing")
 
     monkeypatch.setattr(bench.registry._core, "read_index", away)
