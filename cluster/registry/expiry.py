@@ -42,6 +42,14 @@ class Expiry:
         self._current[ttl_s] = (lease_id, now + _REUSE_S, 1)
         return lease_id
 
+    def again(self, lease_id: int) -> bool:
+        """Whether one more object may have a lease that was had a moment ago; it is counted."""
+        for ttl_s, (current, until, used) in self._current.items():
+            if current == lease_id and self._core.clock() < until and used < _MAX_OBJECTS:
+                self._current[ttl_s] = (current, until, used + 1)
+                return True
+        return False
+
     def forget(self) -> None:
         """The current leases are not to be used again (one was found expired)."""
         self._current.clear()

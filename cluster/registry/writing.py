@@ -151,22 +151,32 @@ class Writer:
         """What objects like `body`, of which `draft` was made, can be cast from."""
         if len(draft.plan.ops) != 1:
             return None
-        created = draft.obj["metadata"]["creationTimestamp"]
-        guards = tuple(g for g in draft.plan.guards if g.compare[0] != draft.key)
+        metadata = draft.obj["metadata"]
+        created = metadata["creationTimestamp"]
+        own = {draft.key, keys.namespace_phase(metadata.get("namespace", ""))}  # whose words name the object
+        guards = tuple(g for g in draft.plan.guards if g.compare[0] not in own)
         return mould_of(info.name, body, draft.obj, created, draft.lease, guards)
 
     def cast(self, ctx: RequestContext, info: ResourceInfo, mould: Mould, body: Object) -> Draft | None:
-        """As `draft`, of an object that is like the mould's; None when it is not. Raises ApiError 422."""
+        """As `draft`, of an object that is like the mould's; None when it is not, or needs more than a cast. Raises
+        ApiError 422. It is not looked at for warnings: in-process callers, who alone create many, read none."""
         core, values = self._core, mould.values(body)
         if values is None or mould.created != meta.rfc3339(core.clock()):
             return None
-        namespace, name = body["metadata"].get("namespace", ""), values[0]
+        namespace, name = body["metadata"].get("namespace", ""), values[0] or _to_generate(body)
         if not name:
-            name = values[0] = self._generate(body["metadata"].get("generateName", ""))
+            return None
+        if not values[0]:
+            name = values[0] = self._generate(name)
         obj, encoded = mould.cast(values, meta.uuid4(core.rng.getrandbits(128)))
+        if len(encoded) > core.config.max_object_bytes:
+            return None
         _refuse(info, obj, validation.create(info, obj))
+        if mould.lease and not self._expiry.again(mould.lease):
+            return None
         key = keys.object_key(info, namespace, name)
-        plan = Plan([*mould.guards, _free(info, name, key)])
+        plan = Plan(list(mould.guards))
+        self._guard_creation(info, namespace, name, key, plan)
         charge = self.ledger.charge(info, namespace, name, obj, None)
         sealed = core.codec.seal(key, obj, encoded, mould.offset, encrypt=core.encrypts(info), cause=ctx.cause_id)
         plan.ops.append(put(key, sealed, mould.lease))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from cluster.api.errors import ApiError
 from cluster.api.scheme import SCHEME
+from cluster.registry.types import RegistryConfig
 from cluster.registry.writing import Writer
 
 Obj = dict[str, Any]
@@ -145,3 +147,39 @@ async def test_policies_see_every_object(bench: Any, casts: list[bool], kind: st
     await bench.create(f"{kind}.admissionregistration.k8s.io", {"metadata": {"name": "p"}, "spec": spec})
     await create_all(bench, "pods", [pod() for _ in range(3)])
     assert casts == []
+
+
+async def test_many_events_are_not_hung_on_one_lease(bench: Any, casts: list[bool]) -> None:
+    """They would all be deleted at one revision."""
+    made = await create_all(bench, "events", [event(i) for i in range(1500)])
+    assert not any(isinstance(one, ApiError) for one in made)
+    stored = await bench.store.range(b"/registry/core/events/", b"/registry/core/events0")
+    held = Counter(kv.lease for kv in stored.kvs)
+    assert sorted(held.values()) == [500, 1000] and 0 not in held
+    assert casts.count(False) == 1  # the one that was granted the second lease
+
+
+async def test_who_has_no_name_and_asks_for_none_gets_none(bench: Any, casts: list[bool]) -> None:
+    named, nameless = pod(name="a"), pod()
+    del named["metadata"]["generateName"], nameless["metadata"]["generateName"]
+    made = await create_all(bench, "pods", [named, nameless])
+    assert casts == [False]
+    assert isinstance(made[1], ApiError) and made[1].reason == "Invalid"
+    assert "name or generateName is required" in made[1].message
+
+
+async def test_each_is_refused_by_its_own_name(bench: Any, casts: list[bool]) -> None:
+    await bench.create("namespaces", {"metadata": {"name": "ending"}}, "")
+    await bench.create("serviceaccounts", {"metadata": {"name": "default"}}, "ending")
+    await bench.delete("namespaces", "ending", "")
+    made = await create_all(bench, "pods", [pod(name=name, namespace="ending") for name in "abc"])
+    assert [one.message.partition(":")[0] for one in made] == [f'pods "{name}" is forbidden' for name in "abc"]
+    assert casts == [True, True]
+
+
+async def test_what_is_too_long_is_not_cast(bench: Any, casts: list[bool]) -> None:
+    bench.registry = bench.another(config=RegistryConfig(max_object_bytes=3000))
+    made = await create_all(bench, "events", [event(0), event(1, message="m" * 3000), event(2)])
+    assert casts == [False, True]
+    assert isinstance(made[1], ApiError) and made[1].code == 413
+    assert not isinstance(made[2], ApiError)
