@@ -14,6 +14,8 @@ from cluster.machinery.clock import Clock
 
 TRUST_S = 10.0
 _OWNERS = 1000
+_MOST = 500
+"""What controllers ask for in one look, unless they are told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class SlowStart:
         """A batch for which `size` would have been allowed."""
         uid = owner["metadata"]["uid"]
         self._grown.pop(uid, None)
-        self._grown[uid] = _Grown(_generation(owner), 2 * size, self._clock())
+        self._grown[uid] = _Grown(_generation(owner), min(2 * size, _MOST), self._clock())
         if len(self._grown) > _OWNERS:
             del self._grown[next(iter(self._grown))]
 

@@ -66,6 +66,13 @@ def test_growth_is_forgotten_with_a_change_a_failure_and_time() -> None:
     assert start.size(owner()) == 1
 
 
+def test_growth_ends_for_who_asks_for_little_for_ever() -> None:
+    start = SlowStart(FakeClock())
+    for _ in range(100):
+        start.went_well(owner(), start.size(owner()))
+    assert start.size(owner()) == 500
+
+
 def test_no_more_owners_are_kept_than_can_be_growing() -> None:
     start = SlowStart(FakeClock())
     for i in range(1500):
