@@ -86,6 +86,7 @@ class ReadIndex:
         if self._rounds is not None:
             self._rounds.cancel()
             await asyncio.gather(self._rounds, return_exceptions=True)
+            self._rounds, self._under_way = None, False  # one that had not begun cannot say so itself
 
 
 def _waiting(turns: list[asyncio.Future[int]]) -> list[asyncio.Future[int]]:

@@ -120,6 +120,23 @@ async def test_closing_ends_the_round_that_is_shared(asking):
     assert all(isinstance(f, asyncio.CancelledError) for f in found)
 
 
+async def test_closing_before_a_shared_round_began_leaves_nobody_waiting(asking):
+    """Regression: it was taken to be under way for ever."""
+    store, index, alone = asking
+    waiting = callers(index, 2)
+    await asyncio.sleep(0)
+    store.may_end.release()
+    while index._rounds is None:
+        await asyncio.sleep(0)
+    assert store.rounds == 1
+    await index.close()
+    found = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(f, asyncio.CancelledError) for f in found)
+    store.may_end.release()
+    async with asyncio.timeout(30):
+        assert (await alone, await index.get()) == (1, 2)
+
+
 @pytest.fixture
 async def fed():
     store = MemoryStore()
