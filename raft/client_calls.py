@@ -142,13 +142,17 @@ class Calls:
     async def _from_leader(self, operation: str) -> Any:
         """Its answer, or None: no connection to it is open, or it does not answer soon. Then it may lead no more, and
         stays unknown until the next write finds the one who does."""
-        connection = self._ready(self._leader)
-        if connection is None or self._leader == self._prefer:
+        asked = self._leader
+        connection = self._ready(asked)
+        if connection is None or asked == self._prefer:
             return None
         try:
             return await self._call(connection, operation, (), asyncio.get_running_loop().time() + LEADER_S)
+        except TooManyRequests:  # it leads, and has much to do
+            return None
         except (Unavailable, TimeoutError):
-            self._leader = self._prefer
+            if self._leader == asked:  # else a write has found another meanwhile
+                self._leader = self._prefer
             return None
 
     async def _read_on(self, operation: str, arguments: tuple[Any, ...], until: float) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from raft import client_calls
 from raft.client import StoreClient
-from raft.errors import NotLeader
+from raft.errors import NotLeader, TooManyRequests
 from raft.transport import Connection, Listener
 from raft.wire import Hello, error_result
 from tests.support.ports import free_ports
@@ -19,13 +20,14 @@ REVISION = 7
 
 
 class Said:
-    """One member. ``silent``: it takes requests and answers none of them."""
+    """One member. ``silent``: it takes questions for the read index and answers none of them; ``busy``: it refuses
+    them."""
 
     def __init__(self) -> None:
         self.endpoint = ("127.0.0.1", free_ports(1)[0])
         self.leader: tuple[str, int] | None = None
         self.asked: list[str] = []
-        self.silent = False
+        self.silent = self.busy = False
         self.listener = Listener(
             self._accept,
             role="client",
@@ -43,7 +45,7 @@ class Said:
         for request_id, operation, *_ in requests:
             if operation != "ping":
                 self.asked.append(operation)
-            if self.silent and operation != "ping":
+            if self.silent and operation == "read_index":
                 continue
             connection.send([self._result(request_id, operation)])
 
@@ -52,6 +54,8 @@ class Said:
             if self.leader is not None:
                 return [request_id, False, error_result(NotLeader(2), self.leader)]
             return [request_id, True, [True, REVISION, [["put", None]]]]
+        if self.busy and operation == "read_index":
+            return [request_id, False, error_result(TooManyRequests())]
         return [request_id, True, REVISION]
 
 
@@ -126,3 +130,34 @@ async def test_the_leader_again_once_a_write_has_found_it_again(monkeypatch: pyt
         await client.put(b"k", b"v")
         assert await client.read_index() == REVISION
         assert leader.asked[-2:] == ["txn", "read_index"]
+
+
+async def test_a_leader_that_is_busy_is_asked_again() -> None:
+    async with follower_and_leader() as (follower, leader, client):
+        await client.put(b"k", b"v")
+        leader.busy = True
+        assert await client.read_index() == REVISION
+        assert follower.asked[-1] == "read_index"
+        leader.busy = False
+        assert await client.read_index() == REVISION
+        assert leader.asked[-1] == "read_index" and follower.asked.count("read_index") == 1
+
+
+async def test_a_leader_found_meanwhile_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old one is silent, and points writes to the next; whoever still waits for it learns of that later."""
+    async with follower_and_leader() as (_follower, old, client):
+        await client.put(b"k", b"v")
+        new = Said()
+        await new.listener.start(*new.endpoint, None)
+        try:
+            old.silent, old.leader = True, new.endpoint
+            with monkeypatch.context() as impatient:
+                impatient.setattr(client_calls, "LEADER_S", 0.5)
+                asking = asyncio.create_task(client.read_index())
+                await asyncio.sleep(0)
+            await client.put(b"k", b"v")
+            assert await asking == REVISION
+            assert await client.read_index() == REVISION
+            assert new.asked == ["txn", "read_index"]
+        finally:
+            await new.listener.close()
