@@ -91,7 +91,7 @@ class RegistryClient:
             if event.type == "BOOKMARK":
                 yield WatchEvent("BOOKMARK", {"metadata": {"resourceVersion": str(event.stored.revision)}})
             else:
-                obj = self._echoes.of(resource, event.stored)
+                obj = self._echoes.of(resource, event)
                 if resource == "pods":
                     self._keep_unbound(event, obj)
                 yield WatchEvent(event.type, obj, event.stored.cause)
@@ -180,16 +180,17 @@ class RegistryClient:
 class Echoes:
     """What this process wrote and its own watch will tell of: decoded already, it need not be decoded again.
 
-    Bounded: what nobody watches is not kept, and what the watch told of before the answer came is dropped in its turn.
+    Bounded: kept is what is watched, and what the watch has not passed yet, as far as there is room.
     """
 
     def __init__(self) -> None:
-        self._watched: set[str] = set()
+        self._told: dict[str, int] = {}
+        """The last revision told of each resource that somebody here watches."""
         self._written: dict[tuple[str, bytes], tuple[int, Obj]] = {}
 
     def expect(self, resource: str) -> None:
         """Somebody here watches it."""
-        self._watched.add(resource)
+        self._told.setdefault(resource, 0)
 
     def written(self, resource: str, stored: types.Stored, subresource: str = "") -> Obj:
         """The object of an answer. Some subresources answer with another kind of object."""
@@ -201,16 +202,22 @@ class Echoes:
         self._note("pods", key, revision, pod)
 
     def _note(self, resource: str, key: bytes, revision: int, obj: Obj) -> None:
-        if resource not in self._watched:
+        told = self._told.get(resource)
+        if told is None or revision <= told:
             return
         self._written[resource, key] = revision, obj
         if len(self._written) > _ECHOES:
             del self._written[next(iter(self._written))]
 
-    def of(self, resource: str, told: types.Stored) -> Obj:
-        """The object that the watch tells of."""
-        written = self._written.pop((resource, told.key), None)
-        return written[1] if written is not None and written[0] == told.revision else told.obj
+    def of(self, resource: str, event: types.WatchEvent) -> Obj:
+        """The object that the watch tells of. One that left a selector is told of as it was: no echo."""
+        told = event.stored
+        self._told[resource] = max(told.revision, self._told.get(resource, 0))
+        revision, obj = self._written.get((resource, told.key), (0, None))
+        if obj is None or revision > told.revision:
+            return told.obj
+        del self._written[resource, told.key]
+        return obj if revision == told.revision and event.type != "DELETED" else told.obj
 
 
 def _labels(text: str) -> LabelSelector | None:

@@ -10,7 +10,7 @@ import pytest
 
 from cluster.machinery.client import Binding, Obj, clone
 from cluster.machinery.registry_client import _ECHOES, Echoes
-from cluster.registry.types import Stored
+from cluster.registry.types import Stored, WatchEvent
 from tests.support.controller_world import World
 
 POD = {"metadata": {"name": "a", "namespace": "default"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
@@ -22,8 +22,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     seen: list[bytes] = []
     of = Echoes.of
 
-    def watched(self: Echoes, resource: str, told: Stored) -> Obj:
-        obj = of(self, resource, told)
+    def watched(self: Echoes, resource: str, event: WatchEvent) -> Obj:
+        obj, told = of(self, resource, event), event.stored
         assert obj == orjson.loads(told.raw)  # whatever it was spared, it is what is stored
         if obj is told._obj:
             seen.append(told.key)
@@ -88,20 +88,42 @@ async def test_an_answer_of_another_kind_is_no_echo(decoded: list[bytes]) -> Non
         assert seen["kind"] == "Deployment"
 
 
+def stored(name: str, revision: int = 7) -> Stored:
+    return Stored(name.encode(), b'{"metadata":{}}', revision)
+
+
+def news(of: Stored) -> WatchEvent:
+    return WatchEvent("MODIFIED", of)
+
+
 def test_only_what_is_watched_is_kept_and_not_too_much_of_it() -> None:
     echoes = Echoes()
     echoes.expect("pods")
-
-    def stored(name: str) -> Stored:
-        return Stored(name.encode(), b'{"metadata":{}}', 7)
-
     echoes.written("events", stored("e"))
     assert not echoes._written
     objects: list[Any] = [echoes.written("pods", stored(f"p{i}")) for i in range(_ECHOES + 5)]
     assert len(echoes._written) == _ECHOES
     fresh = stored("p0")
-    assert echoes.of("pods", fresh) is fresh.obj  # it was dropped
-    assert echoes.of("pods", stored("p9")) is objects[9]
-    assert echoes.of("pods", stored("p9")) is not objects[9]  # once
-    older = Stored(b"p10", b'{"metadata":{}}', 6)
-    assert echoes.of("pods", older) is older.obj
+    assert echoes.of("pods", news(fresh)) is fresh.obj  # it was dropped
+    assert echoes.of("pods", news(stored("p9"))) is objects[9]
+    assert echoes.of("pods", news(stored("p9"))) is not objects[9]  # once
+
+
+def test_what_is_still_to_come_is_kept_and_what_has_come_is_not() -> None:
+    echoes = Echoes()
+    echoes.expect("pods")
+    bound = echoes.written("pods", stored("p", 12))
+    made = stored("p", 10)
+    assert echoes.of("pods", news(made)) is made.obj
+    echoes.written("pods", stored("q", 9))  # its event came before its answer
+    assert echoes.of("pods", news(stored("p", 12))) is bound
+    assert not echoes._written
+
+
+def test_what_left_a_selector_is_told_of_as_it_was() -> None:
+    echoes = Echoes()
+    echoes.expect("pods")
+    after = echoes.written("pods", stored("p", 12))
+    before = stored("p", 12)
+    assert echoes.of("pods", WatchEvent("DELETED", before)) is before.obj is not after
+    assert not echoes._written
