@@ -159,7 +159,8 @@ class Patcher:
             raise errors.invalid("PatchOptions", "meta.k8s.io", "", [cause])
         if scale.is_scale(info, subresource):
             return await self._scaler.apply(ctx, info, namespace, name, wish, force)
-        clean = _own_part(info, self._applied(ctx, info, namespace, name, wish), subresource)
+        applied = await self._core.apart(ctx.body_bytes, self._applied, ctx, info, namespace, name, wish)
+        clean = _own_part(info, applied, subresource)
         ctx = replace(ctx, repeated=())  # judged
         node = schema.node_of(info)
         try:

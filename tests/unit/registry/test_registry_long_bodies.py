@@ -53,6 +53,13 @@ async def test_a_short_patch_of_a_long_object_is_long_work(bench: Any, away: Awa
     assert out.obj["metadata"]["labels"] == {"a": "b"}
 
 
+async def test_a_long_apply_is_long_work(bench: Any, away: Away) -> None:
+    wish = {"apiVersion": "v1", "kind": "ConfigMap", **LONG}
+    ctx = replace(bench.ctx, body_bytes=120_000)
+    made = await bench.registry.patch(ctx, MAPS, "default", "long", "application/apply-patch+yaml", wish)
+    assert away.seen[0] == "_applied" and made.obj["data"] == LONG["data"]
+
+
 async def test_what_is_wrong_with_a_long_body_is_said(bench: Any, away: Away) -> None:
     wrong = {**LONG, "data": {**LONG["data"], "no key": ""}}
     with pytest.raises(ApiError, match=r"data\[no key\]: Invalid value") as e:
