@@ -89,6 +89,13 @@ class Call:
         """The namespace for the registry: "" for cluster-scoped kinds, whatever the path had."""
         return self.info.namespace if self.resource is not None and self.resource.namespaced else ""
 
+    @property
+    def said(self) -> list[str]:
+        """The warnings of the answer. `warnings` are of the last attempt: the registry clears them before the next one,
+        but what is deprecated stays so."""
+        deprecated = self.resource.deprecated if self.resource is not None else ""
+        return [deprecated, *self.warnings] if deprecated else self.warnings
+
     def context(self, *, dry_run: bool | None = None, default_manager: bool = True) -> RequestContext:
         """For the registry. Raises ApiError 422 for parameters it cannot honour."""
         dry, validation, manager = options.write_options(self.params, self.info.verb)

@@ -111,7 +111,7 @@ class Pipeline:
             return _broken_off(work.request, error.code)
         reply = error_reply(error)
         work.answered = reply.json()
-        warnings = work.call.warnings if work.call is not None else None
+        warnings = work.call.said if work.call is not None else None
         return await response_of(
             reply,
             work.request,
@@ -172,7 +172,7 @@ class Pipeline:
             accept=work.accept,
             audit_id=work.audit_id,
             pretty=wants_pretty(params, request.headers),
-            warnings=call.warnings,
+            warnings=call.said,
             more_headers=work.headers,
             gzip_min_bytes=self._config.gzip_min_bytes,
         )
@@ -194,8 +194,6 @@ class Pipeline:
             config.body_timeout_s,
             work.resource,
         )
-        if work.resource is not None and work.resource.deprecated:
-            call.warnings.append(work.resource.deprecated)
         work.call = call
         return call
 

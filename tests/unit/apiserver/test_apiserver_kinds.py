@@ -127,6 +127,18 @@ async def test_a_certificate_is_decided_on_apart(server: Any) -> None:
     assert refused.json["details"]["causes"][0]["field"] == "spec.request"
 
 
+async def test_what_is_deprecated_is_said_to_be_so_on_every_write(server: Any) -> None:
+    """Regression: an update or patch took back what had been said before it."""
+    path, said = "/api/v1/namespaces/default/endpoints", []
+    said.append(await server.call("POST", path, {"metadata": {"name": "e"}}))
+    said.append(await server.call("PUT", path + "/e", {"metadata": {"name": "e", "labels": {"a": "b"}}}))
+    merge = {"Content-Type": "application/merge-patch+json"}
+    said.append(await server.call("PATCH", path + "/e", {"metadata": {"labels": {"c": "d"}}}, headers=merge))
+    assert [answer.headers.get("Warning", "") for answer in said] == [
+        '299 - "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"'
+    ] * 3
+
+
 async def test_edge_kinds(server: Any) -> None:
     found = await server.call("GET", "/api/v1/componentstatuses")
     assert [o["metadata"]["name"] for o in found.json["items"]] == ["scheduler", "controller-manager", "etcd-0"]
