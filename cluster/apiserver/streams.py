@@ -186,13 +186,14 @@ class StreamServer:
 
 
 async def _copy(upstream: aiohttp.ClientResponse, stream: LogStream) -> web.StreamResponse:
-    await stream.start(upstream.close)
     try:
+        await stream.start(upstream.close)
         async for chunk in upstream.content.iter_any():
             await stream.write(chunk)
         await stream.end()
     except (aiohttp.ClientError, ConnectionError):
-        await stream.cut()
+        if stream.response.prepared:  # else the client left before it began
+            await stream.cut()
     return stream.response
 
 

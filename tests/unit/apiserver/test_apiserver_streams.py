@@ -9,6 +9,7 @@ import pytest
 from aiohttp import WSMsgType, web
 
 from cluster.api.remotecommand import refusal
+from cluster.apiserver.streams import _copy
 from tests.support.apiserver_harness import edge, pod_on_kubelet
 from tests.support.stand_in import listening
 
@@ -249,3 +250,20 @@ async def test_dead_kubelet_is_502(pki):
         await pod_on_kubelet(server, 1)
         got = await server.call("GET", f"{PODS}/p/log")
         assert (got.status, "does not answer" in got.json["message"]) == (502, True)
+
+
+async def test_a_client_that_left_before_its_log_began_is_no_fault_of_the_kubelet():
+    class Left:
+        response = web.WebSocketResponse()
+
+        async def start(self, gone):
+            raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+
+        async def cut(self):
+            raise AssertionError("nothing began that could be cut")
+
+    class Upstream:
+        def close(self):
+            pass
+
+    assert await _copy(Upstream(), Left()) is Left.response
