@@ -19,7 +19,8 @@ from raft.mvcc.types import EventBatch
 
 BUFFER_EVENTS = 20_000
 TOGETHER_EVENTS = 128
-"""Of several revisions that came together; what follows has its turn after others had theirs."""
+"""Of several revisions that came together: as many as a reader is given in one piece. Others have their turn once it
+waits, which it does only when nothing is left."""
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 1.0
 """Thousands of watches of one process try again together: at a constant pause they would leave a handshake no time."""
 

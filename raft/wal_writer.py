@@ -6,8 +6,9 @@ loop up to which Ready everything is on disk. While it syncs, the next batch gat
 Handing over to a thread and back costs more than a sync of a fast disk takes (0.04 ms here): as long as the disk is
 that fast and the thread idle, the loop writes and syncs itself (``write_now``); what is light, such as one caller's put
 while nobody else is there, also on a disk that takes somewhat longer. What a sync usually takes decides: the average,
-in which the last RECENT_SYNCS count most. A disk that stalls holds the loop for no more than one of its stalls, and is
-left to the thread until it has been quick for a while.
+in which the last RECENT_SYNCS count most. A stall of more than RECENT_SYNCS times the bound (4 ms, or 16 ms for what is
+light) holds the loop once, and the disk is left to the thread until it has been quick for a while. Shorter ones stay on
+the loop if they are rare: followers wait thirty times as long before they elect.
 
 A failed write or sync ends the writing and is reported: the member must stop (see storage.wal).
 """
