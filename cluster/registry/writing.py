@@ -397,6 +397,7 @@ class Writer:
         entries = obj["metadata"].get("managedFields") or []
         await self._admission.mutate(request)
         managed.set_entries(obj, entries)
+        _warn(request.ctx, owners.kept_once(obj["metadata"], admitted=True))
 
     async def _count(self, ctx: RequestContext, namespace: str, name: str) -> None:
         """The quota is stored by now: whatever keeps it from being counted here, the first charge will count it."""

@@ -10,6 +10,7 @@ import pytest
 
 from cluster.api.errors import FenceLost
 from cluster.api.scheme import SCHEME
+from cluster.registry.admission import Admission
 from tests.support.api_errors import refusal
 
 DEPLOYMENTS = SCHEME.named("deployments.apps")
@@ -437,3 +438,20 @@ async def test_an_owner_that_is_named_twice_is_kept_once(bench: Any) -> None:
         ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may "
         "reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: u"
     ]
+
+
+async def test_an_owner_that_admission_names_again_is_kept_once(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"}
+
+    async def mutate(self: Admission, request: Any) -> None:
+        request.obj["metadata"].setdefault("ownerReferences", []).append(dict(owner))
+
+    monkeypatch.setattr(Admission, "mutate", mutate)
+    refs = {"ownerReferences": [owner]}
+    made = await bench.create("configmaps", {"metadata": {"name": "x", **refs}})
+    assert made.obj["metadata"]["ownerReferences"] == [owner]
+    said = [w for w in bench.ctx.warnings if "ownerReferences" in w]
+    assert len(said) == 1 and "duplicate entries after mutating admission happens; API server" in said[0]
+    body = {"metadata": {"name": "x", "labels": {"a": "b"}, **refs}}
+    changed = await bench.registry.update(bench.ctx, SCHEME.named("configmaps"), "default", "x", body)
+    assert changed.obj["metadata"]["ownerReferences"] == [owner]
