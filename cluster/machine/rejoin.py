@@ -136,6 +136,9 @@ class HeadServer:
                 await self._give_turn(str(request.get("machine")), reader, writer)
         except (OSError, TimeoutError, ValueError, AttributeError) as e:
             log.debug("a request to the head failed: %s", e)
+        except asyncio.CancelledError:
+            writer.transport.abort()  # nobody is left who would see a close in good order to its end
+            raise
         finally:
             writer.close()
 

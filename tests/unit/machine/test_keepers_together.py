@@ -5,6 +5,7 @@ ever. Ray's processes and the network's addresses are the test's; turns, epochs 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,15 @@ from tests.unit.machine.test_machine_parts import machine_in
 NAMES = ("m1", "m2", "m3")
 PATIENT = KeeperTimes(turn_s=3600, poll_s=0.01, backoff_s=(0.01,))
 """So patient that who waits for another that waits for it fails the test by its own time-out."""
+
+
+def open_sockets() -> int:
+    """Of this process; a TLS connection that is closed in good order ends a moment after whoever closed it."""
+    count = 0
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            count += str(entry.readlink()).startswith("socket:")
+    return count
 
 
 class Downs:
@@ -135,11 +145,13 @@ async def three(
 
     monkeypatch.setattr(RayKeeper, "_head_epoch", listens)
     monkeypatch.setattr(RayKeeper, "_others_ready", ready)
+    before = open_sockets()
     made = Three(tmp_path, iter([unused_tcp_port_factory() for _ in NAMES]))
     await made.rests(dict.fromkeys(NAMES, 1))
     made.downs.clear()
     yield made
     await made.close()
+    await until(lambda: open_sockets() <= before)
 
 
 async def test_all_are_asked_at_once_and_begin_anew_one_after_another(three: Three) -> None:
