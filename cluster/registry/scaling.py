@@ -17,7 +17,8 @@ from cluster.registry import scale
 from cluster.registry.context import RequestContext
 from cluster.registry.core import Core
 from cluster.registry.types import Stored
-from cluster.registry.writing import Make, Writer, manager_of
+from cluster.registry.write_checks import manager_of
+from cluster.registry.writing import Make, Writer
 
 Object = dict[str, Any]
 Entries = list[Object]

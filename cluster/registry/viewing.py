@@ -15,7 +15,7 @@ from cluster.api.selectors import FieldSelector
 from cluster.registry.context import RequestContext
 from cluster.registry.patching import Patcher, parse_body, patch_function
 from cluster.registry.types import Stored, StoredList, WatchEvent
-from cluster.registry.writing import misplaced
+from cluster.registry.write_checks import misplaced
 
 Object = dict[str, Any]
 

@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from cluster.api import defaults, errors, managed, meta, schema, typecheck, validation
-from cluster.api.errors import ApiError, Cause, FenceLost
-from cluster.api.scheme import SCHEME, ResourceInfo
+from cluster.api.errors import ApiError, FenceLost
+from cluster.api.scheme import ResourceInfo
 from cluster.api.validation import advice
 from cluster.registry import keys, owners
 from cluster.registry.addresses import IP_ADDRESSES
@@ -39,9 +39,24 @@ from cluster.registry.moulds import Mould, mould_of
 from cluster.registry.quota import QuotaLedger
 from cluster.registry.quota_book import Charge
 from cluster.registry.quota_count import QUOTAS
-from cluster.registry.store import KeyValue, delete, put, unchanged
+from cluster.registry.store import delete, put, unchanged
 from cluster.registry.strategies import Strategy, bump_generation, merge_for_update, stamp_new, strategy_for
 from cluster.registry.types import Stored
+from cluster.registry.write_checks import (
+    advise,
+    check_namespace,
+    check_preconditions,
+    check_type,
+    finished,
+    free,
+    gone_or_stale,
+    manager_of,
+    misplaced,
+    refuse,
+    to_generate,
+    unchanged_object,
+    warn,
+)
 
 Object = dict[str, Any]
 Make = Callable[[Object], Object | None]
@@ -51,7 +66,6 @@ _REFUSALS = (400, 403, 404, 409, 410, 422)
 """What a guard says, or a quota: nothing was written. Other codes of a commit are the store's, and may be otherwise."""
 _SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _MAX_PREFIX = 58
-_MAX_WARNINGS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +133,7 @@ class Writer:
     ) -> Stored:
         """`manage` sets managedFields in place of the plain creator's (server-side apply)."""
         clean = await self._core.apart(ctx.body_bytes, self._creatable, ctx, info, namespace, body)
-        generated = _to_generate(clean)
+        generated = to_generate(clean)
         for attempt in range(_ATTEMPTS):
             obj = clean if attempt == 0 else self._decode(ctx, info, body, quiet=True)
             self._address(info, namespace, obj)
@@ -142,7 +156,7 @@ class Writer:
     async def draft(self, ctx: RequestContext, info: ResourceInfo, namespace: str, body: Object) -> Draft:
         """The creation of an object, up to its transaction."""
         obj = self._creatable(ctx, info, namespace, body)
-        generated = _to_generate(obj)
+        generated = to_generate(obj)
         if generated:
             obj["metadata"]["name"] = self._generate(generated)
         return await self._drafted(ctx, info, obj, 0, None)
@@ -163,7 +177,7 @@ class Writer:
         core, values = self._core, mould.values(body)
         if values is None or mould.created != meta.rfc3339(core.clock()):
             return None
-        namespace, name = body["metadata"].get("namespace", ""), values[0] or _to_generate(body)
+        namespace, name = body["metadata"].get("namespace", ""), values[0] or to_generate(body)
         if not name:
             return None
         if not values[0]:
@@ -171,7 +185,7 @@ class Writer:
         obj, encoded = mould.cast(values, meta.uuid4(core.rng.getrandbits(128)))
         if len(encoded) > core.config.max_object_bytes:
             return None
-        _refuse(info, obj, validation.create(info, obj))
+        refuse(info, obj, validation.create(info, obj))
         if mould.lease and not self._expiry.again(mould.lease):
             return None
         key = keys.object_key(info, namespace, name)
@@ -226,7 +240,7 @@ class Writer:
         stamp_new(obj, meta.uuid4(core.rng.getrandbits(128)), now, strategy)
         strategy.asked_by(obj, ctx.user)
         defaults.apply(info, obj)
-        _warn(ctx, owners.kept_once(obj["metadata"]))
+        warn(ctx, owners.kept_once(obj["metadata"]))
         if manage is not None:
             manage(obj)
         else:
@@ -237,12 +251,12 @@ class Writer:
         strategy_for(info).on_create(obj, self._core.clock())
         if info.name == "services":
             self._services.settle(info, obj, None)
-        _refuse(info, obj, validation.create(info, obj))
-        _advise(ctx, advice.warnings(info, obj))
+        refuse(info, obj, validation.create(info, obj))
+        advise(ctx, advice.warnings(info, obj))
 
     def _guard_creation(self, info: ResourceInfo, namespace: str, name: str, key: bytes, plan: Plan) -> None:
         """The key is free, and what it will be in is there: its namespace, which is not ending, and its definition."""
-        plan.guards.insert(0, _free(info, name, key))
+        plan.guards.insert(0, free(info, name, key))
         if info.custom is not None:
             plan.guards.insert(0, self._catalog.exists(info, name))
         if info.namespaced:
@@ -325,7 +339,7 @@ class Writer:
         new = await core.apart(size, _made, wish.make, current)
         if new is None:
             return current
-        conditional = _check_preconditions(info, current, name, new["metadata"])
+        conditional = check_preconditions(info, current, name, new["metadata"])
         await core.apart(size, self._prepare_change, ctx, info, new, old, subresource, wish.manage)
         plan = Plan()
         request = Request(ctx, info, "UPDATE", namespace, name, new, old, plan, subresource)
@@ -338,8 +352,8 @@ class Writer:
         stale_key = core.encrypts(info) and current.key_id != core.codec.primary
         if unchanged_object(new, old) and not outdated and not stale_key:
             return current  # else it is written for the key's sake: that is how a key is rotated
-        plan.guards.insert(0, Guard(unchanged(current.key, current.revision), _gone_or_stale(info, name, conditional)))
-        if _finished(new, strategy):
+        plan.guards.insert(0, Guard(unchanged(current.key, current.revision), gone_or_stale(info, name, conditional)))
+        if finished(new, strategy):
             return _Change(current, plan, None)
         charge = self.ledger.charge(info, namespace, name, new, old, subresource)
         whole = wish.manage is not None
@@ -375,7 +389,7 @@ class Writer:
             defaults.apply(info, new)
         elif info.custom is not None:
             info.custom.default_status(new)
-        _warn(ctx, owners.kept_once(new["metadata"]))
+        warn(ctx, owners.kept_once(new["metadata"]))
         if manage is not None:
             manage(new, old)
         else:
@@ -388,8 +402,8 @@ class Writer:
             merge_for_update(new, old, subresource, strategy_for(info), self._core.clock())
         if info.name == "services" and subresource == "":
             self._services.settle(info, new, old)
-        _refuse(info, new, validation.update(info, new, old, subresource))
-        _advise(request.ctx, advice.warnings(info, new, old))
+        refuse(info, new, validation.update(info, new, old, subresource))
+        advise(request.ctx, advice.warnings(info, new, old))
 
     async def _mutate(self, request: Request) -> None:
         """Admission may change the object, but not who owns what of it."""
@@ -397,7 +411,7 @@ class Writer:
         entries = obj["metadata"].get("managedFields") or []
         await self._admission.mutate(request)
         managed.set_entries(obj, entries)
-        _warn(request.ctx, owners.kept_once(obj["metadata"], admitted=True))
+        warn(request.ctx, owners.kept_once(obj["metadata"], admitted=True))
 
     async def _count(self, ctx: RequestContext, namespace: str, name: str) -> None:
         """The quota is stored by now: whatever keeps it from being counted here, the first charge will count it."""
@@ -500,7 +514,7 @@ class Writer:
             raise errors.bad_request(f"the object provided is not a {info.kind}")
         kind, version = body.get("kind"), body.get("apiVersion")
         if info.custom is not None:
-            _check_type(info, body)
+            check_type(info, body)
         elif (kind and kind != info.kind) or (version and version != info.api_version):
             raise misplaced(info, str(kind or info.kind), str(version or info.api_version))
         if info.custom is not None:
@@ -518,131 +532,13 @@ class Writer:
         check_namespace(info, namespace, metadata)
 
 
-def misplaced(info: ResourceInfo, kind: str, version: str) -> ApiError:
-    """An object of another kind or version was sent to where `info` lives."""
-    short = version.rpartition("/")[2]
-    if SCHEME.for_object({"kind": kind, "apiVersion": version}) is None:
-        why = f'no kind "{kind}" is registered for version "{version}" in scheme'
-    elif kind == info.kind:
-        why = f"the API version in the data ({version}) does not match the expected API version ({info.api_version})"
-        return errors.bad_request(why)
-    else:
-        internal = info.group.partition(".")[0] or "core"
-        why = f"converting ({short}.{kind}) to ({internal}.{info.kind}): unknown conversion"
-    return errors.bad_request(f'{kind} in version "{short}" cannot be handled as a {info.kind}: {why}')
-
-
-def _check_type(info: ResourceInfo, body: Object) -> None:
-    """A custom object says of itself what it is; raises 400 and 422 where that is something else."""
-    kind, version = body.get("kind"), body.get("apiVersion")
-    if version and version != info.api_version:
-        raise errors.bad_request(
-            f"the API version in the data ({version}) does not match the expected API version ({info.api_version})"
-        )
-    if kind and kind != info.kind:
-        fault = Cause("FieldValueInvalid", f'Invalid value: "{kind}": must be {info.kind}', "kind")
-        metadata = body.get("metadata")
-        name = metadata.get("name", "") if isinstance(metadata, dict) else ""
-        raise errors.invalid(kind, info.group, str(name), [fault])
-
-
-def _warn(ctx: RequestContext, text: str) -> None:
-    if text and text not in ctx.warnings:
-        ctx.warnings.append(text)
-
-
-def _advise(ctx: RequestContext, texts: Iterator[str]) -> None:
-    """Once, however often the write is tried; and no more than an answer can carry."""
-    for text in texts:
-        if len(ctx.warnings) >= _MAX_WARNINGS:
-            return
-        _warn(ctx, text)
-
-
-def check_namespace(info: ResourceInfo, namespace: str, metadata: Object) -> None:
-    """Fill in the request's namespace; raises 400 when the object names another."""
-    if not info.namespaced:
-        metadata.pop("namespace", None)
-        return
-    if not namespace:
-        raise errors.bad_request("an empty namespace may not be set during creation")
-    if metadata.setdefault("namespace", namespace) != namespace:
-        raise errors.bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request"
-        )
+def _made(make: Make, current: Stored) -> Object | None:
+    return make(current.fresh())
 
 
 def _outdated(info: ResourceInfo, stored: Stored) -> bool:
     return bool(stored.obj["apiVersion"] != f"{info.group}/{info.custom.storage}")
 
 
-def unchanged_object(new: Object, old: Object) -> bool:
-    """Equal but for resourceVersion and for managedFields timestamps."""
-    if any(new.get(k) != old.get(k) for k in {**new, **old} if k != "metadata"):
-        return False
-    a, b = new["metadata"], old["metadata"]
-    return all(a.get(k) == b.get(k) for k in {**a, **b} if k != "resourceVersion")
-
-
-def _to_generate(obj: Object) -> str:
-    """The prefix of a name that is asked for; "" when the object has a name, or will have none."""
-    metadata = obj["metadata"]
-    return "" if metadata.get("name") else str(metadata.get("generateName") or "")
-
-
-def manager_of(ctx: RequestContext) -> str:
-    return ctx.field_manager or ctx.user.name
-
-
-def _refuse(info: ResourceInfo, obj: Object, causes: list[errors.Cause]) -> None:
-    if causes:
-        name = obj["metadata"].get("name") or obj["metadata"].get("generateName") or ""
-        raise errors.invalid(info.kind, info.group, name, causes)
-
-
-def _free(info: ResourceInfo, name: str, key: bytes) -> Guard:
-    def exists(kv: KeyValue | None) -> ApiError:
-        return errors.already_exists(info, name)
-
-    return Guard((key, "create", "=", 0), exists)
-
-
-def _finished(obj: Object, strategy: Strategy) -> bool:
-    """Being deleted, with nothing left to wait for."""
-    metadata = obj["metadata"]
-    if "deletionTimestamp" not in metadata or metadata.get("finalizers"):
-        return False
-    if not strategy.custom and (obj.get("spec") or {}).get("finalizers"):
-        return False
-    return not strategy.graceful or not metadata.get("deletionGracePeriodSeconds")
-
-
-def _check_preconditions(info: ResourceInfo, current: Stored, name: str, metadata: Object) -> bool:
-    """Whether the writer named the revision that it wants to replace. Raises 409 when it named another one, or another
-    object of the name."""
-    wanted = metadata.get("resourceVersion", "")
-    if wanted and wanted != str(current.revision):
-        raise errors.conflict(info, name)
-    uid = metadata.get("uid") or current.uid
-    if uid != current.uid:
-        raise errors.conflict(info, name, errors.other_uid(uid, current.uid, current.key))
-    return bool(wanted)
-
-
 def _owners_bytes(obj: Object) -> int:
     return len(orjson.dumps(obj["metadata"].get("managedFields"))) if "managedFields" in obj["metadata"] else 0
-
-
-def _made(make: Make, current: Stored) -> Object | None:
-    return make(current.fresh())
-
-
-def _gone_or_stale(info: ResourceInfo, name: str, conditional: bool) -> Callable[[KeyValue | None], ApiError | None]:
-    """What a write says that lost its compare-and-swap; None: it is made again from what is there now."""
-
-    def fail(kv: KeyValue | None) -> ApiError | None:
-        if conditional:
-            return errors.conflict(info, name)
-        return None if kv is not None else errors.not_found(info, name)
-
-    return fail
