@@ -155,7 +155,7 @@ def _names(containers: Sequence[ContainerState]) -> str:
 
 def conditions(view: PodView, containers: Sequence[ContainerState], phase: str) -> list[Status]:
     """The conditions the kubelet owns, without their times."""
-    over = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}.get(phase, "")
+    over = _OVER.get(phase, "")
     out = [_condition("PodReadyToStartContainers", view.sandbox_ready)]
     incomplete = [
         c for c in containers if (c.kind == "init" and not c.succeeded) or (c.kind == "sidecar" and not c.started)
@@ -168,9 +168,19 @@ def conditions(view: PodView, containers: Sequence[ContainerState], phase: str) 
     ready, containers_ready = _readiness(view, containers, over)
     out += [ready, containers_ready, _condition("PodScheduled", True)]
     out += [_condition(kind, True, reason, message) for kind, reason, message in view.resize]
-    if view.disruption:
+    if view.disruption and over:
         out.append(_condition("DisruptionTarget", True, "TerminationByKubelet", view.disruption))
     return out
+
+
+_OVER = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}
+
+
+def _verdict(view: PodView, containers: Sequence[ContainerState]) -> tuple[str, str, str] | None:
+    """What was decided, once no container can be running: a pod that is said to be over may be made anew elsewhere at
+    once. A phase that was told before is not taken back."""
+    told = (view.pod.get("status") or {}).get("phase") in _OVER
+    return view.verdict if told or not any(c.active for c in containers) else None
 
 
 def _readiness(view: PodView, containers: Sequence[ContainerState], over: str) -> tuple[Status, Status]:
@@ -183,12 +193,12 @@ def _readiness(view: PodView, containers: Sequence[ContainerState], over: str) -
             _condition("Ready", False, "ContainersNotReady", why),
             _condition("ContainersReady", False, "ContainersNotReady", why),
         )
-    gates = _closed_gates(view.pod)
-    if gates:
-        return _condition("Ready", False, "ReadinessGatesNotReady", "; ".join(gates)), _condition(
-            "ContainersReady", True
-        )
-    return _condition("Ready", True), _condition("ContainersReady", True)
+    ready = _condition("Ready", True)
+    if view.verdict:  # it is being ended: Services send elsewhere while its preStop hooks run
+        ready = _condition("Ready", False, _OVER[view.verdict[0]], view.verdict[2])
+    elif gates := _closed_gates(view.pod):
+        ready = _condition("Ready", False, "ReadinessGatesNotReady", "; ".join(gates))
+    return ready, _condition("ContainersReady", True)
 
 
 def _closed_gates(pod: Mapping[str, Any]) -> list[str]:
@@ -217,7 +227,8 @@ def _ips(*addresses: str) -> list[Status]:
 def pod_status(view: PodView, containers: Sequence[ContainerState]) -> Status:
     """The whole status the kubelet owns; conditions without their times."""
     policy = str(view.pod["spec"].get("restartPolicy") or "Always")
-    phase = view.verdict[0] if view.verdict else phase_of(containers, policy)
+    verdict = _verdict(view, containers)
+    phase = verdict[0] if verdict else phase_of(containers, policy)
     inits = [c for c in containers if c.kind in ("init", "sidecar")]
     waiting = "PodInitializing" if inits else "ContainerCreating"
     seen = _observed(view.pod)
@@ -230,11 +241,11 @@ def pod_status(view: PodView, containers: Sequence[ContainerState]) -> Status:
     }
     if view.node_ip:  # a hollow node has none
         status["hostIP"], status["hostIPs"] = view.node_ip, _ips(view.node_ip, view.second_node_ip)
-    if view.verdict and view.verdict[1]:
-        status["reason"] = view.verdict[1]
-    if view.verdict and view.verdict[2]:
-        status["message"] = view.verdict[2]
-    if view.verdict and not any(c.ran or c.active or c.exit or c.last for c in containers):
+    if verdict and verdict[1]:
+        status["reason"] = verdict[1]
+    if verdict and verdict[2]:
+        status["message"] = verdict[2]
+    if verdict and not any(c.ran or c.active or c.exit or c.last for c in containers):
         return status  # rejected before anything ran: no container statuses, as the kubelet's
     if view.ip:
         status["podIP"] = view.ip

@@ -40,10 +40,24 @@ def test_a_pod_that_is_ended_fails_with_the_reason_and_within_the_groups_time() 
     d = Driver(make_pod(terminationGracePeriodSeconds=60), auto=False)
     for event in (ev.VolumesReady(), ev.SandboxReady("s", "1.2.3.4"), ev.ContainerStarted("app", "a", "i", d.now)):
         d.send(event)
+    assert d.condition("Ready") == "True"
     d.send(ev.PodEvicted(REASON, MESSAGE, 10.0, "Normal"))
     assert d.of(ev.StopContainer)[0].grace_s == 10.0
+    # While it may run nobody may make it anew, as a pod that has failed would be; but it is asked nothing any more.
+    assert (d.status["phase"], d.condition("Ready"), d.condition("ContainersReady")) == ("Running", "False", "True")
+    assert "reason" not in d.status and "DisruptionTarget" not in {c["type"] for c in d.status["conditions"]}
+    d.exit("app", 143)
     assert (d.status["phase"], d.status["reason"], d.status["message"]) == ("Failed", "Terminated", MESSAGE)
     assert d.condition("DisruptionTarget") == "True"
+
+
+def test_a_pod_that_was_said_to_have_failed_is_not_said_to_run_again() -> None:
+    failed = make_pod() | {"status": {"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory."}}
+    running = ev.SeenContainer("app", "c0", 0, True, "s", "sha256:1", 0.0)
+    d = Driver(failed, auto=False, adopt=ev.Adopt(ev.SeenSandbox("s", True, "10.244.0.9", 0), (running,)))
+    d.send(ev.PodSeen(failed))
+    assert d.core.containers["app"].active
+    assert (d.core.status()["phase"], d.core.status()["reason"]) == ("Failed", "Evicted")
 
 
 class Worker:
