@@ -118,7 +118,10 @@ class BlockVolumes:
         return self._plugins / source.driver / hashlib.sha256(source.handle.encode()).hexdigest()
 
     def _bound_elsewhere(self, directory: Path, target: str) -> bool:
-        return any(bound != os.path.realpath(target) for bound in self._binds(directory))
+        """Whether a pod other than that of `target` has it. A pod's subPaths are binds of its own: they are there when
+        its volume is mounted anew for a kubelet that was restarted."""
+        uid = os.path.relpath(os.path.realpath(target), self._pods).partition("/")[0]
+        return any(not bound.startswith(f"{self._pods}/{uid}/") for bound in self._binds(directory))
 
     def _binds(self, directory: Path) -> list[str]:
         """Where pods have what is mounted at the directory's global path."""
