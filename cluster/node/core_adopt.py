@@ -50,12 +50,14 @@ def adopt_container(state: ContainerState, seen: ev.SeenContainer, known: dict[s
     recall(state, known)
     state.attempt = max(seen.attempt, int(known.get("restartCount") or 0))
     state.last = seen.previous
+    same = str(known.get("containerID")).partition("://")[2] == seen.id
+    if same:  # the spec may name another image since
+        state.image = known.get("image") or state.image
     if seen.running:
         state.begin_run(seen.id, seen.image_id, seen.started_at, min(seen.started_at, now))
-        same = str(known.get("containerID")).partition("://")[2] == seen.id
         state.probes.adopt(same and bool(known.get("started")), same and bool(known.get("ready")), now)
     elif seen.exit is not None:
-        state.id, state.image_id = seen.id, seen.image_id
+        state.id, state.image_id, state.image_shown = seen.id, seen.image_id, state.image
         ended = _told(known, seen.exit)
         state.end_run(ended, min(ended.finished_at or now, now))
 

@@ -80,6 +80,7 @@ class ContainerState:
     id: str = ""
     image: str = ""  # what the current run was started with; the spec's may have changed since
     image_id: str = ""
+    image_shown: str = ""  # the name that goes with `image_id`: that of the last run; "" before there was one
     replacing: bool = False  # stopped to run another image: restartPolicy has no say
     started_at: float = 0.0
     ended_at: float = 0.0
@@ -177,6 +178,7 @@ class ContainerState:
         """`at` is the engine's time, for the status; probes count from `now`."""
         self.phase, self.ran = "running", True
         self.id, self.image_id, self.started_at = container_id, image_id, at
+        self.image_shown = self.image
         self.waiting_reason = self.waiting_message = ""
         self.blocked.reset()
         self.pulling.reset()

@@ -82,7 +82,7 @@ def container_status(container: ContainerState, default: str, runtime: str) -> S
         current = container.last.id
     status: Status = {
         "name": container.name,
-        "image": container.spec.get("image", ""),
+        "image": container.image_shown or container.spec.get("image", ""),
         "imageID": _image_ref(runtime, container.image_id),
         "ready": container.ready,
         "restartCount": container.attempt,
