@@ -8,8 +8,9 @@ IO: HTTP and WebSocket on both sides.
 
 Invariants: nothing the client used to prove itself to us (Authorization, impersonation) is passed on; loopback and
 link-local addresses are never dialled. A backend's certificate is not checked, as in Kubernetes: pods have none of the
-cluster's; a kubelet's is. Redirects are the client's; links in Location and in HTML are put below the proxy's path
-(`proxy_links`).
+cluster's; a kubelet's is. A kubelet trusts us: who runs commands there by way of us must be allowed `create` of
+nodes/proxy, whatever the method; to read it is not enough. Redirects are the client's; links in Location and in HTML
+are put below the proxy's path (`proxy_links`).
 
 Source: pkg/registry/core/{pod,service,node}/rest, apimachinery pkg/util/proxy.
 """
@@ -21,7 +22,7 @@ import contextlib
 import ipaddress
 import random
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,14 +32,16 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from cluster.api import errors
+from cluster.api.nodes import changes_pods
 from cluster.api.scheme import SCHEME
-from cluster.apiserver import proxy_links
+from cluster.apiserver import authz, proxy_links
 from cluster.apiserver.cache import Cache
 from cluster.apiserver.call import Call
 from cluster.apiserver.connection import CLOSE_S, on_close
 from cluster.apiserver.feed import CacheFeed
 from cluster.apiserver.kubelet import KubeletClient
 from cluster.apiserver.streams import relay
+from cluster.registry.types import Authorizer
 
 _HOP = frozenset(
     ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding",
@@ -77,8 +80,9 @@ def parse_address(text: str) -> Address:
 class ProxyServer:
     """Serves pods/proxy, services/proxy and nodes/proxy."""
 
-    def __init__(self, kubelets: KubeletClient, cache: Cache, feed: CacheFeed) -> None:
+    def __init__(self, kubelets: KubeletClient, cache: Cache, feed: CacheFeed, authorizer: Authorizer) -> None:
         self._kubelets = kubelets
+        self._authorizer = authorizer
         self._cache = cache
         self._feed = feed
         self._session: aiohttp.ClientSession | None = None
@@ -156,6 +160,9 @@ class ProxyServer:
         if to.port and to.port != str(split.port):
             host = split.hostname or ""
             return await self._pass(call, self._backends, _base(to.scheme, host, to.port))
+        if changes_pods(call.info.rest):
+            attributes = replace(authz.attributes_of(call.info), verb="create")
+            await authz.require(self._authorizer, call.user, attributes)
         return await self._pass(call, self._kubelets.session, kubelet)
 
     # --- there and back

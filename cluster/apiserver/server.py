@@ -95,7 +95,7 @@ class ApiServer:
         self._feed = CacheFeed(store, self._cache, wait_s=config.cache_wait_s, on_reset=self._on_reset)
         registry.start_from(self._known)
         self._kubelets = KubeletClient(config, self._cache)
-        self._proxy = ProxyServer(self._kubelets, self._cache, self._feed)
+        self._proxy = ProxyServer(self._kubelets, self._cache, self._feed, authorizer)
         self._aggregator = Aggregator(self._cache, config, registry.cluster_ip)
         self._availability = Availability(self._aggregator, registry, self._cache, clock)
         self._audit = _audit_log(config, clock)

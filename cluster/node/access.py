@@ -9,7 +9,8 @@ IO: TokenReviews and SubjectAccessReviews.
 
 So a Prometheus or a metrics-server scrapes kubelets with its service account's token and the roles it brings along.
 Answers are kept as long as kubelets keep them. What can change a pod (exec, attach, port-forward) is `create`, though
-it is asked for by GET: who may but read `nodes/proxy` runs no commands.
+it is asked for by GET: who may but read `nodes/proxy` runs no commands. (The API server's proxy asks the same of whom
+it passes on: cluster/apiserver/proxying.py.)
 
 Source: Kubernetes pkg/kubelet/server/auth.go (with the finer subresources of KEP-2862), webhook authentication's and
 authorization's defaults.
@@ -20,10 +21,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from cluster.api import errors
 from cluster.api.errors import ApiError
+from cluster.api.nodes import changes_pods
 from cluster.machinery.client import Client
 from cluster.machinery.mtls import groups_of, name_of
 
@@ -36,7 +38,6 @@ _MOST = 1024
 _AUTHENTICATED = "system:authenticated"
 _BEARER = "bearer "
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
-_CHANGES_PODS: Final = ("exec", "attach", "portForward")
 _SUBRESOURCES = {
     "metrics": ("metrics",),
     "stats": ("stats",),
@@ -59,7 +60,7 @@ class Asked:
 def asked_for(method: str, route: str) -> Asked:
     """`route` is the path of the page as it is registered, "" where there is none."""
     page = route.split("/")[1] if route.startswith("/") else ""
-    verb = "create" if page in _CHANGES_PODS else _VERBS.get(method, "get")
+    verb = "create" if changes_pods(route) else _VERBS.get(method, "get")
     return Asked(verb, _SUBRESOURCES.get(page, ("proxy",)))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from aiohttp import WSMsgType, web
+from aiohttp import WSMsgType, WSServerHandshakeError, web
+from yarl import URL
 
 from cluster.apiserver import proxying
 from tests.support.apiserver_harness import Edge, edge
@@ -121,6 +123,48 @@ async def test_services_and_nodes(world: Any) -> None:
     assert (await server.call("GET", "/api/v1/nodes/m1/proxy/metrics")).json["path"] == "/metrics"
     assert (await server.call("GET", f"/api/v1/nodes/m1:{port}/proxy/here")).json["path"] == "/here"
     assert (await server.call("GET", "/api/v1/nodes/none/proxy/")).status == 404
+
+
+async def grant(server: Edge, user: str, *verbs: str) -> None:
+    """These verbs on nodes/proxy; returns once the authorizer knows."""
+    rbac, named = "/apis/rbac.authorization.k8s.io/v1", {"metadata": {"name": f"{user}-{'-'.join(verbs)}"}}
+    rule = {"apiGroups": [""], "resources": ["nodes/proxy"], "verbs": list(verbs)}
+    await server.create(f"{rbac}/clusterroles", {**named, "rules": [rule]})
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", **named["metadata"]}
+    subjects = [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}]
+    await server.create(f"{rbac}/clusterrolebindings", {**named, "roleRef": role, "subjects": subjects})
+    method = {"get": "GET", "create": "POST"}[verbs[0]]
+    async with asyncio.timeout(60):
+        while (await server.call(method, "/api/v1/nodes/m1/proxy/metrics", cert=user)).status == 403:
+            await asyncio.sleep(0.02)
+
+
+_RUNS = ("exec/default/p/c?command=id", "%65xec/default/p/c", "x/../exec/default/p/c", "/exec/default/p/c",
+         "attach/default/p/c", "portForward/default/p", "run/default/p/c")  # fmt: skip
+
+
+async def test_who_reads_a_kubelet_runs_no_commands_there(world: Any) -> None:
+    """Kubernetes' verb is that of the method; a WebSocket is a GET, and the kubelet trusts whom we pass on."""
+    server, port = world
+    server.pki.issue("scraper", "scraper")
+    await grant(server, "scraper", "get")
+    context = server.pki.client_context("scraper")
+    nodes = "/api/v1/nodes/m1"
+    for path in _RUNS:
+        got = await server.call("GET", f"{nodes}/proxy/{path}", cert="scraper")
+        assert got.status == 403, path
+        assert 'nodes "m1" is forbidden: User "scraper" cannot create resource "nodes/proxy"' in got.json["message"]
+    url = URL(f"{server.url}{nodes}/proxy/exec/default/p/c", encoded=True)
+    with pytest.raises(WSServerHandshakeError) as refused:
+        await server.session.ws_connect(url, ssl=context)
+    assert refused.value.status == 403
+    for path in ("metrics", "containerLogs/default/p/exec", "pods"):
+        assert (await server.call("GET", f"{nodes}/proxy/{path}", cert="scraper")).status == 200
+    other = await server.call("GET", f"{nodes}:{port}/proxy/exec/x", cert="scraper")
+    assert other.json["path"] == "/exec/x", "what listens there is no kubelet"
+    await grant(server, "scraper", "create")
+    async with asyncio.timeout(60), server.session.ws_connect(url, ssl=context, protocols=("chat",)) as ws:
+        assert (await ws.receive()).data == "/exec/default/p/c"
 
 
 async def test_our_own_addresses_are_never_dialled(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:

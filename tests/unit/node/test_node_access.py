@@ -83,6 +83,7 @@ def certificate(name: str, *groups: str) -> dict[str, Any]:
         ("GET", "/containerLogs/{ns}/{pod}/{container}", "get", ("proxy",)),
         ("GET", "/exec/{ns}/{pod}/{container}", "create", ("proxy",)),
         ("GET", "/portForward/{ns}/{pod}", "create", ("proxy",)),
+        ("GET", "/attach/{ns}/{pod}/{container}", "create", ("proxy",)),
         ("DELETE", "", "delete", ("proxy",)),
     ],
 )
