@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -93,15 +94,21 @@ def test_a_link_put_there_after_the_look_is_not_followed(
     assert not binds.done
 
 
+def descriptors() -> int:
+    """How many are open; what an earlier test left to be collected is not among them."""
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
 def test_descriptors_are_closed(tmp_path: Path, volume: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     (volume / "out").symlink_to("/etc")
     bind_subpath(str(volume), f"{volume}/a/b/c", tmp_path / "at" / "0", Binds())
     (volume / "f").touch()
     for refused in ("out", "f/below"):
         with pytest.raises(ConfigError):
             bind_subpath(str(volume), f"{volume}/{refused}", tmp_path / "at" / "1", Binds())
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() <= before
 
 
 def test_a_mount_is_of_the_innermost_volume(tmp_path: Path) -> None:
