@@ -15,6 +15,7 @@ Source: Kubernetes pkg/volume/util/subpath/subpath_linux.go.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -63,7 +64,8 @@ def reach(volume: str, source: str) -> int:
 
 
 def _step(at: int, name: str, model: os.stat_result) -> int:
-    """One name further; a directory that is absent is made with the mode and owner of the volume."""
+    """One name further; a directory that is absent is made with the mode and owner of the volume, as far as its file
+    system has such (vfat, NFS that squashes root): where it has not, what it gives is what there is."""
     try:
         return _open(at, name)
     except FileNotFoundError:
@@ -73,8 +75,14 @@ def _step(at: int, name: str, model: os.stat_result) -> int:
     except FileExistsError:
         return _open(at, name)  # another container of the pod was first
     made = _open(at, name)
-    os.chmod(f"/proc/self/fd/{made}", stat.S_IMODE(model.st_mode))
-    os.chown(f"/proc/self/fd/{made}", model.st_uid, model.st_gid)
+    try:
+        with contextlib.suppress(PermissionError):
+            os.chmod(f"/proc/self/fd/{made}", stat.S_IMODE(model.st_mode))
+        with contextlib.suppress(PermissionError):
+            os.chown(f"/proc/self/fd/{made}", model.st_uid, model.st_gid)
+    except BaseException:
+        os.close(made)
+        raise
     return made
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gc
 import os
 from pathlib import Path
@@ -109,6 +111,23 @@ def test_descriptors_are_closed(tmp_path: Path, volume: Path) -> None:
         with pytest.raises(ConfigError):
             bind_subpath(str(volume), f"{volume}/{refused}", tmp_path / "at" / "1", Binds())
     assert descriptors() <= before
+
+
+@pytest.mark.parametrize("call", ["chmod", "chown"])
+@pytest.mark.parametrize(("number", "fails"), [(errno.EPERM, False), (errno.EIO, True)])
+def test_a_file_system_that_has_no_owners_or_fails(
+    call: str, number: int, fails: bool, tmp_path: Path, volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: each directory that was made left a descriptor open then."""
+
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(subpaths.os, call, refused)
+    before, binds = descriptors(), Binds()
+    with pytest.raises(ConfigError, match="failed to prepare subPath 'a/b'") if fails else contextlib.nullcontext():
+        bind_subpath(str(volume), f"{volume}/a/b", tmp_path / "at", binds)
+    assert descriptors() <= before and bool(binds.done) is not fails
 
 
 def test_a_mount_is_of_the_innermost_volume(tmp_path: Path) -> None:
