@@ -119,8 +119,8 @@ class Access:
 
     async def _user_of(self, authorization: str) -> User:
         token = authorization[len(_BEARER) :].strip()
-        if not authorization.lower().startswith(_BEARER) or not token:
-            raise errors.unauthorized()
+        if not authorization.lower().startswith(_BEARER) or not token or not token.isascii():
+            raise errors.unauthorized()  # RFC 6750: a token is ASCII; bytes that are not are surrogates here
         key = hashlib.sha256(token.encode()).digest()
         now = self._clock()
         user = self._users.get(key, now)

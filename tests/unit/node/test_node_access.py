@@ -101,8 +101,9 @@ async def test_api_servers_are_let_in_while_the_api_is_down() -> None:
 
 async def test_nobody_is_401() -> None:
     world = World()
-    for headers in ({}, {"Authorization": "Basic Zm9v"}, {"Authorization": "Bearer "}, {"Authorization": "Bearer bad"}):
-        assert await world.code(METRICS, headers) == 401
+    for value in ("", "Basic Zm9v", "Bearer ", "Bearer bad", "Bearer b\udcff", "Bearer bäd"):
+        assert await world.code(METRICS, {"Authorization": value}) == 401
+    assert await world.code(METRICS) == 401
     assert world.reviews.asked == ["bad"]
 
 
