@@ -18,8 +18,9 @@ authorization's defaults.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -34,7 +35,9 @@ User = Obj
 """`username`, `uid`, `groups`, `extra`, as a TokenReview has them."""
 
 TOKEN_S, ALLOWED_S, DENIED_S = 120.0, 300.0, 30.0
-_MOST = 1024
+AT_ONCE = 4
+"""So many reviews of a kind are under way at a time: more of them wait here, not at the API server."""
+_MOST, _MOST_REFUSED = 1024, 256
 _AUTHENTICATED = "system:authenticated"
 _BEARER = "bearer "
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
@@ -67,21 +70,40 @@ def asked_for(method: str, route: str) -> Asked:
 V = TypeVar("V")
 
 
-class _Kept(Generic[V]):
-    """What was answered, until its time is over."""
+class _Answers(Generic[V]):
+    """What one kind of review answered, until its time is over. Refusals have places of their own: made-up tokens push
+    out no good answer."""
 
-    def __init__(self) -> None:
-        self._answers: dict[Any, tuple[float, V]] = {}
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._granted: dict[Any, tuple[float, V]] = {}
+        self._refused: dict[Any, tuple[float, V]] = {}
 
-    def get(self, key: Any, now: float) -> V | None:
-        until, answer = self._answers.get(key, (0.0, None))
-        return answer if until > now else None
+    async def of(self, key: Any, ask: Callable[[], Awaitable[tuple[V, float]]]) -> V:
+        """`ask` gives an answer, falsy for a refusal, and the seconds that it is good for."""
+        answer = self._kept(key)
+        if answer is not None:
+            return answer
+        async with self._turns:
+            answer = self._kept(key)  # somebody before us may have asked the same
+            if answer is None:
+                now = self._clock()
+                answer, good_s = await ask()
+                self._keep(key, answer, now + good_s)
+        return answer
 
-    def put(self, key: Any, answer: V, until: float) -> None:
-        self._answers.pop(key, None)
-        if len(self._answers) >= _MOST:
-            del self._answers[next(iter(self._answers))]
-        self._answers[key] = (until, answer)
+    def _kept(self, key: Any) -> V | None:
+        until, answer = self._granted.get(key) or self._refused.get(key) or (0.0, None)
+        return answer if until > self._clock() else None
+
+    def _keep(self, key: Any, answer: V, until: float) -> None:
+        self._granted.pop(key, None)
+        self._refused.pop(key, None)
+        answers, most = (self._granted, _MOST) if answer else (self._refused, _MOST_REFUSED)
+        if len(answers) >= most:
+            del answers[next(iter(answers))]
+        answers[key] = (until, answer)
 
 
 class Access:
@@ -93,9 +115,8 @@ class Access:
         self._client = client
         self._node = node_name
         self._trusted = frozenset(trusted_groups)
-        self._clock = clock
-        self._users: _Kept[User] = _Kept()
-        self._decisions: _Kept[bool] = _Kept()
+        self._users: _Answers[User] = _Answers(clock)
+        self._decisions: _Answers[bool] = _Answers(clock)
 
     async def require(self, certificate: Any, headers: Mapping[str, str], asked: Asked) -> None:
         """`certificate`: the peer's, verified, as `ssl` shows it. Raises ApiError 401 when it is not known who asks,
@@ -122,29 +143,26 @@ class Access:
         if not authorization.lower().startswith(_BEARER) or not token or not token.isascii():
             raise errors.unauthorized()  # RFC 6750: a token is ASCII; bytes that are not are surrogates here
         key = hashlib.sha256(token.encode()).digest()
-        now = self._clock()
-        user = self._users.get(key, now)
-        if user is None:
-            status = await self._review("tokenreviews.authentication.k8s.io", "TokenReview", {"token": token})
-            user = status["user"] if status.get("authenticated") else {}
-            self._users.put(key, user, now + (TOKEN_S if user else DENIED_S))
+        user = await self._users.of(key, lambda: self._authenticated(token))
         if not user:
             raise errors.unauthorized()
         return user
 
+    async def _authenticated(self, token: str) -> tuple[User, float]:
+        status = await self._review("tokenreviews.authentication.k8s.io", "TokenReview", {"token": token})
+        return (status["user"], TOKEN_S) if status.get("authenticated") else ({}, DENIED_S)
+
     async def _allowed(self, user: User, verb: str, subresource: str) -> bool:
         groups, extra = tuple(user.get("groups") or ()), user.get("extra") or {}
         key = (user["username"], user.get("uid", ""), groups, repr(sorted(extra.items())), verb, subresource)
-        now = self._clock()
-        allowed = self._decisions.get(key, now)
-        if allowed is None:
-            what = {"verb": verb, "version": "v1", "resource": "nodes", "subresource": subresource, "name": self._node}
-            spec = {"user": user["username"], "uid": user.get("uid", ""), "groups": list(groups), "extra": extra}
-            spec["resourceAttributes"] = what
-            status = await self._review("subjectaccessreviews.authorization.k8s.io", "SubjectAccessReview", spec)
-            allowed = bool(status.get("allowed"))
-            self._decisions.put(key, allowed, now + (ALLOWED_S if allowed else DENIED_S))
-        return allowed
+        what = {"verb": verb, "version": "v1", "resource": "nodes", "subresource": subresource, "name": self._node}
+        spec = {"user": user["username"], "uid": user.get("uid", ""), "groups": list(groups), "extra": extra}
+        spec["resourceAttributes"] = what
+        return await self._decisions.of(key, lambda: self._authorized(spec))
+
+    async def _authorized(self, spec: Obj) -> tuple[bool, float]:
+        status = await self._review("subjectaccessreviews.authorization.k8s.io", "SubjectAccessReview", spec)
+        return (True, ALLOWED_S) if status.get("allowed") else (False, DENIED_S)
 
     async def _review(self, resource: str, kind: str, spec: Obj) -> Obj:
         group = resource.partition(".")[2]

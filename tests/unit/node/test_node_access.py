@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ import pytest
 from cluster.api import errors
 from cluster.api.errors import ApiError
 from cluster.machinery.http_client import HttpClient, HttpConfig
-from cluster.node.access import ALLOWED_S, DENIED_S, TOKEN_S, Access, Asked, asked_for
+from cluster.node.access import ALLOWED_S, AT_ONCE, DENIED_S, TOKEN_S, Access, Asked, asked_for
 from cluster.node.config import KubeletConfig
 from cluster.node.server import KubeletServer
 from tests.support.apiserver_harness import Edge, Pki, edge
@@ -33,6 +34,8 @@ class Reviews:
         self.rules = {(SCRAPER, "get", "metrics")}
         self.asked: list[Any] = []
         self.down = False
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def create(self, resource: str, obj: dict[str, Any]) -> dict[str, Any]:
         if self.down:
@@ -40,6 +43,7 @@ class Reviews:
         spec = obj["spec"]
         if obj["kind"] == "TokenReview":
             self.asked.append(spec["token"])
+            await self.answers.wait()
             good = spec["token"] == "good"
             user = {"username": SCRAPER, "uid": "1", "groups": ["system:authenticated"], "extra": {"a": ["b"]}}
             return {"status": {"authenticated": good, "user": user if good else {}}}
@@ -101,7 +105,7 @@ async def test_api_servers_are_let_in_while_the_api_is_down() -> None:
 
 async def test_nobody_is_401() -> None:
     world = World()
-    for value in ("", "Basic Zm9v", "Bearer ", "Bearer bad", "Bearer b\udcff", "Bearer bäd"):
+    for value in ("", "Basic Zm9v", "Bearer ", "Bearer bad", "Bearer b\udcff", "Bearer b\xe4d"):
         assert await world.code(METRICS, {"Authorization": value}) == 401
     assert await world.code(METRICS) == 401
     assert world.reviews.asked == ["bad"]
@@ -139,6 +143,33 @@ async def test_answers_are_kept_for_their_time() -> None:
     assert await world.code(METRICS, TOKEN) == 200, "still from before"
     world.now += max(ALLOWED_S, TOKEN_S)
     assert await world.code(METRICS, TOKEN) == 403
+
+
+async def test_made_up_tokens_push_out_no_good_answer() -> None:
+    world = World()
+    assert await world.code(METRICS, TOKEN) == 200
+    for number in range(1500):
+        assert await world.code(METRICS, {"Authorization": f"Bearer {number}"}) == 401
+    del world.reviews.asked[:]
+    assert await world.code(METRICS, TOKEN) == 200 and world.reviews.asked == []
+    assert await world.code(METRICS, {"Authorization": "Bearer 1499"}) == 401 and world.reviews.asked == []
+
+
+async def test_few_reviews_are_under_way_at_a_time() -> None:
+    """Nor is the same asked again by those who waited for their turn."""
+    world = World()
+    world.reviews.answers.clear()
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(world.code(METRICS, {"Authorization": f"Bearer {token}"}))
+            for token in (*range(AT_ONCE), *["same"] * 20, "good")
+        ]
+        for _ in range(10):  # turns of the loop, in which each goes as far as it can
+            await asyncio.sleep(0)
+        assert world.reviews.asked == [str(n) for n in range(AT_ONCE)]
+        world.reviews.answers.set()
+    assert [t.result() for t in tasks] == [401] * (AT_ONCE + 20) + [200]
+    assert 1 <= world.reviews.asked.count("same") <= AT_ONCE
 
 
 async def test_a_real_api_server_judges(tmp_path: Path) -> None:
