@@ -123,7 +123,7 @@ class Three:
             ensured = all(keeper.status()["ensured"] is True for keeper in self.keepers.values())
             return ensured and self.starts() == starts
 
-        await until(so)
+        await until(so, 120)
 
 
 @pytest.fixture
