@@ -23,7 +23,7 @@ CHANGEABLE = (
     *("quota_backend_bytes", "auto_compaction_mode", "auto_compaction_retention", "corrupt_check_time"),
     *("snapshot_url", "snapshot_interval", "snapshot_retention", "snapshot_endpoint", "snapshot_credentials"),
     *("cpu_millicores", "memory_bytes", "ephemeral_storage_bytes", "max_pods"),
-    *("dns_upstreams", "ray_head_takeover_s"),
+    *("dns_upstreams", "ray_head_takeover_s", "kubelet_open_to_pods"),
 )
 
 

@@ -20,6 +20,12 @@ def test_what_is_not_named_stays() -> None:
     assert changed(after, differences(after, CONFIG)) == CONFIG
 
 
+def test_kubelets_are_opened_to_pods_while_the_cluster_runs() -> None:
+    """metrics-server comes after the cluster; a proxy writes its firewall when it begins."""
+    after = changed(CONFIG, parse_settings({"kubelet_open_to_pods": True}))
+    assert after.kubelet_open_to_pods and digest(after) != digest(CONFIG)
+
+
 def test_what_a_cluster_was_made_with_is_refused_unless_it_is_the_same() -> None:
     with pytest.raises(
         ConfigError, match=r"^pod_cidr, api_port: decided when a cluster is made; this one may change .*kubelet"
