@@ -105,7 +105,7 @@ class PodCore:
 
     def validate(self) -> None:
         """Raise when an invariant is broken (called by tests after every event)."""
-        if self.mode != "run" and any(isinstance(a, ev.StartContainer | ev.StartSandbox) for a in self._out.actions):
+        if self.mode != "run" and any(isinstance(a, ev.StartContainer | ev.StartSandbox) for a in self._out.taken):
             raise RuntimeError("something was started outside of run")
         if self.sandbox.phase == "none" and any(c.phase == "running" for c in self.containers.values()):
             raise RuntimeError("a container runs without a sandbox")

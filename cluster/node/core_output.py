@@ -14,6 +14,7 @@ class Output:
     def __init__(self) -> None:
         self.cause = 0
         self.actions: list[Action] = []
+        self.taken: list[Action] = []  # what the last event led to
 
     def begin(self) -> None:
         """The next event: what is added from now on is for it."""
@@ -26,5 +27,5 @@ class Output:
         self.add(Emit(type_, reason, message, self.cause, container))
 
     def take(self) -> list[Action]:
-        taken, self.actions = self.actions, []
-        return taken
+        self.taken, self.actions = self.actions, []
+        return self.taken

@@ -28,6 +28,15 @@ def test_a_plain_pod_becomes_running_and_ready() -> None:
     assert d.reasons() == ["Created", "Started"]
 
 
+def test_a_start_outside_of_run_is_noticed() -> None:
+    """Regression: the check that every test makes after every event looked where nothing ever was."""
+    d = Driver(make_pod(), auto=False)
+    assert d.of(ev.StartSandbox)
+    d.core.mode = "finish"
+    with pytest.raises(RuntimeError, match="outside of run"):
+        d.core.validate()
+
+
 def test_before_the_sandbox_containers_wait_as_container_creating() -> None:
     d = Driver(make_pod(), auto=False)
     assert d.status["phase"] == "Pending"
