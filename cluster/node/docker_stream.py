@@ -23,6 +23,8 @@ _MAX_HEAD = 64 * 1024
 _ANSWER_S = 30.0
 LINGER_S = 3.0
 """So long an attachment whose input ended must be silent before the engine is told."""
+LINGER_MOST_S = 60.0
+"""One that is never silent ends so long after its input."""
 
 
 async def upgrade(
@@ -89,7 +91,7 @@ class StreamSession:
     ) -> None:
         """`passes_eof`: whether the end of input is told at once. The engine ends an attachment whose input ended,
         output and all, unless the container's input is to end with it (stdinOnce); so then it hears of it only once
-        the container has been silent for LINGER_S.
+        the container has been silent for LINGER_S, or after LINGER_MOST_S.
         """
         self._reader = reader
         self._writer = writer
@@ -137,9 +139,11 @@ class StreamSession:
 
     async def _linger(self) -> None:
         seen = -1
-        while seen != self._reads:
-            seen = self._reads
-            await asyncio.sleep(LINGER_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_MOST_S):
+                while seen != self._reads:
+                    seen = self._reads
+                    await asyncio.sleep(LINGER_S)
         self._end_input()
 
     def _end_input(self) -> None:

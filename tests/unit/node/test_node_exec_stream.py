@@ -144,18 +144,37 @@ async def test_an_attachment_whose_input_ended_shows_what_comes_and_ends(
             await writer.drain()
         await ended
 
+    assert await attached_without_input(tmp_path, engine) == b"late"
+
+
+async def test_an_attachment_to_what_is_never_silent_ends_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker_stream, "LINGER_S", 3600)
+    monkeypatch.setattr(docker_stream, "LINGER_MOST_S", 0.2)
+
+    async def engine(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ended = asyncio.create_task(reader.read())
+        while not ended.done():
+            writer.write(frame(b"."))
+            await writer.drain()
+            await asyncio.wait([ended], timeout=0.02)
+
+    assert await attached_without_input(tmp_path, engine)
+
+
+async def attached_without_input(tmp_path: Path, engine: Engine) -> bytes:
+    """What a client is shown that closes its standard input at once, until the attachment ends."""
+    said = b""
     async with (
-        asyncio.timeout(30),
+        asyncio.timeout(60),
         kubelet(tmp_path, engine, passes_eof=False) as url,
         aiohttp.ClientSession() as http,
         http.ws_connect(url, protocols=WEBSOCKET_PROTOCOLS[:1]) as ws,
     ):
-        await ws.send_bytes(b"\xff\0")  # v5: the client closes its standard input
-        said = b""
+        await ws.send_bytes(b"\xff\0")  # v5
         async for message in ws:
             if message.type is aiohttp.WSMsgType.BINARY and message.data[:1] == b"\1":
                 said += message.data[1:]
-    assert said == b"late"
+    return said
 
 
 @pytest.mark.parametrize(
