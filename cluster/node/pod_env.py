@@ -157,6 +157,7 @@ def field_value(path: str, context: EnvContext) -> str:
         "metadata.namespace": meta.get("namespace", ""),
         "metadata.uid": meta.get("uid", ""),
         "spec.nodeName": spec.get("nodeName", ""),
+        "spec.host": spec.get("nodeName", ""),  # its name before v1
         "spec.serviceAccountName": spec.get("serviceAccountName", "default"),
         "status.hostIP": context.node_ip,
         "status.hostIPs": ",".join(filter(None, (context.node_ip, context.second_node_ip))),

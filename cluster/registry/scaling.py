@@ -17,7 +17,7 @@ from cluster.registry import scale
 from cluster.registry.context import RequestContext
 from cluster.registry.core import Core
 from cluster.registry.types import Stored
-from cluster.registry.write_checks import manager_of
+from cluster.registry.write_checks import manager_of, warn
 from cluster.registry.writing import Make, Writer
 
 Object = dict[str, Any]
@@ -97,7 +97,8 @@ class Scaler:
 
     def decode(self, ctx: RequestContext, body: Any) -> Object:
         clean, warnings = typecheck.decode(self._node, body, "v1", "Scale", ctx.field_validation)
-        ctx.warnings.extend(warnings)
+        for text in warnings:  # once, however often the write is tried
+            warn(ctx, text)
         clean.update(apiVersion=_VERSION, kind="Scale")
         return clean
 

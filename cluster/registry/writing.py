@@ -403,7 +403,8 @@ class Writer:
         if info.name == "services" and subresource == "":
             self._services.settle(info, new, old)
         refuse(info, new, validation.update(info, new, old, subresource))
-        advise(request.ctx, advice.warnings(info, new, old))
+        if subresource not in ("status", "approval", "finalize"):
+            advise(request.ctx, advice.warnings(info, new, old))
 
     async def _mutate(self, request: Request) -> None:
         """Admission may change the object, but not who owns what of it."""

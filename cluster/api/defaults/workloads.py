@@ -47,8 +47,8 @@ def default_stateful_set(obj: Object) -> None:
     if strategy["type"] == "RollingUpdate":
         strategy.setdefault("rollingUpdate", {}).setdefault("partition", 0)
     retention = spec.setdefault("persistentVolumeClaimRetentionPolicy", {})
-    retention.setdefault("whenDeleted", "Retain")
-    retention.setdefault("whenScaled", "Retain")
+    for when in ("whenDeleted", "whenScaled"):
+        retention[when] = retention.get(when) or "Retain"
     spec.setdefault("revisionHistoryLimit", 10)
     default_template(spec.get("template"))
     for claim in spec.get("volumeClaimTemplates") or ():

@@ -17,8 +17,9 @@ _OF_VARIABLES = (
     "metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName",
     "status.hostIP", "status.hostIPs", "status.podIP", "status.podIPs",
 )  # fmt: skip
+_OLD_NODE_NAME = "spec.host"
 _KNOWN = frozenset(
-    (*_OF_FILES, *_OF_VARIABLES, "spec.host", "spec.hostNetwork", "spec.restartPolicy", "spec.schedulerName",
+    (*_OF_FILES, *_OF_VARIABLES, _OLD_NODE_NAME, "spec.hostNetwork", "spec.restartPolicy", "spec.schedulerName",
      "status.nominatedNodeName", "status.phase")
 )  # fmt: skip
 _RESOURCES = tuple(
@@ -61,7 +62,7 @@ def _field(faults: Faults, at: str, ref: Object, allowed: tuple[str, ...]) -> No
         return
     if path not in _KNOWN:
         faults.invalid(at + ".fieldPath", path, f"error converting fieldPath: field label not supported: {path}")
-    else:
+    elif path != _OLD_NODE_NAME or allowed is _OF_FILES:
         faults.enum(at + ".fieldPath", path, allowed)
 
 

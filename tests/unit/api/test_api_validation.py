@@ -76,6 +76,12 @@ def test_deployment_defaults() -> None:
     assert "enableServiceLinks" not in spec["template"]["spec"]
 
 
+def test_a_retention_policy_that_is_empty_keeps_the_claims() -> None:
+    own = {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "", "whenScaled": "Delete"}}
+    spec = _defaulted("statefulsets.apps", {"metadata": {}, "spec": own})["spec"]
+    assert spec["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Delete"}
+
+
 def test_service_defaults() -> None:
     spec = _defaulted("services", {"metadata": {}, "spec": {"type": "NodePort", "ports": [{"port": 80}]}})["spec"]
     assert spec["ports"] == [{"port": 80, "protocol": "TCP", "targetPort": 80}]

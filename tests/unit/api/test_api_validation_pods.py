@@ -116,6 +116,7 @@ def test_variables() -> None:
     def of(**source: Any) -> list[str]:
         return [f.removeprefix("env[0].valueFrom.") for f in of_container(env=[{"name": "A", "valueFrom": source}])]
 
+    assert of(fieldRef={"fieldPath": "spec.host"}) == []
     assert of(fieldRef={"fieldPath": "foo"}) == [
         'fieldRef.fieldPath: Invalid value: "foo": error converting fieldPath: field label not supported: foo'
     ]
@@ -133,6 +134,11 @@ def test_devices_come_whole() -> None:
         'resources.limits[example.com/gpu]: Invalid value: "1.5": must be an integer',
         'resources.requests[example.com/gpu]: Invalid value: "1.5": must be an integer',  # by default, the same
     ]
+
+
+def test_what_kubernetes_names_itself_needs_no_whole_number_and_no_limit() -> None:
+    for name in ("kubernetes.io/batch-cpu", "example.kubernetes.io/x"):
+        assert of_container(resources={"requests": {name: "1500m"}}) == []
 
 
 def test_hooks_of_containers_that_end() -> None:

@@ -65,6 +65,7 @@ def test_environment_in_order_with_references() -> None:
             {"name": "SUM", "value": "$(P_a)-$(S)-$(LATER)"},
             {"name": "LATER", "value": "z"},
             {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+            {"name": "HOST", "valueFrom": {"fieldRef": {"fieldPath": "spec.host"}}},
             {"name": "OPT", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "zz", "optional": True}}},
         ],
     }
@@ -76,7 +77,7 @@ def test_environment_in_order_with_references() -> None:
             secrets={"sec": {"data": {"k": base64.b64encode(b"geheim").decode()}}, "no": None},
         ),
     )
-    assert env == {"P_a": "1", "S": "geheim", "SUM": "1-geheim-$(LATER)", "LATER": "z", "NODE": "m1"}
+    assert env == {"P_a": "1", "S": "geheim", "SUM": "1-geheim-$(LATER)", "LATER": "z", "NODE": "m1", "HOST": "m1"}
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,19 @@ async def test_status_and_spec_are_apart(bench: Any, make: Any) -> None:
     assert sub.obj["metadata"]["generation"] == main.obj["metadata"]["generation"]
 
 
+async def test_who_writes_a_status_is_not_warned_of_the_spec(bench: Any) -> None:
+    old = {"service.kubernetes.io/topology-aware-hints": "Auto"}
+    await bench.create("services", {"metadata": {"name": "s", "annotations": old}, "spec": {"ports": [{"port": 80}]}})
+    assert any("topology-aware-hints" in text for text in bench.ctx.warnings)
+    bench.ctx.warnings.clear()
+
+    def status(obj: dict[str, Any]) -> dict[str, Any]:
+        return obj | {"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}}
+
+    await bench.registry.modify(bench.ctx, SCHEME.named("services"), "default", "s", status, subresource="status")
+    assert bench.ctx.warnings == []
+
+
 async def test_modify_retries_when_someone_was_faster(bench: Any) -> None:
     info = SCHEME.named("configmaps")
     await bench.create("configmaps", {"metadata": {"name": "x"}, "data": {"n": "0"}})
