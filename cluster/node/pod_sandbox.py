@@ -62,7 +62,10 @@ class PodSandbox:
             self._shell.post(ev.SandboxReady(sandbox_id, ip, *ipv6))
 
     async def _config(self, attempt: int) -> SandboxConfig:
+        """Raises ConfigError, ApiError."""
         spec, config = self._shell.pod["spec"], self._tools.config
+        if spec.get("hostUsers") is False:  # Pod Security lets such pods do more
+            raise ConfigError("can't set `hostUsers: false`, runtime does not support user namespaces")
         sysctls = (spec.get("securityContext") or {}).get("sysctls") or ()
         return SandboxConfig(
             pod=pod_ref(self._shell.pod),

@@ -98,6 +98,24 @@ async def test_devices_that_cannot_be_given_back_at_once_do_not_keep_the_pod() -
     assert asked == ["u1", "u1"]
 
 
+async def test_a_pod_that_wants_a_user_namespace_does_not_run_without_one() -> None:
+    meta = {"name": "p", "namespace": "default", "uid": "u1"}
+    containers = [{"name": "c", "image": "app:1"}]
+    said: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+    told = Told()
+    told.event = lambda obj, type_, reason, message: said.put_nowait((reason, message))  # type: ignore[method-assign]
+    worker = PodWorker(
+        {"metadata": meta, "spec": {"containers": containers, "hostUsers": False}},
+        tools(recorder=told),
+        lambda uid: None,
+    )
+    worker.post(ev.Adopt(None))
+    async with asyncio.timeout(60):
+        reason, message = await said.get()
+    await asyncio.gather(*worker.close(), return_exceptions=True)
+    assert reason == "FailedCreatePodSandBox" and message.endswith("runtime does not support user namespaces")
+
+
 class Heard(Told):
     """Keeps the events' references."""
 
