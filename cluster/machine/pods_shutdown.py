@@ -12,7 +12,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 SOCKET = "shutdown.sock"
-LONGEST_S = 92.0  # 90 s of grace periods, and the two in which the node's status is reported
+LONGEST_S = 94.0  # 90 s of grace periods, and two each in which the node and the pods' ends are reported
 
 
 async def end_pods(kubelet_dir: Path, timeout_s: float = LONGEST_S) -> None:

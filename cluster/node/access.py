@@ -37,6 +37,8 @@ User = Obj
 TOKEN_S, ALLOWED_S, DENIED_S = 120.0, 300.0, 30.0
 AT_ONCE = 4
 """So many reviews of a kind are under way at a time: more of them wait here, not at the API server."""
+MOST_WAITING = 64
+"""More than so many are turned away: whoever reaches the port can ask, without being known."""
 _MOST, _MOST_REFUSED = 1024, 256
 _AUTHENTICATED = "system:authenticated"
 _BEARER = "bearer "
@@ -77,20 +79,28 @@ class _Answers(Generic[V]):
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._turns = asyncio.Semaphore(AT_ONCE)
+        self._waiting = 0
         self._granted: dict[Any, tuple[float, V]] = {}
         self._refused: dict[Any, tuple[float, V]] = {}
 
     async def of(self, key: Any, ask: Callable[[], Awaitable[tuple[V, float]]]) -> V:
-        """`ask` gives an answer, falsy for a refusal, and the seconds that it is good for."""
+        """`ask` gives an answer, falsy for a refusal, and the seconds that it is good for. Raises ApiError 503 when too
+        many wait."""
         answer = self._kept(key)
         if answer is not None:
             return answer
-        async with self._turns:
-            answer = self._kept(key)  # somebody before us may have asked the same
-            if answer is None:
-                now = self._clock()
-                answer, good_s = await ask()
-                self._keep(key, answer, now + good_s)
+        if self._waiting >= MOST_WAITING:
+            raise errors.service_unavailable("too many ask this kubelet who they are")
+        self._waiting += 1
+        try:
+            async with self._turns:
+                answer = self._kept(key)  # somebody before us may have asked the same
+                if answer is None:
+                    now = self._clock()
+                    answer, good_s = await ask()
+                    self._keep(key, answer, now + good_s)
+        finally:
+            self._waiting -= 1
         return answer
 
     def _kept(self, key: Any) -> V | None:

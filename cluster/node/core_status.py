@@ -176,11 +176,24 @@ def conditions(view: PodView, containers: Sequence[ContainerState], phase: str) 
 _OVER = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}
 
 
+def _told(view: PodView) -> str:
+    """The phase that was told before and is not taken back; "" while the pod may go on."""
+    phase = str((view.pod.get("status") or {}).get("phase") or "")
+    return phase if phase in _OVER else ""
+
+
 def _verdict(view: PodView, containers: Sequence[ContainerState]) -> tuple[str, str, str] | None:
     """What was decided, once no container can be running: a pod that is said to be over may be made anew elsewhere at
-    once. A phase that was told before is not taken back."""
-    told = (view.pod.get("status") or {}).get("phase") in _OVER
-    return view.verdict if told or not any(c.active for c in containers) else None
+    once."""
+    return view.verdict if _told(view) or not any(c.active for c in containers) else None
+
+
+def _phase(view: PodView, containers: Sequence[ContainerState]) -> str:
+    """Without a verdict. A sidecar or an ephemeral container that still runs keeps the pod from being over."""
+    found = _told(view) or phase_of(containers, str(view.pod["spec"].get("restartPolicy") or "Always"))
+    if found in _OVER and not _told(view) and any(c.active for c in containers):
+        return "Running" if view.initialized else "Pending"
+    return found
 
 
 def _readiness(view: PodView, containers: Sequence[ContainerState], over: str) -> tuple[Status, Status]:
@@ -226,9 +239,8 @@ def _ips(*addresses: str) -> list[Status]:
 
 def pod_status(view: PodView, containers: Sequence[ContainerState]) -> Status:
     """The whole status the kubelet owns; conditions without their times."""
-    policy = str(view.pod["spec"].get("restartPolicy") or "Always")
     verdict = _verdict(view, containers)
-    phase = verdict[0] if verdict else phase_of(containers, policy)
+    phase = verdict[0] if verdict else _phase(view, containers)
     inits = [c for c in containers if c.kind in ("init", "sidecar")]
     waiting = "PodInitializing" if inits else "ContainerCreating"
     seen = _observed(view.pod)

@@ -104,4 +104,4 @@ def ended_before(pod: Obj, container: str) -> list[str]:
 def requested(container: Obj) -> dict[str, int]:
     """Extended resources that a container asks for; their limits are their requests."""
     limits = (container.get("resources") or {}).get("limits") or {}
-    return {k: int(v) for k, v in sorted(limits.items()) if "/" in k and not k.startswith("kubernetes.io/")}
+    return {k: int(v) for k, v in sorted(limits.items()) if "/" in k and "kubernetes.io/" not in k}

@@ -4,8 +4,8 @@ IO: a unix socket in the kubelet's directory (0600: whoever may write there owns
 connects to it when it was told to stop (cluster/machine/pods_shutdown.py) and reads one line when the pods have ended:
 
     -> connect     the node turns NotReady, new pods are refused, groups of pods end one after the other
-    <- "done\\n"    within the sum of the groups' periods, and two seconds to report; at once when no graceful shutdown
-                   is configured
+    <- "done\\n"    within the sum of the groups' periods, and two seconds to report before and after; at once when no
+                   graceful shutdown is configured
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cluster.node.shutdown_plan import MESSAGE, NOT_READY, REASON, Group, groups
 log = logging.getLogger(__name__)
 SOCKET = "shutdown.sock"
 _REPORT_S = 2.0
-"""How long the pods wait for the API to hear of it: it may be what went down first."""
+"""How long the pods wait for the API to hear of it, and their ends to be told: it may be what went down first."""
 
 
 class NodeShutdown:
@@ -88,6 +88,9 @@ class NodeShutdown:
         running = [w for w in self._workers() if w.core.mode == "run"]
         for group in groups([(w.uid, priority(w.pod)) for w in running], self._limits):
             await self._end(group, [w for w in running if w.uid in group.uids])
+        with contextlib.suppress(TimeoutError):  # those that took all of their time were killed a moment ago
+            async with asyncio.timeout(_REPORT_S):
+                await asyncio.gather(*(worker.over() for worker in running))
 
     async def _end(self, group: Group, members: list[PodWorker]) -> None:
         log.info("node shutdown: %d pods end within %g s", len(members), group.grace_s)

@@ -16,7 +16,7 @@ import pytest
 from cluster.api import errors
 from cluster.api.errors import ApiError
 from cluster.machinery.http_client import HttpClient, HttpConfig
-from cluster.node.access import ALLOWED_S, AT_ONCE, DENIED_S, TOKEN_S, Access, Asked, asked_for
+from cluster.node.access import ALLOWED_S, AT_ONCE, DENIED_S, MOST_WAITING, TOKEN_S, Access, Asked, asked_for
 from cluster.node.config import KubeletConfig
 from cluster.node.server import KubeletServer
 from tests.support.apiserver_harness import Edge, Pki, edge
@@ -170,6 +170,19 @@ async def test_few_reviews_are_under_way_at_a_time() -> None:
         world.reviews.answers.set()
     assert [t.result() for t in tasks] == [401] * (AT_ONCE + 20) + [200]
     assert 1 <= world.reviews.asked.count("same") <= AT_ONCE
+
+
+async def test_who_would_wait_too_long_is_turned_away() -> None:
+    world = World()
+    world.reviews.answers.clear()
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(world.code(METRICS, {"Authorization": f"Bearer {n}"})) for n in range(MOST_WAITING + 5)
+        ]
+        for _ in range(10):  # turns of the loop, in which each goes as far as it can
+            await asyncio.sleep(0)
+        world.reviews.answers.set()
+    assert sorted(t.result() for t in tasks) == [401] * MOST_WAITING + [503] * 5
 
 
 async def test_a_real_api_server_judges(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -60,6 +61,34 @@ def test_a_pod_that_was_said_to_have_failed_is_not_said_to_run_again() -> None:
     assert (d.core.status()["phase"], d.core.status()["reason"]) == ("Failed", "Evicted")
 
 
+def started(**spec: Any) -> Driver:
+    """A pod whose containers, `sidecar` before `app`, run."""
+    sidecar = {"name": "sidecar", "image": "img:1", "restartPolicy": "Always"}
+    d = Driver(make_pod(restartPolicy="Never", initContainers=[sidecar], **spec), auto=False)
+    for event in (ev.VolumesReady(), ev.SandboxReady("s", "1.2.3.4"), ev.ContainerStarted("sidecar", "b", "i", d.now),
+                  ev.ContainerStarted("app", "a", "i", d.now)):  # fmt: skip
+        d.send(event)
+    return d
+
+
+def test_a_pod_that_is_ended_is_never_said_to_have_succeeded() -> None:
+    d = started()
+    d.send(ev.PodEvicted(REASON, MESSAGE, 10.0, "Normal"))
+    d.exit("app", 0)
+    assert d.core.containers["sidecar"].active
+    assert (d.status["phase"], d.condition("Ready")) == ("Running", "False") and "reason" not in d.status
+    d.exit("sidecar", 143)
+    assert (d.status["phase"], d.status["reason"]) == ("Failed", "Terminated")
+
+
+def test_a_pod_is_over_when_its_sidecars_are() -> None:
+    d = started()
+    d.exit("app", 0)
+    assert (d.status["phase"], d.condition("Ready")) == ("Running", "False")
+    d.exit("sidecar", 143)
+    assert d.status["phase"] == "Succeeded"
+
+
 class Worker:
     """A pod that ends when it is told to."""
 
@@ -79,22 +108,41 @@ class Worker:
         await self._told.wait()
 
 
+class Late(Worker):
+    """Ends a little after it was killed."""
+
+    ended = False
+
+    async def over(self) -> None:
+        await super().over()
+        await asyncio.sleep(0.1)
+        self.ended = True
+
+
+def shutdown_of(worker: Worker, report: Callable[[], Awaitable[None]]) -> node_shutdown.NodeShutdown:
+    config = KubeletConfig("m1", "127.0.0.1", "/r", "", "", "", shutdown_grace_period_by_pod_priority=((0, 0.01),))
+    recorder, workers = SimpleNamespace(event=lambda *_: None), [worker]
+    return node_shutdown.NodeShutdown(config, recorder, workers=lambda: workers, report=report)  # type: ignore[arg-type, return-value]
+
+
+async def test_who_takes_all_of_its_time_is_told_of_before_the_machine_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_shutdown, "_REPORT_S", 60)
+
+    async def report() -> None:
+        return
+
+    worker = Late()
+    await shutdown_of(worker, report).end_pods()
+    assert worker.ended
+
+
 async def test_pods_end_though_the_api_never_takes_the_nodes_status(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_shutdown, "_REPORT_S", 0.01)
-    config = KubeletConfig("m1", "127.0.0.1", "/r", "", "", "", shutdown_grace_period_s=600)
-    worker, recorder = Worker(), SimpleNamespace(event=lambda *_: None)
-    workers: Any = [worker]
-    unreachable = asyncio.Event()
+    worker, unreachable = Worker(), asyncio.Event()
 
     async def report() -> None:
         await unreachable.wait()
 
-    shutdown = node_shutdown.NodeShutdown(
-        config,
-        recorder,  # type: ignore[arg-type]
-        workers=lambda: workers,
-        report=report,
-    )
     async with asyncio.timeout(60):
-        await shutdown.end_pods()
-    assert worker.posted == [ev.PodEvicted(REASON, MESSAGE, 600, "Normal")]
+        await shutdown_of(worker, report).end_pods()
+    assert worker.posted == [ev.PodEvicted(REASON, MESSAGE, 0.01, "Normal")]
