@@ -72,6 +72,11 @@ def _total(spec: Mapping[str, Any], field: str) -> dict[str, int]:
     return running
 
 
+def is_extended(resource: str) -> bool:
+    """Whether it is counted in whole pieces and never overcommitted; what Kubernetes names itself is not."""
+    return "/" in resource and "kubernetes.io/" not in resource
+
+
 def pod_requests(pod: Pod) -> dict[str, int]:
     spec = pod.get("spec") or {}
     total = _total(spec, "requests")

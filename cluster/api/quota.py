@@ -26,7 +26,6 @@ _DEMANDED = frozenset(
     ("cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory")
 )  # of every container, where a quota tracks them
 _BY_CLASS = ".storageclass.storage.k8s.io/"
-_NATIVE = "kubernetes.io/"
 
 
 def count_name(info: ResourceInfo) -> str:
@@ -68,7 +67,7 @@ def _compute(requests: Mapping[str, Any], limits: Mapping[str, Any]) -> Usage:
     for k, v in requests.items():
         if k.startswith("hugepages-"):
             used[k] = used["requests." + k] = str(v)
-        elif "/" in k and _NATIVE not in k:  # extended resources: requests alone
+        elif pods.is_extended(k):  # requests alone
             used["requests." + k] = str(v)
     return used
 

@@ -14,6 +14,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.api.pods import is_extended
+from cluster.api.quantity import parse_quantity
+
 Obj = dict[str, Any]
 Holder = tuple[str, str]  # pod uid, container
 
@@ -104,4 +107,4 @@ def ended_before(pod: Obj, container: str) -> list[str]:
 def requested(container: Obj) -> dict[str, int]:
     """Extended resources that a container asks for; their limits are their requests."""
     limits = (container.get("resources") or {}).get("limits") or {}
-    return {k: int(v) for k, v in sorted(limits.items()) if "/" in k and "kubernetes.io/" not in k}
+    return {k: int(parse_quantity(v)) for k, v in sorted(limits.items()) if is_extended(k)}

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cluster.api.meta import rfc3339
-from cluster.api.pods import amounts
+from cluster.api.pods import amounts, is_extended
 from cluster.api.quantity import Format, format_quantity, parse_quantity
 from cluster.node.cgroup_plan import Limits, shares
 from cluster.node.config import KubeletConfig
@@ -195,18 +195,14 @@ def advertised(node: Obj | None) -> dict[str, str]:
     status = (node or {}).get("status") or {}
     usable = status.get("allocatable") or {}
     capacity = status.get("capacity") or {}
-    return {k: str(v) for k, v in capacity.items() if _is_extended(k) and str(usable.get(k)) != "0"}
+    return {k: str(v) for k, v in capacity.items() if is_extended(k) and str(usable.get(k)) != "0"}
 
 
 def withdrawn(node: Obj | None) -> dict[str, None]:
     """Of allocatable: what is no more in the Node's capacity, as a patch takes it away."""
     status = (node or {}).get("status") or {}
     usable, capacity = status.get("allocatable") or {}, status.get("capacity") or {}
-    return {name: None for name in usable if _is_extended(name) and name not in capacity}
-
-
-def _is_extended(resource: str) -> bool:
-    return "/" in resource and "kubernetes.io/" not in resource
+    return {name: None for name in usable if is_extended(name) and name not in capacity}
 
 
 def node_status(

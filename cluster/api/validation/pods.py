@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from cluster.api import quantity
+from cluster.api.pods import is_extended
 from cluster.api.validation import downward, fields, ips, podplacement, podvolumes
 from cluster.api.validation.fields import Faults
 from cluster.api.validation.securitycontext import validate_container_security, validate_pod_security
@@ -228,11 +229,6 @@ def _resource_name(faults: Faults, at: str, name: str) -> None:
         faults.invalid(at, name, "must be a standard resource type or fully qualified")
 
 
-def _extended(name: str) -> bool:
-    """Whether it is counted in whole pieces, and never overcommitted; what Kubernetes names itself is not."""
-    return "/" in name and "kubernetes.io/" not in name
-
-
 def resources(faults: Faults, at: str, r: Object) -> None:
     limits, requests = r.get("limits") or {}, r.get("requests") or {}
     for field, amounts in (("limits", limits), ("requests", requests)):
@@ -241,13 +237,13 @@ def resources(faults: Faults, at: str, r: Object) -> None:
             _resource_name(faults, where, name)
             if value[:1] == "-":
                 faults.invalid(where, value, "must be greater than or equal to 0")
-            elif _extended(name) and quantity.parse_quantity(value).denominator != 1:
+            elif is_extended(name) and quantity.parse_quantity(value).denominator != 1:
                 faults.invalid(where, value, "must be an integer")
     for name, value in requests.items():
         if name in limits and quantity.parse_quantity(value) > quantity.parse_quantity(limits[name]):
             why = f"must be less than or equal to {name} limit of {limits[name]}"
             faults.invalid(f"{at}.requests", value, why)
-        elif name not in limits and _extended(name):
+        elif name not in limits and is_extended(name):
             faults.required(f"{at}.limits[{name}]", "Limit must be set for non overcommitable resources")
 
 

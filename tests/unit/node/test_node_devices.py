@@ -97,6 +97,8 @@ def test_sidecars_and_later_init_containers_are_not_over() -> None:
 
 def test_only_extended_resources_are_devices() -> None:
     assert requested(asks(2)) == {GPU: 2}
+    own = {"cpu": "1", "x.kubernetes.io/y": "500m", GPU: "1k"}
+    assert requested({"resources": {"limits": own}}) == {GPU: 1000}
 
 
 def test_a_message_cut_short_is_refused() -> None:
